@@ -1,0 +1,134 @@
+"""The agent: how actions are chosen and how the networks learn from a batch.
+
+Both are pure. `update(learner, batch, key)` needs no environment and can be called on its own:
+
+    learner = agent.init(network)
+    learner, td_errors, metrics = agent.update(learner, batch, key)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from noisydqn import losses
+from noisydqn.networks import QNetwork
+from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.types import Batch, LearnerState
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def values(
+    network: QNetwork, observations: Float[Array, "batch ..."], noise: NetworkNoise | None
+) -> Float[Array, "batch actions"]:
+    """Action values of a batch under one shared draw of noise (None: mean weights)."""
+    return jax.vmap(network, in_axes=(0, None))(observations, noise)
+
+
+def act(
+    network: QNetwork,
+    observations: Float[Array, "envs ..."],
+    noise: NetworkNoise | None,
+    *,
+    shared: bool,
+) -> Int[Array, " envs"]:
+    """The greedy action in each environment.
+
+    Args:
+        network: the online network.
+        observations: one per environment, preprocessed.
+        noise: None acts with mean weights. A draw acts noisily: one that all environments share
+            if `shared`, else one with a leading axis, a draw of its own for each environment.
+        shared: see `noise`.
+    """
+    axis = None if shared or noise is None else 0
+    q = jax.vmap(network, in_axes=(0, axis))(observations, noise)
+    return jnp.argmax(q, axis=-1).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """Noisy double deep Q-learning.
+
+    Args:
+        optimiser: what turns gradients into updates.
+        loss: of a TD error, `losses.smooth_l1` or `losses.squared`.
+        double: select the next action with the online network (double Q-learning).
+        target_period: updates from one copy of the online network to the target to the next.
+        sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
+    """
+
+    metric_names: ClassVar = ("loss", "q_error", "q_mean", "gradient_norm")
+
+    optimiser: optax.GradientTransformation
+    loss: Callable[[Float[Array, ""]], Float[Array, ""]]
+    double: bool
+    target_period: int
+    sigma_penalty: float
+
+    def init(self, network: QNetwork) -> LearnerState:
+        """The state of a learner that starts from `network`."""
+        return LearnerState(
+            online=network,
+            target=network,
+            optimiser=self.optimiser.init(eqx.filter(network, eqx.is_array)),
+            updates=jnp.int32(0),
+        )
+
+    def td_errors(
+        self, online: QNetwork, target: QNetwork, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, " batch"], Float[Array, "batch actions"]]:
+        """The TD error [B] of every transition, and the values [B, A] at its earlier state.
+
+        Noise: one draw for the online network at the earlier state, one for the target network
+        and one for the selecting network at the later state, each shared by the whole batch and
+        independent of the others (Fortunato et al. 2018, section 3.1).
+        """
+        online_key, target_key, selector_key = jax.random.split(key, 3)
+        s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
+        q_tm1 = values(online, s_tm1, sample_noise(online, online_key))
+        q_t_value = values(target, s_t, sample_noise(target, target_key))
+        if self.double:
+            selector = jax.lax.stop_gradient(online)
+            q_t_selector = values(selector, s_t, sample_noise(selector, selector_key))
+        else:
+            q_t_selector = q_t_value
+        errors = jax.vmap(losses.td_error)(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector)
+        return errors, q_tm1
+
+    def update(
+        self, learner: LearnerState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
+        """One step of gradient descent on a batch, and the target's copy when it is due.
+
+        Returns the learner, the TD errors [B] that set the priorities, and metrics.
+        """
+
+        def loss_of(online: QNetwork) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+            error, q = self.td_errors(online, learner.target, batch, key)
+            penalty = sum(mean_abs_sigma(layer) for layer in noisy_layers(online).values())
+            loss = jnp.mean(batch.weights * jax.vmap(self.loss)(error))
+            return loss + self.sigma_penalty * penalty, (error, q)
+
+        (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.online)
+        step, optimiser = self.optimiser.update(gradient, learner.optimiser, learner.online)
+        online: QNetwork = eqx.apply_updates(learner.online, step)
+        updates = learner.updates + 1
+        target = self._renew(learner.target, online, updates % self.target_period == 0)
+        metrics = {
+            "loss": loss,
+            "q_error": jnp.mean(jnp.abs(error)),
+            "q_mean": jnp.mean(q),
+            "gradient_norm": optax.tree.norm(gradient),
+        }
+        return LearnerState(online, target, optimiser, updates), error, metrics
+
+    @staticmethod
+    def _renew(target: QNetwork, online: QNetwork, due: Array) -> QNetwork:
+        return jax.tree.map(lambda old, new: jnp.where(due, new, old), target, online)

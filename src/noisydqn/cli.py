@@ -1,0 +1,202 @@
+"""The command line: parses and wires, nothing else.
+
+JAX is imported by the commands that need it, so that `--help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+from noisydqn.config import Config
+from noisydqn.errors import UserError
+from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
+
+USAGE = """\
+usage: noisydqn COMMAND ...
+
+Value-based reinforcement learning that explores by learned noise in its own weights.
+
+commands:
+  train [PRESET] [options]   train, evaluate and film an agent
+  evaluate DIR [options]     play whole episodes with the best weights of a run
+  record DIR [options]       film the best weights of a run
+  presets                    list the presets
+
+noisydqn COMMAND --help shows a command's options.
+
+examples:
+  noisydqn train                            learn Catcher from pixels
+  noisydqn train catcher --seed 1 --out runs/one
+  noisydqn evaluate runs/one --episodes 20
+  noisydqn record runs/one
+"""
+
+INTERRUPTED = 130
+BAD_INPUT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArgs:
+    """Train, evaluate and film an agent.
+
+    Steps are decisions of the agent, summed over environments; updates are optimiser steps.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    out: Path | None = None
+    """Folder for the run, new or empty. If not given, a new one under runs/."""
+    quiet: bool = False
+    """Print nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArgs:
+    """Play whole episodes with mean weights (no noise) and print the outcome."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that train made."""
+    episodes: int = 10
+    """Episodes to play."""
+    seed: int | None = None
+    """Seed of the episodes. If not given, the run's own: the evaluation of its summary.json."""
+    weights: Literal["best", "final"] = "best"
+    """Which weights: best or final."""
+    json: bool = False
+    """Print one JSON object (for several seeds, one a line)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordArgs:
+    """Film the best weights of a run, playing without noise."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that train made."""
+    out: Path | None = None
+    """The MP4 to write, a new file. If not given, policy.mp4 in DIR, or policy-2.mp4 and so on."""
+    seconds: float = 20.0
+    """Length of the film."""
+    seed: int | None = None
+    """Seed of the games. If not given, the run's own."""
+
+
+Args = TypeVar("Args")
+
+
+def _parse(default: Args, argv: Sequence[str], command: str) -> Args:
+    """Parse a command's arguments; what cannot be parsed becomes one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                type(default), args=list(argv), prog=f"noisydqn {command}", default=default
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(
+                f"{_one_line(errors.getvalue())}; see noisydqn {command} --help"
+            ) from stop
+        raise
+
+
+def _one_line(boxed: str) -> str:
+    """The message of one of tyro's boxes: the text between its title and its first rule."""
+    message: list[str] = []
+    for line in boxed.splitlines()[1:]:
+        text = line.strip("│ ")
+        if set(text) <= {"─"}:
+            break
+        message.append(text)
+    return " ".join(message).removeprefix("Error parsing config: ")
+
+
+def _train(argv: Sequence[str]) -> int:
+    named = bool(argv) and not argv[0].startswith("-")
+    name = argv[0] if named else DEFAULT_PRESET
+    if name not in PRESETS:
+        raise UserError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
+    args = _parse(TrainArgs(PRESETS[name]), argv[named:], "train")
+    from noisydqn.train.run import train
+
+    result = train(args.config, out=args.out, quiet=args.quiet)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    args = _parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
+    if args.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, got {args.episodes}")
+    from noisydqn.train.run import evaluate_run
+
+    for folder, evaluation in evaluate_run(args.folder, args.episodes, args.seed, args.weights):
+        if args.json:
+            print(json.dumps(evaluation.summary()))
+        else:
+            print(
+                f"{folder}: {evaluation.episodes} episodes without noise, mean return "
+                f"{evaluation.mean_return:.1f} (from {min(evaluation.returns):.0f} to "
+                f"{max(evaluation.returns):.0f}), {evaluation.caught_fraction:.2%} of the fruit "
+                "caught"
+            )
+    return 0
+
+
+def _record(argv: Sequence[str]) -> int:
+    args = _parse(RecordArgs(folder=tyro.MISSING), argv, "record")
+    if not 0 < args.seconds < float("inf"):
+        raise UserError(f"--seconds must be above zero, got {args.seconds}")
+    from noisydqn.train.run import record_run
+
+    for path in record_run(args.folder, args.out, args.seconds, args.seed):
+        print(path)
+    return 0
+
+
+def _presets(argv: Sequence[str]) -> int:
+    if argv:
+        raise UserError(f"presets takes no arguments, got {' '.join(argv)}")
+    width = max(map(len, PRESETS))
+    for name in PRESETS:
+        print(f"{name:{width}}  {DESCRIPTIONS[name]}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "record": _record,
+    "presets": _presets,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else BAD_INPUT
+    if argv[0] == "--version":
+        print(version("noisydqn"))
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f"no command {argv[0]!r}: there are {', '.join(COMMANDS)}")
+        return COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"noisydqn: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("noisydqn: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run() -> None:
+    """The installed command."""
+    sys.exit(main())

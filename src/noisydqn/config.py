@@ -1,0 +1,199 @@
+"""Every option of a training run: one frozen dataclass, checked when it is made.
+
+The command line is generated from it, so the text under a field is that flag's help. Steps are
+decisions of the agent, summed over all environments (in Catcher one decision lasts two frames);
+updates are optimiser steps; episodes are games.
+"""
+
+import dataclasses
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from noisydqn.errors import UserError
+
+CATCHER = "noisydqn/Catcher-v0"
+
+RATIO_DENOMINATOR = 1_000
+"""Updates per step are kept as a fraction with no larger denominator."""
+
+
+class ConfigError(UserError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of a training run. The defaults are those of the preset `catcher`."""
+
+    preset: Annotated[str, tyro.conf.Suppress] = "catcher"
+    env: Annotated[str, tyro.conf.Suppress] = CATCHER
+
+    # The run
+    seed: int = 0
+    """Run: seed of everything random. The same seed gives the same weights, bit for bit."""
+    num_seeds: int = 1
+    """Run: train this many seeds at once (seed, seed + 1, ...), each in a folder of its own."""
+    steps: int = 48_000
+    """Run: environment steps (decisions, summed over environments) to train for."""
+    max_updates: int | None = None
+    """Run: make no more than this many updates, and stop there."""
+    num_envs: int = 8
+    """Run: environments that are played in step."""
+    chunk_steps: int = 2_000
+    """Run: environment steps compiled into one call; progress is shown after each."""
+
+    # Preprocessing
+    normalise_observations: Literal["running", "scale"] = "scale"
+    """Preprocessing: "running" centres and scales each pixel by its running mean and variance,
+    "scale" divides bytes by 255."""
+    observation_clip: float = 10.0
+    """Preprocessing: bound on a normalised observation."""
+    normalise_rewards: bool = False
+    """Preprocessing: divide rewards by the running deviation of the discounted return."""
+
+    # Network
+    torso: Literal["conv", "notebook", "flat"] = "conv"
+    """Network: "conv" is two small convolutions, "notebook" the first notebook's two with
+    max-pooling, "flat" none, for vectors."""
+    hidden: tuple[int, ...] = (128,)
+    """Network: widths of the noisy layers between torso and heads."""
+    dueling: bool = True
+    """Network: separate heads for value and advantage."""
+
+    # Noise
+    noise: Literal["factorised", "independent"] = "factorised"
+    """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
+    sigma_init: float | None = None
+    """Noise: factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (0.5 if not given);
+    independent: where each sigma starts (0.017 if not given)."""
+    sigma_penalty: float = 0.0
+    """Noise: coefficient of the mean |sigma| of each noisy layer in the loss."""
+    acting_noise: Literal["step", "update", "episode"] = "update"
+    """Noise: how long a draw is held while acting. Before learning starts, "update" renews it
+    when an update would be made."""
+    acting_noise_shared: bool = False
+    """Noise: all environments act under one draw (else each has its own)."""
+
+    # Learning
+    learning_rate: float = 1e-3
+    """Learning: step size of the optimiser at the start."""
+    learning_rate_final: float | None = 1e-4
+    """Learning: step size at the end of `schedule_updates`; goes there linearly. Constant if not
+    given."""
+    optimiser: Literal["adam", "adamw"] = "adam"
+    """Learning: the optimiser."""
+    adam_epsilon: float = 1e-8
+    """Learning: epsilon of Adam."""
+    weight_decay: float = 0.01
+    """Learning: decoupled weight decay, with adamw only."""
+    loss: Literal["smooth-l1", "squared"] = "smooth-l1"
+    """Learning: loss of the temporal-difference error."""
+    double: bool = True
+    """Learning: double Q-learning."""
+    discount: float = 0.97
+    """Learning: gamma, the discount of one step."""
+    n_step: int = 8
+    """Learning: rewards summed before bootstrapping, in steps."""
+    batch_size: int = 32
+    """Learning: transitions in an update."""
+    updates_per_step: float = 0.125
+    """Learning: updates for each environment step; may be below 1. Zero: see below."""
+    updates_per_episode: int = 0
+    """Learning: updates after each episode, in place of updates per step."""
+    learning_starts: int = 1_000
+    """Learning: environment steps before the first update."""
+    random_steps: int = 0
+    """Learning: environment steps with uniformly random actions at the start."""
+    target_period: int = 200
+    """Learning: updates between copies of the online network to the target network."""
+
+    # Replay
+    replay: Literal["prioritised", "uniform"] = "prioritised"
+    """Replay: sample in proportion to the priorities, or uniformly."""
+    replay_capacity: int = 100_000
+    """Replay: environment steps held."""
+    priority_exponent: float = 0.5
+    """Replay: alpha at the start; 0 is uniform."""
+    priority_exponent_final: float = 0.5
+    """Replay: alpha at the end of its schedule."""
+    importance_exponent: float = 0.4
+    """Replay: beta at the start; 1 corrects the sampling wholly."""
+    importance_exponent_final: float = 1.0
+    """Replay: beta at the end of its schedule."""
+    schedule_updates: int = 5_500
+    """Learning, Replay: updates over which step size, alpha and beta go from start to end."""
+    priority_offset: float = 1e-4
+    """Replay: added to |TD error| to make a priority."""
+
+    # Evaluation
+    evaluation_every: int = 4_000
+    """Evaluation: environment steps between evaluations with mean weights (0: only at the end)."""
+    evaluation_episodes: int = 10
+    """Evaluation: episodes in each."""
+    film_seconds: float = 20.0
+    """Evaluation: length of the film of the best weights (0: no film)."""
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "num_seeds steps num_envs chunk_steps n_step batch_size target_period "
+            "replay_capacity schedule_updates evaluation_episodes"
+        )
+        not_negative = (
+            "updates_per_step updates_per_episode learning_starts random_steps "
+            "sigma_penalty weight_decay evaluation_every film_seconds"
+        )
+        positive = "observation_clip learning_rate adam_epsilon priority_offset"
+        fraction = (
+            "discount priority_exponent priority_exponent_final importance_exponent "
+            "importance_exponent_final"
+        )
+        self._check(at_least_one, lambda x: x >= 1, "at least 1")
+        self._check(not_negative, lambda x: x >= 0, "zero or more")
+        self._check(positive, lambda x: x > 0, "above zero")
+        self._check(fraction, lambda x: 0 <= x <= 1, "between 0 and 1")
+        self._check("seed", lambda x: 0 <= x < 2**32, f"between 0 and {2**32 - 1}")
+        self._check("max_updates", lambda x: x is None or x >= 1, "at least 1")
+        self._check("sigma_init", lambda x: x is None or x >= 0, "zero or more")
+        self._check("learning_rate_final", lambda x: x is None or x >= 0, "zero or more")
+        self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
+        shortest = float(1 / RATIO_DENOMINATOR)
+        self._check(
+            "updates_per_step", lambda x: x == 0 or x >= shortest, f"0 or at least {shortest}"
+        )
+        self._check_combinations()
+
+    def _check(self, names: str, holds: Any, wanted: str) -> None:
+        for name in names.split():
+            value = getattr(self, name)
+            if not holds(value) or value == float("inf"):
+                raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, got {value}")
+
+    def _check_combinations(self) -> None:
+        if self.updates_per_step > 0 and self.updates_per_episode > 0:
+            raise ConfigError(
+                f"--updates-per-step {self.updates_per_step} and --updates-per-episode "
+                f"{self.updates_per_episode} exclude each other: set one of them to 0"
+            )
+        if self.num_envs > self.replay_capacity:
+            raise ConfigError(
+                f"--replay-capacity {self.replay_capacity} cannot hold one step of "
+                f"--num-envs {self.num_envs}: raise the first or lower the second"
+            )
+
+    @property
+    def first_learning_step(self) -> int:
+        """The step from which updates are made: the memory then holds a whole transition."""
+        return max(self.learning_starts, (self.n_step + 1) * self.num_envs)
+
+    @property
+    def update_ratio(self) -> Fraction:
+        """Updates per unit, a unit being a step or an episode."""
+        if self.updates_per_episode > 0:
+            return Fraction(self.updates_per_episode)
+        return Fraction(self.updates_per_step).limit_denominator(RATIO_DENOMINATOR)
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some options changed, checked again."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,276 @@
+"""Catcher, exactly as the PyGame Learning Environment plays it at 64 x 64 and 30 frames/s.
+
+Fruit falls, a paddle at the bottom catches it; three misses end the game. The rules are in
+`tick`, which is pure; `Catcher` puts them behind the interface of gymnax (`reset`, `step`, with
+keys and params), one tick a step and RGB pixels; `CatcherPixels` adds the preprocessing of the
+classic pipeline: an action is held for two ticks, the two frames are merged by their maximum,
+turned grey and shrunk to 42 x 42.
+
+Recorded traces of the original game are reproduced without a mismatch
+(`tests/reference/test_catcher_traces.py`).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+LEFT, RIGHT, NO_OP = 0, 1, 2
+NUM_ACTIONS = 3
+
+SIZE = 64  # width and height of the screen, pixels
+PADDLE_WIDTH, PADDLE_HEIGHT, PADDLE_Y = 13, 3, 58
+PADDLE_START_X = 26
+FRUIT_SIZE = 4
+FALL = 0.00095 * SIZE * (1000 / 30)  # pixels a tick
+THRUST = 0.021 * SIZE
+FRICTION = 0.9
+LIVES = 3
+SPAWN_X = np.arange(8, 53, 4)  # a new fruit's x is one of these, its y one of those below
+SPAWN_Y = -np.arange(4, 29, 4)
+
+PADDLE_COLOUR = (255, 255, 255)
+FRUIT_COLOUR = (255, 120, 120)
+
+WARPED_SIZE = 42  # width and height after `warp`, pixels
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+DEFAULT_MAX_TICKS = 10_000
+
+
+class CatcherState(NamedTuple):
+    """The state of the game. Positions are the centres of rectangles, in pixels."""
+
+    paddle_x: Int[Array, ""]
+    paddle_velocity: Float[Array, ""]
+    fruit_x: Int[Array, ""]
+    fruit_y: Int[Array, ""]
+    lives: Int[Array, ""]
+
+
+def _round_half_away(x: Float[Array, ""]) -> Int[Array, ""]:
+    return (jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)).astype(jnp.int32)
+
+
+def _overlap(state: CatcherState) -> Bool[Array, ""]:
+    """Whether the rectangles of fruit and paddle overlap, each as two open intervals."""
+    fruit_left, fruit_top = state.fruit_x - FRUIT_SIZE // 2, state.fruit_y - FRUIT_SIZE // 2
+    paddle_left, paddle_top = state.paddle_x - PADDLE_WIDTH // 2, PADDLE_Y - PADDLE_HEIGHT // 2
+    return (
+        (fruit_left < paddle_left + PADDLE_WIDTH)
+        & (paddle_left < fruit_left + FRUIT_SIZE)
+        & (fruit_top < paddle_top + PADDLE_HEIGHT)
+        & (paddle_top < fruit_top + FRUIT_SIZE)
+    )
+
+
+def _respawn(state: CatcherState, condition: Bool[Array, ""], spawn: Int[Array, "2"]):
+    return state._replace(
+        fruit_x=jnp.where(condition, spawn[0], state.fruit_x),
+        fruit_y=jnp.where(condition, spawn[1], state.fruit_y),
+    )
+
+
+def tick(
+    state: CatcherState, action: Int[Array, ""], spawns: Int[Array, "2 2"]
+) -> tuple[CatcherState, Float[Array, ""], Bool[Array, ""]]:
+    """Play one tick.
+
+    Args:
+        state: the state before the tick.
+        action: 0 left, 1 right, 2 no-op.
+        spawns: (x, y) at which a fruit reappears after a miss (row 0) and after a catch (row 1).
+
+    Returns:
+        The state after the tick, its reward (+1 a catch, -1 a miss, a further -5 for the last
+        life) and whether the game is over.
+    """
+    thrust = jnp.where(action == LEFT, -THRUST, jnp.where(action == RIGHT, THRUST, 0.0))
+
+    missed = state.fruit_y >= SIZE
+    state = _respawn(state, missed, spawns[0])._replace(lives=state.lives - missed)
+    caught = _overlap(state)
+    state = _respawn(state, caught, spawns[1])
+
+    velocity = jnp.float32(FRICTION) * (state.paddle_velocity + thrust.astype(jnp.float32))
+    x = state.paddle_x + velocity
+    at_left, at_right = x <= 0, x + PADDLE_WIDTH >= SIZE
+    x = jnp.where(at_left, 0.0, jnp.where(at_right, float(SIZE - PADDLE_WIDTH), x))
+
+    terminated = state.lives == 0
+    reward = caught.astype(jnp.float32) - missed - 5.0 * terminated
+    after = state._replace(
+        paddle_x=_round_half_away(x),
+        paddle_velocity=jnp.where(at_left | at_right, 0.0, velocity),
+        fruit_y=_round_half_away(state.fruit_y + jnp.float32(FALL)),
+    )
+    return after, reward, terminated
+
+
+def initial_state(spawn: Int[Array, "2"]) -> CatcherState:
+    """The state a game starts in, with its first fruit at `spawn` (x, y)."""
+    return CatcherState(
+        paddle_x=jnp.int32(PADDLE_START_X),
+        paddle_velocity=jnp.float32(0.0),
+        fruit_x=jnp.asarray(spawn[0], jnp.int32),
+        fruit_y=jnp.asarray(spawn[1], jnp.int32),
+        lives=jnp.int32(LIVES),
+    )
+
+
+def sample_spawns(key: PRNGKeyArray, number: int) -> Int[Array, "number 2"]:
+    """Draw the (x, y) at which `number` fruits appear."""
+    key_x, key_y = jax.random.split(key)
+    x = jax.random.choice(key_x, jnp.asarray(SPAWN_X, jnp.int32), (number,))
+    y = jax.random.choice(key_y, jnp.asarray(SPAWN_Y, jnp.int32), (number,))
+    return jnp.stack([x, y], axis=-1)
+
+
+def _covers(start: Int[Array, ""], length: int) -> Bool[Array, "64"]:
+    pixels = jnp.arange(SIZE)
+    return (pixels >= start) & (pixels < start + length)
+
+
+def render(state: CatcherState) -> UInt8[Array, "64 64 3"]:
+    """Draw the screen, height x width x RGB.
+
+    As in the original, a sprite's top-left corner is drawn at its centre coordinates.
+    """
+    paddle = jnp.outer(
+        _covers(jnp.int32(PADDLE_Y), PADDLE_HEIGHT), _covers(state.paddle_x, PADDLE_WIDTH)
+    )
+    fruit = jnp.outer(_covers(state.fruit_y, FRUIT_SIZE), _covers(state.fruit_x, FRUIT_SIZE))
+    black = jnp.zeros((SIZE, SIZE, 3), jnp.uint8)
+    screen = jnp.where(paddle[..., None], jnp.asarray(PADDLE_COLOUR, jnp.uint8), black)
+    return jnp.where(fruit[..., None], jnp.asarray(FRUIT_COLOUR, jnp.uint8), screen)
+
+
+def _area_weights(source: int, target: int) -> np.ndarray:
+    """The share of each source pixel in each target pixel, [target, source]; rows sum to 1."""
+    scale = source / target
+    start = np.arange(target)[:, None] * scale
+    pixel = np.arange(source)[None, :]
+    overlap = np.minimum(start + scale, pixel + 1) - np.maximum(start, pixel)
+    return (np.maximum(overlap, 0) / scale).astype(np.float32)
+
+
+_RESIZE = _area_weights(SIZE, WARPED_SIZE)
+
+
+def warp(
+    frame_a: UInt8[Array, "64 64 3"], frame_b: UInt8[Array, "64 64 3"]
+) -> UInt8[Array, "42 42"]:
+    """The pixel-wise maximum of two frames, in grey, area-resized to 42 x 42."""
+    rgb = jnp.maximum(frame_a, frame_b).astype(jnp.float32)
+    grey = jnp.round(sum(weight * rgb[..., i] for i, weight in enumerate(GREY_WEIGHTS)))
+    small = _RESIZE @ grey @ _RESIZE.T
+    return jnp.clip(jnp.round(small), 0, 255).astype(jnp.uint8)
+
+
+class CatcherParams(NamedTuple):
+    """Parameters of the environment."""
+
+    max_ticks: int | Int[Array, ""] = DEFAULT_MAX_TICKS  # ticks until a game is truncated
+
+
+class EnvState(NamedTuple):
+    """The game and the two things around it that an episode needs."""
+
+    game: CatcherState
+    previous: CatcherState  # one tick earlier: `CatcherPixels` shows both
+    time: Int[Array, ""]  # ticks played
+
+
+class Catcher:
+    """Catcher with the interface of gymnax 1.x: one tick a step, RGB pixels [64, 64, 3]."""
+
+    observation_shape: tuple[int, ...] = (SIZE, SIZE, 3)
+    observation_dtype = np.uint8
+    num_actions = NUM_ACTIONS
+    ticks_per_step = 1
+
+    @property
+    def default_params(self) -> CatcherParams:
+        """Games are truncated after 10,000 ticks."""
+        return CatcherParams()
+
+    def observe(self, state: EnvState) -> UInt8[Array, "..."]:
+        """What the player sees."""
+        return render(state.game)
+
+    def reset_env(self, key: PRNGKeyArray, params: CatcherParams) -> tuple[Array, EnvState]:
+        """Start a game."""
+        del params
+        game = initial_state(sample_spawns(key, 1)[0])
+        state = EnvState(game=game, previous=game, time=jnp.int32(0))
+        return self.observe(state), state
+
+    def step_env(
+        self, key: PRNGKeyArray, state: EnvState, action: Int[Array, ""], params: CatcherParams
+    ) -> tuple[Array, EnvState, Float[Array, ""], Bool[Array, ""], dict[str, Any]]:
+        """Hold `action` for `ticks_per_step` ticks, or until the game is over.
+
+        Returns observation, state, reward, terminated and info (fruit `caught` and `missed`).
+        """
+        del params
+        spawns = sample_spawns(key, 2 * self.ticks_per_step).reshape(-1, 2, 2)
+        reward, caught, missed = jnp.float32(0), jnp.int32(0), jnp.int32(0)
+        terminated = jnp.bool_(False)
+        for i in range(self.ticks_per_step):
+            game, tick_reward, over = tick(state.game, action, spawns[i])
+            after = EnvState(game=game, previous=state.game, time=state.time + 1)
+            lost = state.game.lives - game.lives
+            gained = (tick_reward + lost + 5 * over).astype(jnp.int32)
+            playing = ~terminated
+            state = jax.tree.map(lambda new, old, p=playing: jnp.where(p, new, old), after, state)
+            reward += playing * tick_reward
+            caught += playing * gained
+            missed += playing * lost
+            terminated |= over
+        return self.observe(state), state, reward, terminated, {"caught": caught, "missed": missed}
+
+    def is_truncated(self, state: EnvState, params: CatcherParams) -> Bool[Array, ""]:
+        """Whether the time limit is reached."""
+        return state.time >= params.max_ticks
+
+    def reset(
+        self, key: PRNGKeyArray, params: CatcherParams | None = None
+    ) -> tuple[Array, EnvState]:
+        """Start a game; returns observation and state."""
+        return self.reset_env(key, self.default_params if params is None else params)
+
+    def step(
+        self,
+        key: PRNGKeyArray,
+        state: EnvState,
+        action: Int[Array, ""],
+        params: CatcherParams | None = None,
+    ) -> tuple[Array, EnvState, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], dict[str, Any]]:
+        """Play one step and start a new game where one ended, as gymnax does.
+
+        Returns observation, state, reward, terminated, truncated and info, which also holds
+        `final_observation`, what was seen before a new game began.
+        """
+        params = self.default_params if params is None else params
+        step_key, reset_key = jax.random.split(key)
+        seen, after, reward, terminated, info = self.step_env(step_key, state, action, params)
+        truncated = self.is_truncated(after, params) & ~terminated
+        fresh = self.reset_env(reset_key, params)
+        observation, state = jax.tree.map(
+            lambda new, old: jnp.where(terminated | truncated, new, old), fresh, (seen, after)
+        )
+        info = {**info, "final_observation": seen}
+        return observation, state, reward, terminated, truncated, info
+
+
+class CatcherPixels(Catcher):
+    """Catcher as agents see it: actions held two ticks, grey pixels [42, 42], uint8."""
+
+    observation_shape = (WARPED_SIZE, WARPED_SIZE)
+    ticks_per_step = 2
+
+    def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
+        """The last two frames, merged, grey and small."""
+        return warp(render(state.previous), render(state.game))

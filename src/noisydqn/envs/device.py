@@ -1,0 +1,92 @@
+"""Environments that run on the device: what turns one in JAX into our `TimeStep`s."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from noisydqn.types import TimeStep
+
+
+class DeviceEnvironment(Protocol):
+    """What an environment in JAX provides: gymnax's functions and `observe` of a state."""
+
+    @property
+    def num_actions(self) -> int:
+        """How many actions there are."""
+        ...
+
+    @property
+    def default_params(self) -> Any:
+        """Parameters such as a time limit."""
+        ...
+
+    def observe(self, state: Any) -> Array:
+        """What is seen in a state."""
+        ...
+
+    def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, Any]:
+        """Start an episode; returns observation and state."""
+        ...
+
+    def step_env(
+        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], params: Any
+    ) -> tuple[Array, Any, Array, Array, dict[str, Any]]:
+        """Take a step; returns observation, state, reward, terminated and info."""
+        ...
+
+    def is_truncated(self, state: Any, params: Any) -> Array:
+        """Whether a state is cut off by a limit."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorEnvironment:
+    """Many copies of one environment, in step.
+
+    A step after the last of an episode is a reset: its action is void, its reward 0. So the
+    final observation of an episode is seen like any other.
+    """
+
+    env: DeviceEnvironment
+    params: Any
+    num_envs: int
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""
+        action = jnp.zeros(self.num_envs, jnp.int32)
+        states = jax.vmap(lambda key: self.env.reset_env(key, self.params)[1])(
+            jax.random.split(key, self.num_envs)
+        )
+        return self.step(key, states, action, jnp.ones(self.num_envs, jnp.bool_))
+
+    def step(
+        self,
+        key: PRNGKeyArray,
+        states: Any,
+        actions: Int[Array, " envs"],
+        restart: Bool[Array, " envs"],
+    ) -> tuple[Any, TimeStep]:
+        """Take one step everywhere, and start an episode where `restart`."""
+        keys = jax.random.split(key, self.num_envs)
+        return jax.vmap(self._step_one)(keys, states, actions, restart)
+
+    def _step_one(
+        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], restart: Bool[Array, ""]
+    ) -> tuple[Any, TimeStep]:
+        reset_key, step_key = jax.random.split(key)
+        _, fresh = self.env.reset_env(reset_key, self.params)
+        _, stepped, reward, terminated, info = self.env.step_env(
+            step_key, state, action, self.params
+        )
+        truncated = self.env.is_truncated(stepped, self.params) & ~terminated
+        state = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, stepped)
+        return state, TimeStep(
+            observation=self.env.observe(state),
+            reward=jnp.where(restart, 0, reward).astype(jnp.float32),
+            terminated=terminated & ~restart,
+            truncated=truncated & ~restart,
+            info=jax.tree.map(lambda x: jnp.where(restart, 0, x), info),
+        )

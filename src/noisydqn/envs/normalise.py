@@ -1,0 +1,85 @@
+"""Running normalisation of observations and rewards.
+
+The replay stores raw observations and raw rewards; both are normalised, with the statistics of
+that moment, when they enter a network or a target. So an old transition is never scaled by
+statistics of a past that no longer holds.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+
+EPSILON = 1e-8
+
+
+class Moments(NamedTuple):
+    """Number, mean and sum of squared deviations of all that was seen, element by element."""
+
+    seen: Float[Array, ""]
+    mean: Float[Array, "..."]
+    squares: Float[Array, "..."]
+
+    @property
+    def variance(self) -> Float[Array, "..."]:
+        """The population variance; 1 before anything was seen."""
+        variance = self.squares / jnp.maximum(self.seen, 1)
+        return jnp.where(self.seen > 0, variance, 1)
+
+
+def init(shape: tuple[int, ...]) -> Moments:
+    """Moments of nothing yet."""
+    return Moments(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def update(moments: Moments, values: Shaped[Array, "batch ..."]) -> Moments:
+    """Add a batch of values (Chan et al. 1979, parallel form)."""
+    x = values.astype(jnp.float32)
+    size = x.shape[0]
+    mean = jnp.mean(x, axis=0)
+    squares = jnp.sum((x - mean) ** 2, axis=0)
+    seen = moments.seen + size
+    delta = mean - moments.mean
+    return Moments(
+        seen=seen,
+        mean=moments.mean + delta * (size / seen),
+        squares=moments.squares + squares + delta**2 * (moments.seen * size / seen),
+    )
+
+
+def normalise(x: Shaped[Array, "..."], moments: Moments, clip: float) -> Float[Array, "..."]:
+    """Centre, scale to unit variance and clip at ±`clip`."""
+    scaled = (x.astype(jnp.float32) - moments.mean) / jnp.sqrt(moments.variance + EPSILON)
+    return jnp.clip(scaled, -clip, clip)
+
+
+class ReturnScale(NamedTuple):
+    """The discounted return so far of each environment, and the moments of all of them.
+
+    Rewards are divided by the standard deviation of that return, and not centred, as in
+    Gymnasium's `NormalizeReward`.
+    """
+
+    discounted_return: Float[Array, " envs"]
+    moments: Moments
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """What a reward is multiplied with."""
+        return 1 / jnp.sqrt(self.moments.variance + EPSILON)
+
+
+def init_return_scale(num_envs: int) -> ReturnScale:
+    """Nothing seen: rewards stay as they are."""
+    return ReturnScale(jnp.zeros(num_envs), init(()))
+
+
+def update_return_scale(
+    state: ReturnScale,
+    reward: Float[Array, " envs"],
+    first: Bool[Array, " envs"],
+    discount: float,
+) -> ReturnScale:
+    """Add one reward of every environment; where `first`, a new episode begins."""
+    discounted = jnp.where(first, 0, state.discounted_return * discount + reward)
+    return ReturnScale(discounted, update(state.moments, discounted))

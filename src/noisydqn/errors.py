@@ -1,0 +1,9 @@
+"""The one kind of error that is meant for the user."""
+
+
+class UserError(Exception):
+    """Something given by the user cannot be used.
+
+    The message is one line: what is wrong, what was expected, what to do. The command line prints
+    it and exits with code 2; anything else that is raised is a defect and shows its traceback.
+    """

@@ -1,0 +1,194 @@
+"""The noisy linear layer of Fortunato et al., "Noisy Networks for Exploration" (ICLR 2018).
+
+A layer with p inputs and q outputs computes (equation 9 of the paper)
+
+    y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b
+
+where `mu` and `sigma` are learned and `eps` is noise. Noise is a value here: it is drawn by
+`sample_noise`, passed to the layer as an argument, and never stored in it. What shares a draw,
+and how long a draw is held, is therefore visible where the layer is called:
+
+    noise = sample_noise(network, key)  # one draw for every noisy layer of the network
+    network(x, noise)                   # a noisy network
+    network(x, None)                    # the same network with its mean weights
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+NoiseKind = Literal["factorised", "independent"]
+
+SIGMA_INIT_FACTORISED = 0.5
+"""sigma_0 of the paper's section 3.2: each sigma starts at `sigma_0 / sqrt(p)`."""
+
+SIGMA_INIT_INDEPENDENT = 0.017
+"""Each sigma starts at this value when the noise is independent (section 3.2)."""
+
+
+class FactorisedNoise(NamedTuple):
+    """One draw of factorised noise: `f(eps)` of each input and output, f(x) = sgn(x) sqrt(|x|)."""
+
+    input: Float[Array, " in"]
+    output: Float[Array, " out"]
+
+
+class IndependentNoise(NamedTuple):
+    """One draw of independent noise: a unit normal for each weight and each bias."""
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"]
+
+
+Noise = FactorisedNoise | IndependentNoise
+
+
+class NoisyLinear(eqx.Module):
+    """A linear layer whose weights and biases are `mu + sigma * epsilon`.
+
+    Args:
+        in_features: number of inputs, p.
+        out_features: number of outputs, q.
+        noise: `"factorised"` draws p + q normals and takes products of them (equations 10 and
+            11); `"independent"` draws p * q + q.
+        sigma_init: with factorised noise sigma_0, so that every sigma starts at
+            `sigma_0 / sqrt(p)` (default 0.5); with independent noise the starting value itself
+            (default 0.017).
+        key: random key for the initial `mu`, uniform within ±1/sqrt(p) (factorised) or
+            ±sqrt(3/p) (independent).
+
+    Raises:
+        ValueError: a size below 1, a negative `sigma_init`, or an unknown kind of noise.
+    """
+
+    weight_mu: Float[Array, "out in"]
+    weight_sigma: Float[Array, "out in"]
+    bias_mu: Float[Array, " out"]
+    bias_sigma: Float[Array, " out"]
+    in_features: int = eqx.field(static=True)
+    out_features: int = eqx.field(static=True)
+    noise: NoiseKind = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        noise: NoiseKind = "factorised",
+        sigma_init: float | None = None,
+        key: PRNGKeyArray,
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(
+                f"NoisyLinear needs at least one input and one output, got {in_features} inputs "
+                f"and {out_features} outputs"
+            )
+        if noise == "factorised":
+            bound = 1 / math.sqrt(in_features)
+            sigma_0 = SIGMA_INIT_FACTORISED if sigma_init is None else sigma_init
+            sigma = sigma_0 / math.sqrt(in_features)
+        elif noise == "independent":
+            bound = math.sqrt(3 / in_features)
+            sigma = SIGMA_INIT_INDEPENDENT if sigma_init is None else sigma_init
+        else:
+            raise ValueError(f'noise must be "factorised" or "independent", got {noise!r}')
+        if not sigma >= 0:
+            raise ValueError(f"sigma_init must be zero or more, got {sigma_init}")
+        weight_key, bias_key = jax.random.split(key)
+        shape = (out_features, in_features)
+        self.weight_mu = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
+        self.bias_mu = jax.random.uniform(bias_key, (out_features,), minval=-bound, maxval=bound)
+        self.weight_sigma = jnp.full(shape, sigma)
+        self.bias_sigma = jnp.full((out_features,), sigma)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.noise = noise
+
+    @property
+    def noise_size(self) -> int:
+        """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+        inputs, outputs = self.in_features, self.out_features
+        return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
+
+    def noise_from_normals(self, normals: Float[Array, " size"]) -> Noise:
+        """Form a draw from `noise_size` independent unit normals."""
+        inputs, outputs = self.in_features, self.out_features
+        if self.noise == "factorised":
+            scaled = jnp.sign(normals) * jnp.sqrt(jnp.abs(normals))
+            return FactorisedNoise(input=scaled[:inputs], output=scaled[inputs:])
+        weight = normals[: inputs * outputs].reshape(outputs, inputs)
+        return IndependentNoise(weight=weight, bias=normals[inputs * outputs :])
+
+    def sample_noise(self, key: PRNGKeyArray) -> Noise:
+        """Draw noise for this layer alone."""
+        return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)))
+
+    def __call__(self, x: Float[Array, " in"], noise: Noise | None) -> Float[Array, " out"]:
+        """Apply the layer to one input `x` [in], with a draw of noise or, if None, the means.
+
+        The noisy weight is formed first and multiplied once. When the caller vmaps over `x` but
+        not over `noise`, it is formed once for the whole batch.
+        """
+        if noise is None:
+            return self.weight_mu @ x + self.bias_mu
+        if isinstance(noise, FactorisedNoise):
+            epsilon_weight = jnp.outer(noise.output, noise.input)
+            epsilon_bias = noise.output
+        else:
+            epsilon_weight, epsilon_bias = noise
+        weight = self.weight_mu + self.weight_sigma * epsilon_weight
+        return weight @ x + self.bias_mu + self.bias_sigma * epsilon_bias
+
+
+NetworkNoise = Any
+"""One draw for a whole network: a tree like the network, with a `Noise` at each noisy layer."""
+
+
+def is_noisy(node: object) -> bool:
+    """Whether a node of a network's tree is a noisy layer."""
+    return isinstance(node, NoisyLinear)
+
+
+def noisy_layers(network: object) -> dict[str, NoisyLinear]:
+    """Every noisy layer of a network by its path, such as `"hidden.0"`, in tree order."""
+    nodes, _ = jax.tree_util.tree_flatten_with_path(network, is_leaf=is_noisy)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): node
+        for path, node in nodes
+        if isinstance(node, NoisyLinear)
+    }
+
+
+def sample_noise(network: object, key: PRNGKeyArray) -> NetworkNoise:
+    """Draw noise for every noisy layer of a network at once.
+
+    The result has the shape of the network itself: where the network has a noisy layer, it has
+    that layer's noise, and everywhere else None. So a network passes `noise.head` to
+    `self.head`. All normals come from one call and no two layers share any of them.
+    """
+    nodes, structure = jax.tree_util.tree_flatten(network, is_leaf=is_noisy)
+    sizes = [node.noise_size if isinstance(node, NoisyLinear) else 0 for node in nodes]
+    normals = jax.random.normal(key, (sum(sizes),))
+    draws: list[Noise | None] = []
+    start = 0
+    for node, size in zip(nodes, sizes, strict=True):
+        noisy = isinstance(node, NoisyLinear)
+        draws.append(node.noise_from_normals(normals[start : start + size]) if noisy else None)
+        start += size
+    return jax.tree_util.tree_unflatten(structure, draws)
+
+
+def without_noise(network: object) -> NetworkNoise:
+    """What `sample_noise` gives, with None in place of every layer's noise: the means are used."""
+    return jax.tree.map(lambda _: None, network, is_leaf=is_noisy)
+
+
+def mean_abs_sigma(layer: NoisyLinear) -> Float[Array, ""]:
+    """The mean of |sigma| over a layer's weights and biases: how much noise it has left."""
+    sigmas = (layer.weight_sigma, layer.bias_sigma)
+    total = sum(jnp.sum(jnp.abs(sigma)) for sigma in sigmas)
+    return jnp.asarray(total) / sum(sigma.size for sigma in sigmas)

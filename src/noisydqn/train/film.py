@@ -1,0 +1,106 @@
+"""Films of a policy: the game beside the action values that drive it."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imageio_ffmpeg
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from PIL import Image, ImageDraw
+
+from noisydqn.agent import values
+from noisydqn.build import Policy
+from noisydqn.envs import catcher
+from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.types import TimeStep
+
+FRAMES_PER_SECOND = 30
+SCALE = 6  # of the game's 64 x 64 pixels
+GAME = catcher.SIZE * SCALE
+PANEL = 192  # width of the panel beside the game, pixels
+ACTIONS = ("left", "right", "stay")
+BAR_HEIGHT = 120
+DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
+
+
+class _Played(NamedTuple):
+    frames: UInt8[Array, "decisions 2 64 64 3"]
+    q: Float[Array, "decisions actions"]
+    action: Int[Array, " decisions"]
+    caught: Int[Array, " decisions"]
+    missed: Int[Array, " decisions"]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyArray) -> _Played:
+    """Play with mean weights for some decisions, through as many games as fit."""
+    vector = VectorEnvironment(env, env.default_params, 1)
+    reset_key, play_key = jax.random.split(key)
+
+    def decide(carry: tuple[Any, TimeStep], key: PRNGKeyArray) -> tuple[Any, _Played]:
+        states, time_step = carry
+        q = values(policy.network, policy.preprocess(time_step.observation), None)
+        action = jnp.argmax(q, axis=-1).astype(jnp.int32)
+        restart = time_step.terminated | time_step.truncated
+        states, time_step = vector.step(key, states, action, restart)
+        frames = jnp.stack(
+            [
+                catcher.render(jax.tree.map(lambda x: x[0], game))
+                for game in (states.previous, states.game)
+            ]
+        )
+        info = jax.tree.map(lambda x: x[0], time_step.info)
+        played = _Played(frames, q[0], action[0], info["caught"], info["missed"])
+        return (states, time_step), played
+
+    _, played = jax.lax.scan(decide, vector.reset(reset_key), jax.random.split(play_key, decisions))
+    return played._replace(caught=jnp.cumsum(played.caught), missed=jnp.cumsum(played.missed))
+
+
+def _panel(played: _Played, i: int, low: float, high: float) -> np.ndarray:
+    """The panel of decision i: the score, and a bar for each action's value."""
+    image = Image.new("RGB", (PANEL, GAME), DARK)
+    draw = ImageDraw.Draw(image)
+    draw.text((16, 16), f"caught  {played.caught[i]}", fill=LIGHT, font_size=20)
+    draw.text((16, 44), f"missed  {played.missed[i]}", fill=LIGHT, font_size=20)
+    draw.text((16, 110), "action values", fill=LIGHT, font_size=16)
+    bottom = 150 + BAR_HEIGHT
+    for action, name in enumerate(ACTIONS):
+        height = (float(played.q[i, action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
+        left = 16 + action * 56
+        colour = CHOSEN if action == played.action[i] else LIGHT
+        draw.rectangle((left, bottom - max(height, 2), left + 40, bottom), fill=colour)
+        draw.text((left, bottom + 8), name, fill=colour, font_size=16)
+        draw.text((left, bottom + 32), f"{played.q[i, action]:.2f}", fill=colour, font_size=14)
+    return np.asarray(image)
+
+
+def film_frames(
+    env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """The frames of a film, 30 a second: every tick of the game, and the panel beside it."""
+    decisions = max(round(seconds * FRAMES_PER_SECOND / 2), 1)
+    played = jax.tree.map(np.asarray, _play(env, decisions, policy, key))
+    low, high = float(played.q.min()), float(played.q.max())
+    for i in range(decisions):
+        panel = _panel(played, i, low, high)
+        for frame in played.frames[i]:
+            game = frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+            yield np.concatenate([game, panel], axis=1)
+
+
+def save_film(
+    path: Path, env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+) -> None:
+    """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds."""
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (GAME + PANEL, GAME), fps=FRAMES_PER_SECOND, quality=7, macro_block_size=16
+    )
+    writer.send(None)
+    for frame in film_frames(env, policy, seconds, key):
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()

@@ -1,0 +1,163 @@
+"""The folder that a run leaves, and how it is read again."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from noisydqn.config import Config
+from noisydqn.errors import UserError
+from noisydqn.train.weights import write_json
+
+FORMAT_VERSION = 1
+DEFAULT_PARENT = Path("runs")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where the files of one seed's run are."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The config."""
+        return self.path / "config.json"
+
+    @property
+    def final(self) -> Path:
+        """The weights after the last update."""
+        return self.path / "final.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The weights with the highest mean return in an evaluation during training."""
+        return self.path / "best.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """Results and times."""
+        return self.path / "summary.json"
+
+    @property
+    def film(self) -> Path:
+        """The best weights playing."""
+        return self.path / "policy.mp4"
+
+    @property
+    def curves(self) -> Path:
+        """Plots of return and noise over the run."""
+        return self.path / "curves.png"
+
+    @property
+    def metrics(self) -> Path:
+        """A row for each chunk of steps."""
+        return self.path / "metrics.csv"
+
+    @property
+    def episodes(self) -> Path:
+        """A row for each training episode."""
+        return self.path / "episodes.csv"
+
+    @property
+    def evaluations(self) -> Path:
+        """A row for each evaluation."""
+        return self.path / "evaluations.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def weights(self, which: str) -> Path:
+        """The weights called "best" or "final".
+
+        Raises:
+            UserError: there are none.
+        """
+        path = {"best": self.best, "final": self.final}[which]
+        if not path.exists():
+            raise UserError(
+                f"{self.path} holds no {path.name}: the run was not saved; train again, or name "
+                "another folder"
+            )
+        return path
+
+
+def free_path(path: Path) -> Path:
+    """`path` itself or, if it is taken, the first of `name-2`, `name-3`, ... that is not."""
+    number = 2
+    free = path
+    while free.exists():
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return free
+
+
+def choose_folder(config: Config, out: Path | None) -> Path:
+    """The folder for a new run: `out`, or a free one under `runs/`.
+
+    Raises:
+        UserError: `out` holds a run already, is a file, or cannot be written to.
+    """
+    if out is None:
+        out = free_path(DEFAULT_PARENT / f"{config.preset}-seed{config.seed}")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
+    if out.is_dir() and any(out.iterdir()):
+        what = "already holds a run" if RunFolder(out).config.exists() else "is not empty"
+        raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
+    return out
+
+
+def create_folders(config: Config, out: Path) -> list[RunFolder]:
+    """Make the folder of each seed, with its config: `out` itself if there is only one seed."""
+    folders: list[RunFolder] = []
+    try:
+        for seed in range(config.seed, config.seed + config.num_seeds):
+            folder = RunFolder(out / f"seed{seed}" if config.num_seeds > 1 else out)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            single = config.replace(seed=seed, num_seeds=1)
+            write_json(folder.config, {"version": FORMAT_VERSION, **dataclasses.asdict(single)})
+            folders.append(folder)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written to: {error.strerror}") from error
+    return folders
+
+
+def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:
+    """The run in a folder, or the runs of several seeds in its sub-folders.
+
+    Raises:
+        UserError: there is no run, or its config cannot be read.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
+    places = [path] if RunFolder(path).config.exists() else sorted(path.glob("seed*"))
+    folders = [RunFolder(place) for place in places if RunFolder(place).config.exists()]
+    if not folders:
+        raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
+    return [(folder, read_config(folder)) for folder in folders]
+
+
+def read_config(folder: RunFolder) -> Config:
+    """The config of a run.
+
+    Raises:
+        UserError: it is damaged, of another version, or has options that do not exist.
+    """
+    try:
+        stored: dict[str, Any] = msgspec.json.decode(folder.config.read_bytes(), type=dict)
+        version = stored.pop("version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
+        names = {field.name for field in dataclasses.fields(Config)}
+        if stored.keys() != names:
+            raise ValueError(f"options differ: {', '.join(sorted(stored.keys() ^ names))}")
+        return msgspec.convert(stored, Config)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.config} cannot be used ({' '.join(str(error).split())}): restore it from a "
+            "copy, or use the version of noisydqn that wrote it"
+        ) from error

@@ -1,0 +1,212 @@
+"""What watches a run: files, TensorBoard, and the terminal. None of it can change the run."""
+
+import csv
+import math
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import tensorboardX
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from noisydqn.config import Config
+from noisydqn.train.device import Episode, SeedChunk
+from noisydqn.train.evaluate import Evaluation
+from noisydqn.train.folder import RunFolder
+
+RECENT_EPISODES = 20
+"""How many episodes the return in the live view is a mean of."""
+
+PLAIN_SECONDS = 10.0
+"""Least time between two progress lines where the output is no terminal."""
+
+
+class Tracker(Protocol):
+    """A consumer of what a run of one seed reports."""
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """A chunk was trained: `steps` and `seconds` since the start, `speed` in steps/s."""
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Weights reached after `steps` and `seconds` were evaluated."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class _CsvFile:
+    """A CSV file that is whole after each row."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", newline="")
+        self._writer: Any = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, fieldnames=list(row))
+            self._writer.writeheader()
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FileTracker:
+    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._metrics = _CsvFile(folder.metrics)
+        self._episodes = _CsvFile(folder.episodes)
+        self._evaluations = _CsvFile(folder.evaluations)
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """A row of metrics, and one for each episode that ended."""
+        self._metrics.write(
+            {
+                "steps": steps,
+                "seconds": round(seconds, 3),
+                "updates": chunk.updates,
+                "steps_per_second": round(speed, 1),
+                **chunk.metrics,
+                "action_change": chunk.action_change,
+                **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
+            }
+        )
+        for episode in chunk.episodes:
+            self._episodes.write(
+                {
+                    "step": episode.step,
+                    "return": episode.episode_return,
+                    "length": episode.length,
+                }
+            )
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """A row for the evaluation."""
+        row = {"steps": steps, "seconds": round(seconds, 3), **evaluation.summary()}
+        self._evaluations.write(row)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._metrics, self._episodes, self._evaluations):
+            file.close()
+
+
+class TensorBoardTracker:
+    """Writes TensorBoard events; the horizontal axis is environment steps."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._writer = tensorboardX.SummaryWriter(str(folder.tensorboard))
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if not math.isnan(value):
+            self._writer.add_scalar(name, value, step)
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """`episode/Return` of each episode, `episode/Q-Error` (the loss) and the rest."""
+        del seconds
+        for episode in chunk.episodes:
+            self._scalar("episode/Return", episode.episode_return, episode.step)
+            self._scalar("episode/Length", episode.length, episode.step)
+        self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
+        for name in ("q_error", "q_mean", "gradient_norm"):
+            self._scalar(f"learning/{name}", chunk.metrics[name], steps)
+        self._scalar("speed/steps_per_second", speed, steps)
+        self._scalar("noise/action_change", chunk.action_change, steps)
+        for layer, sigma in chunk.sigma.items():
+            self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Mean return and caught fraction."""
+        del seconds
+        self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
+        self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
+    """The live view's figures in one line."""
+    returns = [episode.episode_return for episode in recent]
+    mean = sum(returns) / len(returns) if returns else math.nan
+    sigma = sum(chunk.sigma.values()) / len(chunk.sigma)
+    return (
+        f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  "
+        f"{speed:,.0f} steps/s  sigma {_number(sigma)}"
+    )
+
+
+class _FiguresColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], style="cyan")
+
+
+class Terminal:
+    """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
+
+    With several seeds it shows the first one's figures.
+    """
+
+    def __init__(self, config: Config, *, quiet: bool) -> None:
+        self._console = Console(quiet=quiet, highlight=False)
+        self._live = self._console.is_terminal and not quiet
+        self._total = config.steps
+        self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
+        self._last_line = -math.inf
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            _FiguresColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("compiling", total=self._total, figures="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line)
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """Move the bar, or print a line when the last one is some seconds old."""
+        self._recent.extend(chunk.episodes)
+        figures = describe(self._recent, speed, chunk)
+        self._progress.update(self._task, completed=steps, figures=figures, description="training")
+        now = time.monotonic()
+        if not self._live and (now - self._last_line >= PLAIN_SECONDS or steps >= self._total):
+            self._last_line = now
+            self.say(f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}")
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Print the outcome."""
+        self.say(
+            f"{steps:>9,} steps  {seconds:5.0f} s  evaluation without noise: return "
+            f"{evaluation.mean_return:.1f}, {evaluation.caught_fraction:.1%} of the fruit caught"
+        )
+
+    def close(self) -> None:
+        """Nothing to close."""

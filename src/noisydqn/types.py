@@ -1,0 +1,63 @@
+"""The data, from the environment to the learner, on one page.
+
+    environment ──TimeStep──▶ replay (one Row a step) ──Transition──▶ update
+
+A `TimeStep` is what the environment shows. The replay stores one `Row` for each step, so each
+observation is stored once; n-step returns are formed when a batch is sampled. From there on
+there is no gamma, no n and no "done": a `Transition` carries its discount.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+
+class TimeStep(NamedTuple):
+    """What an environment shows after one step, or after a reset (reward 0, both flags False)."""
+
+    observation: Shaped[Array, "..."]
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]  # the episode ended by the rules: no value follows
+    truncated: Bool[Array, ""]  # the episode was cut, for instance by a time limit
+    info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
+
+
+class Row(NamedTuple):
+    """One step of one environment as the replay stores it.
+
+    `action` is the action taken at `observation`; `reward`, `terminated` and `last` describe how
+    `observation` was reached. A row that is `last` ends its episode: its action is void.
+    """
+
+    observation: Shaped[Array, "..."]
+    action: Int[Array, ""]
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    last: Bool[Array, ""]
+
+
+class Transition(NamedTuple):
+    """An n-step transition: `r_t` sums n discounted rewards, `discount_t` is gamma^n or 0."""
+
+    s_tm1: Shaped[Array, "..."]
+    a_tm1: Int[Array, ""]
+    r_t: Float[Array, ""]
+    discount_t: Float[Array, ""]
+    s_t: Shaped[Array, "..."]
+
+
+class Batch(NamedTuple):
+    """Transitions [B, ...] sampled from the replay, with what importance sampling needs."""
+
+    transitions: Transition
+    indices: Int[Array, " batch"]  # where each came from, to set its priority
+    weights: Float[Array, " batch"]  # importance weights, the largest of the batch is 1
+
+
+class LearnerState(NamedTuple):
+    """Everything that an update changes."""
+
+    online: Any  # the network that is trained
+    target: Any  # its older copy, which values the next state
+    optimiser: Any
+    updates: Int[Array, ""]

@@ -1,0 +1,122 @@
+"""Probe environments with known values: each fails for one kind of mistake alone.
+
+    constant, 1 step    the value of a reward                     V = 1
+    cue, 1 step         values that depend on the observation     V = cue
+    constant, 3 steps   bootstrapping and the discount            V = gamma^(2 - t)
+    match, 1 step       values that depend on the action          Q = 1 or -1
+    match, 2 steps      all of it: the action counts at the end   Q = 1 or -1, gamma before
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from noisydqn import Config
+from noisydqn.agent import values
+from noisydqn.train import device
+from tests.probes import Probe
+
+GAMMA = 0.5
+
+PROBE_CONFIG = Config(
+    torso="flat",
+    hidden=(32,),
+    normalise_observations="scale",
+    num_envs=4,
+    steps=6_000,
+    chunk_steps=6_000,
+    learning_starts=100,
+    updates_per_step=0.5,
+    batch_size=32,
+    learning_rate=3e-3,
+    learning_rate_final=1e-4,
+    schedule_updates=3_000,
+    discount=GAMMA,
+    n_step=1,
+    target_period=20,
+    replay_capacity=2_000,
+)
+
+
+def learned(probe: Probe, observations: list[list[float]], **options: Any) -> np.ndarray:
+    """Mean-weight action values [observations, actions] after training on a probe."""
+    (chunk,) = device.run(PROBE_CONFIG.replace(**options), probe)
+    return np.asarray(values(chunk.policy(0).network, jnp.asarray(observations), None))
+
+
+@pytest.mark.parametrize("noise", ["factorised", "independent"])
+def test_constant_reward(noise: str) -> None:
+    q = learned(Probe(1, cue=False, kind="constant"), [[1, 0]], noise=noise)
+    np.testing.assert_allclose(q, [[1, 1]], atol=0.1)
+
+
+def test_reward_from_the_observation() -> None:
+    q = learned(Probe(1, cue=True, kind="cue"), [[-1, 0], [1, 0]])
+    np.testing.assert_allclose(q, [[-1, -1], [1, 1]], atol=0.1)
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 5])
+def test_discounted_value_of_a_later_reward(n_step: int) -> None:
+    q = learned(Probe(3, cue=False, kind="constant"), [[1, 0], [1, 1], [1, 2]], n_step=n_step)
+    expected = np.array([GAMMA**2, GAMMA, 1])
+    np.testing.assert_allclose(q, np.stack([expected, expected], axis=-1), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"double": False},
+        {"dueling": False},
+        {"replay": "uniform"},
+        {"loss": "squared"},
+        {"optimiser": "adamw"},
+        {"noise": "independent", "sigma_init": 0.5},
+        {"sigma_penalty": 0.01},
+        {"acting_noise": "episode", "acting_noise_shared": True},
+        {"normalise_observations": "running"},
+    ],
+    ids=str,
+)
+def test_action_that_matches_the_cue(options: dict[str, Any]) -> None:
+    observations = [[-1.0, 0.0], [1.0, 0.0]]
+    config = PROBE_CONFIG.replace(**options)
+    (chunk,) = device.run(config, Probe(1, cue=True, kind="match"))
+    policy = chunk.policy(0)
+    q = values(policy.network, policy.preprocess(jnp.asarray(observations)), None)
+    np.testing.assert_allclose(q, [[1, -1], [-1, 1]], atol=0.15)
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_action_at_the_end(n_step: int) -> None:
+    q = learned(Probe(2, cue=True, kind="match"), [[-1, 1], [1, 1], [1, 0]], n_step=n_step)
+    np.testing.assert_allclose(q[:2], [[1, -1], [-1, 1]], atol=0.15)
+    if n_step == 1:  # with n = 3 the value before is that of the noisy behaviour, too
+        np.testing.assert_allclose(q[2], [GAMMA, GAMMA], atol=0.15)
+
+
+def test_normalised_rewards_scale_the_values() -> None:
+    """A constant return has no variance after its first step; a cue's return has variance 1/2."""
+    q = learned(Probe(1, cue=True, kind="cue"), [[-1, 0], [1, 0]], normalise_rewards=True)
+    # Half of all steps are resets, whose discounted return is 0: variance 1/2, deviation 0.71.
+    np.testing.assert_allclose(q, np.array([[-1, -1], [1, 1]]) / np.sqrt(0.5), atol=0.15)
+
+
+def test_sigma_falls_where_noise_only_costs() -> None:
+    """Exploration anneals itself: noise that only blurs the prediction is unlearned."""
+    (chunk,) = device.run(PROBE_CONFIG, Probe(1, cue=True, kind="match"))
+    sigma = chunk.seeds[0].sigma
+    assert sigma["advantage"] < 0.5 * 0.5 / np.sqrt(32)
+    assert chunk.seeds[0].action_change < 0.1
+
+
+def test_noise_explores_where_greed_cannot() -> None:
+    """Without noise one action is never tried; with noise it is, and it is learned."""
+    probe = Probe(1, cue=False, kind="match")
+    silent = learned(probe, [[1, 0]], sigma_init=0.0, replay="uniform")
+    noisy = learned(probe, [[1, 0]])
+    np.testing.assert_allclose(noisy, [[-1, 1]], atol=0.15)
+    tried = np.abs(silent - [[-1, 1]]) < 0.15
+    assert tried.sum() == 1

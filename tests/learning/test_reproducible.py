@@ -1,0 +1,32 @@
+"""The same seed gives the same bits."""
+
+import equinox as eqx
+import jax
+
+from noisydqn import PRESETS, Config
+from noisydqn.train import device
+from noisydqn.train.device import TrainingState
+
+SHORT = PRESETS["catcher"].replace(steps=1_600, chunk_steps=800, learning_starts=400)
+
+
+def train(config: Config) -> TrainingState:
+    (*_, last) = device.run(config)
+    return jax.block_until_ready(last.state)
+
+
+def test_same_seed_same_weights_twice() -> None:
+    """All of the state: weights, optimiser, replay, statistics, keys, environments."""
+    one, other = train(SHORT.replace(seed=5)), train(SHORT.replace(seed=5))
+    raw = [jax.tree.map(_bits, state) for state in (one, other)]
+    assert eqx.tree_equal(*raw)
+    assert int(one.learner.updates[0]) > 100
+
+
+def test_other_seed_other_weights() -> None:
+    one, other = train(SHORT.replace(seed=5)), train(SHORT.replace(seed=6))
+    assert not eqx.tree_equal(one.learner.online, other.learner.online)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x

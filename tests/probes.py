@@ -1,0 +1,93 @@
+"""Tiny environments with known answers."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class CountState(NamedTuple):
+    time: jax.Array
+    length: jax.Array
+    action: jax.Array
+
+
+class CountingEnv:
+    """Shows (time, length of the episode, last action); the reward of a step is the new time.
+
+    An episode has one of `lengths`, drawn at its start. The shorter kind terminates, the longer
+    one is truncated.
+    """
+
+    num_actions = 2
+    default_params = None
+
+    def __init__(self, lengths: tuple[int, int] = (3, 5)) -> None:
+        self.lengths = lengths
+
+    def observe(self, state: CountState) -> jax.Array:
+        return jnp.stack([state.time, state.length, state.action]).astype(jnp.float32)
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[jax.Array, CountState]:
+        del params
+        length = jax.random.choice(key, jnp.asarray(self.lengths, jnp.int32))
+        state = CountState(jnp.int32(0), length, jnp.int32(-1))
+        return self.observe(state), state
+
+    def step_env(self, key: jax.Array, state: CountState, action: jax.Array, params: Any):
+        del key, params
+        state = CountState(state.time + 1, state.length, action)
+        terminated = (state.time == state.length) & (state.length == min(self.lengths))
+        return self.observe(state), state, state.time.astype(jnp.float32), terminated, {}
+
+    def is_truncated(self, state: CountState, params: Any) -> jax.Array:
+        del params
+        return state.time == state.length
+
+
+class ProbeState(NamedTuple):
+    time: jax.Array
+    shown: jax.Array
+    reward: jax.Array
+
+
+class Probe:
+    """A probe: `length` steps, a cue of -1 or 1 shown at the start, a reward at the end.
+
+    Args:
+        length: steps of an episode.
+        cue: whether the cue is random; else it is 1.
+        kind: "constant": the reward is 1; "cue": it is the cue; "match": it is 1 if the last
+            action matches the cue's sign (action 1 for cue 1), else -1.
+    """
+
+    num_actions = 2
+    default_params = None
+
+    def __init__(self, length: int, *, cue: bool, kind: str) -> None:
+        self.length, self.cue, self.kind = length, cue, kind
+
+    def observe(self, state: ProbeState) -> jax.Array:
+        return jnp.stack([state.shown, state.time.astype(jnp.float32)])
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[jax.Array, ProbeState]:
+        del params
+        sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        state = ProbeState(jnp.int32(0), sign if self.cue else jnp.float32(1), jnp.float32(0))
+        return self.observe(state), state
+
+    def step_env(self, key: jax.Array, state: ProbeState, action: jax.Array, params: Any):
+        del key, params
+        over = state.time + 1 == self.length
+        if self.kind == "constant":
+            reward = jnp.float32(1)
+        elif self.kind == "cue":
+            reward = state.shown
+        else:
+            reward = jnp.where((action == 1) == (state.shown > 0), 1.0, -1.0)
+        state = state._replace(time=state.time + 1)
+        return self.observe(state), state, jnp.where(over, reward, 0.0), over, {}
+
+    def is_truncated(self, state: ProbeState, params: Any) -> jax.Array:
+        del state, params
+        return jnp.bool_(False)

@@ -1,0 +1,195 @@
+"""The update: what it computes, and that its three draws of noise are independent."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from noisydqn import losses, sample_noise
+from noisydqn.agent import Agent, act
+from noisydqn.networks import Flatten, QNetwork
+from noisydqn.noisy import noisy_layers
+from noisydqn.types import Batch, LearnerState, Transition
+
+ACTIONS, FEATURES, BATCH = 3, 4, 6
+
+
+def make_agent(**options: Any) -> Agent:
+    defaults: dict[str, Any] = {
+        "optimiser": optax.sgd(0.1),
+        "loss": losses.squared,
+        "double": True,
+        "target_period": 3,
+        "sigma_penalty": 0.0,
+    }
+    return Agent(**defaults | options)
+
+
+def make_learner(agent: Agent) -> LearnerState:
+    online, target = (
+        QNetwork(Flatten(FEATURES), (5,), ACTIONS, key=jax.random.key(k)) for k in (0, 1)
+    )
+    return agent.init(online)._replace(target=target)
+
+
+def make_batch(size: int = BATCH) -> Batch:
+    keys = jax.random.split(jax.random.key(5), 4)
+    transitions = Transition(
+        s_tm1=jax.random.normal(keys[0], (size, FEATURES)),
+        a_tm1=jax.random.randint(keys[1], (size,), 0, ACTIONS),
+        r_t=jax.random.normal(keys[2], (size,)),
+        discount_t=jnp.linspace(0, 0.9, size),
+        s_t=jax.random.normal(keys[3], (size, FEATURES)),
+    )
+    return Batch(transitions, jnp.arange(size), jnp.linspace(0.1, 1, size))
+
+
+def draws(key: jax.Array, learner: LearnerState) -> tuple[Any, Any, Any]:
+    """The draws for online, target and selection that an update with `key` makes."""
+    online_key, target_key, selector_key = jax.random.split(key, 3)
+    return (
+        sample_noise(learner.online, online_key),
+        sample_noise(learner.target, target_key),
+        sample_noise(learner.online, selector_key),
+    )
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_td_errors_example_by_example(double: bool) -> None:
+    agent = make_agent(double=double)
+    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
+    online_noise, target_noise, selector_noise = draws(key, learner)
+    errors, _ = agent.td_errors(learner.online, learner.target, batch, key)
+    for i in range(BATCH):
+        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
+        value = learner.target(s_t, target_noise)
+        chosen = learner.online(s_t, selector_noise) if double else value
+        target = float(r_t) + float(discount_t) * float(value[int(np.argmax(chosen))])
+        estimate = float(learner.online(s_tm1, online_noise)[a_tm1])
+        assert float(errors[i]) == pytest.approx(target - estimate, abs=1e-5)
+
+
+def test_the_three_draws_differ() -> None:
+    """Online, target and selection: no number is shared between any two."""
+    learner = make_learner(make_agent())
+    numbers = [
+        {x for leaf in jax.tree.leaves(draw) for x in np.ravel(leaf).tolist()}
+        for draw in draws(jax.random.key(9), learner)
+    ]
+    assert not numbers[0] & numbers[1]
+    assert not numbers[0] & numbers[2]
+    assert not numbers[1] & numbers[2]
+
+
+def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
+    agent = make_agent()
+    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
+
+    def loss(online: QNetwork) -> jax.Array:
+        errors, _ = agent.td_errors(online, learner.target, batch, key)
+        return sum(batch.weights[i] * 0.5 * errors[i] ** 2 for i in range(BATCH)) / BATCH  # pyright: ignore[reportReturnType]
+
+    gradient = jax.grad(loss)(learner.online)
+    updated, errors, metrics = agent.update(learner, batch, key)
+    expected = jax.tree.map(lambda x, g: x - 0.1 * g, learner.online, gradient)
+    for ours, theirs in zip(
+        jax.tree.leaves(updated.online), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(loss(learner.online)), rel=1e-5)
+    assert set(metrics) == set(Agent.metric_names)
+    assert errors.shape == (BATCH,)
+
+
+def test_sigma_receives_gradient_in_every_layer() -> None:
+    agent = make_agent()
+    learner = make_learner(agent)
+    updated, _, _ = agent.update(learner, make_batch(), jax.random.key(9))
+    before, after = noisy_layers(learner.online), noisy_layers(updated.online)
+    for path, layer in before.items():
+        assert jnp.any(layer.weight_sigma != after[path].weight_sigma), path
+        assert jnp.any(layer.bias_sigma != after[path].bias_sigma), path
+
+
+def test_noise_is_renewed_with_every_key() -> None:
+    agent = make_agent()
+    learner, batch = make_learner(agent), make_batch()
+    errors = [
+        agent.td_errors(learner.online, learner.target, batch, jax.random.key(k))[0]
+        for k in (0, 0, 1)
+    ]
+    assert (errors[0] == errors[1]).all()
+    assert not jnp.any(errors[0] == errors[2])
+
+
+def test_the_targets_noise_is_renewed() -> None:
+    """At a terminal-free transition the target moves with the key though no weight changed."""
+    agent = make_agent(double=False)
+    learner, batch = make_learner(agent), make_batch()
+    still = eqx.tree_at(  # an online network without noise: only the target's draw is left
+        lambda n: [x for m in noisy_layers(n).values() for x in (m.weight_sigma, m.bias_sigma)],
+        learner.online,
+        replace_fn=jnp.zeros_like,
+    )
+    one, other = (
+        agent.td_errors(still, learner.target, batch, jax.random.key(k))[0] for k in (0, 1)
+    )
+    assert float(one[0]) == pytest.approx(float(other[0]))  # its discount is 0
+    assert jnp.all(one[1:] != other[1:])
+
+
+def test_target_is_copied_at_its_period() -> None:
+    agent = make_agent(target_period=3)
+    learner = make_learner(agent)
+    original = learner.target
+    for update in range(1, 7):
+        learner, _, _ = agent.update(learner, make_batch(), jax.random.key(update))
+        assert int(learner.updates) == update
+        if update < 3:
+            assert eqx.tree_equal(learner.target, original)
+        elif update in (3, 6):
+            assert eqx.tree_equal(learner.target, learner.online)
+        else:
+            assert not eqx.tree_equal(learner.target, learner.online)
+
+
+def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
+    learner, batch, key = make_learner(make_agent()), make_batch(), jax.random.key(9)
+    plain = make_agent().update(learner, batch, key)[2]["loss"]
+    penalised = make_agent(sigma_penalty=2.0).update(learner, batch, key)[2]["loss"]
+    # sigma_0 / sqrt(p): hidden layer 4 inputs, both heads 5.
+    expected = 2.0 * (0.5 / np.sqrt(4) + 2 * 0.5 / np.sqrt(5))
+    assert float(penalised - plain) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_of_one() -> None:
+    agent = make_agent()
+    learner, errors, _ = agent.update(make_learner(agent), make_batch(1), jax.random.key(0))
+    assert errors.shape == (1,)
+    assert int(learner.updates) == 1
+
+
+def test_act_without_noise_is_deterministic() -> None:
+    network = make_learner(make_agent()).online
+    observations = jax.random.normal(jax.random.key(0), (50, FEATURES))
+    actions = act(network, observations, None, shared=True)
+    expected = [int(np.argmax(network(x, None))) for x in observations]
+    assert actions.tolist() == expected
+
+
+def test_act_under_shared_or_separate_draws() -> None:
+    network = make_learner(make_agent()).online
+    observations = jnp.broadcast_to(jnp.linspace(-1, 1, FEATURES), (200, FEATURES))
+    shared = act(network, observations, sample_noise(network, jax.random.key(0)), shared=True)
+    assert len(set(shared.tolist())) == 1
+    keys = jax.random.split(jax.random.key(0), 200)
+    separate = jax.vmap(sample_noise, in_axes=(None, 0))(network, keys)
+    actions = act(network, observations, separate, shared=False)
+    assert len(set(actions.tolist())) > 1
+    for i in (0, 17, 199):
+        draw = sample_noise(network, keys[i])
+        assert int(actions[i]) == int(np.argmax(network(observations[i], draw)))

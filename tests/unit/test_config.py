@@ -1,0 +1,95 @@
+"""Options are checked when the config is made, and presets are what they say."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from noisydqn import PRESETS, Config, UserError
+from noisydqn.presets import DESCRIPTIONS
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("steps", 0, "--steps must be at least 1, got 0"),
+        ("num_envs", 0, "--num-envs must be at least 1, got 0"),
+        ("seed", -1, "--seed must be between 0 and 4294967295, got -1"),
+        ("seed", 2**32, "--seed must be between 0 and 4294967295, got 4294967296"),
+        ("discount", 1.5, "--discount must be between 0 and 1, got 1.5"),
+        ("discount", math.nan, "--discount must be between 0 and 1, got nan"),
+        ("learning_rate", 0.0, "--learning-rate must be above zero, got 0.0"),
+        ("learning_rate", math.inf, "--learning-rate must be above zero, got inf"),
+        ("learning_rate_final", -1.0, "--learning-rate-final must be zero or more, got -1.0"),
+        ("sigma_init", -0.5, "--sigma-init must be zero or more, got -0.5"),
+        ("max_updates", 0, "--max-updates must be at least 1, got 0"),
+        ("priority_offset", 0.0, "--priority-offset must be above zero, got 0.0"),
+        ("hidden", (0,), r"--hidden must be at least 1 everywhere, got \(0,\)"),
+        ("n_step", 0, "--n-step must be at least 1, got 0"),
+        ("replay_capacity", 4, "cannot hold one step of --num-envs 8"),
+        ("updates_per_episode", 4, "exclude each other: set one of them to 0"),
+        ("updates_per_step", 1e-9, "--updates-per-step must be 0 or at least 0.001, got 1e-09"),
+    ],
+)
+def test_refuses(option: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Config(**{option: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_zero_is_a_value() -> None:
+    config = Config(sigma_init=0.0, discount=0.0, importance_exponent=0.0, seed=0, film_seconds=0)
+    assert config.sigma_init == 0.0
+
+
+def test_learning_waits_for_a_whole_transition() -> None:
+    assert Config(learning_starts=0, n_step=3, num_envs=8).first_learning_step == 32
+    assert Config(learning_starts=1000).first_learning_step == 1000
+
+
+def test_every_preset_is_described_and_named() -> None:
+    assert DESCRIPTIONS.keys() == PRESETS.keys()
+    assert all(config.preset == name for name, config in PRESETS.items())
+
+
+def test_the_notebooks_configuration() -> None:
+    """What the first notebook did, option by option."""
+    wanted = {
+        "num_envs": 1,
+        "normalise_observations": "running",
+        "normalise_rewards": True,
+        "torso": "notebook",
+        "hidden": (512,),
+        "dueling": True,
+        "noise": "factorised",
+        "double": True,
+        "loss": "smooth-l1",
+        "n_step": 1,
+        "replay": "prioritised",
+        "replay_capacity": 100_000,
+        "priority_exponent": 0.5,
+        "priority_exponent_final": 0.0,
+        "importance_exponent": 0.4,
+        "importance_exponent_final": 1.0,
+        "priority_offset": 1e-4,
+        "optimiser": "adamw",
+        "learning_rate": 5e-4,
+        "learning_rate_final": None,
+        "batch_size": 256,
+        "discount": 0.99,
+        "updates_per_episode": 4,  # an epoch: 1,000 samples in batches of 256, then an episode
+        "max_updates": 1_500 * 4,
+        "schedule_updates": 1_200 * 4,
+        "target_period": 10 * 4,
+        "random_steps": 1_000,
+        "learning_starts": 1_000,
+    }
+    config = dataclasses.asdict(PRESETS["catcher-notebook"])
+    assert {name: config[name] for name in wanted} == wanted
+
+
+def test_replace_checks_again() -> None:
+    assert PRESETS["catcher"].replace(seed=4).seed == 4
+    with pytest.raises(UserError, match="--steps"):
+        PRESETS["catcher"].replace(steps=0)

@@ -1,0 +1,184 @@
+"""The compiled runner: when noise is renewed, when updates are made, what is stored."""
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.probes import CountingEnv
+
+from noisydqn import Config
+from noisydqn.agent import Agent
+from noisydqn.train import device
+from noisydqn.train.device import DeviceRunner, TrainingState
+
+SMALL: dict[str, Any] = {
+    "torso": "flat",
+    "hidden": (8,),
+    "normalise_observations": "scale",
+    "num_envs": 2,
+    "n_step": 2,
+    "batch_size": 4,
+    "replay_capacity": 40,
+    "steps": 100,
+    "chunk_steps": 20,
+}
+
+
+def make(env: Any, **options: Any) -> DeviceRunner:
+    return DeviceRunner.create(Config(**SMALL | options), env)
+
+
+def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
+    """The state before and after each step of all environments."""
+    state = runner.init(jax.random.key(0))
+    sums = {name: jnp.float32(0) for name in Agent.metric_names}
+    step = jax.jit(runner.step)
+    states = [state]
+    for i in range(vector_steps):
+        state, sums = step(state, jnp.int32(i * runner.config.num_envs), sums)
+        states.append(state)
+    return states
+
+
+def draw_changes(states: list[TrainingState]) -> np.ndarray:
+    """[steps, envs]: whether the acting noise of each environment was renewed after a step."""
+    first_layer = [np.asarray(state.noise.hidden[0].output) for state in states]
+    return np.array([(a != b).all(-1) for a, b in itertools.pairwise(first_layer)])
+
+
+def test_noise_is_renewed_at_every_step_also_before_learning() -> None:
+    states = play(make(CountingEnv(), acting_noise="step", learning_starts=10**6), 6)
+    assert int(states[-1].learner.updates) == 0
+    assert draw_changes(states).all()
+
+
+def test_noise_is_renewed_when_an_update_is_due_also_before_learning() -> None:
+    runner = make(CountingEnv(), acting_noise="update", updates_per_step=0.25, learning_starts=10)
+    states = play(runner, 12)  # two environments: an update is due after every second step
+    changed = draw_changes(states)
+    assert changed.all(1).tolist() == changed.any(1).tolist() == [False, True] * 6
+    updates = [int(state.learner.updates) for state in states[1:]]
+    assert updates == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_noise_is_renewed_where_an_episode_starts() -> None:
+    runner = make(CountingEnv(lengths=(3, 5)), acting_noise="episode")
+    states = play(runner, 14)
+    started = np.array([np.asarray(s.time_step.observation)[:, 0] == 0 for s in states[1:]])
+    assert started.any(0).all()
+    np.testing.assert_array_equal(draw_changes(states), started)
+
+
+def test_environments_have_draws_of_their_own_unless_shared() -> None:
+    state = make(CountingEnv()).init(jax.random.key(0))
+    assert not jnp.any(state.noise.hidden[0].output[0] == state.noise.hidden[0].output[1])
+    shared = make(CountingEnv(), acting_noise_shared=True, acting_noise="episode")
+    states = play(shared, 8)
+    assert states[0].noise.hidden[0].output.shape == (8,)
+    started = [bool((np.asarray(s.time_step.observation)[:, 0] == 0).any()) for s in states[1:]]
+    draws = [np.asarray(s.noise.hidden[0].output) for s in states]
+    changed = [bool((a != b).all()) for a, b in itertools.pairwise(draws)]
+    assert changed == started
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.125, 0.3, 0.5, 1.0, 1.7, 4.0])
+def test_updates_follow_the_ratio(ratio: float) -> None:
+    runner = make(CountingEnv(), updates_per_step=ratio)
+    state = runner.init(jax.random.key(0))
+    exact = Fraction(ratio).limit_denominator(1000)
+    done = 0
+    for step in range(0, 200, 2):
+        done += int(runner._updates_due(state, jnp.int32(step)))  # pyright: ignore[reportPrivateUsage]
+        assert done == int((step + 2) * exact)
+
+
+def test_updates_per_episode() -> None:
+    runner = make(
+        CountingEnv(lengths=(3, 4)), updates_per_step=0, updates_per_episode=5, learning_starts=0
+    )
+    states = play(runner, 10)
+    for before, after in itertools.pairwise(states):
+        ended = after.time_step.terminated | after.time_step.truncated
+        made = int(after.learner.updates - before.learner.updates)
+        steps_done = 2 * (states.index(after))
+        expected = 5 * int(ended.sum()) if steps_done >= runner.config.first_learning_step else 0
+        assert made == expected
+
+
+def test_what_is_stored_is_what_happened() -> None:
+    """Every complete transition in the memory, against the counting environment's own rules."""
+    lengths = (3, 5)
+    runner = make(CountingEnv(lengths=lengths), n_step=2, discount=0.5, learning_starts=10**6)
+    state = play(runner, 15)[-1]
+    leaves = np.flatnonzero(np.asarray(state.replay.tree[-1]))
+    assert len(leaves) > 15
+    got = runner.replay.transitions(state.replay.rows, jnp.asarray(leaves))
+    for i in range(len(leaves)):
+        time, length, action = (int(x) for x in got.s_tm1[i])
+        assert time < length  # never from a final observation
+        span = min(2, length - time)
+        assert got.s_t[i].tolist()[:2] == [time + span, length]
+        rewards = [float(time + k) for k in range(1, span + 1)]  # the reward is the new time
+        assert float(got.r_t[i]) == sum(0.5**k * reward for k, reward in enumerate(rewards))
+        terminates = time + span == length and length == min(lengths)  # the longer is truncated
+        assert float(got.discount_t[i]) == (0 if terminates else 0.5**span)
+        del action
+
+
+def test_episode_returns_and_lengths() -> None:
+    config = Config(**SMALL | {"steps": 80, "chunk_steps": 20, "learning_starts": 10**6})
+    episodes = [
+        episode
+        for chunk in device.run(config, CountingEnv(lengths=(3, 5)))
+        for episode in chunk.seeds[0].episodes
+    ]
+    assert {(e.episode_return, e.length) for e in episodes} == {(6.0, 3), (15.0, 5)}
+    assert all(episode.step <= 80 for episode in episodes)
+    assert [e.step for e in episodes] == sorted(e.step for e in episodes)
+
+
+def test_random_steps_come_first() -> None:
+    runner = make(CountingEnv(), random_steps=40, sigma_init=0.0, learning_starts=10**6)
+    actions = np.asarray(play(runner, 36)[-1].replay.rows.action)  # the last 20 of 36 slots
+    random, greedy = actions[16:20], actions[:16]  # slots 16 to 19 were written before step 40
+    assert set(random.ravel().tolist()) == {0, 1}
+    greedy_again = np.asarray(play(runner, 36)[-1].replay.rows.action)[:16]
+    np.testing.assert_array_equal(greedy, greedy_again)
+
+
+def test_steps_that_are_no_whole_number_of_chunks() -> None:
+    config = Config(**SMALL | {"steps": 50, "chunk_steps": 20})
+    assert [chunk.steps for chunk in device.run(config, CountingEnv())] == [20, 40, 50]
+
+
+def test_max_updates_is_exact() -> None:
+    config = Config(
+        **SMALL | {"steps": 200, "max_updates": 7, "updates_per_step": 1, "learning_starts": 0}
+    )
+    chunks = list(device.run(config, CountingEnv()))
+    assert chunks[-1].seeds[0].updates == 7
+    assert chunks[-1].steps < 200
+
+
+def test_metrics_are_means_over_updates() -> None:
+    config = Config(**SMALL | {"learning_starts": 20})
+    chunks = list(device.run(config, CountingEnv()))
+    assert np.isnan(chunks[0].seeds[0].metrics["loss"]) or chunks[0].seeds[0].updates > 0
+    assert all(np.isfinite(list(chunk.seeds[0].metrics.values())).all() for chunk in chunks[1:])
+    assert set(chunks[0].seeds[0].sigma) == {"hidden.0", "advantage", "value"}
+    assert all(0 <= chunk.seeds[0].action_change <= 1 for chunk in chunks)
+
+
+def test_seeds_side_by_side_are_the_seeds_alone() -> None:
+    """Not to the bit, as products are batched, but to rounding."""
+    options = SMALL | {"steps": 40, "learning_starts": 10}
+    (*_, both) = device.run(Config(**options | {"num_seeds": 2}), CountingEnv())
+    for i in range(2):
+        (*_, alone) = device.run(Config(**options | {"seed": i}), CountingEnv())
+        ours, theirs = both.policy(i).network, alone.policy(0).network
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,118 @@
+"""Networks against XLA's own operations and the formula of the dueling heads."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from noisydqn import sample_noise
+from noisydqn.networks import (
+    Conv,
+    ConvTorso,
+    Flatten,
+    NotebookTorso,
+    QNetwork,
+    conv2d,
+    max_pool,
+)
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def reference_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x[None], kernel, (stride, stride), "VALID", dimension_numbers=LAYOUT
+    )[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("side", "size", "stride"),
+    [(42, 4, 2), (42, 6, 3), (43, 4, 2), (20, 3, 1), (14, 3, 2), (9, 4, 4), (84, 8, 4), (5, 5, 1)],
+)
+def test_convolution_and_its_gradients(side: int, size: int, stride: int, channels: int) -> None:
+    x_key, kernel_key, out_key = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(x_key, (side, side + 2, channels))
+    kernel = jax.random.normal(kernel_key, (size, size, channels, 6))
+    expected, expected_vjp = jax.vjp(lambda x, k: reference_conv(x, k, stride), x, kernel)
+    got, vjp = jax.vjp(lambda x, k: conv2d(x, k, stride), x, kernel)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    cotangent = jax.random.normal(out_key, expected.shape)
+    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_max_pool_drops_what_is_left_over() -> None:
+    x = jnp.arange(5 * 6, dtype=jnp.float32).reshape(5, 6, 1)
+    assert max_pool(x, 2)[..., 0].tolist() == [[7, 9, 11], [19, 21, 23]]
+
+
+@pytest.mark.parametrize("shape", [(42, 42), (42, 42, 1), (50, 44, 3)])
+def test_number_of_features(shape: tuple[int, ...]) -> None:
+    for torso in (
+        ConvTorso(shape, ((4, 4, 2), (6, 3, 1)), key=jax.random.key(0)),
+        NotebookTorso(shape, key=jax.random.key(0)),
+    ):
+        assert torso(jnp.zeros(shape)).shape == (torso.out_features,)
+
+
+def test_the_notebooks_torso_has_64_features() -> None:
+    assert NotebookTorso((42, 42), key=jax.random.key(0)).out_features == 64
+
+
+def test_the_notebooks_torso_is_conv_pool_relu() -> None:
+    torso = NotebookTorso((42, 42), key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (42, 42))
+    y = x[..., None]
+    for conv in (torso.first, torso.second):
+        y = reference_conv(y, conv.kernel, 1) + conv.bias
+        height, width, channels = y.shape
+        pooled = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (4, 4, 1), (4, 4, 1), "VALID")
+        assert pooled.shape == (height // 4, width // 4, channels)
+        y = jax.nn.relu(pooled)
+    np.testing.assert_allclose(torso(x), y.reshape(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_initial_range_of_a_convolution() -> None:
+    conv = Conv(16, 32, 4, 2, key=jax.random.key(0))
+    bound = 1 / np.sqrt(16 * 16)
+    assert 0.95 * bound < float(jnp.max(jnp.abs(conv.kernel))) <= bound
+
+
+def test_dueling_heads() -> None:
+    """Q = V + A - mean over actions of A, in the noisy layers' own noise."""
+    network = QNetwork(Flatten(5), (), 3, key=jax.random.key(0))
+    noise = sample_noise(network, jax.random.key(1))
+    x = jnp.arange(5.0)
+    assert network.value is not None
+    value = network.value(x, noise.value)
+    advantage = network.advantage(x, noise.advantage)
+    expected = [float(value[0] + advantage[a] - sum(advantage) / 3) for a in range(3)]
+    np.testing.assert_allclose(network(x, noise), expected, rtol=1e-5)
+    np.testing.assert_allclose(jnp.mean(network(x, noise)), value[0], rtol=1e-5)
+
+
+def test_without_dueling_the_head_alone_gives_the_values() -> None:
+    network = QNetwork(Flatten(5), (), 3, dueling=False, key=jax.random.key(0))
+    x = jnp.arange(5.0)
+    np.testing.assert_allclose(network(x, None), network.advantage(x, None))
+
+
+def test_evaluation_is_deterministic_and_noise_is_not() -> None:
+    network = QNetwork(Flatten(5), (7,), 3, key=jax.random.key(0))
+    x = jnp.arange(5.0)
+    assert (network(x, None) == network(x, None)).all()
+    one, other = (network(x, sample_noise(network, jax.random.key(k))) for k in (0, 1))
+    assert not jnp.any(one == other)
+    silent = eqx.tree_at(
+        lambda n: (
+            [m.weight_sigma for m in (*n.hidden, n.advantage, n.value)]
+            + [m.bias_sigma for m in (*n.hidden, n.advantage, n.value)]
+        ),
+        network,
+        replace_fn=jnp.zeros_like,
+    )
+    np.testing.assert_allclose(
+        silent(x, sample_noise(network, jax.random.key(0))), network(x, None), rtol=1e-6
+    )
