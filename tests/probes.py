@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+Outcome = tuple[jax.Array, Any, jax.Array, jax.Array, dict[str, jax.Array]]
+"""What `step_env` returns: observation, state, reward, terminated, info."""
+
 
 class CountState(NamedTuple):
     time: jax.Array
@@ -34,7 +37,9 @@ class CountingEnv:
         state = CountState(jnp.int32(0), length, jnp.int32(-1))
         return self.observe(state), state
 
-    def step_env(self, key: jax.Array, state: CountState, action: jax.Array, params: Any):
+    def step_env(
+        self, key: jax.Array, state: CountState, action: jax.Array, params: Any
+    ) -> Outcome:
         del key, params
         state = CountState(state.time + 1, state.length, action)
         terminated = (state.time == state.length) & (state.length == min(self.lengths))
@@ -76,7 +81,9 @@ class Probe:
         state = ProbeState(jnp.int32(0), sign if self.cue else jnp.float32(1), jnp.float32(0))
         return self.observe(state), state
 
-    def step_env(self, key: jax.Array, state: ProbeState, action: jax.Array, params: Any):
+    def step_env(
+        self, key: jax.Array, state: ProbeState, action: jax.Array, params: Any
+    ) -> Outcome:
         del key, params
         over = state.time + 1 == self.length
         if self.kind == "constant":

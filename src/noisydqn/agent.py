@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from noisydqn import losses
-from noisydqn.networks import QNetwork
+from noisydqn.networks import QNetwork, features
 from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
 from noisydqn.types import Batch, LearnerState
 
@@ -28,7 +28,7 @@ def values(
     network: QNetwork, observations: Float[Array, "batch ..."], noise: NetworkNoise | None
 ) -> Float[Array, "batch actions"]:
     """Action values of a batch under one shared draw of noise (None: mean weights)."""
-    return jax.vmap(network, in_axes=(0, None))(observations, noise)
+    return jax.vmap(network.values, in_axes=(0, None))(features(network.torso, observations), noise)
 
 
 def act(

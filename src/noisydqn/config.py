@@ -35,7 +35,7 @@ class Config:
     """Run: seed of everything random. The same seed gives the same weights, bit for bit."""
     num_seeds: int = 1
     """Run: train this many seeds at once (seed, seed + 1, ...), each in a folder of its own."""
-    steps: int = 48_000
+    steps: int = 64_000
     """Run: environment steps (decisions, summed over environments) to train for."""
     max_updates: int | None = None
     """Run: make no more than this many updates, and stop there."""
@@ -92,7 +92,7 @@ class Config:
     """Learning: loss of the temporal-difference error."""
     double: bool = True
     """Learning: double Q-learning."""
-    discount: float = 0.97
+    discount: float = 0.95
     """Learning: gamma, the discount of one step."""
     n_step: int = 8
     """Learning: rewards summed before bootstrapping, in steps."""
@@ -122,7 +122,7 @@ class Config:
     """Replay: beta at the start; 1 corrects the sampling wholly."""
     importance_exponent_final: float = 1.0
     """Replay: beta at the end of its schedule."""
-    schedule_updates: int = 5_500
+    schedule_updates: int = 7_500
     """Learning, Replay: updates over which step size, alpha and beta go from start to end."""
     priority_offset: float = 1e-4
     """Replay: added to |TD error| to make a priority."""

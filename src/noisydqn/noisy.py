@@ -102,8 +102,9 @@ class NoisyLinear(eqx.Module):
         shape = (out_features, in_features)
         self.weight_mu = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
         self.bias_mu = jax.random.uniform(bias_key, (out_features,), minval=-bound, maxval=bound)
-        self.weight_sigma = jnp.full(shape, sigma)
-        self.bias_sigma = jnp.full((out_features,), sigma)
+        # The type is given: an array of weak type would have every loop compiled twice.
+        self.weight_sigma = jnp.full(shape, sigma, jnp.float32)
+        self.bias_sigma = jnp.full((out_features,), sigma, jnp.float32)
         self.in_features = in_features
         self.out_features = out_features
         self.noise = noise

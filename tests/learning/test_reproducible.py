@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from noisydqn import PRESETS, Config
 from noisydqn.train import device
@@ -15,6 +16,11 @@ def train(config: Config) -> TrainingState:
     return jax.block_until_ready(last.state)
 
 
+def _bits(x: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x
+
+
 def test_same_seed_same_weights_twice() -> None:
     """All of the state: weights, optimiser, replay, statistics, keys, environments."""
     one, other = train(SHORT.replace(seed=5)), train(SHORT.replace(seed=5))
@@ -26,7 +32,3 @@ def test_same_seed_same_weights_twice() -> None:
 def test_other_seed_other_weights() -> None:
     one, other = train(SHORT.replace(seed=5)), train(SHORT.replace(seed=6))
     assert not eqx.tree_equal(one.learner.online, other.learner.online)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -5,6 +5,7 @@ frames/s. `before` and `after` hold (paddle x, paddle velocity, fruit x, fruit y
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +67,19 @@ def test_whole_games_played_on_our_own_states(trace: dict[str, np.ndarray]) -> N
     starts = np.concatenate([[True], trace["terminated"][:-1]])
     before = states(trace["before"])
 
-    def play(state: catcher.CatcherState, inputs: tuple[jax.Array, ...]):
+    def play(state: catcher.CatcherState, inputs: Any) -> tuple[catcher.CatcherState, Any]:
         start, recorded, action, spawn = inputs
         state = jax.tree.map(lambda new, old: jnp.where(start, new, old), recorded, state)
         after, reward, terminated = catcher.tick(state, action, spawn)
         return after, (after, reward, terminated)
 
     first = jax.tree.map(lambda x: x[0], before)
-    inputs = (jnp.asarray(starts), before, jnp.asarray(trace["action"], jnp.int32), spawns(trace))
+    inputs: Any = (
+        jnp.asarray(starts),
+        before,
+        jnp.asarray(trace["action"], jnp.int32),
+        spawns(trace),
+    )
     _, (after, reward, terminated) = jax.jit(lambda s: jax.lax.scan(play, s, inputs))(first)
     for field, column in zip(after, trace["after"].T, strict=True):
         np.testing.assert_allclose(field, column, atol=2e-6)

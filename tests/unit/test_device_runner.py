@@ -10,26 +10,27 @@ import numpy as np
 import pytest
 from tests.probes import CountingEnv
 
-from noisydqn import Config
-from noisydqn.agent import Agent
+from noisydqn import PRESETS, Config
+from noisydqn.agent import Agent, act
+from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.train import device
 from noisydqn.train.device import DeviceRunner, TrainingState
 
-SMALL: dict[str, Any] = {
-    "torso": "flat",
-    "hidden": (8,),
-    "normalise_observations": "scale",
-    "num_envs": 2,
-    "n_step": 2,
-    "batch_size": 4,
-    "replay_capacity": 40,
-    "steps": 100,
-    "chunk_steps": 20,
-}
+SMALL = Config(
+    torso="flat",
+    hidden=(8,),
+    num_envs=2,
+    n_step=2,
+    batch_size=4,
+    replay_capacity=40,
+    steps=100,
+    chunk_steps=20,
+    learning_starts=0,
+)
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(Config(**SMALL | options), env)
+    return DeviceRunner.create(SMALL.replace(**options), env)
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
@@ -71,6 +72,19 @@ def test_noise_is_renewed_where_an_episode_starts() -> None:
     started = np.array([np.asarray(s.time_step.observation)[:, 0] == 0 for s in states[1:]])
     assert started.any(0).all()
     np.testing.assert_array_equal(draw_changes(states), started)
+
+
+def test_the_runner_acts_under_its_noise() -> None:
+    """Noise is not off while acting: stored actions are those of the noisy network in force."""
+    runner = make(CountingEnv(), learning_starts=10**6)
+    states = play(runner, 12)
+    differ = 0
+    for t, state in enumerate(states[:-1]):
+        network, seen = state.learner.online, state.time_step.observation
+        noisy = act(network, seen, state.noise, shared=False)
+        np.testing.assert_array_equal(states[t + 1].replay.rows.action[t], noisy)
+        differ += int(jnp.sum(noisy != act(network, seen, None, shared=True)))
+    assert differ > 0
 
 
 def test_environments_have_draws_of_their_own_unless_shared() -> None:
@@ -130,7 +144,7 @@ def test_what_is_stored_is_what_happened() -> None:
 
 
 def test_episode_returns_and_lengths() -> None:
-    config = Config(**SMALL | {"steps": 80, "chunk_steps": 20, "learning_starts": 10**6})
+    config = SMALL.replace(steps=80, chunk_steps=20, learning_starts=10**6)
     episodes = [
         episode
         for chunk in device.run(config, CountingEnv(lengths=(3, 5)))
@@ -150,22 +164,31 @@ def test_random_steps_come_first() -> None:
     np.testing.assert_array_equal(greedy, greedy_again)
 
 
+@pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
+def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
+    """Weak types included: else the program is compiled twice."""
+    runner = DeviceRunner.create(PRESETS[preset], CatcherPixels())
+    before = jax.eval_shape(runner.init, jax.random.key(0))
+    number = jnp.int32(1)
+    after, _ = jax.eval_shape(runner.chunk, before, number, number)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
 def test_steps_that_are_no_whole_number_of_chunks() -> None:
-    config = Config(**SMALL | {"steps": 50, "chunk_steps": 20})
+    config = SMALL.replace(steps=50, chunk_steps=20)
     assert [chunk.steps for chunk in device.run(config, CountingEnv())] == [20, 40, 50]
 
 
 def test_max_updates_is_exact() -> None:
-    config = Config(
-        **SMALL | {"steps": 200, "max_updates": 7, "updates_per_step": 1, "learning_starts": 0}
-    )
+    config = SMALL.replace(steps=200, max_updates=7, updates_per_step=1)
     chunks = list(device.run(config, CountingEnv()))
     assert chunks[-1].seeds[0].updates == 7
     assert chunks[-1].steps < 200
 
 
 def test_metrics_are_means_over_updates() -> None:
-    config = Config(**SMALL | {"learning_starts": 20})
+    config = SMALL.replace(learning_starts=20)
     chunks = list(device.run(config, CountingEnv()))
     assert np.isnan(chunks[0].seeds[0].metrics["loss"]) or chunks[0].seeds[0].updates > 0
     assert all(np.isfinite(list(chunk.seeds[0].metrics.values())).all() for chunk in chunks[1:])
@@ -175,10 +198,10 @@ def test_metrics_are_means_over_updates() -> None:
 
 def test_seeds_side_by_side_are_the_seeds_alone() -> None:
     """Not to the bit, as products are batched, but to rounding."""
-    options = SMALL | {"steps": 40, "learning_starts": 10}
-    (*_, both) = device.run(Config(**options | {"num_seeds": 2}), CountingEnv())
+    config = SMALL.replace(steps=40)
+    (*_, both) = device.run(config.replace(num_seeds=2), CountingEnv())
     for i in range(2):
-        (*_, alone) = device.run(Config(**options | {"seed": i}), CountingEnv())
+        (*_, alone) = device.run(config.replace(seed=i), CountingEnv())
         ours, theirs = both.policy(i).network, alone.policy(0).network
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -1,5 +1,7 @@
 """Networks against XLA's own operations and the formula of the dueling heads."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ from noisydqn.networks import (
     NotebookTorso,
     QNetwork,
     conv2d,
+    conv_max_pool,
+    features,
     max_pool,
 )
 
@@ -26,21 +30,67 @@ def reference_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )[0]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+def assert_same_function(
+    ours: Callable[[jax.Array, jax.Array], jax.Array],
+    theirs: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+) -> None:
+    """Equal results and equal gradients of both arguments."""
+
+    def with_gradients(f: Callable[[jax.Array, jax.Array], jax.Array]) -> list[jax.Array]:
+        @jax.jit
+        def run(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
+            result, vjp = jax.vjp(f, x, kernel)
+            return [result, *vjp(jax.random.normal(jax.random.key(1), result.shape))]
+
+        return run(x, kernel)
+
+    for a, b in zip(with_gradients(ours), with_gradients(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])  # 8: more than there are output channels
 @pytest.mark.parametrize(
     ("side", "size", "stride"),
     [(42, 4, 2), (42, 6, 3), (43, 4, 2), (20, 3, 1), (14, 3, 2), (9, 4, 4), (84, 8, 4), (5, 5, 1)],
 )
 def test_convolution_and_its_gradients(side: int, size: int, stride: int, channels: int) -> None:
-    x_key, kernel_key, out_key = jax.random.split(jax.random.key(0), 3)
+    x_key, kernel_key = jax.random.split(jax.random.key(0))
     x = jax.random.normal(x_key, (side, side + 2, channels))
-    kernel = jax.random.normal(kernel_key, (size, size, channels, 6))
-    expected, expected_vjp = jax.vjp(lambda x, k: reference_conv(x, k, stride), x, kernel)
-    got, vjp = jax.vjp(lambda x, k: conv2d(x, k, stride), x, kernel)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-    cotangent = jax.random.normal(out_key, expected.shape)
-    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    kernel = jax.random.normal(kernel_key, (size, size, channels, 6 if channels < 8 else 4))
+    assert_same_function(
+        lambda x, k: conv2d(x, k, stride), lambda x, k: reference_conv(x, k, stride), x, kernel
+    )
+
+
+@pytest.mark.parametrize(("channels", "size", "pool"), [(1, 3, 4), (2, 3, 2), (3, 2, 3)])
+def test_fused_convolution_and_maximum(channels: int, size: int, pool: int) -> None:
+    """Against a convolution followed by a maximum, gradients too; 43 leaves a rest."""
+    x_key, kernel_key = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(x_key, (43, 41, channels))
+    kernel = jax.random.normal(kernel_key, (size, size, channels, 5))
+    assert_same_function(
+        lambda x, k: conv_max_pool(x, k, pool),
+        lambda x, k: max_pool(reference_conv(x, k, 1), pool),
+        x,
+        kernel,
+    )
+
+
+def test_fused_maximum_counts_a_tie_once() -> None:
+    """As on a black background: each block has one gradient, not one for each equal pixel."""
+    kernel = jnp.ones((3, 3, 1, 2))
+    gradient = jax.grad(lambda k: jnp.sum(conv_max_pool(jnp.ones((10, 10, 1)), k, 4)))(kernel)
+    np.testing.assert_allclose(gradient, np.full((3, 3, 1, 2), 4.0))  # 2 x 2 blocks of input 1
+
+
+@pytest.mark.parametrize("batch", [1, 16, 40])
+def test_features_of_a_batch_in_pieces(batch: int) -> None:
+    torso = NotebookTorso((42, 42), key=jax.random.key(0))
+    assert torso.chunk == 16
+    x = jax.random.normal(jax.random.key(1), (batch, 42, 42))
+    np.testing.assert_allclose(features(torso, x), jax.vmap(torso)(x), rtol=1e-4, atol=1e-5)
 
 
 def test_max_pool_drops_what_is_left_over() -> None:

@@ -1,5 +1,7 @@
 """Running statistics against NumPy on everything seen, and Gymnasium's reward wrapper."""
 
+from typing import Any
+
 import gymnasium
 import jax.numpy as jnp
 import numpy as np
@@ -49,12 +51,14 @@ class _Scripted(gymnasium.Env[np.ndarray, np.int64]):
         self.observation_space = gymnasium.spaces.Box(0, 1, (1,))
         self.action_space = gymnasium.spaces.Discrete(2)
 
-    def reset(self, *, seed: int | None = None, options: object = None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         del seed, options
         self.time = 0
         return np.zeros(1, np.float32), {}
 
-    def step(self, action: np.int64):
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         del action
         self.time += 1
         return np.zeros(1, np.float32), self.rewards[self.time - 1], False, False, {}
@@ -66,6 +70,7 @@ def test_reward_scale_agrees_with_gymnasium() -> None:
     theirs = gymnasium.wrappers.NormalizeReward(_Scripted(rewards), gamma=0.9)
     theirs.reset()
     scale = normalise.init_return_scale(1)
+    normalised = np.nan
     for reward in rewards:
         _, normalised, *_ = theirs.step(np.int64(0))
         first = jnp.array([False])

@@ -1,6 +1,7 @@
 """The replay memory against a slow twin that keeps episodes as Python lists."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import jax
@@ -85,9 +86,14 @@ def empty(replay: Replay) -> ReplayState:
     return replay.init(row)
 
 
+@cache
+def compiled(replay: Replay) -> tuple[Any, Any]:
+    return jax.jit(replay.add), jax.jit(replay.transitions)
+
+
 def fill(replay: Replay, rows: list[list[Step]]) -> tuple[ReplayState, SlowReplay]:
     state, twin = empty(replay), SlowReplay(replay.slots, replay.num_envs, replay.n_step)
-    add = jax.jit(replay.add)
+    add, _ = compiled(replay)
     for row in rows:
         state = add(state, to_row(row), jnp.float32(1))
         twin.add(row)
@@ -99,16 +105,13 @@ def assert_agree(replay: Replay, state: ReplayState, twin: SlowReplay) -> None:
     expected = twin.transitions()
     leaves = np.asarray(state.tree[-1]).reshape(-1)
     assert set(np.flatnonzero(leaves).tolist()) == set(expected)
-    if not expected:
-        return
-    indices = np.array(sorted(expected))
-    got = jax.tree.map(np.asarray, replay.transitions(state.rows, jnp.asarray(indices)))
-    for i, leaf in enumerate(indices):
-        action, total, discount, last_number = expected[leaf]
-        assert got.a_tm1[i] == action
-        assert got.r_t[i] == pytest.approx(total, abs=1e-5)
-        assert got.discount_t[i] == pytest.approx(discount, abs=1e-6)
-        assert got.s_t[i].tolist() == [last_number, -last_number]
+    everything = jnp.arange(replay.slots * replay.num_envs)
+    got = jax.tree.map(np.asarray, compiled(replay)[1](state.rows, everything))
+    for leaf, (action, total, discount, last_number) in expected.items():
+        assert got.a_tm1[leaf] == action
+        assert got.r_t[leaf] == pytest.approx(total, abs=1e-5)
+        assert got.discount_t[leaf] == pytest.approx(discount, abs=1e-6)
+        assert got.s_t[leaf].tolist() == [last_number, -last_number]
 
 
 def steps_of(flags: list[list[int]], num_envs: int) -> list[list[Step]]:
@@ -126,13 +129,15 @@ def steps_of(flags: list[list[int]], num_envs: int) -> list[list[Step]]:
     return rows
 
 
-@settings(deadline=None, max_examples=60)
+SHAPES = [(1, 1, 2), (1, 2, 12), (1, 3, 4), (2, 1, 7), (2, 5, 6), (3, 3, 9)]
+"""Environments, n, slots: from the smallest ring that holds a window upwards."""
+
+
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_agrees_with_the_twin(data: st.DataObject) -> None:
     """Random episodes: shorter than n, cut, ended, around the ring's end, in several envs."""
-    num_envs = data.draw(st.integers(1, 3))
-    n_step = data.draw(st.sampled_from([1, 2, 3, 5]))
-    slots = data.draw(st.integers(n_step + 1, 12))
+    num_envs, n_step, slots = data.draw(st.sampled_from(SHAPES))
     flag = st.sampled_from([0, 0, 0, 1, 2])
     length = data.draw(st.integers(1, 30))
     flags = data.draw(

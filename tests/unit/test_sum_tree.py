@@ -48,8 +48,8 @@ def test_agrees_with_an_array(writes: list[list[tuple[int, int]]], fraction: flo
     np.testing.assert_array_equal(sum_tree.get(tree, jnp.arange(300)), twin)
     assert float(sum_tree.total(tree)) == twin.sum()
     if twin.sum() > 0:
-        mass = np.float32(fraction * twin.sum())
-        mass = min(mass, np.nextafter(np.float32(twin.sum()), np.float32(0)))
+        total = np.float32(twin.sum())
+        mass = float(min(np.float32(fraction * total), np.nextafter(total, np.float32(0))))
         assert int(sum_tree.find(tree, jnp.asarray([mass]))[0]) == slow_find(twin, mass)
 
 

@@ -10,7 +10,8 @@ Recorded traces of the original game are reproduced without a mismatch
 (`tests/reference/test_catcher_traces.py`).
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,13 +184,17 @@ class EnvState(NamedTuple):
     time: Int[Array, ""]  # ticks played
 
 
+@dataclasses.dataclass(frozen=True)
 class Catcher:
     """Catcher with the interface of gymnax 1.x: one tick a step, RGB pixels [64, 64, 3]."""
 
-    observation_shape: tuple[int, ...] = (SIZE, SIZE, 3)
-    observation_dtype = np.uint8
-    num_actions = NUM_ACTIONS
-    ticks_per_step = 1
+    observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
+    ticks_per_step: ClassVar[int] = 1
+
+    @property
+    def num_actions(self) -> int:
+        """Left, right and nothing."""
+        return NUM_ACTIONS
 
     @property
     def default_params(self) -> CatcherParams:
@@ -265,11 +270,12 @@ class Catcher:
         return observation, state, reward, terminated, truncated, info
 
 
+@dataclasses.dataclass(frozen=True)
 class CatcherPixels(Catcher):
     """Catcher as agents see it: actions held two ticks, grey pixels [42, 42], uint8."""
 
-    observation_shape = (WARPED_SIZE, WARPED_SIZE)
-    ticks_per_step = 2
+    observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
+    ticks_per_step: ClassVar[int] = 2
 
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
         """The last two frames, merged, grey and small."""

@@ -34,7 +34,7 @@ def save_curves(folder: RunFolder) -> None:
             sum(returns[max(0, i - SMOOTHING + 1) : i + 1]) / min(i + 1, SMOOTHING)
             for i in range(len(returns))
         ]
-        left.plot(episodes["step"], returns, ".", markersize=2, alpha=0.4, label="episode")
+        left.plot(episodes["step"], returns, ".", markersize=4, alpha=0.5, label="episode")
         left.plot(episodes["step"], smooth, label=f"mean of {SMOOTHING}")
         left.legend()
     left.set(title="Return of training episodes, with noise", xlabel="steps")

@@ -9,8 +9,8 @@ All arrays of the state have a leading axis of seeds; seeds are trained side by 
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -71,9 +71,8 @@ class DeviceRunner:
     replay: Replay
 
     @staticmethod
-    def create(config: Config, env: DeviceEnvironment | None = None) -> "DeviceRunner":
-        """The runner of a config; `env` takes the place of the environment that it names."""
-        env = build.make_environment(config) if env is None else env
+    def create(config: Config, env: DeviceEnvironment) -> "DeviceRunner":
+        """The runner of a config on an environment."""
         return DeviceRunner(
             config=config,
             env=env,
@@ -361,18 +360,38 @@ class Chunk:
         return self.runner.policy(jax.tree.map(lambda x: x[index], self.state))
 
 
-def run(config: Config, env: DeviceEnvironment | None = None) -> Iterator[Chunk]:
-    """Train, and yield after each chunk of steps until the steps or updates are used up."""
+class _Program(NamedTuple):
+    """A runner and its two functions, compiled at their first call."""
+
+    runner: DeviceRunner
+    init: Callable[[PRNGKeyArray], TrainingState]
+    chunk: Callable[[TrainingState, Array, Array], tuple[TrainingState, ChunkLog]]
+
+
+@lru_cache(maxsize=8)
+def _program(config: Config, env: DeviceEnvironment) -> _Program:
+    """Kept, so that training again in one process, with another seed, compiles nothing."""
     runner = DeviceRunner.create(config, env)
+    chunk = jax.jit(partial(_chunk_of_seeds, runner), donate_argnums=0)
+    return _Program(runner, jax.jit(jax.vmap(runner.init)), chunk)
+
+
+def run(config: Config, env: DeviceEnvironment | None = None) -> Iterator[Chunk]:
+    """Train, and yield after each chunk of steps until the steps or updates are used up.
+
+    `env` takes the place of the environment that the config names.
+    """
+    env = build.make_environment(config) if env is None else env
+    program = _program(config.replace(seed=0, steps=1), env)
+    runner = program.runner
     keys = jnp.stack([jax.random.key(config.seed + i) for i in range(config.num_seeds)])
-    state = jax.jit(jax.vmap(runner.init))(keys)
-    compiled = jax.jit(partial(_chunk_of_seeds, runner), donate_argnums=0)
+    state = program.init(keys)
     total = math.ceil(config.steps / config.num_envs)
     done = 0
     updates = np.zeros(config.num_seeds, int)
     while done < total and (config.max_updates is None or updates.min() < config.max_updates):
         number = min(runner.vector_steps, total - done)
-        state, log = compiled(state, jnp.int32(done * config.num_envs), jnp.int32(number))
+        state, log = program.chunk(state, jnp.int32(done * config.num_envs), jnp.int32(number))
         log = jax.tree.map(np.asarray, log)
         updates += log.updates
         names = list(noisy_layers(state.learner.online))

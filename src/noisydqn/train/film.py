@@ -1,5 +1,6 @@
 """Films of a policy: the game beside the action values that drive it."""
 
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.envs import catcher
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.errors import UserError
 from noisydqn.types import TimeStep
 
 FRAMES_PER_SECOND = 30
@@ -96,11 +98,20 @@ def film_frames(
 def save_film(
     path: Path, env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
 ) -> None:
-    """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds."""
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (GAME + PANEL, GAME), fps=FRAMES_PER_SECOND, quality=7, macro_block_size=16
-    )
-    writer.send(None)
-    for frame in film_frames(env, policy, seconds, key):
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{GAME + PANEL}x{GAME}"]
+    command += ["-r", str(FRAMES_PER_SECOND), "-i", "-"]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", str(path)]
+    # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive.
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # noqa: S603
+        assert process.stdin is not None  # noqa: S101
+        for frame in film_frames(env, policy, seconds, key):
+            process.stdin.write(frame.tobytes())
+        process.stdin.close()
+    if process.returncode != 0:
+        raise UserError(f"{path} could not be written: ffmpeg failed; see its message above")

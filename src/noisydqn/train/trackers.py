@@ -189,7 +189,7 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line)
+        self._console.print(line, soft_wrap=True)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Move the bar, or print a line when the last one is some seconds old."""

@@ -1,0 +1,40 @@
+# make train   install, then train, evaluate and film Catcher from pixels (about a minute)
+# make test    install, then lint, types and every test
+# make bench   install PyTorch too, then the benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test lint types bench clean
+
+train: $(VENV)/.installed
+	$(BIN)/noisydqn train
+
+test: lint types
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.installed-dev
+	$(INSTALL) torch==2.13.0
+	$(BIN)/python -m benchmarks.notebook_update
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --group dev
+	touch $@

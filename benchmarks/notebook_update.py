@@ -1,0 +1,170 @@
+"""One update of the first notebook's network at batch 256: noisydqn against PyTorch eager.
+
+    python -m benchmarks.notebook_update [--threads 2] [--rounds 7]
+
+The work is the same on both sides: factorised noise, three independent draws, double Q-learning,
+weighted smooth-L1 loss, AdamW, priorities returned. The two take turns, round by round, in one
+process, each on all `threads`; the table gives medians and the ratio of each round's pair.
+
+noisydqn's updates run as in training, in a compiled loop; PyTorch's as PyTorch's users write them.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+from benchmarks import results
+
+NAME = "notebook_update"
+BATCH, ACTIONS = 256, 3
+UPDATES_A_ROUND = 10
+
+
+def jax_round() -> Callable[[], float]:
+    """A function that makes some updates and returns milliseconds per update."""
+    import jax
+    import jax.numpy as jnp
+
+    from noisydqn import PRESETS, build
+    from noisydqn.types import Batch, LearnerState, Transition
+
+    config = PRESETS["catcher-notebook"]
+    agent = build.make_agent(config)
+    policy = build.make_policy(config, build.make_environment(config), jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 6)
+    shape = (1000, 42, 42)
+    observations = jax.random.normal(keys[0], shape)
+    next_observations = jax.random.normal(keys[1], shape)
+    a_tm1 = jax.random.randint(keys[2], (BATCH,), 0, ACTIONS)
+    r_t, weights = jax.random.normal(keys[3], (BATCH,)), jax.random.uniform(keys[4], (BATCH,))
+    discount_t = jnp.full(BATCH, config.discount)
+
+    def update(learner: LearnerState, i: jax.Array) -> tuple[LearnerState, jax.Array]:
+        transitions = Transition(
+            jax.lax.dynamic_slice_in_dim(observations, i * 7, BATCH),
+            a_tm1,
+            r_t,
+            discount_t,
+            jax.lax.dynamic_slice_in_dim(next_observations, i * 7, BATCH),
+        )
+        batch = Batch(transitions, jnp.arange(BATCH), weights)
+        learner, error, _ = agent.update(learner, batch, jax.random.fold_in(keys[5], i))
+        return learner, jnp.sum(error)
+
+    run = jax.jit(lambda learner: jax.lax.scan(update, learner, jnp.arange(UPDATES_A_ROUND))[0])
+    learner = run(run(agent.init(policy.network)))  # twice: the first result has final types
+    jax.block_until_ready(learner)
+
+    def one_round() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(run(learner))
+        return (time.perf_counter() - start) / UPDATES_A_ROUND * 1e3
+
+    return one_round
+
+
+def torch_round(threads: int) -> Callable[[], float]:
+    """The same in PyTorch eager, written independently."""
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+
+    class Noisy(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            bound = inputs**-0.5
+            self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+            self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), 0.5 * bound))
+            self.bias_sigma = nn.Parameter(torch.full((outputs,), 0.5 * bound))
+
+        def forward(self, x: Tensor) -> Tensor:
+            draw = torch.randn(sum(self.weight.shape), generator=generator)
+            draw = draw.sign() * draw.abs().sqrt()
+            out, inputs = draw.split(list(self.weight.shape))
+            weight = self.weight + self.weight_sigma * torch.outer(out, inputs)
+            return functional.linear(x, weight, self.bias + self.bias_sigma * out)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.torso = nn.Sequential(
+                nn.Conv2d(1, 64, 3),
+                nn.MaxPool2d(4),
+                nn.ReLU(),
+                nn.Conv2d(64, 16, 3),
+                nn.MaxPool2d(4),
+                nn.ReLU(),
+                nn.Flatten(),
+            )
+            self.hidden, self.advantage, self.value = Noisy(64, 512), Noisy(512, 3), Noisy(512, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = functional.relu(self.hidden(self.torso(x)))
+            advantage = self.advantage(x)
+            return self.value(x) + advantage - advantage.mean(1, keepdim=True)
+
+    online, target = Network(), Network()
+    target.load_state_dict(online.state_dict())
+    optimiser = torch.optim.AdamW(online.parameters(), lr=5e-4, weight_decay=0.01)
+    s_tm1, s_t = torch.randn(2, BATCH, 1, 42, 42)
+    a_tm1 = torch.randint(0, ACTIONS, (BATCH, 1))
+    r_t, weights = torch.randn(BATCH), torch.rand(BATCH)
+
+    def update() -> Tensor:
+        with torch.no_grad():
+            chosen = online(s_t).argmax(1, keepdim=True)
+            goal = r_t + 0.99 * target(s_t).gather(1, chosen)[:, 0]
+        estimate = online(s_tm1).gather(1, a_tm1)[:, 0]
+        loss = (weights * functional.smooth_l1_loss(estimate, goal, reduction="none")).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return (goal - estimate).detach()
+
+    update()
+
+    def one_round() -> float:
+        start = time.perf_counter()
+        for _ in range(UPDATES_A_ROUND):
+            update()
+        return (time.perf_counter() - start) / UPDATES_A_ROUND * 1e3
+
+    return one_round
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, range(arguments.threads))
+
+    ours, theirs = jax_round(), torch_round(arguments.threads)
+    pairs = [(ours(), theirs()) for _ in range(arguments.rounds)]
+    command = f"python -m benchmarks.notebook_update --threads {arguments.threads}"
+    results.save(NAME, command, pairs)
+    print(table(pairs))
+
+
+def table(pairs: list[tuple[float, float]]) -> str:
+    """The results as a table in Markdown."""
+    rows = [
+        (name, *(f"{f(column):.{digits}f}" for f in (statistics.median, min, max)))
+        for name, digits, column in (
+            ("noisydqn, ms an update", 1, [ours for ours, _ in pairs]),
+            ("PyTorch eager, ms an update", 1, [theirs for _, theirs in pairs]),
+            ("ratio, round by round", 2, [theirs / ours for ours, theirs in pairs]),
+        )
+    ]
+    return results.markdown(("", "median", "lowest", "highest"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Where results are kept, with what is needed to make them again."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("noisydqn", "jax", "jaxlib", "torch")
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str:
+    """The commit that was measured; "+" marks changes on top of it."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+
+
+def save(name: str, command: str, data: Any) -> Path:
+    """Write the raw data of a benchmark to `results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    about = {
+        "command": command,
+        "commit": _commit(),
+        "machine": f"{os.cpu_count()} x {_processor()}",
+        "python": platform.python_version(),
+        "versions": _installed(PACKAGES),
+    }
+    path.write_text(json.dumps({"about": about, "data": data}, indent=2) + "\n")
+    return path
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def load(name: str) -> Any:
+    """The data of a benchmark, as `save` wrote it."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["data"]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,312 @@
+"""The command line: bad input is refused in one line with exit code 2; runs leave their files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from noisydqn.cli import main
+
+TINY = [
+    *("--steps", "1200", "--chunk-steps", "400", "--learning-starts", "400"),
+    *(
+        "--evaluation-every",
+        "800",
+        "--evaluation-episodes",
+        "2",
+        "--film-seconds",
+        "1",
+        "--seed",
+        "3",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the default preset. Nothing here may change it."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main(["train", *TINY, "--out", str(folder), "--quiet"]) == 0
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must be refused; returns its one line."""
+    assert main(list(argv)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("noisydqn: ")
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fly"], "no command 'fly': there are train, evaluate, record, presets"),
+        (["train", "pong"], "no preset 'pong': there are catcher, catcher-notebook"),
+        (["train", "--steps", "-3"], "--steps must be at least 1, got -3"),
+        (["train", "--steps", "x"], "--steps"),
+        (["train", "--discount", "1.1"], "--discount must be between 0 and 1, got 1.1"),
+        (["train", "--noise", "white"], "'white'"),
+        (["train", "--stepz", "3"], "--stepz"),
+        (["train", "catcher", "extra"], "extra"),
+        (["evaluate"], "DIR"),
+        (["evaluate", "/no/such/folder"], "is not a folder"),
+        (["record", "/no/such/folder"], "is not a folder"),
+        (["presets", "x"], "presets takes no arguments"),
+    ],
+)
+def test_bad_input(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    assert message in refused(capsys, *argv)
+
+
+def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: noisydqn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["train", "--help"], ["evaluate", "-h"], ["record", "-h"]])
+def test_help(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 0
+    assert "usage: noisydqn" in capsys.readouterr().out
+
+
+def test_help_does_not_import_jax() -> None:
+    code = (
+        "import sys; from noisydqn.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
+def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["catcher", "catcher-notebook"]
+
+
+def test_what_a_run_leaves(run_folder: Path) -> None:
+    assert {path.name for path in run_folder.iterdir()} == {
+        "best.safetensors",
+        "config.json",
+        "curves.png",
+        "episodes.csv",
+        "evaluations.csv",
+        "final.safetensors",
+        "metrics.csv",
+        "policy.mp4",
+        "summary.json",
+        "tensorboard",
+    }
+
+
+def test_summary(run_folder: Path) -> None:
+    summary: dict[str, Any] = json.loads((run_folder / "summary.json").read_text())
+    assert list(summary) == [
+        "preset",
+        "env",
+        "seed",
+        "steps",
+        "updates",
+        "episodes",
+        "train_seconds",
+        "steps_per_second",
+        "solved_at_step",
+        "solved_at_seconds",
+        "evaluation",
+    ]
+    assert (summary["preset"], summary["env"]) == ("catcher", "noisydqn/Catcher-v0")
+    assert (summary["seed"], summary["steps"]) == (3, 1200)
+    assert summary["updates"] == (1200 - 400) // 8 + 1
+    assert summary["solved_at_step"] is None
+    evaluation: dict[str, Any] = summary["evaluation"]
+    assert set(evaluation) == {"episodes", "mean_return", "caught_fraction"}
+
+
+def test_metrics(run_folder: Path) -> None:
+    with (run_folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["steps"]) for row in rows] == [400, 800, 1200]
+    assert {"loss", "action_change", "steps_per_second", "sigma.hidden.0", "sigma.value"} <= set(
+        rows[0]
+    )
+    with (run_folder / "evaluations.csv").open() as file:
+        assert [int(row["steps"]) for row in csv.DictReader(file)] == [800, 1200]
+    with (run_folder / "episodes.csv").open() as file:
+        episodes = list(csv.DictReader(file))
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert len(episodes) == summary["episodes"] > 0
+
+
+def test_tensorboard(run_folder: Path) -> None:
+    events = EventAccumulator(str(run_folder / "tensorboard"))
+    events.Reload()
+    scalars: Any = events.Tags()["scalars"]
+    tags = set(scalars)
+    assert {
+        "episode/Return",
+        "episode/Q-Error",
+        "speed/steps_per_second",
+        "noise/action_change",
+        "noise/mean_abs_sigma/hidden.0",
+        "noise/mean_abs_sigma/advantage",
+        "noise/mean_abs_sigma/value",
+    } <= tags
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert len(events.Scalars("episode/Return")) == summary["episodes"]
+
+
+def test_film(run_folder: Path) -> None:
+    film = str(run_folder / "policy.mp4")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", film]
+    raw = subprocess.run(
+        [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], check=True, stdout=subprocess.PIPE
+    )
+    frames = np.frombuffer(raw.stdout, np.uint8).reshape(-1, 384, 576, 3)
+    assert len(frames) == 30
+    assert (frames[0, 350:364, :384] > 200).any()  # the paddle, white
+    assert (frames[0, :, 384:] > 100).any()  # the panel's text
+
+
+def test_evaluate_repeats_the_summary(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run_folder), "--episodes", "2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert printed == summary["evaluation"]
+    assert main(["evaluate", str(run_folder), "--episodes", "3", "--weights", "final"]) == 0
+    assert "3 episodes without noise" in capsys.readouterr().out
+
+
+def test_record_takes_a_free_name(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run_folder / "policy.mp4").read_bytes()
+    assert main(["record", str(run_folder), "--seconds", "0.5"]) == 0
+    film = run_folder / "policy-2.mp4"
+    assert capsys.readouterr().out.strip() == str(film)
+    assert (run_folder / "policy.mp4").read_bytes() == before
+    assert "exists, nothing was changed" in refused(
+        capsys, "record", str(run_folder), "--out", str(film)
+    )
+    film.unlink()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_that_holds_a_run_is_refused(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run_folder)
+    assert "already holds a run, nothing was changed" in refused(
+        capsys, "train", *TINY, "--out", str(run_folder)
+    )
+    assert contents(run_folder) == before
+
+
+def test_other_folders_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "is not empty" in refused(capsys, "train", *TINY, "--out", str(tmp_path))
+    file = str(tmp_path / "notes.txt")
+    assert "is a file" in refused(capsys, "train", *TINY, "--out", file)
+    assert "cannot be written to" in refused(capsys, "train", *TINY, "--out", "/proc/run")
+    assert "holds no run" in refused(capsys, "evaluate", str(tmp_path))
+
+
+@pytest.fixture
+def copied(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    for name in ("config.json", "best.safetensors", "final.safetensors"):
+        (tmp_path / name).write_bytes((run_folder / name).read_bytes())
+    return tmp_path
+
+
+def test_missing_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / "best.safetensors").unlink()
+    assert "holds no best.safetensors" in refused(capsys, "evaluate", str(copied))
+    assert "holds no best.safetensors" in refused(capsys, "record", str(copied))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000])
+def test_truncated_weights(copied: Path, keep: int, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "is damaged and cannot be read" in refused(capsys, "evaluate", str(copied))
+
+
+def test_weights_that_are_none(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / "best.safetensors").write_bytes(b"\x80\x04 a pickle, perhaps" * 100)
+    assert "is damaged and cannot be read" in refused(capsys, "evaluate", str(copied))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("hidden", [64], "does not fit the config beside it"),
+        ("dueling", False, "does not fit the config beside it"),
+        ("steps", "many", "cannot be used"),
+        ("steps", -1, "--steps must be at least 1"),
+        ("version", 99, "version 99, expected 1"),
+        ("surprise", 1, "options differ: surprise"),
+    ],
+)
+def test_config_that_does_not_fit(
+    copied: Path, option: str, value: object, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {option: value}))
+    assert message in refused(capsys, "evaluate", str(copied))
+
+
+def test_config_that_is_no_json(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / "config.json").write_text("{")
+    assert "config.json cannot be used" in refused(capsys, "evaluate", str(copied))
+
+
+def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "three"
+    argv = [*TINY, "--num-seeds", "2", "--film-seconds", "0", "--out", str(out), "--quiet"]
+    assert main(["train", *argv]) == 0
+    assert {path.name for path in out.iterdir()} == {"seed3", "seed4", "summary.json"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]
+    assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == [seed["evaluation"] for seed in summary["seeds"]]
+
+
+def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
+    out = tmp_path / "long"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "noisydqn", "train", "--steps", "1000000", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    metrics = out / "metrics.csv"
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"weights and metrics are in {out}" in " ".join(printed.split())
+    summary = json.loads((out / "summary.json").read_text())
+    assert 0 < summary["steps"] < 1_000_000
+    assert summary["evaluation"] is None
+    assert (out / "final.safetensors").exists()
+    assert main(["evaluate", str(out), "--episodes", "1", "--json"]) == 0
