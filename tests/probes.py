@@ -63,7 +63,8 @@ class Probe:
         length: steps of an episode.
         cue: whether the cue is random; else it is 1.
         kind: "constant": the reward is 1; "cue": it is the cue; "match": it is 1 if the last
-            action matches the cue's sign (action 1 for cue 1), else -1.
+            action matches the cue's sign (action 1 for cue 1), else -1; "better": it is 1 for
+            action 1 and 0.5 for action 0, so that greed stays with what it tried first.
     """
 
     num_actions = 2
@@ -90,6 +91,8 @@ class Probe:
             reward = jnp.float32(1)
         elif self.kind == "cue":
             reward = state.shown
+        elif self.kind == "better":
+            reward = jnp.where(action == 1, 1.0, 0.5)
         else:
             reward = jnp.where((action == 1) == (state.shown > 0), 1.0, -1.0)
         state = state._replace(time=state.time + 1)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from noisydqn.errors import UserError
     from noisydqn.noisy import NoisyLinear, sample_noise
     from noisydqn.presets import PRESETS
-    from noisydqn.train.run import Result, train
+    from noisydqn.training.run import Result, train
 
 __all__ = ["PRESETS", "Config", "NoisyLinear", "Result", "UserError", "sample_noise", "train"]
 
@@ -18,10 +18,10 @@ _HOMES = {
     "Config": "noisydqn.config",
     "NoisyLinear": "noisydqn.noisy",
     "PRESETS": "noisydqn.presets",
-    "Result": "noisydqn.train.run",
+    "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
     "sample_noise": "noisydqn.noisy",
-    "train": "noisydqn.train.run",
+    "train": "noisydqn.training.run",
 }
 
 

@@ -123,7 +123,7 @@ def _train(argv: Sequence[str]) -> int:
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
     args = _parse(TrainArgs(PRESETS[name]), argv[named:], "train")
-    from noisydqn.train.run import train
+    from noisydqn.training.run import train
 
     result = train(args.config, out=args.out, quiet=args.quiet)
     return INTERRUPTED if result.interrupted else 0
@@ -133,7 +133,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     args = _parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
     if args.episodes < 1:
         raise UserError(f"--episodes must be at least 1, got {args.episodes}")
-    from noisydqn.train.run import evaluate_run
+    from noisydqn.training.run import evaluate_run
 
     for folder, evaluation in evaluate_run(args.folder, args.episodes, args.seed, args.weights):
         if args.json:
@@ -152,7 +152,7 @@ def _record(argv: Sequence[str]) -> int:
     args = _parse(RecordArgs(folder=tyro.MISSING), argv, "record")
     if not 0 < args.seconds < float("inf"):
         raise UserError(f"--seconds must be above zero, got {args.seconds}")
-    from noisydqn.train.run import record_run
+    from noisydqn.training.run import record_run
 
     for path in record_run(args.folder, args.out, args.seconds, args.seed):
         print(path)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from noisydqn import PRESETS, Config
-from noisydqn.train import device
-from noisydqn.train.device import TrainingState
+from noisydqn.training import device
+from noisydqn.training.device import TrainingState
 
 SHORT = PRESETS["catcher"].replace(steps=1_600, chunk_steps=800, learning_starts=400)
 

@@ -13,8 +13,8 @@ from tests.probes import CountingEnv
 from noisydqn import PRESETS, Config
 from noisydqn.agent import Agent, act
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.train import device
-from noisydqn.train.device import DeviceRunner, TrainingState
+from noisydqn.training import device
+from noisydqn.training.device import DeviceRunner, TrainingState
 
 SMALL = Config(
     torso="flat",

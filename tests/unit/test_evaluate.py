@@ -9,7 +9,7 @@ from noisydqn import PRESETS, build
 from noisydqn.build import Policy
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
 from noisydqn.noisy import noisy_layers
-from noisydqn.train.evaluate import evaluate
+from noisydqn.training.evaluate import evaluate
 
 KEY = jax.random.key(0)
 

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from noisydqn.train.folder import RunFolder
+from noisydqn.training.folder import RunFolder
 
 SMOOTHING = 20
 """Episodes in the running mean of the return."""

@@ -16,19 +16,19 @@ from noisydqn.build import Policy, make_environment
 from noisydqn.config import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.errors import UserError
-from noisydqn.train import device
-from noisydqn.train.curves import save_curves
-from noisydqn.train.evaluate import Evaluation, evaluate
-from noisydqn.train.film import save_film
-from noisydqn.train.folder import (
+from noisydqn.training import device
+from noisydqn.training.curves import save_curves
+from noisydqn.training.evaluate import Evaluation, evaluate
+from noisydqn.training.film import save_film
+from noisydqn.training.folder import (
     RunFolder,
     choose_folder,
     create_folders,
     free_path,
     open_folders,
 )
-from noisydqn.train.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
-from noisydqn.train.weights import load_policy, save_policy, write_json
+from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
+from noisydqn.training.weights import load_policy, save_policy, write_json
 
 SELECTION, REPORT = 1, 2
 """Folded into evaluation keys: episodes that choose the best weights are not those reported."""

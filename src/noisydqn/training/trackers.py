@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from noisydqn.config import Config
-from noisydqn.train.device import Episode, SeedChunk
-from noisydqn.train.evaluate import Evaluation
-from noisydqn.train.folder import RunFolder
+from noisydqn.training.device import Episode, SeedChunk
+from noisydqn.training.evaluate import Evaluation
+from noisydqn.training.folder import RunFolder
 
 RECENT_EPISODES = 20
 """How many episodes the return in the live view is a mean of."""

@@ -8,7 +8,7 @@ import msgspec
 
 from noisydqn.config import Config
 from noisydqn.errors import UserError
-from noisydqn.train.weights import write_json
+from noisydqn.training.weights import write_json
 
 FORMAT_VERSION = 1
 DEFAULT_PARENT = Path("runs")
