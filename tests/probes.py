@@ -5,6 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from noisydqn import Config
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.training import device
+
+
+def train(config: Config, env: DeviceEnvironment) -> list[device.Chunk]:
+    """All chunks of a run, each seed's key its own."""
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    return list(device.run(config, env, jnp.stack([jax.random.key(seed) for seed in seeds])))
+
+
 Outcome = tuple[jax.Array, Any, jax.Array, jax.Array, dict[str, jax.Array]]
 """What `step_env` returns: observation, state, reward, terminated, info."""
 
@@ -62,7 +73,8 @@ class Probe:
     Args:
         length: steps of an episode.
         cue: whether the cue is random; else it is 1.
-        kind: "constant": the reward is 1; "cue": it is the cue; "match": it is 1 if the last
+        kind: "constant": the reward is 1; "cue": it is the cue, "three cues":
+            three times that; "match": it is 1 if the last
             action matches the cue's sign (action 1 for cue 1), else -1; "better": it is 1 for
             action 1 and 0.5 for action 0, so that greed stays with what it tried first.
     """
@@ -91,6 +103,8 @@ class Probe:
             reward = jnp.float32(1)
         elif self.kind == "cue":
             reward = state.shown
+        elif self.kind == "three cues":
+            reward = 3 * state.shown
         elif self.kind == "better":
             reward = jnp.where(action == 1, 1.0, 0.5)
         else:

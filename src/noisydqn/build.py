@@ -1,5 +1,7 @@
 """From a config to the parts of a run."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from noisydqn.envs import normalise
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
+from noisydqn.noisy import noisy_layers
 from noisydqn.replay import Replay
 
 CONV_LAYERS = ((16, 6, 3), (32, 3, 2))
@@ -25,7 +28,7 @@ class Policy(eqx.Module):
 
     network: QNetwork
     moments: normalise.Moments | None
-    clip: float = eqx.field(static=True)
+    clip: float | None = eqx.field(static=True)
 
     def preprocess(self, observations: Shaped[Array, "..."]) -> Float[Array, "..."]:
         """What the network sees of raw observations."""
@@ -44,7 +47,7 @@ def make_environment(config: Config) -> DeviceEnvironment:
 def make_policy(config: Config, env: DeviceEnvironment, key: PRNGKeyArray) -> Policy:
     """A policy with fresh weights for `env`."""
     observation = jax.eval_shape(lambda: env.observe(env.reset_env(key, env.default_params)[1]))
-    torso_key, head_key = jax.random.split(key)
+    torso_key, head_key, sigma_key = jax.random.split(key, 3)
     network = QNetwork(
         _make_torso(config, observation.shape, torso_key),
         config.hidden,
@@ -54,9 +57,28 @@ def make_policy(config: Config, env: DeviceEnvironment, key: PRNGKeyArray) -> Po
         sigma_init=config.sigma_init,
         key=head_key,
     )
+    if config.sigma_distribution == "kaiming-uniform":
+        network = _with_kaiming_sigmas(network, sigma_key)
     running = config.normalise_observations == "running"
     moments = normalise.init(observation.shape) if running else None
     return Policy(network, moments, config.observation_clip)
+
+
+def _with_kaiming_sigmas(network: QNetwork, key: PRNGKeyArray) -> QNetwork:
+    """Every constant sigma s of a layer with p inputs, drawn anew within ±s * sqrt(6 / p)."""
+
+    def sigmas(network: QNetwork) -> list[Array]:
+        layers = noisy_layers(network).values()
+        return [sigma for layer in layers for sigma in (layer.weight_sigma, layer.bias_sigma)]
+
+    inputs = [layer.in_features for layer in noisy_layers(network).values() for _ in range(2)]
+    drawn = [
+        sigma * math.sqrt(6 / p) * jax.random.uniform(sigma_key, sigma.shape, minval=-1)
+        for sigma, p, sigma_key in zip(
+            sigmas(network), inputs, jax.random.split(key, len(inputs)), strict=True
+        )
+    ]
+    return eqx.tree_at(sigmas, network, drawn)
 
 
 def _make_torso(config: Config, shape: tuple[int, ...], key: PRNGKeyArray) -> Torso:

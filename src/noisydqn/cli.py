@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from noisydqn.config import Config
+from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
 from noisydqn.errors import UserError
 from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
 
@@ -39,14 +39,16 @@ examples:
   noisydqn record runs/one
 """
 
+MAX_EPISODES = 10_000  # they are played side by side
 INTERRUPTED = 130
 BAD_INPUT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainArgs:
-    """Train, evaluate and film an agent.
+    """Train, evaluate and film an agent: noisydqn train [PRESET] [options].
 
+    The preset comes first and gives the options their defaults; noisydqn presets lists them.
     Steps are decisions of the agent, summed over environments; updates are optimiser steps.
     """
 
@@ -122,17 +124,23 @@ def _train(argv: Sequence[str]) -> int:
     name = argv[0] if named else DEFAULT_PRESET
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
-    args = _parse(TrainArgs(PRESETS[name]), argv[named:], "train")
+    args = _parse(TrainArgs(PRESETS[name]), argv[named:], f"train {name}")
     from noisydqn.training.run import train
 
     result = train(args.config, out=args.out, quiet=args.quiet)
     return INTERRUPTED if result.interrupted else 0
 
 
+def _check_seed(seed: int | None) -> None:
+    if seed is not None:
+        check_seed("--seed", seed)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     args = _parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
-    if args.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, got {args.episodes}")
+    if not 1 <= args.episodes <= MAX_EPISODES:
+        raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {args.episodes}")
+    _check_seed(args.seed)
     from noisydqn.training.run import evaluate_run
 
     for folder, evaluation in evaluate_run(args.folder, args.episodes, args.seed, args.weights):
@@ -150,8 +158,11 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 def _record(argv: Sequence[str]) -> int:
     args = _parse(RecordArgs(folder=tyro.MISSING), argv, "record")
-    if not 0 < args.seconds < float("inf"):
-        raise UserError(f"--seconds must be above zero, got {args.seconds}")
+    if not 0 < args.seconds <= MAX_FILM_SECONDS:
+        raise UserError(
+            f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {args.seconds}"
+        )
+    _check_seed(args.seed)
     from noisydqn.training.run import record_run
 
     for path in record_run(args.folder, args.out, args.seconds, args.seed):

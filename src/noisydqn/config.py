@@ -6,8 +6,9 @@ updates are optimiser steps; episodes are games.
 """
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -18,6 +19,25 @@ CATCHER = "noisydqn/Catcher-v0"
 RATIO_DENOMINATOR = 1_000
 """Updates per step are kept as a fraction with no larger denominator."""
 
+MAX_SEED = 2**32 - 1
+MAX_COUNT = 2**30  # steps and updates are counted in 32 bits
+MAX_FILM_SECONDS = 3_600
+MAX_N_STEP = 100  # the sum of rewards is unrolled
+
+
+def check_seed(flag: str, seed: int) -> None:
+    """Refuse a seed that is no 32-bit number.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"{flag} must be between 0 and {MAX_SEED}, got {seed}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
 
 class ConfigError(UserError, ValueError):
     """An option has a value that cannot be used."""
@@ -25,7 +45,7 @@ class ConfigError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of a training run. The defaults are those of the preset `catcher`."""
+    """Options of a training run."""
 
     preset: Annotated[str, tyro.conf.Suppress] = "catcher"
     env: Annotated[str, tyro.conf.Suppress] = CATCHER
@@ -36,9 +56,10 @@ class Config:
     num_seeds: int = 1
     """Run: train this many seeds at once (seed, seed + 1, ...), each in a folder of its own."""
     steps: int = 64_000
-    """Run: environment steps (decisions, summed over environments) to train for."""
+    """Run: environment steps (decisions, summed over environments) to train for, rounded up to a
+    multiple of the environments."""
     max_updates: int | None = None
-    """Run: make no more than this many updates, and stop there."""
+    """Run: make no more than this many updates, and stop after the chunk that reaches it."""
     num_envs: int = 8
     """Run: environments that are played in step."""
     chunk_steps: int = 2_000
@@ -48,8 +69,8 @@ class Config:
     normalise_observations: Literal["running", "scale"] = "scale"
     """Preprocessing: "running" centres and scales each pixel by its running mean and variance,
     "scale" divides bytes by 255."""
-    observation_clip: float = 10.0
-    """Preprocessing: bound on a normalised observation."""
+    observation_clip: float | None = 10.0
+    """Preprocessing: bound on a "running" normalised observation (None: no bound)."""
     normalise_rewards: bool = False
     """Preprocessing: divide rewards by the running deviation of the discounted return."""
 
@@ -68,6 +89,8 @@ class Config:
     sigma_init: float | None = None
     """Noise: factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (0.5 if not given);
     independent: where each sigma starts (0.017 if not given)."""
+    sigma_distribution: Literal["constant", "kaiming-uniform"] = "constant"
+    """Noise: "kaiming-uniform" starts each sigma uniform within ±sigma_init * sqrt(6 / p)."""
     sigma_penalty: float = 0.0
     """Noise: coefficient of the mean |sigma| of each noisy layer in the loss."""
     acting_noise: Literal["step", "update", "episode"] = "update"
@@ -99,9 +122,9 @@ class Config:
     batch_size: int = 32
     """Learning: transitions in an update."""
     updates_per_step: float = 0.125
-    """Learning: updates for each environment step; may be below 1. Zero: see below."""
+    """Learning: updates for each environment step; may be below 1."""
     updates_per_episode: int = 0
-    """Learning: updates after each episode, in place of updates per step."""
+    """Learning: updates after each episode; needs 0 updates per step."""
     learning_starts: int = 1_000
     """Learning: environment steps before the first update."""
     random_steps: int = 0
@@ -113,7 +136,7 @@ class Config:
     replay: Literal["prioritised", "uniform"] = "prioritised"
     """Replay: sample in proportion to the priorities, or uniformly."""
     replay_capacity: int = 100_000
-    """Replay: environment steps held."""
+    """Replay: environment steps held, at least n + 2 for each environment."""
     priority_exponent: float = 0.5
     """Replay: alpha at the start; 0 is uniform."""
     priority_exponent_final: float = 0.5
@@ -129,58 +152,76 @@ class Config:
 
     # Evaluation
     evaluation_every: int = 4_000
-    """Evaluation: environment steps between evaluations with mean weights (0: only at the end)."""
+    """Evaluation: environment steps between evaluations with mean weights, made after the chunk
+    that reaches them (0: only at the end)."""
     evaluation_episodes: int = 10
     """Evaluation: episodes in each."""
     film_seconds: float = 20.0
     """Evaluation: length of the film of the best weights (0: no film)."""
 
     def __post_init__(self) -> None:
+        self._check_choices()
         at_least_one = (
-            "num_seeds steps num_envs chunk_steps n_step batch_size target_period "
-            "replay_capacity schedule_updates evaluation_episodes"
+            "num_seeds steps num_envs chunk_steps batch_size target_period "
+            "replay_capacity schedule_updates evaluation_episodes max_updates"
         )
         not_negative = (
-            "updates_per_step updates_per_episode learning_starts random_steps "
-            "sigma_penalty weight_decay evaluation_every film_seconds"
+            "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
+            "sigma_init sigma_penalty weight_decay evaluation_every film_seconds"
         )
         positive = "observation_clip learning_rate adam_epsilon priority_offset"
         fraction = (
             "discount priority_exponent priority_exponent_final importance_exponent "
             "importance_exponent_final"
         )
+        shortest = float(1 / RATIO_DENOMINATOR)
         self._check(at_least_one, lambda x: x >= 1, "at least 1")
         self._check(not_negative, lambda x: x >= 0, "zero or more")
         self._check(positive, lambda x: x > 0, "above zero")
         self._check(fraction, lambda x: 0 <= x <= 1, "between 0 and 1")
-        self._check("seed", lambda x: 0 <= x < 2**32, f"between 0 and {2**32 - 1}")
-        self._check("max_updates", lambda x: x is None or x >= 1, "at least 1")
-        self._check("sigma_init", lambda x: x is None or x >= 0, "zero or more")
-        self._check("learning_rate_final", lambda x: x is None or x >= 0, "zero or more")
+        limit = MAX_FILM_SECONDS
+        self._check("film_seconds", lambda x: x <= limit, f"at most {limit}")
+        self._check("n_step", lambda x: 1 <= x <= MAX_N_STEP, f"between 1 and {MAX_N_STEP}")
         self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
-        shortest = float(1 / RATIO_DENOMINATOR)
-        self._check(
-            "updates_per_step", lambda x: x == 0 or x >= shortest, f"0 or at least {shortest}"
-        )
+        self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
+        check_seed("--seed", self.seed)
         self._check_combinations()
 
-    def _check(self, names: str, holds: Any, wanted: str) -> None:
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                choices = ", ".join(get_args(hint))
+                value = getattr(self, name)
+                raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
+        if self.env != CATCHER:
+            raise ConfigError(f"env must be {CATCHER!r}, got {self.env!r}")
+
+    def _check(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
+        """Check options; None passes, infinity and counts beyond 32 bits do not."""
         for name in names.split():
             value = getattr(self, name)
+            if value is None:
+                continue
             if not holds(value) or value == float("inf"):
-                raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, got {value}")
+                raise ConfigError(f"{_flag(name)} must be {wanted}, got {value}")
+            if isinstance(value, int) and value > MAX_COUNT:
+                raise ConfigError(f"{_flag(name)} must be at most {MAX_COUNT}, got {value}")
 
     def _check_combinations(self) -> None:
-        if self.updates_per_step > 0 and self.updates_per_episode > 0:
+        if (self.updates_per_step > 0) == (self.updates_per_episode > 0):
             raise ConfigError(
                 f"--updates-per-step {self.updates_per_step} and --updates-per-episode "
-                f"{self.updates_per_episode} exclude each other: set one of them to 0"
+                f"{self.updates_per_episode}: one must be 0 and the other above"
             )
-        if self.num_envs > self.replay_capacity:
+        if self.seed + self.num_seeds - 1 > MAX_SEED:
+            raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")
+        if self.steps <= self.first_learning_step:
             raise ConfigError(
-                f"--replay-capacity {self.replay_capacity} cannot hold one step of "
-                f"--num-envs {self.num_envs}: raise the first or lower the second"
+                f"--steps {self.steps} would end before learning starts, which is after "
+                f"{self.first_learning_step} steps: raise it, or lower --learning-starts"
             )
+        if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
+            raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
 
     @property
     def first_learning_step(self) -> int:

@@ -1,7 +1,7 @@
 """Temporal-difference losses for one example: pure functions of arrays, no network inside.
 
 The caller vmaps over the batch. Names: `q_tm1` [A] are the action values at the earlier state,
-`q_t` [A] those at the later one.
+`q_t_value` and `q_t_selector` [A] those at the later one.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Networks: a torso turns an observation into features, noisy layers turn those into values.
 
 Convolutions are written as patches times a matrix on the CPU, where the gradient of XLA's own
-convolution is ten times slower inside a compiled loop; elsewhere they are XLA's.
+convolution is several times slower inside a compiled loop; elsewhere they are XLA's.
 """
 
 import abc

@@ -12,11 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import Probe
+from tests.probes import Probe, train
 
 from noisydqn import Config
 from noisydqn.agent import values
-from noisydqn.training import device
 
 GAMMA = 0.5
 
@@ -49,7 +48,7 @@ def learned(
     **options: Any,
 ) -> np.ndarray:
     """Mean-weight action values [observations, actions] after training on a probe."""
-    (chunk,) = device.run(config.replace(**options), probe)
+    (chunk,) = train(config.replace(**options), probe)
     return np.asarray(values(chunk.policy(0).network, jnp.asarray(observations), None))
 
 
@@ -90,7 +89,7 @@ def test_discounted_value_of_a_later_reward(n_step: int) -> None:
 def test_action_that_matches_the_cue(options: dict[str, Any]) -> None:
     observations = [[-1.0, 0.0], [1.0, 0.0]]
     config = PROBE_CONFIG.replace(**options)
-    (chunk,) = device.run(config, Probe(1, cue=True, kind="match"))
+    (chunk,) = train(config, Probe(1, cue=True, kind="match"))
     policy = chunk.policy(0)
     q = values(policy.network, policy.preprocess(jnp.asarray(observations)), None)
     np.testing.assert_allclose(q, [[1, -1], [-1, 1]], atol=0.15)
@@ -106,13 +105,14 @@ def test_action_at_the_end(n_step: int) -> None:
 
 
 def test_normalised_rewards_scale_the_values() -> None:
-    q = learned(Probe(1, cue=True, kind="cue"), [[-1, 0], [1, 0]], normalise_rewards=True)
-    # Half of all steps are resets, whose discounted return is 0: variance 1/2.
-    np.testing.assert_allclose(q, np.array([[-1, -1], [1, 1]]) / np.sqrt(0.5), atol=0.15)
+    probe = Probe(1, cue=True, kind="three cues")
+    q = learned(probe, [[-1, 0], [1, 0]], normalise_rewards=True)
+    # Rewards of 3 or -3 have deviation 3; the resets between are not counted.
+    np.testing.assert_allclose(q, [[-1, -1], [1, 1]], atol=0.15)
 
 
 def test_noise_tries_what_greed_does_not() -> None:
-    """Greed never learns both actions' values; noise does, chooses the better, and is unlearned."""
+    """Without noise at the start one action stays unknown; noise tries both, and is unlearned."""
     probe, seen = Probe(1, cue=False, kind="better"), jnp.array([[1.0, 0.0]])
     config = PROBE_CONFIG.replace(random_steps=0, dueling=False)
 
@@ -123,7 +123,7 @@ def test_noise_tries_what_greed_does_not() -> None:
     for seed in range(10):
         q = learned(probe, seen.tolist(), config=config.replace(sigma_init=0.0, seed=seed))[0]
         greedy_knows.append(known(q))
-        (chunk,) = device.run(config.replace(seed=seed), probe)
+        (chunk,) = train(config.replace(seed=seed), probe)
         q = np.asarray(values(chunk.policy(0).network, seen, None))[0]
         assert known(q) == [True, True]
         assert chunk.seeds[0].action_change < 0.1

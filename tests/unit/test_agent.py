@@ -74,7 +74,10 @@ def test_td_errors_example_by_example(double: bool) -> None:
 
 
 def test_the_three_draws_differ() -> None:
-    """Online, target and selection: no number is shared between any two."""
+    """Online, target and selection draw by keys of their own, whose draws share no number.
+
+    That these are the agent's draws is what `test_td_errors_example_by_example` shows.
+    """
     learner = make_learner(make_agent())
     numbers = [
         {x for leaf in jax.tree.leaves(draw) for x in np.ravel(leaf).tolist()}
@@ -83,6 +86,21 @@ def test_the_three_draws_differ() -> None:
     assert not numbers[0] & numbers[1]
     assert not numbers[0] & numbers[2]
     assert not numbers[1] & numbers[2]
+
+
+def test_sharing_a_draw_would_be_seen() -> None:
+    """The errors differ from those of an agent that selects and values under one draw."""
+    agent = make_agent()
+    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
+    same = learner._replace(target=learner.online)
+    errors, _ = agent.td_errors(same.online, same.target, batch, key)
+    online_noise, target_noise, _ = draws(key, same)
+    for i in range(1, BATCH):
+        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
+        q_t = same.online(s_t, online_noise)
+        shared = float(r_t + discount_t * jnp.max(q_t) - same.online(s_tm1, online_noise)[a_tm1])
+        assert float(errors[i]) != pytest.approx(shared, abs=1e-4)
+    del target_noise
 
 
 def test_update_is_gradient_descent_on_the_weighted_loss() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import noisydqn
+import noisydqn  # noqa: F401 - registers the environment
 from noisydqn.envs import catcher
 from noisydqn.envs.catcher import Catcher, CatcherParams, CatcherPixels
 from noisydqn.envs.device import VectorEnvironment
+from noisydqn.envs.gymnasium import CatcherEnv
 
 KEY = jax.random.key(0)
 
@@ -135,8 +136,8 @@ def test_gymnasium_shows_the_same_game() -> None:
 
 def test_gymnasium_refuses_bad_calls() -> None:
     with pytest.raises(ValueError, match="render_mode must be"):
-        noisydqn.envs.gymnasium.CatcherEnv(render_mode="human")
-    env = noisydqn.envs.gymnasium.CatcherEnv()
+        CatcherEnv(render_mode="human")
+    env = CatcherEnv()
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.int64(0))
     env.reset(seed=0)

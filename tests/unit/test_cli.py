@@ -1,6 +1,8 @@
 """The command line: bad input is refused in one line with exit code 2; runs leave their files."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -15,7 +17,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from noisydqn import Config
 from noisydqn.cli import main
+from noisydqn.training.device import Episode, SeedChunk
+from noisydqn.training.trackers import Terminal
 
 TINY = [
     *("--steps", "1200", "--chunk-steps", "400", "--learning-starts", "400"),
@@ -33,11 +38,28 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of the default preset. Nothing here may change it."""
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    assert main(["train", *TINY, "--out", str(folder), "--quiet"]) == 0
-    return folder
+def run_and_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A short run of the default preset, and what it printed. Nothing here may change it."""
+    folder = tmp_path_factory.mktemp("runs") / "one[red]"  # not to be taken for markup
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["train", *TINY, "--out", str(folder)]) == 0
+    return folder, printed.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def run_folder(run_and_lines: tuple[Path, list[str]]) -> Path:
+    """The folder of that run."""
+    return run_and_lines[0]
+
+
+def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[str]]) -> None:
+    folder, lines = run_and_lines
+    assert lines[0] == f"catcher: 1,200 steps of noisydqn/Catcher-v0 into {folder}"
+    assert any("of 1,200 steps" in line and "steps/s  sigma" in line for line in lines)
+    assert sum("evaluation without noise: return" in line for line in lines) == 2
+    assert lines[-1].startswith("trained in ")
+    assert lines[-1].endswith(f"everything is in {folder}")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -54,7 +76,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ("argv", "message"),
     [
         (["fly"], "no command 'fly': there are train, evaluate, record, presets"),
-        (["train", "pong"], "no preset 'pong': there are catcher, catcher-notebook"),
+        (
+            ["train", "pong"],
+            "no preset 'pong': there are catcher, catcher-notebook, catcher-notebook-code",
+        ),
         (["train", "--steps", "-3"], "--steps must be at least 1, got -3"),
         (["train", "--steps", "x"], "--steps"),
         (["train", "--discount", "1.1"], "--discount must be between 0 and 1, got 1.1"),
@@ -64,6 +89,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["evaluate"], "DIR"),
         (["evaluate", "/no/such/folder"], "is not a folder"),
         (["record", "/no/such/folder"], "is not a folder"),
+        (["evaluate", "x", "--episodes", "0"], "--episodes must be between 1 and 10000, got 0"),
+        (["evaluate", "x", "--seed", "-1"], "--seed must be between 0 and 4294967295, got -1"),
+        (["record", "x", "--seconds", "0"], "--seconds must be above zero"),
+        (["record", "x", "--seed", str(2**64)], "--seed must be between 0 and 4294967295"),
         (["presets", "x"], "presets takes no arguments"),
     ],
 )
@@ -97,7 +126,11 @@ def test_help_does_not_import_jax() -> None:
 def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["catcher", "catcher-notebook"]
+    assert [line.split()[0] for line in lines] == [
+        "catcher",
+        "catcher-notebook",
+        "catcher-notebook-code",
+    ]
 
 
 def test_what_a_run_leaves(run_folder: Path) -> None:
@@ -204,6 +237,17 @@ def test_record_takes_a_free_name(run_folder: Path, capsys: pytest.CaptureFixtur
     film.unlink()
 
 
+def test_films_that_cannot_be_written(
+    run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for out in (tmp_path / "no" / "film.mp4", tmp_path / "film.txt"):
+        refused(capfd, "record", str(run_folder), "--seconds", "0.2", "--out", str(out))
+    taken = tmp_path / "film.part.mp4"  # where the film is made before it gets its name
+    taken.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        main(["record", str(run_folder), "--seconds", "0.2", "--out", str(tmp_path / "film.mp4")])
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -281,6 +325,7 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = tmp_path / "three"
     argv = [*TINY, "--num-seeds", "2", "--film-seconds", "0", "--out", str(out), "--quiet"]
     assert main(["train", *argv]) == 0
+    assert capsys.readouterr() == ("", "")
     assert {path.name for path in out.iterdir()} == {"seed3", "seed4", "summary.json"}
     summary = json.loads((out / "summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]
@@ -289,24 +334,59 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert printed == [seed["evaluation"] for seed in summary["seeds"]]
 
 
-def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
-    out = tmp_path / "long"
+def interrupt(out: Path, until: Path, *argv: str) -> str:
+    """Start training, press Ctrl-C once a file has something in it, and return what is printed."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "noisydqn", "train", "--steps", "1000000", "--out", str(out)],
+        [sys.executable, "-m", "noisydqn", "train", *argv, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     deadline = time.monotonic() + 240
-    metrics = out / "metrics.csv"
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not (until.exists() and until.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"weights and metrics are in {out}" in " ".join(printed.split())
+    assert "Traceback" not in printed
+    return printed
+
+
+def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
+    out = tmp_path / "long"
+    printed = interrupt(out, out / "metrics.csv", "--steps", "1000000", "--quiet")
+    assert f"weights and metrics are in {out}" in printed
     summary = json.loads((out / "summary.json").read_text())
     assert 0 < summary["steps"] < 1_000_000
     assert summary["evaluation"] is None
     assert (out / "final.safetensors").exists()
     assert main(["evaluate", str(out), "--episodes", "1", "--json"]) == 0
+
+
+def test_ctrl_c_while_filming_keeps_what_was_trained(tmp_path: Path) -> None:
+    out = tmp_path / "film"
+    argv = [*TINY, "--film-seconds", "3600"]
+    printed = interrupt(out, out / "policy.part.mp4", *argv)
+    assert f"weights and metrics are in {out}" in printed
+    assert not list(out.glob("*.mp4"))
+    assert json.loads((out / "summary.json").read_text())["evaluation"] is not None
+    assert (out / "final.safetensors").exists()
+
+
+def test_a_bar_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    chunk = SeedChunk(
+        updates=50,
+        episodes=[Episode(10, 3.0, 5), Episode(20, 4.0, 5)],
+        metrics={"loss": 0.25},
+        sigma={"value": 0.02, "advantage": 0.04},
+        action_change=0.1,
+    )
+    with Terminal(Config(steps=2_000), quiet=False) as terminal:
+        terminal.chunk(1_000, 1.0, 1234.0, chunk)
+    shown = capsys.readouterr().out
+    for figure in ("50%", "return 3.5", "loss 0.25", "1,234 steps/s", "sigma 0.03"):
+        assert figure in shown

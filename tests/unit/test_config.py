@@ -4,9 +4,13 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from noisydqn import PRESETS, Config, UserError
+from noisydqn import PRESETS, Config, UserError, build
+from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.noisy import noisy_layers
 from noisydqn.presets import DESCRIPTIONS
 
 
@@ -26,9 +30,18 @@ from noisydqn.presets import DESCRIPTIONS
         ("max_updates", 0, "--max-updates must be at least 1, got 0"),
         ("priority_offset", 0.0, "--priority-offset must be above zero, got 0.0"),
         ("hidden", (0,), r"--hidden must be at least 1 everywhere, got \(0,\)"),
-        ("n_step", 0, "--n-step must be at least 1, got 0"),
-        ("replay_capacity", 4, "cannot hold one step of --num-envs 8"),
-        ("updates_per_episode", 4, "exclude each other: set one of them to 0"),
+        ("n_step", 0, "--n-step must be between 1 and 100, got 0"),
+        ("n_step", 101, "--n-step must be between 1 and 100, got 101"),
+        ("updates_per_episode", 4, "one must be 0 and the other above"),
+        ("updates_per_step", 0, "one must be 0 and the other above"),
+        ("steps", 2**31, f"--steps must be at most {2**30}, got {2**31}"),
+        ("target_period", 2**40, f"--target-period must be at most {2**30}"),
+        ("steps", 1_000, "--steps 1000 would end before learning starts"),
+        ("film_seconds", 1e9, "--film-seconds must be at most 3600"),
+        ("replay", "per", "--replay must be one of prioritised, uniform, got 'per'"),
+        ("optimiser", "sgd", "--optimiser must be one of adam, adamw, got 'sgd'"),
+        ("env", "pong", "env must be 'noisydqn/Catcher-v0', got 'pong'"),
+        ("sigma_distribution", "kaiming-uniform", "needs --sigma-init"),
         ("updates_per_step", 1e-9, "--updates-per-step must be 0 or at least 0.001, got 1e-09"),
     ],
 )
@@ -36,6 +49,31 @@ def test_refuses(option: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Config(**{option: value})
     assert "\n" not in str(caught.value)
+
+
+def test_seeds_stay_within_32_bits() -> None:
+    with pytest.raises(UserError, match="--seed plus --num-seeds must be at most 4294967296"):
+        Config(seed=2**32 - 1, num_seeds=2)
+
+
+def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> None:
+    config = PRESETS["catcher-notebook-code"]
+    text = PRESETS["catcher-notebook"]
+    same = text.replace(
+        preset=config.preset,
+        noise="independent",
+        sigma_init=0.5,
+        sigma_distribution="kaiming-uniform",
+    )
+    assert config == same
+    network = build.make_policy(config, CatcherPixels(), jax.random.key(0)).network
+    for layer in noisy_layers(network).values():
+        bound = 0.5 * math.sqrt(6 / layer.in_features)
+        for sigma in (layer.weight_sigma, layer.bias_sigma):
+            assert float(jnp.max(jnp.abs(sigma))) <= bound
+        assert float(jnp.std(layer.weight_sigma)) == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    first = noisy_layers(network)["hidden.0"]
+    assert not jnp.any(first.weight_sigma[:, 0] == first.bias_sigma)
 
 
 def test_zero_is_a_value() -> None:
@@ -84,6 +122,7 @@ def test_the_notebooks_configuration() -> None:
         "target_period": 10 * 4,
         "random_steps": 1_000,
         "learning_starts": 1_000,
+        "observation_clip": None,
     }
     config = dataclasses.asdict(PRESETS["catcher-notebook"])
     assert {name: config[name] for name in wanted} == wanted

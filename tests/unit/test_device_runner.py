@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import CountingEnv
+from tests.probes import CountingEnv, train
 
 from noisydqn import PRESETS, Config
 from noisydqn.agent import Agent, act
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.training import device
 from noisydqn.training.device import DeviceRunner, TrainingState
 
 SMALL = Config(
@@ -30,7 +29,7 @@ SMALL = Config(
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(SMALL.replace(**options), env)
+    return DeviceRunner.create(SMALL.replace(steps=10**7, **options), env)
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
@@ -144,10 +143,10 @@ def test_what_is_stored_is_what_happened() -> None:
 
 
 def test_episode_returns_and_lengths() -> None:
-    config = SMALL.replace(steps=80, chunk_steps=20, learning_starts=10**6)
+    config = SMALL.replace(steps=80, chunk_steps=20)
     episodes = [
         episode
-        for chunk in device.run(config, CountingEnv(lengths=(3, 5)))
+        for chunk in train(config, CountingEnv(lengths=(3, 5)))
         for episode in chunk.seeds[0].episodes
     ]
     assert {(e.episode_return, e.length) for e in episodes} == {(6.0, 3), (15.0, 5)}
@@ -157,11 +156,15 @@ def test_episode_returns_and_lengths() -> None:
 
 def test_random_steps_come_first() -> None:
     runner = make(CountingEnv(), random_steps=40, sigma_init=0.0, learning_starts=10**6)
-    actions = np.asarray(play(runner, 36)[-1].replay.rows.action)  # the last 20 of 36 slots
-    random, greedy = actions[16:20], actions[:16]  # slots 16 to 19 were written before step 40
-    assert set(random.ravel().tolist()) == {0, 1}
-    greedy_again = np.asarray(play(runner, 36)[-1].replay.rows.action)[:16]
-    np.testing.assert_array_equal(greedy, greedy_again)
+    states = play(runner, 36)
+    greedy = [
+        act(state.learner.online, state.time_step.observation, None, shared=True)
+        for state in states[:-1]
+    ]
+    taken = [state.replay.rows.action[t % 20] for t, state in enumerate(states[1:])]
+    agree = [bool((a == b).all()) for a, b in zip(taken, greedy, strict=True)]
+    assert not all(agree[:20])  # 40 steps, two at a time
+    assert all(agree[20:])
 
 
 @pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
@@ -177,31 +180,51 @@ def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
 
 def test_steps_that_are_no_whole_number_of_chunks() -> None:
     config = SMALL.replace(steps=50, chunk_steps=20)
-    assert [chunk.steps for chunk in device.run(config, CountingEnv())] == [20, 40, 50]
+    assert [chunk.steps for chunk in train(config, CountingEnv())] == [20, 40, 50]
 
 
 def test_max_updates_is_exact() -> None:
     config = SMALL.replace(steps=200, max_updates=7, updates_per_step=1)
-    chunks = list(device.run(config, CountingEnv()))
+    chunks = train(config, CountingEnv())
     assert chunks[-1].seeds[0].updates == 7
     assert chunks[-1].steps < 200
 
 
 def test_metrics_are_means_over_updates() -> None:
-    config = SMALL.replace(learning_starts=20)
-    chunks = list(device.run(config, CountingEnv()))
-    assert np.isnan(chunks[0].seeds[0].metrics["loss"]) or chunks[0].seeds[0].updates > 0
-    assert all(np.isfinite(list(chunk.seeds[0].metrics.values())).all() for chunk in chunks[1:])
+    config = SMALL.replace(learning_starts=22, updates_per_step=1)
+    runner = DeviceRunner.create(config, CountingEnv())
+    state, log = jax.jit(runner.chunk)(runner.init(jax.random.key(0)), jnp.int32(0), jnp.int32(10))
+    assert int(log.updates) == 0
+    assert not any(log.sums.values())
+    _, log = jax.jit(runner.chunk)(state, jnp.int32(20), jnp.int32(10))
+    assert int(log.updates) == 20
+    chunks = train(config, CountingEnv())
+    assert np.isnan(chunks[0].seeds[0].metrics["loss"])
+    second = chunks[1].seeds[0]
+    assert second.metrics["loss"] == pytest.approx(float(log.sums["loss"]) / 20, rel=1e-4)
     assert set(chunks[0].seeds[0].sigma) == {"hidden.0", "advantage", "value"}
     assert all(0 <= chunk.seeds[0].action_change <= 1 for chunk in chunks)
+
+
+def test_updates_per_episode_with_several_seeds() -> None:
+    """Seeds whose episodes end at different times make different numbers of updates."""
+    config = SMALL.replace(
+        num_seeds=3, updates_per_step=0, updates_per_episode=2, max_updates=50, steps=400
+    )
+    chunks = train(config, CountingEnv(lengths=(3, 7)))
+    for i in range(3):
+        episodes = sum(len(chunk.seeds[i].episodes) for chunk in chunks)
+        assert chunks[-1].seeds[i].updates <= min(50, 2 * episodes)
+    assert chunks[-1].seeds[0].updates == 50
+    assert len({chunk.seeds[i].updates for chunk in chunks[:1] for i in range(3)}) > 1
 
 
 def test_seeds_side_by_side_are_the_seeds_alone() -> None:
     """Not to the bit, as products are batched, but to rounding."""
     config = SMALL.replace(steps=40)
-    (*_, both) = device.run(config.replace(num_seeds=2), CountingEnv())
+    (*_, both) = train(config.replace(num_seeds=2), CountingEnv())
     for i in range(2):
-        (*_, alone) = device.run(config.replace(seed=i), CountingEnv())
+        (*_, alone) = train(config.replace(seed=i), CountingEnv())
         ours, theirs = both.policy(i).network, alone.policy(0).network
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -78,6 +78,18 @@ def test_reward_scale_agrees_with_gymnasium() -> None:
     assert rewards[-1] * float(scale.scale) == pytest.approx(float(normalised), rel=1e-3)
 
 
+def test_values_that_are_not_counted_change_nothing() -> None:
+    moments = normalise.update(normalise.init(()), jnp.array([2.0, 4.0, 9.0]))
+    counted = jnp.array([True, False, True])
+    some = normalise.update(moments, jnp.array([1.0, 1e6, 3.0]), counted)
+    expected = normalise.update(moments, jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(jnp.stack(some), jnp.stack(expected), rtol=1e-6)
+    none = normalise.update(moments, jnp.array([5.0]), jnp.array([False]))
+    np.testing.assert_allclose(jnp.stack(none), jnp.stack(moments))
+    nothing = normalise.update(normalise.init(()), jnp.array([5.0]), jnp.array([False]))
+    np.testing.assert_allclose(jnp.stack(nothing), np.zeros(3))
+
+
 def test_a_new_episode_starts_its_return_at_zero() -> None:
     scale = normalise.init_return_scale(2)
     scale = normalise.update_return_scale(
@@ -87,3 +99,4 @@ def test_a_new_episode_starts_its_return_at_zero() -> None:
         scale, jnp.array([2.0, 0.0]), jnp.array([False, True]), 0.5
     )
     assert scale.discounted_return.tolist() == [2.5, 0.0]
+    assert float(scale.moments.seen) == 3  # a reset has no reward to count

@@ -56,10 +56,12 @@ class VectorEnvironment:
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""
-        action = jnp.zeros(self.num_envs, jnp.int32)
+        template_key, key = jax.random.split(key)
+        # `step` makes the time steps; the states it starts from here are all replaced.
         states = jax.vmap(lambda key: self.env.reset_env(key, self.params)[1])(
-            jax.random.split(key, self.num_envs)
+            jax.random.split(template_key, self.num_envs)
         )
+        action = jnp.zeros(self.num_envs, jnp.int32)
         return self.step(key, states, action, jnp.ones(self.num_envs, jnp.bool_))
 
     def step(

@@ -8,8 +8,6 @@ import numpy as np
 
 from noisydqn.envs import catcher
 
-CATCHER_ID = "noisydqn/Catcher-v0"
-
 
 class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
     """The exact game: RGB 64 x 64, actions 0 left, 1 right, 2 nothing, one tick a step.

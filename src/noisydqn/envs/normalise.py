@@ -32,25 +32,31 @@ def init(shape: tuple[int, ...]) -> Moments:
     return Moments(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
 
 
-def update(moments: Moments, values: Shaped[Array, "batch ..."]) -> Moments:
-    """Add a batch of values (Chan et al. 1979, parallel form)."""
+def update(
+    moments: Moments,
+    values: Shaped[Array, "batch ..."],
+    counted: Bool[Array, " batch"] | None = None,
+) -> Moments:
+    """Add a batch of values, or those that are `counted` (Chan et al. 1979, parallel form)."""
     x = values.astype(jnp.float32)
-    size = x.shape[0]
-    mean = jnp.mean(x, axis=0)
-    squares = jnp.sum((x - mean) ** 2, axis=0)
+    weights = jnp.ones(len(x)) if counted is None else counted.astype(jnp.float32)
+    size = jnp.sum(weights)
+    mean = jnp.tensordot(weights, x, 1) / jnp.maximum(size, 1)
+    squares = jnp.tensordot(weights, (x - mean) ** 2, 1)
     seen = moments.seen + size
+    share = size / jnp.maximum(seen, 1)
     delta = mean - moments.mean
     return Moments(
         seen=seen,
-        mean=moments.mean + delta * (size / seen),
-        squares=moments.squares + squares + delta**2 * (moments.seen * size / seen),
+        mean=moments.mean + delta * share,
+        squares=moments.squares + squares + delta**2 * moments.seen * share,
     )
 
 
-def normalise(x: Shaped[Array, "..."], moments: Moments, clip: float) -> Float[Array, "..."]:
-    """Centre, scale to unit variance and clip at ±`clip`."""
+def normalise(x: Shaped[Array, "..."], moments: Moments, clip: float | None) -> Float[Array, "..."]:
+    """Centre, scale to unit variance and, unless it is None, clip at ±`clip`."""
     scaled = (x.astype(jnp.float32) - moments.mean) / jnp.sqrt(moments.variance + EPSILON)
-    return jnp.clip(scaled, -clip, clip)
+    return scaled if clip is None else jnp.clip(scaled, -clip, clip)
 
 
 class ReturnScale(NamedTuple):
@@ -80,6 +86,6 @@ def update_return_scale(
     first: Bool[Array, " envs"],
     discount: float,
 ) -> ReturnScale:
-    """Add one reward of every environment; where `first`, a new episode begins."""
+    """Add one reward of every environment; where `first`, an episode begins and there is none."""
     discounted = jnp.where(first, 0, state.discounted_return * discount + reward)
-    return ReturnScale(discounted, update(state.moments, discounted))
+    return ReturnScale(discounted, update(state.moments, discounted, ~first))

@@ -40,7 +40,8 @@ class Replay:
     """The shape and the rules of a memory.
 
     Args:
-        capacity: rows held, rounded up to a multiple of `num_envs`.
+        capacity: rows held, rounded up to a multiple of `num_envs` and to n + 2 rows for each:
+            so many that a complete transition is there also just after an episode has ended.
         num_envs: environments that write in step.
         n_step: rewards summed in a transition.
         discount: gamma, the discount of one step.
@@ -58,7 +59,7 @@ class Replay:
     @property
     def slots(self) -> int:
         """Rows that each environment has in the ring."""
-        return max(math.ceil(self.capacity / self.num_envs), self.n_step + 1)
+        return max(math.ceil(self.capacity / self.num_envs), self.n_step + 2)
 
     def init(self, row: Row) -> ReplayState:
         """An empty memory for rows like `row`, one environment's."""

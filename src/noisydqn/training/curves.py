@@ -18,16 +18,14 @@ def _columns(path: Path) -> dict[str, list[float]]:
 
 def save_curves(folder: RunFolder) -> None:
     """Draw return, evaluations and noise over environment steps to `curves.png`."""
-    # Imported here: it takes a while, and a run that only trains does not need it.
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
+    # Imported here, as it takes a while; and not pyplot, which would touch a notebook's own plots.
+    from matplotlib.figure import Figure
 
     metrics, episodes, evaluations = (
         _columns(path) for path in (folder.metrics, folder.episodes, folder.evaluations)
     )
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     if episodes:
         returns = episodes["return"]
         smooth = [
@@ -48,4 +46,3 @@ def save_curves(folder: RunFolder) -> None:
     right.set(title="Mean |sigma| of each noisy layer", xlabel="steps", ylim=(0, None))
     right.legend()
     figure.savefig(folder.curves, dpi=110)
-    pyplot.close(figure)

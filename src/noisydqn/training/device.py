@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from noisydqn import build
 from noisydqn.agent import Agent, Metrics, act, values
 from noisydqn.build import Policy
-from noisydqn.config import Config
+from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs import normalise
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.networks import QNetwork
@@ -206,8 +206,8 @@ class DeviceRunner:
     def _updates_due(self, state: TrainingState, step: Int[Array, ""]) -> Int[Array, ""]:
         """Updates that belong to this step of all environments, whether or not learning started.
 
-        After any number of steps floor(steps * ratio) updates were due. The count depends on
-        `step` alone, not on the seed, so that seeds trained side by side share one loop.
+        After any number of steps floor(steps * ratio) updates were due. Where updates go by steps
+        the count does not depend on the seed, so that seeds trained side by side share one loop.
         """
         ratio = self.config.update_ratio
         if self.config.updates_per_episode > 0:
@@ -353,11 +353,13 @@ class Chunk:
     steps: int  # since the start, summed over environments
     seeds: list[SeedChunk]
     state: TrainingState  # [seeds, ...]
-    runner: DeviceRunner
+    clip: float | None  # of normalised observations
 
     def policy(self, index: int) -> Policy:
-        """The policy of the seed at `index`."""
-        return self.runner.policy(jax.tree.map(lambda x: x[index], self.state))
+        """The policy of the seed at `index`: a copy, which stays valid."""
+        parts = self.state.learner.online, self.state.moments
+        network, moments = jax.tree.map(lambda x: x[index], parts)
+        return Policy(network, moments, self.clip)
 
 
 class _Program(NamedTuple):
@@ -376,19 +378,21 @@ def _program(config: Config, env: DeviceEnvironment) -> _Program:
     return _Program(runner, jax.jit(jax.vmap(runner.init)), chunk)
 
 
-def run(config: Config, env: DeviceEnvironment | None = None) -> Iterator[Chunk]:
+def run(config: Config, env: DeviceEnvironment, keys: PRNGKeyArray) -> Iterator[Chunk]:
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
-    `env` takes the place of the environment that the config names.
+    Args:
+        config: the options. Its `seed` is not used here: `keys` stand for it.
+        env: the environment to train on.
+        keys: a key for each seed.
     """
-    env = build.make_environment(config) if env is None else env
-    program = _program(config.replace(seed=0, steps=1), env)
+    program = _program(config.replace(seed=0, num_seeds=1, steps=MAX_COUNT), env)
     runner = program.runner
-    keys = jnp.stack([jax.random.key(config.seed + i) for i in range(config.num_seeds)])
     state = program.init(keys)
+    num_seeds = len(keys)
     total = math.ceil(config.steps / config.num_envs)
     done = 0
-    updates = np.zeros(config.num_seeds, int)
+    updates = np.zeros(num_seeds, int)
     while done < total and (config.max_updates is None or updates.min() < config.max_updates):
         number = min(runner.vector_steps, total - done)
         state, log = program.chunk(state, jnp.int32(done * config.num_envs), jnp.int32(number))
@@ -397,16 +401,16 @@ def run(config: Config, env: DeviceEnvironment | None = None) -> Iterator[Chunk]
         names = list(noisy_layers(state.learner.online))
         seeds = [
             _seed_chunk(jax.tree.map(lambda x, i=i: x[i], log), names, done, int(updates[i]))
-            for i in range(config.num_seeds)
+            for i in range(num_seeds)
         ]
         done += number
-        yield Chunk(done * config.num_envs, seeds, state, runner)
+        yield Chunk(done * config.num_envs, seeds, state, config.observation_clip)
 
 
 def _chunk_of_seeds(
     runner: DeviceRunner, state: TrainingState, step: Int[Array, ""], number: Int[Array, ""]
 ) -> tuple[TrainingState, ChunkLog]:
-    if runner.config.num_seeds > 1:
+    if len(state.key) > 1:
         return jax.vmap(runner.chunk, in_axes=(0, None, None))(state, step, number)
     # A batch of one costs time in every product; without it nothing is copied.
     one = runner.chunk(jax.tree.map(lambda x: x[0], state), step, number)

@@ -1,5 +1,6 @@
 """Films of a policy: the game beside the action values that drive it."""
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.envs import catcher
+from noisydqn.envs.catcher import CatcherState
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.errors import UserError
 from noisydqn.types import TimeStep
@@ -29,8 +31,11 @@ BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
 
 
+_render = jax.jit(catcher.render)
+
+
 class _Played(NamedTuple):
-    frames: UInt8[Array, "decisions 2 64 64 3"]
+    games: tuple[CatcherState, CatcherState]  # [decisions], after each of the two ticks
     q: Float[Array, "decisions actions"]
     action: Int[Array, " decisions"]
     caught: Int[Array, " decisions"]
@@ -49,15 +54,10 @@ def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyAr
         action = jnp.argmax(q, axis=-1).astype(jnp.int32)
         restart = time_step.terminated | time_step.truncated
         states, time_step = vector.step(key, states, action, restart)
-        frames = jnp.stack(
-            [
-                catcher.render(jax.tree.map(lambda x: x[0], game))
-                for game in (states.previous, states.game)
-            ]
-        )
-        info = jax.tree.map(lambda x: x[0], time_step.info)
-        played = _Played(frames, q[0], action[0], info["caught"], info["missed"])
-        return (states, time_step), played
+        info = time_step.info
+        games = (states.previous, states.game)
+        played = _Played(games, q, action, info["caught"], info["missed"])
+        return (states, time_step), jax.tree.map(lambda x: x[0], played)
 
     _, played = jax.lax.scan(decide, vector.reset(reset_key), jax.random.split(play_key, decisions))
     return played._replace(caught=jnp.cumsum(played.caught), missed=jnp.cumsum(played.missed))
@@ -90,8 +90,9 @@ def film_frames(
     low, high = float(played.q.min()), float(played.q.max())
     for i in range(decisions):
         panel = _panel(played, i, low, high)
-        for frame in played.frames[i]:
-            game = frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        for state in played.games:
+            screen = np.asarray(_render(jax.tree.map(lambda x, i=i: x[i], state)))
+            game = screen.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
             yield np.concatenate([game, panel], axis=1)
 
 
@@ -100,18 +101,32 @@ def save_film(
 ) -> None:
     """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
+    The file appears when the film is whole.
+
     Raises:
-        UserError: the file cannot be written.
+        UserError: the path does not end in .mp4, or the film cannot be written there.
     """
+    if path.suffix != ".mp4" or not path.parent.is_dir():
+        raise UserError(f"{path} cannot be a film: name an .mp4 file in a folder that exists")
+    part = path.with_name(f"{path.stem}.part.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{GAME + PANEL}x{GAME}"]
     command += ["-r", str(FRAMES_PER_SECOND), "-i", "-"]
-    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", str(path)]
-    # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive.
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # noqa: S603
-        assert process.stdin is not None  # noqa: S101
-        for frame in film_frames(env, policy, seconds, key):
-            process.stdin.write(frame.tobytes())
-        process.stdin.close()
-    if process.returncode != 0:
-        raise UserError(f"{path} could not be written: ffmpeg failed; see its message above")
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", str(part)]
+    # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive. The process
+    # has a group of its own, so that Ctrl-C reaches only us.
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stderr=pipe, process_group=0)  # noqa: S603
+    try:
+        with contextlib.suppress(BrokenPipeError):  # ffmpeg stopped; its message is read below
+            for frame in film_frames(env, policy, seconds, key):
+                process.stdin.write(frame.tobytes())  # pyright: ignore[reportOptionalMemberAccess]
+        _, errors = process.communicate()
+        if process.returncode != 0:
+            reason = errors.decode(errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"{path} cannot be written: {' '.join(reason)}")
+        part.replace(path)
+    finally:
+        process.kill()
+        process.wait()
+        part.unlink(missing_ok=True)

@@ -95,50 +95,66 @@ def free_path(path: Path) -> Path:
     return free
 
 
-def choose_folder(config: Config, out: Path | None) -> Path:
-    """The folder for a new run: `out`, or a free one under `runs/`.
-
-    Raises:
-        UserError: `out` holds a run already, is a file, or cannot be written to.
-    """
+def _make_out(config: Config, out: Path | None) -> Path:
+    """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
-        out = free_path(DEFAULT_PARENT / f"{config.preset}-seed{config.seed}")
+        while True:
+            out = free_path(DEFAULT_PARENT / f"{config.preset}-seed{config.seed}")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                out.mkdir()
+            except FileExistsError:  # another run took it meanwhile
+                continue
+            return out
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
         what = "already holds a run" if RunFolder(out).config.exists() else "is not empty"
         raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
+    out.mkdir(parents=True, exist_ok=True)
     return out
 
 
-def create_folders(config: Config, out: Path) -> list[RunFolder]:
-    """Make the folder of each seed, with its config: `out` itself if there is only one seed."""
+def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFolder]]:
+    """Make a run's folder and in it one for each seed, with its config: itself for a single seed.
+
+    Raises:
+        UserError: `out` holds something already, is a file, or cannot be written to.
+    """
     folders: list[RunFolder] = []
     try:
+        out = _make_out(config, out)
         for seed in range(config.seed, config.seed + config.num_seeds):
             folder = RunFolder(out / f"seed{seed}" if config.num_seeds > 1 else out)
-            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.path.mkdir(exist_ok=True)
             single = config.replace(seed=seed, num_seeds=1)
             write_json(folder.config, {"version": FORMAT_VERSION, **dataclasses.asdict(single)})
             folders.append(folder)
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written to: {error.strerror}") from error
-    return folders
+        raise UserError(
+            f"--out {DEFAULT_PARENT if out is None else out} cannot be written to: "
+            f"{error.strerror}; name another folder"
+        ) from error
+    return out, folders
 
 
 def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:
-    """The run in a folder, or the runs of several seeds in its sub-folders.
+    """The run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
         UserError: there is no run, or its config cannot be read.
     """
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
-    places = [path] if RunFolder(path).config.exists() else sorted(path.glob("seed*"))
-    folders = [RunFolder(place) for place in places if RunFolder(place).config.exists()]
+    try:
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
+        places = [path] if RunFolder(path).config.exists() else list(path.glob("seed*"))
+        folders = [RunFolder(place) for place in places if RunFolder(place).config.exists()]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
-    return [(folder, read_config(folder)) for folder in folders]
+    runs = [(folder, read_config(folder)) for folder in folders]
+    return sorted(runs, key=lambda run: run[1].seed)
 
 
 def read_config(folder: RunFolder) -> Config:

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from noisydqn.build import Policy, make_environment
 from noisydqn.config import Config
@@ -22,7 +23,6 @@ from noisydqn.training.evaluate import Evaluation, evaluate
 from noisydqn.training.film import save_film
 from noisydqn.training.folder import (
     RunFolder,
-    choose_folder,
     create_folders,
     free_path,
     open_folders,
@@ -30,8 +30,19 @@ from noisydqn.training.folder import (
 from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.training.weights import load_policy, save_policy, write_json
 
-SELECTION, REPORT = 1, 2
-"""Folded into evaluation keys: episodes that choose the best weights are not those reported."""
+
+class SeedKeys(NamedTuple):
+    """The independent keys of one seed."""
+
+    training: jax.Array
+    selection: jax.Array  # of the evaluations that choose the best weights
+    report: jax.Array  # of the evaluation that is reported: other episodes than those
+    film: jax.Array
+
+
+def seed_keys(seed: int) -> SeedKeys:
+    """Everything random comes from these."""
+    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +63,76 @@ class Result:
     interrupted: bool
 
 
-def report_key(seed: int) -> jax.Array:
-    """The key of the evaluation that is reported, here and by `noisydqn evaluate --seed`."""
-    return jax.random.fold_in(jax.random.key(seed), REPORT)
+def train(config: Config, *, out: Path | str | None = None, quiet: bool = False) -> Result:
+    """Train, evaluate and film; leaves a run folder. This is what `noisydqn train` does.
+
+    Ctrl-C ends training after the chunk under way; the weights are then saved, but not
+    evaluated or filmed. A second one quits at once.
+
+    Args:
+        config: the options, for instance `noisydqn.PRESETS["catcher"].replace(seed=1)`.
+        out: the run's folder, new or empty; if None a new one under `runs/`.
+        quiet: print nothing, unless interrupted.
+
+    Raises:
+        UserError: `out` holds something already or cannot be written to.
+    """
+    out, folders = create_folders(config, None if out is None else Path(out))
+    with Terminal(config, quiet=quiet) as terminal:
+        terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
+        loop = _Loop(config, folders, terminal)
+        with _interruptible(terminal) as interrupted:
+            loop.train(interrupted)
+            loop.save()
+        stopped = interrupted[0]
+        if not stopped:
+            terminal.say("evaluating and filming the best weights")
+            try:
+                loop.report()
+            except KeyboardInterrupt:
+                stopped = True
+        results = [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+        if config.num_seeds > 1:
+            write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
+        if stopped:
+            terminal.warn(
+                f"interrupted after {loop.steps:,} steps; weights and metrics are in {out}"
+            )
+        else:
+            terminal.say(_closing_line(out, results))
+    return Result(out, results, stopped)
+
+
+def _closing_line(out: Path, results: list[SeedResult]) -> str:
+    caught = [result.summary["evaluation"]["caught_fraction"] for result in results]
+    seconds = results[0].summary["train_seconds"]
+    return (
+        f"trained in {seconds:.0f} s; without noise the best weights catch "
+        f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit; everything is in {out}"
+    )
+
+
+@contextmanager
+def _interruptible(terminal: Terminal) -> Generator[list[bool]]:
+    """Turn the first Ctrl-C into a flag, `[True]`; a second one interrupts at once."""
+    flag = [False]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if flag[0]:
+            raise KeyboardInterrupt
+        flag[0] = True
+        terminal.warn("interrupted: saving after this chunk (Ctrl-C again to quit without saving)")
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: interrupts are not ours to handle
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _SeedRun:
@@ -64,30 +142,43 @@ class _SeedRun:
         self, config: Config, env: DeviceEnvironment, folder: RunFolder, terminal: Terminal | None
     ) -> None:
         self.config, self.env, self.folder = config, env, folder
+        self.keys = seed_keys(config.seed)
         self.trackers: list[Tracker] = [FileTracker(folder), TensorBoardTracker(folder)]
         if terminal is not None:
             self.trackers.append(terminal)
+        self.final: Policy | None = None
         self.best: Policy | None = None
         self.best_return = -float("inf")
         self.episodes = self.updates = 0
         self.solved_at: tuple[int, float] | None = None
         self.pending: list[tuple[int, float, Policy, Future[Evaluation]]] = []
+        self.summary: dict[str, Any] = {}
 
-    def chunk(self, steps: int, seconds: float, speed: float, chunk: device.SeedChunk) -> None:
+    @property
+    def best_policy(self) -> Policy:
+        """The best in an evaluation, or the last if there was none."""
+        best = self.final if self.best is None else self.best
+        if best is None:
+            raise RuntimeError("nothing was trained yet")
+        return best
+
+    def chunk(
+        self, steps: int, seconds: float, speed: float, chunk: device.SeedChunk, policy: Policy
+    ) -> None:
+        """Take in a chunk and the policy after it."""
         self.episodes += len(chunk.episodes)
         self.updates = chunk.updates
+        self.final = policy
         for tracker in self.trackers:
             tracker.chunk(steps, seconds, speed, chunk)
 
-    def start_evaluation(
-        self, pool: ThreadPoolExecutor, policy: Policy, steps: int, seconds: float
-    ) -> None:
-        """Evaluate in another thread while training goes on."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), SELECTION)
-        key = jax.random.fold_in(key, steps)
+    def start_evaluation(self, pool: ThreadPoolExecutor, steps: int, seconds: float) -> None:
+        """Evaluate the newest policy in another thread while training goes on."""
+        assert self.final is not None  # noqa: S101 - a chunk came before
+        key = jax.random.fold_in(self.keys.selection, steps)
         episodes = self.config.evaluation_episodes
-        future = pool.submit(evaluate, self.env, policy, episodes=episodes, key=key)
-        self.pending.append((steps, seconds, policy, future))
+        future = pool.submit(evaluate, self.env, self.final, episodes=episodes, key=key)
+        self.pending.append((steps, seconds, self.final, future))
 
     def collect(self, *, wait: bool) -> None:
         """Take in the evaluations that are done, or all of them, in their order."""
@@ -102,9 +193,15 @@ class _SeedRun:
             for tracker in self.trackers:
                 tracker.evaluation(steps, seconds, evaluation)
 
-    def summary(self, steps: int, seconds: float, evaluation: Evaluation | None) -> dict[str, Any]:
+    def save(self, steps: int, seconds: float) -> None:
+        """Write weights and summary, and close the trackers."""
+        assert self.final is not None  # noqa: S101 - a chunk came before
+        save_policy(self.folder.final, self.final)
+        save_policy(self.folder.best, self.best_policy)
+        for tracker in self.trackers:
+            tracker.close()
         solved_step, solved_seconds = self.solved_at or (None, None)
-        return {
+        self.summary = {
             "preset": self.config.preset,
             "env": self.config.env,
             "seed": self.config.seed,
@@ -115,71 +212,20 @@ class _SeedRun:
             "steps_per_second": round(steps / seconds, 1),
             "solved_at_step": solved_step,
             "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
-            "evaluation": None if evaluation is None else evaluation.summary(),
+            "evaluation": None,
         }
+        write_json(self.folder.summary, self.summary)
 
-
-@contextmanager
-def _interruptible(terminal: Terminal) -> Generator[list[bool]]:
-    """Turn the first Ctrl-C into a flag, `[True]`; a second one interrupts at once."""
-    flag = [False]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if flag[0]:
-            raise KeyboardInterrupt
-        flag[0] = True
-        terminal.say("interrupted: saving after this chunk (Ctrl-C again to quit without saving)")
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: interrupts are not ours to handle
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def train(config: Config, *, out: Path | str | None = None, quiet: bool = False) -> Result:
-    """Train, evaluate and film; leaves a run folder. This is what `noisydqn train` does.
-
-    Args:
-        config: the options, for instance `noisydqn.PRESETS["catcher"].replace(seed=1)`.
-        out: the run's folder, new or empty; if None a new one under `runs/`.
-        quiet: print nothing.
-
-    Raises:
-        UserError: `out` holds something already or cannot be written to.
-    """
-    out = choose_folder(config, None if out is None else Path(out))
-    folders = create_folders(config, out)
-    with Terminal(config, quiet=quiet) as terminal, _interruptible(terminal) as interrupted:
-        terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
-        loop = _Loop(config, folders, terminal)
-        loop.train(interrupted)
-        stopped = interrupted[0]
-        if not stopped:
-            terminal.say("evaluating and filming the best weights")
-        results = [loop.finish(i, interrupted=stopped) for i in range(len(folders))]
-        if config.num_seeds > 1:
-            summaries = [result.summary for result in results]
-            write_json(out / "summary.json", {"seeds": summaries})
-        terminal.say(_closing_line(out, results, interrupted=stopped))
-    return Result(out, results, stopped)
-
-
-def _closing_line(out: Path, results: list[SeedResult], *, interrupted: bool) -> str:
-    if interrupted:
-        steps = results[0].summary["steps"]
-        return f"interrupted after {steps:,} steps; weights and metrics are in {out}"
-    caught = [result.summary["evaluation"]["caught_fraction"] for result in results]
-    seconds = results[0].summary["train_seconds"]
-    return (
-        f"trained in {seconds:.0f} s; without noise the best weights catch "
-        f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit; everything is in {out}"
-    )
+    def report(self) -> None:
+        """Evaluate the best weights in episodes of their own, and film them."""
+        config, policy = self.config, self.best_policy
+        save_curves(self.folder)
+        episodes = config.evaluation_episodes
+        evaluation = evaluate(self.env, policy, episodes=episodes, key=self.keys.report)
+        self.summary["evaluation"] = evaluation.summary()
+        write_json(self.folder.summary, self.summary)
+        if config.film_seconds > 0:
+            save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
 
 
 class _Loop:
@@ -199,22 +245,22 @@ class _Loop:
         ]
         self.steps = 0
         self.seconds = 0.0
-        self.final: list[Policy] = []
 
     def train(self, interrupted: list[bool]) -> None:
-        config = self.config
-        start = last = time.perf_counter()
-        every = config.evaluation_every or config.steps
+        """Train until the budget is used up or a flag is raised; evaluate on the way."""
+        every = self.config.evaluation_every or self.config.steps
         evaluated = 0
+        start = last = time.perf_counter()
+        keys = jnp.stack([run.keys.training for run in self.runs])
         with ThreadPoolExecutor(max_workers=1) as pool:
-            for chunk in device.run(config, self.env):
+            for chunk in device.run(self.config, self.env, keys):
                 now = time.perf_counter()
                 speed = (chunk.steps - self.steps) / (now - last)
                 self.steps, self.seconds, last = chunk.steps, now - start, now
-                for run, seed_chunk in zip(self.runs, chunk.seeds, strict=True):
-                    run.chunk(chunk.steps, self.seconds, speed, seed_chunk)
+                for i, run in enumerate(self.runs):
+                    policy = chunk.policy(i)
+                    run.chunk(chunk.steps, self.seconds, speed, chunk.seeds[i], policy)
                     run.collect(wait=False)
-                self.final = [chunk.policy(i) for i in range(config.num_seeds)]
                 if interrupted[0]:
                     break
                 if chunk.steps // every > evaluated // every:
@@ -227,31 +273,18 @@ class _Loop:
         self.seconds = time.perf_counter() - start
 
     def _evaluate(self, pool: ThreadPoolExecutor) -> None:
-        for run, policy in zip(self.runs, self.final, strict=True):
-            run.start_evaluation(pool, policy, self.steps, self.seconds)
+        for run in self.runs:
+            run.start_evaluation(pool, self.steps, self.seconds)
 
-    def finish(self, index: int, *, interrupted: bool) -> SeedResult:
-        """Save what a seed has learned; unless interrupted, also report on it and film it."""
-        run, final = self.runs[index], self.final[index]
-        folder, config = run.folder, run.config
-        save_policy(folder.final, final)
-        if run.best is None:
-            run.best = final
-            save_policy(folder.best, final)
-        for tracker in run.trackers:
-            tracker.close()
-        if interrupted:
-            summary = run.summary(self.steps, self.seconds, None)
-            write_json(folder.summary, summary)
-            return SeedResult(folder.path, run.best, summary)
-        key = report_key(config.seed)
-        evaluation = evaluate(self.env, run.best, episodes=config.evaluation_episodes, key=key)
-        summary = run.summary(self.steps, self.seconds, evaluation)
-        write_json(folder.summary, summary)
-        save_curves(folder)
-        if config.film_seconds > 0:
-            save_film(folder.film, self.env, run.best, config.film_seconds, key)
-        return SeedResult(folder.path, run.best, summary)
+    def save(self) -> None:
+        """Write the weights of all seeds, before anything else can go wrong."""
+        for run in self.runs:
+            run.save(self.steps, self.seconds)
+
+    def report(self) -> None:
+        """Report on every seed."""
+        for run in self.runs:
+            run.report()
 
 
 def evaluate_run(
@@ -270,7 +303,7 @@ def evaluate_run(
     """
     for folder, config in open_folders(path):
         env, policy = _load(folder, config, weights)
-        key = report_key(config.seed if seed is None else seed)
+        key = seed_keys(config.seed if seed is None else seed).report
         yield folder.path, evaluate(env, policy, episodes=episodes, key=key)
 
 
@@ -284,7 +317,8 @@ def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -
         seed: of the games; None takes the run's own.
 
     Raises:
-        UserError: `out` exists, or would have to hold several films, or as `evaluate_run`.
+        UserError: `out` exists, cannot be written, or would have to hold several films; or as
+            `evaluate_run`.
     """
     runs = open_folders(path)
     if out is not None and len(runs) > 1:
@@ -296,7 +330,7 @@ def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -
         film = free_path(folder.film) if out is None else out
         if film.exists():
             raise UserError(f"--out {film} exists, nothing was changed: name a new file")
-        key = report_key(config.seed if seed is None else seed)
+        key = seed_keys(config.seed if seed is None else seed).film
         save_film(film, env, policy, seconds, key)
         yield film
 

@@ -159,9 +159,10 @@ class Terminal:
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
-        self._console = Console(quiet=quiet, highlight=False)
+        self._console = Console(quiet=quiet, highlight=False, markup=False, emoji=False)
+        self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._live = self._console.is_terminal and not quiet
-        self._total = config.steps
+        self._total, self._max_updates = config.steps, config.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._last_line = -math.inf
         self._progress = Progress(
@@ -173,7 +174,7 @@ class Terminal:
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._progress.add_task("compiling", total=self._total, figures="")
+        self._task = self._progress.add_task("compiling", total=1.0, figures="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -191,13 +192,20 @@ class Terminal:
         """Print a line above the bar."""
         self._console.print(line, soft_wrap=True)
 
+    def warn(self, line: str) -> None:
+        """Print a line to standard error, even if quiet."""
+        self._errors.print(line, soft_wrap=True)
+
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Move the bar, or print a line when the last one is some seconds old."""
         self._recent.extend(chunk.episodes)
         figures = describe(self._recent, speed, chunk)
-        self._progress.update(self._task, completed=steps, figures=figures, description="training")
+        done = min(steps / self._total, 1.0)
+        if self._max_updates is not None:
+            done = max(done, chunk.updates / self._max_updates)
+        self._progress.update(self._task, completed=done, figures=figures, description="training")
         now = time.monotonic()
-        if not self._live and (now - self._last_line >= PLAIN_SECONDS or steps >= self._total):
+        if not self._live and (now - self._last_line >= PLAIN_SECONDS or done >= 1):
             self._last_line = now
             self.say(f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}")
 
