@@ -1,6 +1,6 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
 # make test    install, then lint, types and every test
-# make bench   install PyTorch too, then the benchmarks
+# make bench   install PyTorch too, then the benchmarks, some ten minutes
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,7 +24,10 @@ types: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(INSTALL) torch==2.13.0
+	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
+	$(BIN)/python -m benchmarks.catcher
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV)

@@ -8,6 +8,7 @@ start-up and compiling. The evaluation is ten whole games of 10,000 ticks with m
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -56,7 +57,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             run["seed"],
             f"{run['evaluation']['caught_fraction']:.2%}",
             f"{run['evaluation']['mean_return']:.1f}",
-            f"{run['solved_at_seconds']:.0f} s" if run["solved_at_seconds"] else "never",
+            "never" if run["solved_at_seconds"] is None else f"{run['solved_at_seconds']:.0f} s",
             f"{run['train_seconds']:.0f} s",
             f"{run['command_seconds']:.0f} s",
         )
@@ -68,7 +69,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
     caught = statistics.median(run["evaluation"]["caught_fraction"] for run in runs)
     returns = statistics.median(run["evaluation"]["mean_return"] for run in runs)
-    solved = [run["solved_at_seconds"] or float("inf") for run in runs]
+    seconds = [run["solved_at_seconds"] for run in runs]
+    solved = [math.inf if x is None else x for x in seconds]
     rows.append(
         (
             "median",

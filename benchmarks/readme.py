@@ -1,4 +1,4 @@
-"""Writes the tables of the README from the saved results, and from nothing else.
+"""Writes the tables of README and docs from the saved results, and from nothing else.
 
 python -m benchmarks.readme
 """
@@ -6,23 +6,24 @@ python -m benchmarks.readme
 import re
 from pathlib import Path
 
-from benchmarks import catcher, notebook_update, results
+from benchmarks import catcher, notebook_update, results, torso
 
-README = Path(__file__).parent.parent / "README.md"
-TABLES = {
-    catcher.NAME: catcher.table,
-    notebook_update.NAME: notebook_update.table,
-}
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "design.md")
+TABLES = {module.NAME: module.table for module in (catcher, notebook_update, torso)}
 
 
 def with_tables(text: str) -> str:
     """The text with each table between its marks made anew."""
-    for name, table in TABLES.items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        made = table(results.load(name))
-        text = re.sub(pattern, lambda m, made=made: f"{m[1]}\n{made}\n\n{m[2]}", text, flags=re.S)
-    return text
+
+    def made(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- table: {name} -->\n\n{TABLES[name](results.load(name))}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text()))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import noisydqn  # noqa: F401 - registers the environment
 from noisydqn.envs import catcher
 from noisydqn.envs.catcher import Catcher, CatcherParams, CatcherPixels
 from noisydqn.envs.device import VectorEnvironment
