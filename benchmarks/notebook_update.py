@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable
 
 from benchmarks import results
+from benchmarks.torch_peer import ACTIONS, BATCH, UPDATES_A_ROUND, torch_round
 
 NAME = "notebook_update"
-BATCH, ACTIONS = 256, 3
-UPDATES_A_ROUND = 10
 
 
 def jax_round() -> Callable[[], float]:
@@ -60,79 +59,6 @@ def jax_round() -> Callable[[], float]:
     def one_round() -> float:
         start = time.perf_counter()
         jax.block_until_ready(run(learner))
-        return (time.perf_counter() - start) / UPDATES_A_ROUND * 1e3
-
-    return one_round
-
-
-def torch_round(threads: int) -> Callable[[], float]:
-    """The same in PyTorch eager, written independently."""
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
-
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-
-    class Noisy(nn.Module):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__()
-            bound = inputs**-0.5
-            self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
-            self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), 0.5 * bound))
-            self.bias_sigma = nn.Parameter(torch.full((outputs,), 0.5 * bound))
-
-        def forward(self, x: Tensor) -> Tensor:
-            draw = torch.randn(sum(self.weight.shape), generator=generator)
-            draw = draw.sign() * draw.abs().sqrt()
-            out, inputs = draw.split(list(self.weight.shape))
-            weight = self.weight + self.weight_sigma * torch.outer(out, inputs)
-            return functional.linear(x, weight, self.bias + self.bias_sigma * out)
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.torso = nn.Sequential(
-                nn.Conv2d(1, 64, 3),
-                nn.MaxPool2d(4),
-                nn.ReLU(),
-                nn.Conv2d(64, 16, 3),
-                nn.MaxPool2d(4),
-                nn.ReLU(),
-                nn.Flatten(),
-            )
-            self.hidden, self.advantage, self.value = Noisy(64, 512), Noisy(512, 3), Noisy(512, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = functional.relu(self.hidden(self.torso(x)))
-            advantage = self.advantage(x)
-            return self.value(x) + advantage - advantage.mean(1, keepdim=True)
-
-    online, target = Network(), Network()
-    target.load_state_dict(online.state_dict())
-    optimiser = torch.optim.AdamW(online.parameters(), lr=5e-4, weight_decay=0.01)
-    s_tm1, s_t = torch.randn(2, BATCH, 1, 42, 42)
-    a_tm1 = torch.randint(0, ACTIONS, (BATCH, 1))
-    r_t, weights = torch.randn(BATCH), torch.rand(BATCH)
-
-    def update() -> Tensor:
-        with torch.no_grad():
-            chosen = online(s_t).argmax(1, keepdim=True)
-            goal = r_t + 0.99 * target(s_t).gather(1, chosen)[:, 0]
-        estimate = online(s_tm1).gather(1, a_tm1)[:, 0]
-        loss = (weights * functional.smooth_l1_loss(estimate, goal, reduction="none")).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return (goal - estimate).detach()
-
-    update()
-
-    def one_round() -> float:
-        start = time.perf_counter()
-        for _ in range(UPDATES_A_ROUND):
-            update()
         return (time.perf_counter() - start) / UPDATES_A_ROUND * 1e3
 
     return one_round

@@ -215,11 +215,6 @@ class Config:
             )
         if self.seed + self.num_seeds - 1 > MAX_SEED:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")
-        if self.steps <= self.first_learning_step:
-            raise ConfigError(
-                f"--steps {self.steps} would end before learning starts, which is after "
-                f"{self.first_learning_step} steps: raise it, or lower --learning-starts"
-            )
         if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
             raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
 

@@ -248,6 +248,18 @@ def test_films_that_cannot_be_written(
         main(["record", str(run_folder), "--seconds", "0.2", "--out", str(tmp_path / "film.mp4")])
 
 
+def test_a_run_too_short_to_learn_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "short"
+    argv = ["--steps", "10", "--evaluation-episodes", "1", "--film-seconds", "0"]
+    assert main(["train", *argv, "--out", str(out), "--quiet"]) == 0
+    assert "learning starts after 1,000 steps" in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["steps"], summary["updates"]) == (16, 0)  # two steps of eight environments
+    assert (out / "curves.png").exists()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 

@@ -36,7 +36,6 @@ from noisydqn.presets import DESCRIPTIONS
         ("updates_per_step", 0, "one must be 0 and the other above"),
         ("steps", 2**31, f"--steps must be at most {2**30}, got {2**31}"),
         ("target_period", 2**40, f"--target-period must be at most {2**30}"),
-        ("steps", 1_000, "--steps 1000 would end before learning starts"),
         ("film_seconds", 1e9, "--film-seconds must be at most 3600"),
         ("replay", "per", "--replay must be one of prioritised, uniform, got 'per'"),
         ("optimiser", "sgd", "--optimiser must be one of adam, adamw, got 'sgd'"),

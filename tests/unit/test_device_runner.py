@@ -29,7 +29,7 @@ SMALL = Config(
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(SMALL.replace(steps=10**7, **options), env)
+    return DeviceRunner.create(SMALL.replace(**options), env)
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from noisydqn import build
 from noisydqn.agent import Agent, Metrics, act, values
 from noisydqn.build import Policy
-from noisydqn.config import MAX_COUNT, Config
+from noisydqn.config import Config
 from noisydqn.envs import normalise
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.networks import QNetwork
@@ -386,7 +386,7 @@ def run(config: Config, env: DeviceEnvironment, keys: PRNGKeyArray) -> Iterator[
         env: the environment to train on.
         keys: a key for each seed.
     """
-    program = _program(config.replace(seed=0, num_seeds=1, steps=MAX_COUNT), env)
+    program = _program(config.replace(seed=0, num_seeds=1, steps=1), env)
     runner = program.runner
     state = program.init(keys)
     num_seeds = len(keys)

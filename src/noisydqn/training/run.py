@@ -80,6 +80,11 @@ def train(config: Config, *, out: Path | str | None = None, quiet: bool = False)
     out, folders = create_folders(config, None if out is None else Path(out))
     with Terminal(config, quiet=quiet) as terminal:
         terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
+        if config.steps < config.first_learning_step:
+            terminal.warn(
+                f"nothing will be learned: learning starts after {config.first_learning_step:,} "
+                "steps; raise --steps or lower --learning-starts"
+            )
         loop = _Loop(config, folders, terminal)
         with _interruptible(terminal) as interrupted:
             loop.train(interrupted)
