@@ -26,7 +26,7 @@ def _named_arrays(policy: Policy) -> dict[str, Array]:
 
 def save_policy(path: Path, policy: Policy) -> None:
     """Write a policy: beside the old file first, then in its place, so that one is always whole."""
-    arrays = {name: np.ascontiguousarray(x) for name, x in _named_arrays(policy).items()}
+    arrays = {name: np.asarray(x) for name, x in _named_arrays(policy).items()}
     metadata = {"format": FORMAT, "version": str(VERSION)}
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(safetensors.numpy.save(arrays, metadata))
