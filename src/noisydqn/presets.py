@@ -59,7 +59,7 @@ DESCRIPTIONS = {
     "catcher": "Catcher from pixels, tuned to learn in a minute on two cores (the default)",
     "catcher-notebook": (
         "the first notebook's configuration with the noise that its text describes, factorised: "
-        "1,500 epochs of 4 batches and an episode, for hours"
+        "1,500 epochs of 4 batches and an episode"
     ),
     "catcher-notebook-code": (
         "the same with the noise that its code draws: independent, of deviation 0.5, with sigma "
