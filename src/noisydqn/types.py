@@ -21,6 +21,11 @@ class TimeStep(NamedTuple):
     truncated: Bool[Array, ""]  # the episode was cut, for instance by a time limit
     info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
 
+    @property
+    def last(self) -> Bool[Array, ""]:
+        """Whether the episode ends here, by the rules or by a cut."""
+        return self.terminated | self.truncated
+
 
 class Row(NamedTuple):
     """One step of one environment as the replay stores it.

@@ -94,13 +94,12 @@ def test_sharing_a_draw_would_be_seen() -> None:
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
     same = learner._replace(target=learner.online)
     errors, _ = agent.td_errors(same.online, same.target, batch, key)
-    online_noise, target_noise, _ = draws(key, same)
+    online_noise, _, _ = draws(key, same)
     for i in range(1, BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         q_t = same.online(s_t, online_noise)
         shared = float(r_t + discount_t * jnp.max(q_t) - same.online(s_tm1, online_noise)[a_tm1])
         assert float(errors[i]) != pytest.approx(shared, abs=1e-4)
-    del target_noise
 
 
 def test_update_is_gradient_descent_on_the_weighted_loss() -> None:

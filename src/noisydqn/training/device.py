@@ -211,8 +211,7 @@ class DeviceRunner:
         """
         ratio = self.config.update_ratio
         if self.config.updates_per_episode > 0:
-            ended = state.time_step.terminated | state.time_step.truncated
-            return jnp.sum(ended, dtype=jnp.int32) * ratio.numerator
+            return jnp.sum(state.time_step.last, dtype=jnp.int32) * ratio.numerator
         carried = (step % ratio.denominator) * ratio.numerator % ratio.denominator
         return (carried + self.config.num_envs * ratio.numerator) // ratio.denominator
 
@@ -278,9 +277,8 @@ class DeviceRunner:
         def body(i: Int[Array, ""], carry: tuple[TrainingState, ChunkLog]):
             state, log = carry
             state, sums = self.step(state, step + i * self.config.num_envs, log.sums)
-            ended = state.time_step.terminated | state.time_step.truncated
             log = log._replace(
-                ended=log.ended.at[i].set(ended),
+                ended=log.ended.at[i].set(state.time_step.last),
                 episode_return=log.episode_return.at[i].set(state.episode_return),
                 episode_length=log.episode_length.at[i].set(state.episode_length),
                 sums=sums,
@@ -319,8 +317,13 @@ class DeviceRunner:
 
 
 def _row(time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
-    last = time_step.terminated | time_step.truncated
-    return Row(time_step.observation, action, time_step.reward, time_step.terminated, last)
+    return Row(
+        observation=time_step.observation,
+        action=action,
+        reward=time_step.reward,
+        terminated=time_step.terminated,
+        last=time_step.last,
+    )
 
 
 # The loop, off the device

@@ -73,7 +73,7 @@ def _play(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArr
             key=key,
             env_states=env_states,
             time_step=time_step,
-            over=playing.over | time_step.terminated | time_step.truncated,
+            over=playing.over | time_step.last,
             returns=playing.returns + counted * time_step.reward,
             counts=jax.tree.map(
                 lambda total, x: total + counted * x, playing.counts, time_step.info

@@ -52,8 +52,7 @@ def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyAr
         states, time_step = carry
         q = values(policy.network, policy.preprocess(time_step.observation), None)
         action = jnp.argmax(q, axis=-1).astype(jnp.int32)
-        restart = time_step.terminated | time_step.truncated
-        states, time_step = vector.step(key, states, action, restart)
+        states, time_step = vector.step(key, states, action, time_step.last)
         info = time_step.info
         games = (states.previous, states.game)
         played = _Played(games, q, action, info["caught"], info["missed"])
