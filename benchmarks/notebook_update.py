@@ -27,11 +27,13 @@ def jax_round() -> Callable[[], float]:
     import jax.numpy as jnp
 
     from noisydqn import PRESETS, build
+    from noisydqn.envs.catcher import CatcherPixels
+    from noisydqn.envs.device import environment_spec
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]
     agent = build.make_agent(config)
-    policy = build.make_policy(config, build.make_environment(config), jax.random.key(0))
+    policy = build.make_policy(config, environment_spec(CatcherPixels()), jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 6)
     shape = (1000, 42, 42)
     observations = jax.random.normal(keys[0], shape)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("noisydqn", "jax", "jaxlib", "torch")
+PACKAGES = ("noisydqn", "jax", "jaxlib", "gymnasium", "torch", "stable-baselines3")
 
 
 def _installed(packages: Iterable[str]) -> dict[str, str]:
@@ -23,7 +23,7 @@ def _installed(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that was measured; "+" marks changes on top of it."""
     command = ["git", "describe", "--always", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
@@ -35,7 +35,7 @@ def save(name: str, command: str, data: Any) -> Path:
     path = RESULTS / f"{name}.json"
     about = {
         "command": command,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{os.cpu_count()} x {_processor()}",
         "python": platform.python_version(),
         "versions": _installed(PACKAGES),

@@ -79,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, save, and print the table."""
     key = jax.random.key(1)
-    tuned = ConvTorso(SHAPE, build.CONV_LAYERS, key=key)
+    tuned = ConvTorso(SHAPE, build.CONV_LAYERS["catcher"], key=key)
     notebook = NotebookTorso(SHAPE, key=key)
     rows: list[dict[str, Any]] = [
         {

@@ -8,15 +8,16 @@ Both are pure. `update(learner, batch, key)` needs no environment and can be cal
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from noisydqn import losses
+from noisydqn.flat import Flat
 from noisydqn.networks import QNetwork, features
 from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
 from noisydqn.types import Batch, LearnerState
@@ -47,9 +48,21 @@ def act(
             if `shared`, else one with a leading axis, a draw of its own for each environment.
         shared: see `noise`.
     """
-    axis = None if shared or noise is None else 0
-    q = jax.vmap(network, in_axes=(0, axis))(observations, noise)
+    own = not shared and noise is not None
+    q = jax.vmap(lambda x, draw: network(x, draw, own_noise=own), in_axes=(0, 0 if own else None))(
+        observations, noise
+    )
     return jnp.argmax(q, axis=-1).astype(jnp.int32)
+
+
+def _independent_draws(network: QNetwork, key: PRNGKeyArray) -> list[NetworkNoise]:
+    """Three draws, for networks like `network`.
+
+    They are made in a loop because XLA does not fuse across one: it would otherwise compute each
+    draw anew for every weight that it enters, and an update would take two thirds more time.
+    """
+    draws = jax.lax.map(partial(sample_noise, network), jax.random.split(key, 3))
+    return [jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +73,8 @@ class Agent:
         optimiser: what turns gradients into updates.
         loss: of a TD error, `losses.smooth_l1` or `losses.squared`.
         double: select the next action with the online network (double Q-learning).
-        target_period: updates from one copy of the online network to the target to the next.
+        target_period: updates from one renewal of the target network to the next.
+        target_rate: how far the target moves to the online network then; 1 is a copy.
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
@@ -70,14 +84,16 @@ class Agent:
     loss: Callable[[Float[Array, ""]], Float[Array, ""]]
     double: bool
     target_period: int
+    target_rate: float
     sigma_penalty: float
 
     def init(self, network: QNetwork) -> LearnerState:
         """The state of a learner that starts from `network`."""
+        flat = Flat.of(network)
         return LearnerState(
-            online=network,
-            target=network,
-            optimiser=self.optimiser.init(eqx.filter(network, eqx.is_array)),
+            online=flat,
+            target=flat,
+            optimiser=self.optimiser.init(flat.vector),
             updates=jnp.int32(0),
         )
 
@@ -90,13 +106,12 @@ class Agent:
         and one for the selecting network at the later state, each shared by the whole batch and
         independent of the others (Fortunato et al. 2018, section 3.1).
         """
-        online_key, target_key, selector_key = jax.random.split(key, 3)
         s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
-        q_tm1 = values(online, s_tm1, sample_noise(online, online_key))
-        q_t_value = values(target, s_t, sample_noise(target, target_key))
+        online_noise, target_noise, selector_noise = _independent_draws(online, key)
+        q_tm1 = values(online, s_tm1, online_noise)
+        q_t_value = values(target, s_t, target_noise)
         if self.double:
-            selector = jax.lax.stop_gradient(online)
-            q_t_selector = values(selector, s_t, sample_noise(selector, selector_key))
+            q_t_selector = values(jax.lax.stop_gradient(online), s_t, selector_noise)
         else:
             q_t_selector = q_t_value
         errors = jax.vmap(losses.td_error)(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector)
@@ -110,25 +125,34 @@ class Agent:
         Returns the learner, the TD errors [B] that set the priorities, and metrics.
         """
 
-        def loss_of(online: QNetwork) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-            error, q = self.td_errors(online, learner.target, batch, key)
+        def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+            online = flat.tree
+            error, q = self.td_errors(online, learner.target.tree, batch, key)
             penalty = sum(mean_abs_sigma(layer) for layer in noisy_layers(online).values())
             loss = jnp.mean(batch.weights * jax.vmap(self.loss)(error))
             return loss + self.sigma_penalty * penalty, (error, q)
 
         (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.online)
-        step, optimiser = self.optimiser.update(gradient, learner.optimiser, learner.online)
-        online: QNetwork = eqx.apply_updates(learner.online, step)
+        weights = learner.online.vector
+        step, optimiser = self.optimiser.update(gradient.vector, learner.optimiser, weights)
+        online = learner.online.with_vector(jnp.asarray(optax.apply_updates(weights, step)))
         updates = learner.updates + 1
-        target = self._renew(learner.target, online, updates % self.target_period == 0)
+        target = self._renewed(learner.target, online, updates)
         metrics = {
             "loss": loss,
             "q_error": jnp.mean(jnp.abs(error)),
             "q_mean": jnp.mean(q),
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector)),
         }
         return LearnerState(online, target, optimiser, updates), error, metrics
 
-    @staticmethod
-    def _renew(target: QNetwork, online: QNetwork, due: Array) -> QNetwork:
-        return jax.tree.map(lambda old, new: jnp.where(due, new, old), target, online)
+    def _renewed(
+        self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
+    ) -> Flat[QNetwork]:
+        def moved(old: Array, new: Array) -> Array:
+            goal = new if self.target_rate == 1 else old + self.target_rate * (new - old)
+            if self.target_period == 1:
+                return goal
+            return jnp.where(updates % self.target_period == 0, goal, old)
+
+        return jax.tree.map(moved, target, online)

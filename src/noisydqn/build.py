@@ -12,15 +12,21 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from noisydqn import losses
 from noisydqn.agent import Agent
 from noisydqn.config import Config
-from noisydqn.envs import normalise
-from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs import frames, normalise
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
 from noisydqn.noisy import noisy_layers
 from noisydqn.replay import Replay
 
-CONV_LAYERS = ((16, 6, 3), (32, 3, 2))
-"""The tuned torso for Catcher: (channels, size, stride) of each convolution."""
+CONV_LAYERS = {
+    "catcher": ((16, 6, 3), (32, 3, 2)),
+    "minatar": ((16, 3, 1),),
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+}
+"""(channels, size, stride) of each convolution of a torso."""
+
+NATURE_PIXELS, MINATAR_PIXELS = 36, 3
+"""The smallest images that these torsos take."""
 
 
 class Policy(eqx.Module):
@@ -29,39 +35,41 @@ class Policy(eqx.Module):
     network: QNetwork
     moments: normalise.Moments | None
     clip: float | None = eqx.field(static=True)
+    frames: int = eqx.field(static=True)
 
-    def preprocess(self, observations: Shaped[Array, "..."]) -> Float[Array, "..."]:
-        """What the network sees of raw observations."""
+    def preprocess(self, seen: Shaped[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+        """What the network sees of a batch of raw observations, or of stacks of them."""
         if self.moments is not None:
-            return normalise.normalise(observations, self.moments, self.clip)
-        scale = 1 / 255 if observations.dtype == jnp.uint8 else 1.0
-        return observations.astype(jnp.float32) * scale
+            x = normalise.normalise(seen, self.moments, self.clip)
+        else:
+            scale = 1 / 255 if seen.dtype == jnp.uint8 else 1.0
+            x = seen.astype(jnp.float32) * scale
+        return x if self.frames == 1 else frames.merge(x)
 
 
-def make_environment(config: Config) -> DeviceEnvironment:
-    """The environment of a config."""
-    del config  # so far there is one
-    return CatcherPixels()
-
-
-def make_policy(config: Config, env: DeviceEnvironment, key: PRNGKeyArray) -> Policy:
-    """A policy with fresh weights for `env`."""
-    observation = jax.eval_shape(lambda: env.observe(env.reset_env(key, env.default_params)[1]))
+def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:
+    """A policy with fresh weights for an environment."""
+    observation = spec.observation
+    running = config.normalise_observations == "running"
+    moments = normalise.init(observation.shape) if running else None
+    shape = observation.shape
+    if config.frame_stack > 1:
+        stack = jax.ShapeDtypeStruct((1, config.frame_stack, *shape), jnp.float32)
+        shape = jax.eval_shape(frames.merge, stack).shape[1:]
     torso_key, head_key, sigma_key = jax.random.split(key, 3)
     network = QNetwork(
-        _make_torso(config, observation.shape, torso_key),
+        _make_torso(config, shape, torso_key),
         config.hidden,
-        env.num_actions,
+        spec.num_actions,
         dueling=config.dueling,
+        noisy=config.noisy,
         noise=config.noise,
         sigma_init=config.sigma_init,
         key=head_key,
     )
-    if config.sigma_distribution == "kaiming-uniform":
+    if config.noisy and config.sigma_distribution == "kaiming-uniform":
         network = _with_kaiming_sigmas(network, sigma_key)
-    running = config.normalise_observations == "running"
-    moments = normalise.init(observation.shape) if running else None
-    return Policy(network, moments, config.observation_clip)
+    return Policy(network, moments, config.observation_clip, config.frame_stack)
 
 
 def _with_kaiming_sigmas(network: QNetwork, key: PRNGKeyArray) -> QNetwork:
@@ -81,12 +89,20 @@ def _with_kaiming_sigmas(network: QNetwork, key: PRNGKeyArray) -> QNetwork:
     return eqx.tree_at(sigmas, network, drawn)
 
 
+def choose_torso(shape: tuple[int, ...]) -> str:
+    """The torso that "auto" stands for, by the shape of what the network sees."""
+    if len(shape) not in (2, 3) or min(shape[:2]) < MINATAR_PIXELS:
+        return "flat"
+    return "nature" if min(shape[:2]) >= NATURE_PIXELS else "minatar"
+
+
 def _make_torso(config: Config, shape: tuple[int, ...], key: PRNGKeyArray) -> Torso:
-    if config.torso == "flat":
+    name = choose_torso(shape) if config.torso == "auto" else config.torso
+    if name == "flat":
         return Flatten(int(np.prod(shape)))
-    if config.torso == "notebook":
+    if name == "notebook":
         return NotebookTorso(shape, key=key)
-    return ConvTorso(shape, CONV_LAYERS, key=key)
+    return ConvTorso(shape, CONV_LAYERS[name], key=key)
 
 
 def make_agent(config: Config) -> Agent:
@@ -102,6 +118,7 @@ def make_agent(config: Config) -> Agent:
         loss=losses.smooth_l1 if config.loss == "smooth-l1" else losses.squared,
         double=config.double,
         target_period=config.target_period,
+        target_rate=config.target_rate,
         sigma_penalty=config.sigma_penalty,
     )
 
@@ -115,4 +132,5 @@ def make_replay(config: Config) -> Replay:
         discount=config.discount,
         prioritised=config.replay == "prioritised",
         priority_offset=config.priority_offset,
+        frames=config.frame_stack,
     )

@@ -17,7 +17,7 @@ import tyro
 
 from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
 from noisydqn.errors import UserError
-from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
+from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS, config_for
 
 USAGE = """\
 usage: noisydqn COMMAND ...
@@ -25,15 +25,20 @@ usage: noisydqn COMMAND ...
 Value-based reinforcement learning that explores by learned noise in its own weights.
 
 commands:
-  train [PRESET] [options]   train, evaluate and film an agent
+  train [NAME] [options]     train, evaluate and film an agent
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       film the best weights of a run
   presets                    list the presets
 
 noisydqn COMMAND --help shows a command's options.
 
+NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that a module of yours
+registers, 'python:module.function' for what a function makes, or 'gymnax:Name'.
+
 examples:
   noisydqn train                            learn Catcher from pixels
+  noisydqn train lunarlander
+  noisydqn train ALE/Pong-v5 --steps 1000000
   noisydqn train catcher --seed 1 --out runs/one
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
@@ -46,10 +51,13 @@ BAD_INPUT = 2
 
 @dataclasses.dataclass(frozen=True)
 class TrainArgs:
-    """Train, evaluate and film an agent: noisydqn train [PRESET] [options].
+    """Train, evaluate and film an agent: noisydqn train [NAME] [options].
 
-    The preset comes first and gives the options their defaults; noisydqn presets lists them.
-    Steps are decisions of the agent, summed over environments; updates are optimiser steps.
+    NAME, a preset or an environment, comes first and gives the options their defaults; noisydqn
+    presets lists the presets. Other names are ids of Gymnasium, 'module:Id' for an environment
+    that a module of yours registers, 'python:module.function' for what a function makes, and
+    'gymnax:Name'. Steps are decisions of the agent, summed over environments; updates are
+    optimiser steps.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]
@@ -122,13 +130,23 @@ def _one_line(boxed: str) -> str:
 def _train(argv: Sequence[str]) -> int:
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
-    if name not in PRESETS:
-        raise UserError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
-    args = _parse(TrainArgs(PRESETS[name]), argv[named:], f"train {name}")
+    args = _parse(TrainArgs(_config(name)), argv[named:], f"train {name}")
     from noisydqn.training.run import train
 
     result = train(args.config, out=args.out, quiet=args.quiet)
     return INTERRUPTED if result.interrupted else 0
+
+
+def _config(name: str) -> Config:
+    """The options of a preset, or those that suit an environment."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if ":" not in name:  # others are looked for where they say they are
+        from noisydqn.envs.catalogue import is_registered, unknown
+
+        if not is_registered(name):
+            raise UserError(unknown(name, PRESETS))
+    return config_for(name)
 
 
 def _check_seed(seed: int | None) -> None:
@@ -148,10 +166,9 @@ def _evaluate(argv: Sequence[str]) -> int:
             print(json.dumps(evaluation.summary()))
         else:
             print(
-                f"{folder}: {evaluation.episodes} episodes without noise, mean return "
-                f"{evaluation.mean_return:.1f} (from {min(evaluation.returns):.0f} to "
-                f"{max(evaluation.returns):.0f}), {evaluation.caught_fraction:.2%} of the fruit "
-                "caught"
+                f"{folder}: {len(evaluation.returns)} episodes without noise, mean "
+                f"{evaluation.describe()} (from {min(evaluation.returns):.0f} to "
+                f"{max(evaluation.returns):.0f})"
             )
     return 0
 
@@ -201,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"no command {argv[0]!r}: there are {', '.join(COMMANDS)}")
         return COMMANDS[argv[0]](argv[1:])
     except UserError as error:
+        if isinstance(trace := getattr(error, "traceback", None), str) and trace:
+            print(trace, file=sys.stderr, end="")
         print(f"noisydqn: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

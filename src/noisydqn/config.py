@@ -6,8 +6,11 @@ updates are optimiser steps; episodes are games.
 """
 
 import dataclasses
+import json
+import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -23,6 +26,7 @@ MAX_SEED = 2**32 - 1
 MAX_COUNT = 2**30  # steps and updates are counted in 32 bits
 MAX_FILM_SECONDS = 3_600
 MAX_N_STEP = 100  # the sum of rewards is unrolled
+MAX_FRAMES = 16
 
 
 def check_seed(flag: str, seed: int) -> None:
@@ -47,43 +51,79 @@ class ConfigError(UserError, ValueError):
 class Config:
     """Options of a training run."""
 
-    preset: Annotated[str, tyro.conf.Suppress] = "catcher"
+    preset: Annotated[str, tyro.conf.Suppress] = "default"
     env: Annotated[str, tyro.conf.Suppress] = CATCHER
+
+    # The environment
+    env_kwargs: str = "{}"
+    """Environment: arguments for it, as a JSON object, such as '{"gravity": -5}'."""
+    max_episode_steps: int | None = None
+    """Environment: steps after which an episode is cut; the cut is no termination. If not given,
+    the environment's own limit."""
+    vectorisation: Literal["auto", "sync", "subprocess", "own"] = "auto"
+    """Environment: how Gymnasium's run side by side: "sync" in this process, "subprocess" one
+    process each (for slow ones), "own" by the environment's vector entry point; "auto" is "own"
+    for Atari, else "sync"."""
+    frame_stack: int = 1
+    """Environment: newest observations that the network sees together."""
+    reward_scale: float = 1.0
+    """Environment: what rewards are multiplied with for learning."""
+    reward_clip: float | None = None
+    """Environment: bound on a reward, before scaling, for learning."""
 
     # The run
     seed: int = 0
     """Run: seed of everything random. The same seed gives the same weights, bit for bit."""
     num_seeds: int = 1
-    """Run: train this many seeds at once (seed, seed + 1, ...), each in a folder of its own."""
-    steps: int = 64_000
+    """Run: train this many seeds (seed, seed + 1, ...), each in a folder of its own: at once where
+    the environment is in JAX, else one after the other."""
+    steps: int = 200_000
     """Run: environment steps (decisions, summed over environments) to train for, rounded up to a
     multiple of the environments."""
     max_updates: int | None = None
     """Run: make no more than this many updates, and stop after the chunk that reaches it."""
-    num_envs: int = 8
+    max_seconds: float | None = None
+    """Run: stop after the chunk that reaches this training time, with compiling."""
+    stop_at_return: float | None = None
+    """Run: stop when the mean return of the newest training episodes reaches this."""
+    window: int = 50
+    """Run: how many episodes that mean is taken over."""
+    num_envs: int = 4
     """Run: environments that are played in step."""
-    chunk_steps: int = 2_000
-    """Run: environment steps compiled into one call; progress is shown after each."""
+    chunk_steps: int = 1_000
+    """Run: environment steps in a chunk; progress is shown after each. Where the environment is
+    in JAX a chunk is one compiled call."""
 
     # Preprocessing
     normalise_observations: Literal["running", "scale"] = "scale"
-    """Preprocessing: "running" centres and scales each pixel by its running mean and variance,
-    "scale" divides bytes by 255."""
+    """Preprocessing: "running" centres and scales each element by its running mean and variance,
+    "scale" divides bytes by 255 and takes all else as it is."""
     observation_clip: float | None = 10.0
     """Preprocessing: bound on a "running" normalised observation (None: no bound)."""
     normalise_rewards: bool = False
     """Preprocessing: divide rewards by the running deviation of the discounted return."""
 
     # Network
-    torso: Literal["conv", "notebook", "flat"] = "conv"
-    """Network: "conv" is two small convolutions, "notebook" the first notebook's two with
-    max-pooling, "flat" none, for vectors."""
-    hidden: tuple[int, ...] = (128,)
-    """Network: widths of the noisy layers between torso and heads."""
+    torso: Literal["auto", "flat", "catcher", "minatar", "nature", "notebook"] = "auto"
+    """Network: "flat" is for vectors; "catcher" two small convolutions, "minatar" one, "nature"
+    the three of Mnih et al. 2015, "notebook" the first notebook's two with max-pooling; "auto"
+    goes by the observation's shape: flat, minatar below 36 pixels, nature from there on."""
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """Network: widths of the layers between torso and heads; noisy, unless exploration has no
+    noise."""
     dueling: bool = True
     """Network: separate heads for value and advantage."""
 
-    # Noise
+    # Exploration
+    exploration: Literal["noisy", "epsilon-greedy", "both", "greedy"] = "noisy"
+    """Noise: "noisy" acts under the noise of its layers; "epsilon-greedy" and "greedy" have plain
+    layers; "both" is epsilon-greedy with noisy layers."""
+    epsilon: float = 1.0
+    """Noise: share of random actions at the start, where exploration is by epsilon."""
+    epsilon_final: float = 0.05
+    """Noise: share of random actions at the end of `epsilon_steps`; goes there linearly."""
+    epsilon_steps: int = 20_000
+    """Noise: environment steps over which epsilon goes from start to end."""
     noise: Literal["factorised", "independent"] = "factorised"
     """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
     sigma_init: float | None = None
@@ -100,9 +140,9 @@ class Config:
     """Noise: all environments act under one draw (else each has its own)."""
 
     # Learning
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Learning: step size of the optimiser at the start."""
-    learning_rate_final: float | None = 1e-4
+    learning_rate_final: float | None = None
     """Learning: step size at the end of `schedule_updates`; goes there linearly. Constant if not
     given."""
     optimiser: Literal["adam", "adamw"] = "adam"
@@ -115,13 +155,13 @@ class Config:
     """Learning: loss of the temporal-difference error."""
     double: bool = True
     """Learning: double Q-learning."""
-    discount: float = 0.95
+    discount: float = 0.99
     """Learning: gamma, the discount of one step."""
-    n_step: int = 8
+    n_step: int = 5
     """Learning: rewards summed before bootstrapping, in steps."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Learning: transitions in an update."""
-    updates_per_step: float = 0.125
+    updates_per_step: float = 0.5
     """Learning: updates for each environment step; may be below 1."""
     updates_per_episode: int = 0
     """Learning: updates after each episode; needs 0 updates per step."""
@@ -129,8 +169,10 @@ class Config:
     """Learning: environment steps before the first update."""
     random_steps: int = 0
     """Learning: environment steps with uniformly random actions at the start."""
-    target_period: int = 200
-    """Learning: updates between copies of the online network to the target network."""
+    target_period: int = 1
+    """Learning: updates between renewals of the target network."""
+    target_rate: float = 0.005
+    """Learning: how far the target network moves to the online network then; 1 copies it."""
 
     # Replay
     replay: Literal["prioritised", "uniform"] = "prioritised"
@@ -145,13 +187,13 @@ class Config:
     """Replay: beta at the start; 1 corrects the sampling wholly."""
     importance_exponent_final: float = 1.0
     """Replay: beta at the end of its schedule."""
-    schedule_updates: int = 7_500
+    schedule_updates: int = 50_000
     """Learning, Replay: updates over which step size, alpha and beta go from start to end."""
     priority_offset: float = 1e-4
     """Replay: added to |TD error| to make a priority."""
 
     # Evaluation
-    evaluation_every: int = 4_000
+    evaluation_every: int = 0
     """Evaluation: environment steps between evaluations with mean weights, made after the chunk
     that reaches them (0: only at the end)."""
     evaluation_episodes: int = 10
@@ -162,17 +204,21 @@ class Config:
     def __post_init__(self) -> None:
         self._check_choices()
         at_least_one = (
-            "num_seeds steps num_envs chunk_steps batch_size target_period "
-            "replay_capacity schedule_updates evaluation_episodes max_updates"
+            "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
+            "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
+            "epsilon_steps"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
             "sigma_init sigma_penalty weight_decay evaluation_every film_seconds"
         )
-        positive = "observation_clip learning_rate adam_epsilon priority_offset"
+        positive = (
+            "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
+            "max_seconds target_rate"
+        )
         fraction = (
-            "discount priority_exponent priority_exponent_final importance_exponent "
-            "importance_exponent_final"
+            "discount epsilon epsilon_final target_rate priority_exponent priority_exponent_final "
+            "importance_exponent importance_exponent_final"
         )
         shortest = float(1 / RATIO_DENOMINATOR)
         self._check(at_least_one, lambda x: x >= 1, "at least 1")
@@ -184,7 +230,10 @@ class Config:
         self._check("n_step", lambda x: 1 <= x <= MAX_N_STEP, f"between 1 and {MAX_N_STEP}")
         self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
+        self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
+        self._check("stop_at_return", lambda x: abs(x) < math.inf, "a number")
         check_seed("--seed", self.seed)
+        self._check_env_kwargs()
         self._check_combinations()
 
     def _check_choices(self) -> None:
@@ -193,8 +242,17 @@ class Config:
                 choices = ", ".join(get_args(hint))
                 value = getattr(self, name)
                 raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
-        if self.env != CATCHER:
-            raise ConfigError(f"env must be {CATCHER!r}, got {self.env!r}")
+
+    def _check_env_kwargs(self) -> None:
+        try:
+            kwargs = json.loads(self.env_kwargs)
+        except json.JSONDecodeError:
+            kwargs = None
+        if not isinstance(kwargs, dict):
+            raise ConfigError(
+                f"--env-kwargs must be a JSON object such as '{{\"gravity\": -5}}', "
+                f"got {self.env_kwargs}"
+            )
 
     def _check(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
         """Check options; None passes, infinity and counts beyond 32 bits do not."""
@@ -224,6 +282,11 @@ class Config:
         return max(self.learning_starts, (self.n_step + 1) * self.num_envs)
 
     @property
+    def noisy(self) -> bool:
+        """Whether the layers have noise."""
+        return self.exploration in ("noisy", "both")
+
+    @cached_property
     def update_ratio(self) -> Fraction:
         """Updates per unit, a unit being a step or an episode."""
         if self.updates_per_episode > 0:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from noisydqn.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
+from noisydqn.noisy import NetworkNoise, Noise, NoiseKind, NoisyLinear, without_noise
 
 
 class Torso(eqx.Module):
@@ -291,17 +291,22 @@ def features(
     )
 
 
+Layer = NoisyLinear | eqx.nn.Linear
+"""A linear layer of the network; the plain one starts like the means of the noisy one."""
+
+
 class QNetwork(eqx.Module):
-    """Torso, noisy hidden layers and noisy heads: the action values of one observation.
+    """Torso, hidden layers and heads: the action values of one observation.
 
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
-    over actions (Wang et al. 2016, equation 9); otherwise the advantage head alone gives Q.
+    over actions (Wang et al. 2016, equation 9); otherwise the advantage head alone gives Q. With
+    `noisy` hidden layers and heads are noisy, else plain: then there is nothing to draw.
     """
 
     torso: Torso
-    hidden: tuple[NoisyLinear, ...]
-    advantage: NoisyLinear
-    value: NoisyLinear | None
+    hidden: tuple[Layer, ...]
+    advantage: Layer
+    value: Layer | None
 
     def __init__(
         self,
@@ -310,6 +315,7 @@ class QNetwork(eqx.Module):
         num_actions: int,
         *,
         dueling: bool = True,
+        noisy: bool = True,
         noise: NoiseKind = "factorised",
         sigma_init: float | None = None,
         key: PRNGKeyArray,
@@ -317,7 +323,9 @@ class QNetwork(eqx.Module):
         keys = jax.random.split(key, len(hidden) + 2)
         sizes = (torso.out_features, *hidden)
 
-        def layer(inputs: int, outputs: int, key: PRNGKeyArray) -> NoisyLinear:
+        def layer(inputs: int, outputs: int, key: PRNGKeyArray) -> Layer:
+            if not noisy:
+                return eqx.nn.Linear(inputs, outputs, key=key)
             return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
 
         self.torso = torso
@@ -329,19 +337,32 @@ class QNetwork(eqx.Module):
         self.value = layer(sizes[-1], 1, keys[1]) if dueling else None
 
     def __call__(
-        self, x: Float[Array, "..."], noise: NetworkNoise | None
+        self, x: Float[Array, "..."], noise: NetworkNoise | None, *, own_noise: bool = False
     ) -> Float[Array, " actions"]:
-        """Action values [A] of one observation, with a draw of `sample_noise` or, if None, none."""
-        return self.values(self.torso(x), noise)
+        """Action values [A] of one observation, with a draw of `sample_noise` or, if None, none.
+
+        `own_noise` says that the caller vmaps over `noise` too: see `NoisyLinear`.
+        """
+        return self.values(self.torso(x), noise, own_noise=own_noise)
 
     def values(
-        self, features: Float[Array, " features"], noise: NetworkNoise | None
+        self,
+        features: Float[Array, " features"],
+        noise: NetworkNoise | None,
+        *,
+        own_noise: bool = False,
     ) -> Float[Array, " actions"]:
         """Action values [A] of the torso's features."""
+
+        def apply(layer: Layer, x: Array, noise: Noise | None) -> Array:
+            if isinstance(layer, NoisyLinear):
+                return layer(x, noise, own_noise=own_noise)
+            return layer(x)
+
         draw = without_noise(self) if noise is None else noise
         for layer, layer_noise in zip(self.hidden, draw.hidden, strict=True):
-            features = jax.nn.relu(layer(features, layer_noise))
-        advantage = self.advantage(features, draw.advantage)
+            features = jax.nn.relu(apply(layer, features, layer_noise))
+        advantage = apply(self.advantage, features, draw.advantage)
         if self.value is None:
             return advantage
-        return self.value(features, draw.value) + advantage - jnp.mean(advantage)
+        return apply(self.value, features, draw.value) + advantage - jnp.mean(advantage)

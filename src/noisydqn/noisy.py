@@ -128,14 +128,20 @@ class NoisyLinear(eqx.Module):
         """Draw noise for this layer alone."""
         return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)))
 
-    def __call__(self, x: Float[Array, " in"], noise: Noise | None) -> Float[Array, " out"]:
+    def __call__(
+        self, x: Float[Array, " in"], noise: Noise | None, *, own_noise: bool = False
+    ) -> Float[Array, " out"]:
         """Apply the layer to one input `x` [in], with a draw of noise or, if None, the means.
 
         The noisy weight is formed first and multiplied once. When the caller vmaps over `x` but
-        not over `noise`, it is formed once for the whole batch.
+        not over `noise`, it is formed once for the whole batch. A caller who vmaps over both says
+        so with `own_noise`: factorised noise then costs a second product and no weight is formed.
         """
         if noise is None:
             return self.weight_mu @ x + self.bias_mu
+        if own_noise and isinstance(noise, FactorisedNoise):
+            mean = self.weight_mu @ x + self.bias_mu
+            return mean + noise.output * (self.weight_sigma @ (noise.input * x) + self.bias_sigma)
         if isinstance(noise, FactorisedNoise):
             epsilon_weight = jnp.outer(noise.output, noise.input)
             epsilon_bias = noise.output

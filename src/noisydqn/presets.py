@@ -1,11 +1,34 @@
-"""Named configurations."""
+"""Named configurations, and which of them suits an environment."""
 
-from noisydqn.config import Config
+import re
+
+from noisydqn.config import CATCHER, Config
 
 DEFAULT_PRESET = "catcher"
 
-_NOTEBOOK = Config(
+_CATCHER = Config(
+    preset="catcher",
+    env=CATCHER,
+    steps=64_000,
+    num_envs=8,
+    chunk_steps=2_000,
+    torso="catcher",
+    hidden=(128,),
+    learning_rate=1e-3,
+    learning_rate_final=1e-4,
+    discount=0.95,
+    n_step=8,
+    batch_size=32,
+    updates_per_step=0.125,
+    target_period=200,
+    target_rate=1.0,
+    schedule_updates=7_500,
+    evaluation_every=4_000,
+)
+
+_CATCHER_NOTEBOOK = Config(
     preset="catcher-notebook",
+    env=CATCHER,
     steps=8_000_000,
     max_updates=6_000,
     num_envs=1,
@@ -31,6 +54,7 @@ _NOTEBOOK = Config(
     learning_starts=1_000,
     random_steps=1_000,
     target_period=40,
+    target_rate=1.0,
     replay="prioritised",
     replay_capacity=100_000,
     priority_exponent=0.5,
@@ -43,20 +67,129 @@ _NOTEBOOK = Config(
     film_seconds=60.0,
 )
 
+_LUNARLANDER_NOTEBOOK = Config(
+    preset="lunarlander-notebook",
+    env="LunarLander-v3",
+    max_episode_steps=500,
+    steps=1_000_000,  # 2,000 episodes of at most 500 steps
+    stop_at_return=200.0,
+    window=50,
+    num_envs=1,
+    torso="flat",
+    hidden=(128, 128, 128),
+    dueling=False,
+    exploration="both",
+    epsilon=0.05,
+    epsilon_final=0.05,
+    noise="factorised",
+    sigma_init=0.5,
+    acting_noise="step",
+    learning_rate=1e-3,
+    loss="squared",
+    double=False,
+    discount=0.99,
+    n_step=1,
+    batch_size=32,
+    updates_per_step=1.0,
+    learning_starts=32,
+    target_period=400,
+    target_rate=1.0,
+    replay="uniform",
+    replay_capacity=50_000,
+)
+
+_LUNARLANDER = Config(
+    preset="lunarlander",
+    env="LunarLander-v3",
+    steps=300_000,
+    stop_at_return=200.0,
+    window=50,
+    num_envs=4,
+    torso="flat",
+    hidden=(128, 128, 128),
+    reward_scale=0.1,
+    learning_rate=1e-3,
+    learning_rate_final=1e-4,
+    schedule_updates=40_000,
+    adam_epsilon=1.5e-4,
+    discount=0.998,  # a landing is worth more than a safe hover, hundreds of steps before it
+    n_step=5,
+    batch_size=64,
+    updates_per_step=0.5,
+    target_period=1,
+    target_rate=0.005,
+    evaluation_episodes=100,
+)
+
+_MINATAR = Config(
+    preset="minatar",
+    env="MinAtar/Breakout-v1",
+    steps=1_000_000,
+    num_envs=8,
+    hidden=(128,),
+    learning_rate=2.5e-4,
+    adam_epsilon=1.5e-4,
+    batch_size=32,
+    updates_per_step=0.25,
+    learning_starts=5_000,
+    target_period=1_000,
+    target_rate=1.0,
+    replay_capacity=100_000,
+    schedule_updates=250_000,
+    evaluation_every=100_000,
+)
+
+_ATARI = Config(
+    preset="atari",
+    env="ALE/Pong-v5",
+    steps=10_000_000,
+    num_envs=8,
+    frame_stack=4,
+    reward_clip=1.0,
+    torso="nature",
+    hidden=(512,),
+    learning_rate=6.25e-5,
+    adam_epsilon=1.5e-4,
+    batch_size=32,
+    updates_per_step=0.25,
+    learning_starts=20_000,
+    target_period=2_000,
+    target_rate=1.0,
+    replay_capacity=1_000_000,
+    schedule_updates=2_500_000,
+    evaluation_every=250_000,
+    film_seconds=60.0,
+)
+
 PRESETS: dict[str, Config] = {
-    "catcher": Config(),
-    "catcher-notebook": _NOTEBOOK,
+    "default": Config(),
+    "catcher": _CATCHER,
+    "catcher-notebook": _CATCHER_NOTEBOOK,
     # Noise of deviation 0.5 times a Kaiming-uniform sigma is unit noise times half of it.
-    "catcher-notebook-code": _NOTEBOOK.replace(
+    "catcher-notebook-code": _CATCHER_NOTEBOOK.replace(
         preset="catcher-notebook-code",
         noise="independent",
         sigma_init=0.5,
         sigma_distribution="kaiming-uniform",
     ),
+    "lunarlander": _LUNARLANDER,
+    "lunarlander-notebook": _LUNARLANDER_NOTEBOOK,
+    "cartpole": _LUNARLANDER.replace(
+        preset="cartpole", env="CartPole-v1", steps=200_000, stop_at_return=475.0, window=100
+    ),
+    "acrobot": _LUNARLANDER.replace(
+        preset="acrobot", env="Acrobot-v1", steps=200_000, stop_at_return=-100.0, window=100
+    ),
+    "mountaincar": Config(
+        preset="mountaincar", env="MountainCar-v0", steps=200_000, stop_at_return=-110.0, window=100
+    ),
+    "minatar": _MINATAR,
+    "atari": _ATARI,
 }
 
 DESCRIPTIONS = {
-    "catcher": "Catcher from pixels, tuned to learn in a minute on two cores (the default)",
+    "default": "what environments without a preset of their own get",
+    "catcher": "Catcher from pixels, tuned to learn in a minute on two cores (if none is named)",
     "catcher-notebook": (
         "the first notebook's configuration with the noise that its text describes, factorised: "
         "1,500 epochs of 4 batches and an episode"
@@ -65,4 +198,28 @@ DESCRIPTIONS = {
         "the same with the noise that its code draws: independent, of deviation 0.5, with sigma "
         "started Kaiming-uniform"
     ),
+    "lunarlander": "LunarLander-v3 until the mean of 50 training returns is 200",
+    "lunarlander-notebook": (
+        "the second notebook's configuration: every layer noisy, epsilon 0.05 on top, one-step "
+        "targets of the plain kind"
+    ),
+    "cartpole": "CartPole-v1 until the mean of 100 training returns is 475",
+    "acrobot": "Acrobot-v1 until the mean of 100 training returns is -100",
+    "mountaincar": "MountainCar-v0 until the mean of 100 training returns is -110",
+    "minatar": "MinAtar's games; without another id Breakout",
+    "atari": "Atari's games, 4 frames of 84 x 84, sticky actions; without another id Pong",
 }
+
+FAMILIES = {"ALE/": "atari", "MinAtar/": "minatar"}
+"""Presets of all environments whose ids begin so."""
+
+
+def config_for(env: str) -> Config:
+    """The options that suit an environment: those of its preset, or the defaults."""
+    for preset in PRESETS.values():
+        if preset.env == env and preset.preset != "default":
+            return preset
+    family = next((name for start, name in FAMILIES.items() if env.startswith(start)), "default")
+    if env.startswith("gymnax:") and env.endswith("-MinAtar"):
+        family = "minatar"
+    return PRESETS[family].replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from noisydqn.flat import Flat
+
 
 class TimeStep(NamedTuple):
     """What an environment shows after one step, or after a reset (reward 0, both flags False)."""
@@ -62,7 +64,7 @@ class Batch(NamedTuple):
 class LearnerState(NamedTuple):
     """Everything that an update changes."""
 
-    online: Any  # the network that is trained
-    target: Any  # its older copy, which values the next state
+    online: Flat[Any]  # the network that is trained
+    target: Flat[Any]  # its older copy, which values the next state
     optimiser: Any
     updates: Int[Array, ""]

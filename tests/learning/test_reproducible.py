@@ -7,13 +7,13 @@ from tests.probes import train
 
 from noisydqn import PRESETS, Config
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.training.device import TrainingState
+from noisydqn.training.core import TrainingState
 
 SHORT = PRESETS["catcher"].replace(steps=1_600, chunk_steps=800, learning_starts=400)
 
 
 def final_state(config: Config) -> TrainingState:
-    return jax.block_until_ready(train(config, CatcherPixels())[-1].state)
+    return jax.block_until_ready(train(config, CatcherPixels())[-1].state.training)
 
 
 def _bits(x: jax.Array) -> jax.Array:

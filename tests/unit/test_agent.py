@@ -11,6 +11,7 @@ import pytest
 
 from noisydqn import losses, sample_noise
 from noisydqn.agent import Agent, act
+from noisydqn.flat import Flat
 from noisydqn.networks import Flatten, QNetwork
 from noisydqn.noisy import noisy_layers
 from noisydqn.types import Batch, LearnerState, Transition
@@ -24,6 +25,7 @@ def make_agent(**options: Any) -> Agent:
         "loss": losses.squared,
         "double": True,
         "target_period": 3,
+        "target_rate": 1.0,
         "sigma_penalty": 0.0,
     }
     return Agent(**defaults | options)
@@ -33,7 +35,7 @@ def make_learner(agent: Agent) -> LearnerState:
     online, target = (
         QNetwork(Flatten(FEATURES), (5,), ACTIONS, key=jax.random.key(k)) for k in (0, 1)
     )
-    return agent.init(online)._replace(target=target)
+    return agent.init(online)._replace(target=Flat.of(target))
 
 
 def make_batch(size: int = BATCH) -> Batch:
@@ -52,9 +54,9 @@ def draws(key: jax.Array, learner: LearnerState) -> tuple[Any, Any, Any]:
     """The draws for online, target and selection that an update with `key` makes."""
     online_key, target_key, selector_key = jax.random.split(key, 3)
     return (
-        sample_noise(learner.online, online_key),
-        sample_noise(learner.target, target_key),
-        sample_noise(learner.online, selector_key),
+        sample_noise(learner.online.tree, online_key),
+        sample_noise(learner.target.tree, target_key),
+        sample_noise(learner.online.tree, selector_key),
     )
 
 
@@ -63,13 +65,13 @@ def test_td_errors_example_by_example(double: bool) -> None:
     agent = make_agent(double=double)
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
     online_noise, target_noise, selector_noise = draws(key, learner)
-    errors, _ = agent.td_errors(learner.online, learner.target, batch, key)
+    errors, _ = agent.td_errors(learner.online.tree, learner.target.tree, batch, key)
     for i in range(BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
-        value = learner.target(s_t, target_noise)
-        chosen = learner.online(s_t, selector_noise) if double else value
+        value = learner.target.tree(s_t, target_noise)
+        chosen = learner.online.tree(s_t, selector_noise) if double else value
         target = float(r_t) + float(discount_t) * float(value[int(np.argmax(chosen))])
-        estimate = float(learner.online(s_tm1, online_noise)[a_tm1])
+        estimate = float(learner.online.tree(s_tm1, online_noise)[a_tm1])
         assert float(errors[i]) == pytest.approx(target - estimate, abs=1e-5)
 
 
@@ -93,12 +95,14 @@ def test_sharing_a_draw_would_be_seen() -> None:
     agent = make_agent()
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
     same = learner._replace(target=learner.online)
-    errors, _ = agent.td_errors(same.online, same.target, batch, key)
+    errors, _ = agent.td_errors(same.online.tree, same.target.tree, batch, key)
     online_noise, _, _ = draws(key, same)
     for i in range(1, BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
-        q_t = same.online(s_t, online_noise)
-        shared = float(r_t + discount_t * jnp.max(q_t) - same.online(s_tm1, online_noise)[a_tm1])
+        q_t = same.online.tree(s_t, online_noise)
+        shared = float(
+            r_t + discount_t * jnp.max(q_t) - same.online.tree(s_tm1, online_noise)[a_tm1]
+        )
         assert float(errors[i]) != pytest.approx(shared, abs=1e-4)
 
 
@@ -107,17 +111,17 @@ def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
 
     def loss(online: QNetwork) -> jax.Array:
-        errors, _ = agent.td_errors(online, learner.target, batch, key)
+        errors, _ = agent.td_errors(online, learner.target.tree, batch, key)
         return sum(batch.weights[i] * 0.5 * errors[i] ** 2 for i in range(BATCH)) / BATCH  # pyright: ignore[reportReturnType]
 
-    gradient = jax.grad(loss)(learner.online)
+    gradient = jax.grad(loss)(learner.online.tree)
     updated, errors, metrics = agent.update(learner, batch, key)
-    expected = jax.tree.map(lambda x, g: x - 0.1 * g, learner.online, gradient)
+    expected = jax.tree.map(lambda x, g: x - 0.1 * g, learner.online.tree, gradient)
     for ours, theirs in zip(
-        jax.tree.leaves(updated.online), jax.tree.leaves(expected), strict=True
+        jax.tree.leaves(updated.online.tree), jax.tree.leaves(expected), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert float(metrics["loss"]) == pytest.approx(float(loss(learner.online)), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(float(loss(learner.online.tree)), rel=1e-5)
     assert set(metrics) == set(Agent.metric_names)
     assert errors.shape == (BATCH,)
 
@@ -126,7 +130,7 @@ def test_sigma_receives_gradient_in_every_layer() -> None:
     agent = make_agent()
     learner = make_learner(agent)
     updated, _, _ = agent.update(learner, make_batch(), jax.random.key(9))
-    before, after = noisy_layers(learner.online), noisy_layers(updated.online)
+    before, after = noisy_layers(learner.online.tree), noisy_layers(updated.online.tree)
     for path, layer in before.items():
         assert jnp.any(layer.weight_sigma != after[path].weight_sigma), path
         assert jnp.any(layer.bias_sigma != after[path].bias_sigma), path
@@ -136,7 +140,7 @@ def test_noise_is_renewed_with_every_key() -> None:
     agent = make_agent()
     learner, batch = make_learner(agent), make_batch()
     errors = [
-        agent.td_errors(learner.online, learner.target, batch, jax.random.key(k))[0]
+        agent.td_errors(learner.online.tree, learner.target.tree, batch, jax.random.key(k))[0]
         for k in (0, 0, 1)
     ]
     assert (errors[0] == errors[1]).all()
@@ -149,11 +153,11 @@ def test_the_targets_noise_is_renewed() -> None:
     learner, batch = make_learner(agent), make_batch()
     still = eqx.tree_at(  # an online network without noise: only the target's draw is left
         lambda n: [x for m in noisy_layers(n).values() for x in (m.weight_sigma, m.bias_sigma)],
-        learner.online,
+        learner.online.tree,
         replace_fn=jnp.zeros_like,
     )
     one, other = (
-        agent.td_errors(still, learner.target, batch, jax.random.key(k))[0] for k in (0, 1)
+        agent.td_errors(still, learner.target.tree, batch, jax.random.key(k))[0] for k in (0, 1)
     )
     assert float(one[0]) == pytest.approx(float(other[0]))  # its discount is 0
     assert jnp.all(one[1:] != other[1:])
@@ -162,16 +166,24 @@ def test_the_targets_noise_is_renewed() -> None:
 def test_target_is_copied_at_its_period() -> None:
     agent = make_agent(target_period=3)
     learner = make_learner(agent)
-    original = learner.target
+    original = learner.target.tree
     for update in range(1, 7):
         learner, _, _ = agent.update(learner, make_batch(), jax.random.key(update))
         assert int(learner.updates) == update
         if update < 3:
-            assert eqx.tree_equal(learner.target, original)
+            assert eqx.tree_equal(learner.target.tree, original)
         elif update in (3, 6):
-            assert eqx.tree_equal(learner.target, learner.online)
+            assert eqx.tree_equal(learner.target.tree, learner.online.tree)
         else:
-            assert not eqx.tree_equal(learner.target, learner.online)
+            assert not eqx.tree_equal(learner.target.tree, learner.online.tree)
+
+
+def test_an_averaged_target_moves_its_share() -> None:
+    agent = make_agent(target_period=1, target_rate=0.25)
+    learner = make_learner(agent)
+    updated, _, _ = agent.update(learner, make_batch(), jax.random.key(0))
+    expected = 0.75 * learner.target.vector + 0.25 * updated.online.vector
+    np.testing.assert_allclose(updated.target.vector, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
@@ -191,7 +203,7 @@ def test_a_batch_of_one() -> None:
 
 
 def test_act_without_noise_is_deterministic() -> None:
-    network = make_learner(make_agent()).online
+    network = make_learner(make_agent()).online.tree
     observations = jax.random.normal(jax.random.key(0), (50, FEATURES))
     actions = act(network, observations, None, shared=True)
     expected = [int(np.argmax(network(x, None))) for x in observations]
@@ -199,7 +211,7 @@ def test_act_without_noise_is_deterministic() -> None:
 
 
 def test_act_under_shared_or_separate_draws() -> None:
-    network = make_learner(make_agent()).online
+    network = make_learner(make_agent()).online.tree
     observations = jnp.broadcast_to(jnp.linspace(-1, 1, FEATURES), (200, FEATURES))
     shared = act(network, observations, sample_noise(network, jax.random.key(0)), shared=True)
     assert len(set(shared.tolist())) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from noisydqn import PRESETS, Config, UserError, build
 from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.device import environment_spec
 from noisydqn.noisy import noisy_layers
 from noisydqn.presets import DESCRIPTIONS
 
@@ -39,7 +40,18 @@ from noisydqn.presets import DESCRIPTIONS
         ("film_seconds", 1e9, "--film-seconds must be at most 3600"),
         ("replay", "per", "--replay must be one of prioritised, uniform, got 'per'"),
         ("optimiser", "sgd", "--optimiser must be one of adam, adamw, got 'sgd'"),
-        ("env", "pong", "env must be 'noisydqn/Catcher-v0', got 'pong'"),
+        ("env_kwargs", "x", "--env-kwargs must be a JSON object"),
+        ("env_kwargs", "[1]", "--env-kwargs must be a JSON object"),
+        ("frame_stack", 17, "--frame-stack must be at most 16, got 17"),
+        ("frame_stack", 0, "--frame-stack must be at least 1, got 0"),
+        ("target_rate", 0.0, "--target-rate must be above zero, got 0.0"),
+        ("target_rate", 1.5, "--target-rate must be between 0 and 1, got 1.5"),
+        ("epsilon", 1.5, "--epsilon must be between 0 and 1, got 1.5"),
+        ("exploration", "none", "--exploration must be one of noisy, epsilon-greedy, both, greedy"),
+        ("stop_at_return", float("nan"), "--stop-at-return must be a number, got nan"),
+        ("max_seconds", 0, "--max-seconds must be above zero"),
+        ("window", 0, "--window must be at least 1"),
+        ("max_episode_steps", 0, "--max-episode-steps must be at least 1"),
         ("sigma_distribution", "kaiming-uniform", "needs --sigma-init"),
         ("updates_per_step", 1e-9, "--updates-per-step must be 0 or at least 0.001, got 1e-09"),
     ],
@@ -65,7 +77,9 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
         sigma_distribution="kaiming-uniform",
     )
     assert config == same
-    network = build.make_policy(config, CatcherPixels(), jax.random.key(0)).network
+    network = build.make_policy(
+        config, environment_spec(CatcherPixels()), jax.random.key(0)
+    ).network
     for layer in noisy_layers(network).values():
         bound = 0.5 * math.sqrt(6 / layer.in_features)
         for sigma in (layer.weight_sigma, layer.bias_sigma):

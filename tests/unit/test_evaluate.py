@@ -8,6 +8,7 @@ import pytest
 from noisydqn import PRESETS, build
 from noisydqn.build import Policy
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
+from noisydqn.envs.device import environment_spec
 from noisydqn.noisy import noisy_layers
 from noisydqn.training.evaluate import evaluate
 
@@ -24,7 +25,7 @@ class ShortCatcher(CatcherPixels):
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return build.make_policy(PRESETS["catcher"], ShortCatcher(), KEY)
+    return build.make_policy(PRESETS["catcher"], environment_spec(ShortCatcher()), KEY)
 
 
 def test_it_is_deterministic_and_free_of_noise(policy: Policy) -> None:

@@ -1,6 +1,7 @@
 """Networks against XLA's own operations and the formula of the dueling heads."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from noisydqn import sample_noise
+from noisydqn import NoisyLinear, sample_noise
 from noisydqn.networks import (
     Conv,
     ConvTorso,
@@ -135,7 +136,8 @@ def test_dueling_heads() -> None:
     network = QNetwork(Flatten(5), (), 3, key=jax.random.key(0))
     noise = sample_noise(network, jax.random.key(1))
     x = jnp.arange(5.0)
-    assert network.value is not None
+    assert isinstance(network.value, NoisyLinear)
+    assert isinstance(network.advantage, NoisyLinear)
     value = network.value(x, noise.value)
     advantage = network.advantage(x, noise.advantage)
     expected = [float(value[0] + advantage[a] - sum(advantage) / 3) for a in range(3)]
@@ -146,7 +148,26 @@ def test_dueling_heads() -> None:
 def test_without_dueling_the_head_alone_gives_the_values() -> None:
     network = QNetwork(Flatten(5), (), 3, dueling=False, key=jax.random.key(0))
     x = jnp.arange(5.0)
+    assert isinstance(network.advantage, NoisyLinear)
     np.testing.assert_allclose(network(x, None), network.advantage(x, None))
+
+
+def test_plain_layers_start_like_the_means_and_have_nothing_to_draw() -> None:
+    network = QNetwork(Flatten(5), (7,), 3, noisy=False, key=jax.random.key(0))
+    x = jnp.linspace(-1, 1, 5)
+    draw = sample_noise(network, jax.random.key(1))
+    assert jax.tree.leaves(draw) == []
+    np.testing.assert_array_equal(network(x, draw), network(x, None))
+    bound = 1 / np.sqrt(5)
+    weight = np.asarray(network.hidden[0].weight)  # pyright: ignore[reportAttributeAccessIssue]
+    assert 0.8 * bound < np.abs(weight).max() <= bound
+
+
+@pytest.mark.parametrize("noise", ["factorised", "independent"])
+def test_a_draw_of_ones_own_gives_the_same_values(noise: Any) -> None:
+    network = QNetwork(Flatten(5), (7,), 3, noise=noise, key=jax.random.key(0))
+    x, draw = jnp.linspace(-1, 1, 5), sample_noise(network, jax.random.key(1))
+    np.testing.assert_allclose(network(x, draw, own_noise=True), network(x, draw), rtol=1e-4)
 
 
 def test_evaluation_is_deterministic_and_noise_is_not() -> None:

@@ -34,7 +34,7 @@ class SlowReplay:
     """Keeps all steps of all environments, and forms each transition by its definition."""
 
     def __init__(self, replay: Replay) -> None:
-        self.slots, self.n_step = replay.slots, replay.n_step
+        self.slots, self.n_step, self.frames = replay.slots, replay.n_step, replay.frames
         self.steps: list[list[Step]] = [[] for _ in range(replay.num_envs)]
         self.priorities: dict[tuple[int, int], float] = {}  # of (env, number of the first step)
         self.max_priority = 1.0
@@ -57,6 +57,19 @@ class SlowReplay:
         env, start = key
         return (start % self.slots) * len(self.steps) + env
 
+    def seen(self, leaf: int, last: int) -> list[list[int]]:
+        """The stacks of numbers at a leaf's first step and at the step of its last observation."""
+        env, start = next(key for key in self._existing() if self.leaf(key) == leaf)
+        end = next(i for i, step in enumerate(self.steps[env]) if step.number == last)
+        return [self._stack(self.steps[env], at) for at in (start, end)]
+
+    def _stack(self, steps: list[Step], at: int) -> list[int]:
+        stack = [steps[at].number]
+        while len(stack) < self.frames:
+            at = at if at == 0 or steps[at - 1].last else at - 1
+            stack.insert(0, steps[at].number)
+        return stack
+
     def transitions(self) -> dict[int, tuple[int, float, float, int]]:
         """Leaf -> (action, return, discount, number of the last observation) of all that exist."""
         return {
@@ -67,7 +80,7 @@ class SlowReplay:
     def _existing(self) -> dict[tuple[int, int], tuple[float, float, int]]:
         found: dict[tuple[int, int], tuple[float, float, int]] = {}
         for env, steps in enumerate(self.steps):
-            for start in range(max(0, len(steps) - self.slots), len(steps)):
+            for start in range(max(0, len(steps) - self.slots + self.frames - 1), len(steps)):
                 window = self._window(steps, start)
                 if window is not None:
                     found[env, start] = window
@@ -148,7 +161,9 @@ def assert_agree(replay: Replay, state: ReplayState, twin: SlowReplay) -> None:
         assert got.a_tm1[leaf] == action
         assert got.r_t[leaf] == pytest.approx(total, abs=1e-5)
         assert got.discount_t[leaf] == pytest.approx(discount, abs=1e-6)
-        assert got.s_t[leaf].tolist() == [last_number, -last_number]
+        for shown, numbers in zip((got.s_tm1, got.s_t), twin.seen(leaf, last_number), strict=True):
+            stack = [[number, -number] for number in numbers]
+            assert shown[leaf].tolist() == (stack if replay.frames > 1 else stack[0])
 
 
 def steps_of(flags: list[list[int]], num_envs: int) -> list[list[Step]]:
@@ -166,8 +181,11 @@ def steps_of(flags: list[list[int]], num_envs: int) -> list[list[Step]]:
     return rows
 
 
-SHAPES = [(1, 1, 3), (1, 2, 12), (1, 3, 5), (2, 1, 7), (2, 5, 7), (3, 3, 9)]
-"""Environments, n, slots: from the smallest ring upwards."""
+SHAPES = [
+    *((1, 1, 3, 1), (1, 2, 12, 1), (1, 3, 5, 1), (2, 1, 7, 1), (2, 5, 7, 1), (3, 3, 9, 1)),
+    *((1, 1, 4, 2), (1, 2, 12, 4), (2, 3, 8, 4), (3, 1, 9, 3)),
+]
+"""Environments, n, slots, frames: from the smallest ring upwards."""
 
 EXPONENT = st.sampled_from([0.0, 0.4, 1.0])
 
@@ -177,10 +195,11 @@ EXPONENT = st.sampled_from([0.0, 0.4, 1.0])
 def test_random_operations_agree_with_the_twin(data: st.DataObject) -> None:
     """Adding, sampling and setting priorities in any order, under exponents that change.
 
-    Episodes are shorter than n, cut, ended, and lie around the ring's end, in several envs.
+    Episodes are shorter than n, cut, ended, and lie around the ring's end, in several envs; what
+    is seen is one observation or a stack of several.
     """
-    num_envs, n_step, slots = data.draw(st.sampled_from(SHAPES))
-    replay = make(slots * num_envs, num_envs, n_step)
+    num_envs, n_step, slots, frames = data.draw(st.sampled_from(SHAPES))
+    replay = make(slots * num_envs, num_envs, n_step, frames=frames)
     flag = st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=num_envs, max_size=num_envs)
     rows = steps_of(data.draw(st.lists(flag, min_size=1, max_size=30)), num_envs)
     state, twin = empty(replay), SlowReplay(replay)

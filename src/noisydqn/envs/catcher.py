@@ -190,6 +190,7 @@ class Catcher:
 
     observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
     ticks_per_step: ClassVar[int] = 1
+    action_names: ClassVar[tuple[str, ...]] = ("left", "right", "stay")
 
     @property
     def num_actions(self) -> int:

@@ -1,12 +1,13 @@
 """Environments that run on the device: what turns one in JAX into our `TimeStep`s."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.types import TimeStep
 
 
@@ -42,6 +43,69 @@ class DeviceEnvironment(Protocol):
         ...
 
 
+def environment_spec(env: DeviceEnvironment) -> EnvironmentSpec:
+    """The interface of an environment in JAX."""
+
+    def first() -> Array:
+        _, state = env.reset_env(jax.random.key(0), env.default_params)
+        return env.observe(state)
+
+    names = getattr(env, "action_names", numbered(env.num_actions))
+    return EnvironmentSpec(jax.eval_shape(first), env.num_actions, names)
+
+
+class LimitedState(NamedTuple):
+    """A state and how many steps led to it."""
+
+    inner: Any
+    time: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeLimit:
+    """Cuts the episodes of an environment after a number of steps."""
+
+    env: DeviceEnvironment
+    max_steps: int
+
+    @property
+    def num_actions(self) -> int:
+        """As without the limit."""
+        return self.env.num_actions
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """As without the limit."""
+        return environment_spec(self.env).action_names
+
+    @property
+    def default_params(self) -> Any:
+        """As without the limit."""
+        return self.env.default_params
+
+    def observe(self, state: LimitedState) -> Array:
+        """As without the limit."""
+        return self.env.observe(state.inner)
+
+    def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, LimitedState]:
+        """Start an episode."""
+        observation, inner = self.env.reset_env(key, params)
+        return observation, LimitedState(inner, jnp.int32(0))
+
+    def step_env(
+        self, key: PRNGKeyArray, state: LimitedState, action: Int[Array, ""], params: Any
+    ) -> tuple[Array, LimitedState, Array, Array, dict[str, Any]]:
+        """Take a step."""
+        observation, inner, reward, terminated, info = self.env.step_env(
+            key, state.inner, action, params
+        )
+        return observation, LimitedState(inner, state.time + 1), reward, terminated, info
+
+    def is_truncated(self, state: LimitedState, params: Any) -> Array:
+        """Whether the limit is reached, or one of the environment's own."""
+        return self.env.is_truncated(state.inner, params) | (state.time >= self.max_steps)
+
+
 @dataclasses.dataclass(frozen=True)
 class VectorEnvironment:
     """Many copies of one environment, in step.
@@ -53,6 +117,11 @@ class VectorEnvironment:
     env: DeviceEnvironment
     params: Any
     num_envs: int
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The interface of the environment."""
+        return environment_spec(self.env)
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""

@@ -10,6 +10,10 @@ and no window crosses it.
     leaf            >0       0       0
                  complete  no next  waits for n more rows
 
+Where the network sees several frames together, each is still stored once: a stack is put together
+when it is sampled, from a row and those before it in its episode. A row whose history has been
+overwritten can no longer be sampled.
+
 Uniform replay is the same tree with all leaves 1. The memory is a value: `add`, `sample` and
 `set_priorities` take a `ReplayState` and, where they change it, return a new one.
 """
@@ -20,7 +24,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.replay import sum_tree
 from noisydqn.types import Batch, Row, Transition
@@ -40,13 +45,14 @@ class Replay:
     """The shape and the rules of a memory.
 
     Args:
-        capacity: rows held, rounded up to a multiple of `num_envs` and to n + 2 rows for each:
+        capacity: rows held, rounded up to a multiple of `num_envs` and to n + 1 + frames for each:
             so many that a complete transition is there also just after an episode has ended.
         num_envs: environments that write in step.
         n_step: rewards summed in a transition.
         discount: gamma, the discount of one step.
         prioritised: sample in proportion to priority^alpha (Schaul et al. 2016), else uniformly.
         priority_offset: added to |TD error|, so that no priority is zero.
+        frames: newest observations that are seen together; if 1 they are not stacked.
     """
 
     capacity: int
@@ -55,11 +61,12 @@ class Replay:
     discount: float
     prioritised: bool
     priority_offset: float
+    frames: int = 1
 
     @property
     def slots(self) -> int:
         """Rows that each environment has in the ring."""
-        return max(math.ceil(self.capacity / self.num_envs), self.n_step + 2)
+        return max(math.ceil(self.capacity / self.num_envs), self.n_step + 1 + self.frames)
 
     def init(self, row: Row) -> ReplayState:
         """An empty memory for rows like `row`, one environment's."""
@@ -76,8 +83,9 @@ class Replay:
     def add(self, state: ReplayState, row: Row, alpha: Float[Array, ""]) -> ReplayState:
         """Write one row [environments, ...] for every environment.
 
-        The row that is overwritten can no longer be sampled; the transition that began n rows ago
-        now can, and where an episode has ended so can all that began since.
+        The row that is overwritten can no longer be sampled, nor those that need it as a frame;
+        the transition that began n rows ago now can, and where an episode has ended so can all
+        that began since.
         """
         slot = state.position
         rows = jax.tree.map(lambda ring, new: ring.at[slot].set(new), state.rows, row)
@@ -87,12 +95,13 @@ class Replay:
         same_episode = jnp.cumsum(rows.last[starts], axis=0) == 0  # [n, environments]
         complete = same_episode & ((back == self.n_step)[:, None] | row.last)
 
-        slots = jnp.concatenate([slot[None], starts])
+        void = (slot + jnp.arange(self.frames, dtype=jnp.int32)) % self.slots
+        slots = jnp.concatenate([void, starts])
         env = jnp.arange(self.num_envs, dtype=jnp.int32)
         leaves = (slots[:, None] * self.num_envs + env).reshape(-1)
         priority = sum_tree.get(state.tree, leaves).reshape(len(slots), self.num_envs)
-        priority = priority.at[0].set(0)
-        priority = priority.at[1:].set(jnp.where(complete, state.max_priority**alpha, priority[1:]))
+        begun = jnp.where(complete, state.max_priority**alpha, priority[self.frames :])
+        priority = jnp.concatenate([jnp.zeros_like(priority[: self.frames]), begun])
         tree = sum_tree.put(state.tree, leaves, priority.reshape(-1))
         return state._replace(rows=rows, tree=tree, position=(slot + 1) % self.slots)
 
@@ -112,25 +121,44 @@ class Replay:
         return Batch(self.transitions(state.rows, indices), indices, weights)
 
     def transitions(self, rows: Row, indices: Int[Array, " batch"]) -> Transition:
-        """Put together the n-step transitions [B, ...] that begin at `indices`."""
+        """Put together the n-step transitions [B, ...] that begin at `indices`.
+
+        With several frames the states are stacks of them, [B, frames, ...], the newest last.
+        """
         slot, env = indices // self.num_envs, indices % self.num_envs
-        r_t = jnp.zeros(indices.shape)
-        discount_t = jnp.ones(indices.shape)
-        end = slot
-        going = jnp.ones(indices.shape, jnp.bool_)
-        for _ in range(self.n_step):
-            following = (end + 1) % self.slots
-            end = jnp.where(going, following, end)
-            r_t += jnp.where(going, discount_t * rows.reward[end, env], 0)
-            discount_t *= jnp.where(going, self.discount, 1)
-            going &= ~rows.last[end, env]
+        following = (slot[:, None] + jnp.arange(1, self.n_step + 1, dtype=jnp.int32)) % self.slots
+        last = rows.last[following, env[:, None]]  # [B, n]
+        counted = jnp.cumsum(last, axis=-1) - last == 0  # up to the end of the episode
+        steps = jnp.sum(counted, axis=-1, dtype=jnp.int32)
+        end = (slot + steps) % self.slots
+        discounts = jnp.asarray(self.discount ** np.arange(self.n_step + 1), jnp.float32)
+        rewards = rows.reward[following, env[:, None]]
+        discount_t = discounts[steps]
+        r_t = jnp.sum(jnp.where(counted, discounts[:-1] * rewards, 0), axis=-1)
         return Transition(
-            s_tm1=rows.observation[slot, env],
+            s_tm1=self.seen(rows, slot, env),
             a_tm1=rows.action[slot, env],
             r_t=r_t,
             discount_t=jnp.where(rows.terminated[end, env], 0, discount_t),
-            s_t=rows.observation[end, env],
+            s_t=self.seen(rows, end, env),
         )
+
+    def seen(
+        self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]
+    ) -> Shaped[Array, "batch ..."]:
+        """What the network sees at some rows: each observation, or the stack of frames it ends.
+
+        Before an episode's first observation that one is repeated.
+        """
+        if self.frames == 1:
+            return rows.observation[slot, env]
+        slots = [slot]
+        going = jnp.ones(slot.shape, jnp.bool_)
+        for _ in range(self.frames - 1):
+            before = (slots[-1] - 1) % self.slots
+            going &= ~rows.last[before, env]
+            slots.append(jnp.where(going, before, slots[-1]))
+        return rows.observation[jnp.stack(slots[::-1], axis=1), env[:, None]]
 
     def set_priorities(
         self,

@@ -36,13 +36,19 @@ def save_curves(folder: RunFolder) -> None:
         left.plot(episodes["step"], smooth, label=f"mean of {SMOOTHING}")
         left.legend()
     left.set(title="Return of training episodes, with noise", xlabel="steps")
+    fruit = "caught_fraction" in evaluations
     if evaluations:
-        caught = [100 * x for x in evaluations["caught_fraction"]]
-        middle.plot(evaluations["steps"], caught, "o-", color="tab:green")
-    middle.set(title="Fruit caught in evaluation, without noise (%)", xlabel="steps", ylim=(0, 105))
+        caught = [100 * x for x in evaluations.get("caught_fraction", [])]
+        shown = caught if fruit else evaluations["mean_return"]
+        middle.plot(evaluations["steps"], shown, "o-", color="tab:green")
+    what = "Fruit caught in evaluation, without noise (%)"
+    middle.set(title=what if fruit else "Mean return of evaluations, without noise", xlabel="steps")
+    if fruit:
+        middle.set(ylim=(0, 105))
     for name, values in metrics.items():
         if name.startswith("sigma."):
             right.plot(metrics["steps"], values, label=name.removeprefix("sigma."))
     right.set(title="Mean |sigma| of each noisy layer", xlabel="steps", ylim=(0, None))
-    right.legend()
+    if right.lines:
+        right.legend()
     figure.savefig(folder.curves, dpi=110)

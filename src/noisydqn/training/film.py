@@ -1,6 +1,7 @@
 """Films of a policy: the game beside the action values that drive it."""
 
 import contextlib
+import itertools
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -11,24 +12,35 @@ import imageio_ffmpeg
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from PIL import Image, ImageDraw
 
 from noisydqn.agent import values
 from noisydqn.build import Policy
-from noisydqn.envs import catcher
-from noisydqn.envs.catcher import CatcherState
+from noisydqn.envs import catcher, frames
+from noisydqn.envs.catcher import CatcherPixels, CatcherState
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
+from noisydqn.training.evaluate import greedy
 from noisydqn.types import TimeStep
 
-FRAMES_PER_SECOND = 30
-SCALE = 6  # of the game's 64 x 64 pixels
-GAME = catcher.SIZE * SCALE
+HEIGHT = 384  # of the film, pixels
 PANEL = 192  # width of the panel beside the game, pixels
-ACTIONS = ("left", "right", "stay")
 BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
+
+
+class Shot(NamedTuple):
+    """One picture of a film."""
+
+    picture: np.ndarray  # [height, width, 3], bytes
+    lines: tuple[str, ...]  # what the panel says
+    q: np.ndarray  # [actions]
+    action: int
+
+
+# Catcher, with both ticks of a decision
 
 
 _render = jax.jit(catcher.render)
@@ -47,70 +59,172 @@ def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyAr
     """Play with mean weights for some decisions, through as many games as fit."""
     vector = VectorEnvironment(env, env.default_params, 1)
     reset_key, play_key = jax.random.split(key)
+    states, first = vector.reset(reset_key)
 
-    def decide(carry: tuple[Any, TimeStep], key: PRNGKeyArray) -> tuple[Any, _Played]:
-        states, time_step = carry
-        q = values(policy.network, policy.preprocess(time_step.observation), None)
-        action = jnp.argmax(q, axis=-1).astype(jnp.int32)
-        states, time_step = vector.step(key, states, action, time_step.last)
+    def decide(
+        carry: tuple[Any, TimeStep, Array], key: PRNGKeyArray
+    ) -> tuple[tuple[Any, TimeStep, Array], _Played]:
+        states, time_step, stack = carry
+        q = values(policy.network, policy.preprocess(stack), None)
+        action, over = jnp.argmax(q, axis=-1).astype(jnp.int32), time_step.last
+        states, time_step = vector.step(key, states, action, over)
         info = time_step.info
         games = (states.previous, states.game)
         played = _Played(games, q, action, info["caught"], info["missed"])
-        return (states, time_step), jax.tree.map(lambda x: x[0], played)
+        stack = frames.push(stack, time_step.observation, over, policy.frames)
+        return (states, time_step, stack), jax.tree.map(lambda x: x[0], played)
 
-    _, played = jax.lax.scan(decide, vector.reset(reset_key), jax.random.split(play_key, decisions))
+    start = (states, first, frames.start(first.observation, policy.frames))
+    _, played = jax.lax.scan(decide, start, jax.random.split(play_key, decisions))
     return played._replace(caught=jnp.cumsum(played.caught), missed=jnp.cumsum(played.missed))
 
 
-def _panel(played: _Played, i: int, low: float, high: float) -> np.ndarray:
-    """The panel of decision i: the score, and a bar for each action's value."""
-    image = Image.new("RGB", (PANEL, GAME), DARK)
+def _catcher_shots(
+    env: CatcherPixels, policy: Policy, seconds: float, key: PRNGKeyArray
+) -> Iterator[Shot]:
+    decisions = max(round(seconds * CATCHER_RATE / 2), 1)
+    played = jax.tree.map(np.asarray, _play(env, decisions, policy, key))
+    for i in range(decisions):
+        lines = (f"caught  {played.caught[i]}", f"missed  {played.missed[i]}")
+        for state in played.games:
+            picture = np.asarray(_render(jax.tree.map(lambda x, i=i: x[i], state)))
+            yield Shot(picture, lines, played.q[i], int(played.action[i]))
+
+
+CATCHER_RATE = 30  # ticks a second
+
+
+# Environments of Gymnasium
+
+
+def _host_shots(
+    env: HostEnvironment, policy: Policy, seconds: float, seed: int, rate: float
+) -> Iterator[Shot]:
+    vector = env.vector(1, pictures=True)
+    try:
+        time_step = vector.reset(seed)
+        started = np.ones(1, bool)
+        stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
+        episode, total, steps = 1, 0.0, 0
+        for _ in range(max(round(seconds * rate), 1)):
+            stack, actions, q = greedy(policy, stack, time_step.observation, started)
+            picture = vector.picture(time_step)
+            lines = (f"episode  {episode}", f"return  {total:.1f}", f"step  {steps}")
+            yield Shot(picture, lines, np.asarray(q[0]), int(actions[0]))
+            started = np.asarray(time_step.last)
+            time_step = vector.step(np.asarray(actions))
+            if started[0]:
+                episode, total, steps = episode + 1, 0.0, 0
+            else:
+                total, steps = total + float(time_step.reward[0]), steps + 1
+    finally:
+        vector.close()
+
+
+# The film
+
+
+def _scaled(picture: np.ndarray) -> np.ndarray:
+    """The picture at the film's height; small ones by whole factors, so that pixels stay sharp."""
+    height, width = picture.shape[:2]
+    factor = HEIGHT / height
+    size = (max(round(width * factor / 2) * 2, 2), HEIGHT)
+    way = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize(size, way))
+
+
+def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.ndarray:
+    """The panel: what there is to say, and a bar for each action's value."""
+    image = Image.new("RGB", (PANEL, HEIGHT), DARK)
     draw = ImageDraw.Draw(image)
-    draw.text((16, 16), f"caught  {played.caught[i]}", fill=LIGHT, font_size=20)
-    draw.text((16, 44), f"missed  {played.missed[i]}", fill=LIGHT, font_size=20)
-    draw.text((16, 110), "action values", fill=LIGHT, font_size=16)
+    for i, line in enumerate(shot.lines):
+        draw.text((16, 16 + 28 * i), line, fill=LIGHT, font_size=20)
+    draw.text((16, 114), "action values", fill=LIGHT, font_size=16)
     bottom = 150 + BAR_HEIGHT
-    for action, name in enumerate(ACTIONS):
-        height = (float(played.q[i, action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
-        left = 16 + action * 56
-        colour = CHOSEN if action == played.action[i] else LIGHT
-        draw.rectangle((left, bottom - max(height, 2), left + 40, bottom), fill=colour)
-        draw.text((left, bottom + 8), name, fill=colour, font_size=16)
-        draw.text((left, bottom + 32), f"{played.q[i, action]:.2f}", fill=colour, font_size=14)
+    stride = min((PANEL - 24) / len(names), 56)
+    few = len(names) <= 3
+    for action, name in enumerate(names):
+        height = (float(shot.q[action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
+        left = 16 + action * stride
+        colour = CHOSEN if action == shot.action else LIGHT
+        box = (left, bottom - max(height, 2), left + stride * 0.7, bottom)
+        draw.rectangle(box, fill=colour)
+        draw.text(
+            (left, bottom + 8), name[: 5 if few else 2], fill=colour, font_size=16 if few else 11
+        )
+        if few:
+            draw.text((left, bottom + 32), f"{shot.q[action]:.2f}", fill=colour, font_size=14)
+    best = float(shot.q[shot.action])
+    if not few:
+        draw.text((16, bottom + 40), f"best  {best:.2f}", fill=CHOSEN, font_size=16)
     return np.asarray(image)
 
 
+def _shots(
+    env: DeviceEnvironment | HostEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+) -> tuple[Iterator[Shot], tuple[str, ...], float]:
+    """The pictures of a film, the names of the actions, and pictures a second.
+
+    Raises:
+        UserError: the environment shows nothing.
+    """
+    if isinstance(env, HostEnvironment):
+        rate = env.frame_rate
+        if rate is None:
+            raise UserError(
+                "no film: the environment draws no pictures (it has no render mode rgb_array) and "
+                "its observations are none"
+            )
+        seed = int(jax.random.bits(key))
+        return _host_shots(env, policy, seconds, seed, rate), env.spec.action_names, rate
+    if isinstance(env, CatcherPixels):
+        return _catcher_shots(env, policy, seconds, key), env.action_names, CATCHER_RATE
+    raise UserError("no film: of the environments in JAX only Catcher draws pictures")
+
+
 def film_frames(
-    env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
-) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The frames of a film, 30 a second: every tick of the game, and the panel beside it."""
-    decisions = max(round(seconds * FRAMES_PER_SECOND / 2), 1)
-    played = jax.tree.map(np.asarray, _play(env, decisions, policy, key))
-    low, high = float(played.q.min()), float(played.q.max())
-    for i in range(decisions):
-        panel = _panel(played, i, low, high)
-        for state in played.games:
-            screen = np.asarray(_render(jax.tree.map(lambda x, i=i: x[i], state)))
-            game = screen.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-            yield np.concatenate([game, panel], axis=1)
+    env: DeviceEnvironment | HostEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+) -> tuple[Iterator[np.ndarray], float]:
+    """The frames [height, width, 3] of a film, and how many there are a second.
+
+    Raises:
+        UserError: the environment shows nothing.
+    """
+    shots, names, rate = _shots(env, policy, seconds, key)
+
+    def film() -> Iterator[np.ndarray]:
+        low, high = np.inf, -np.inf  # of the values so far
+        for shot in shots:
+            low, high = min(low, float(shot.q.min())), max(high, float(shot.q.max()))
+            yield np.concatenate([_scaled(shot.picture), _panel(shot, names, low, high)], axis=1)
+
+    return film(), rate
 
 
 def save_film(
-    path: Path, env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+    path: Path,
+    env: DeviceEnvironment | HostEnvironment,
+    policy: Policy,
+    seconds: float,
+    key: PRNGKeyArray,
 ) -> None:
     """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
     The file appears when the film is whole.
 
     Raises:
-        UserError: the path does not end in .mp4, or the film cannot be written there.
+        UserError: the path does not end in .mp4, the film cannot be written there, or the
+            environment shows nothing.
     """
     if path.suffix != ".mp4" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be a film: name an .mp4 file in a folder that exists")
+    film, rate = film_frames(env, policy, seconds, key)
+    first = next(film)
+    height, width = first.shape[:2]
     part = path.with_name(f"{path.stem}.part.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{GAME + PANEL}x{GAME}"]
-    command += ["-r", str(FRAMES_PER_SECOND), "-i", "-"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    command += ["-r", str(rate), "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", str(part)]
     # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive. The process
     # has a group of its own, so that Ctrl-C reaches only us.
@@ -118,7 +232,7 @@ def save_film(
     process = subprocess.Popen(command, stdin=pipe, stderr=pipe, process_group=0)  # noqa: S603
     try:
         with contextlib.suppress(BrokenPipeError):  # ffmpeg stopped; its message is read below
-            for frame in film_frames(env, policy, seconds, key):
+            for frame in itertools.chain([first], film):
                 process.stdin.write(frame.tobytes())  # pyright: ignore[reportOptionalMemberAccess]
         _, errors = process.communicate()
         if process.returncode != 0:

@@ -3,9 +3,10 @@
 import dataclasses
 import signal
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,11 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from noisydqn.build import Policy, make_environment
-from noisydqn.config import Config
+from noisydqn.build import Policy
+from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
+from noisydqn.envs.select import Maker, environment_spec, make_environment, maker_name
 from noisydqn.errors import UserError
-from noisydqn.training import device
+from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.training import device, host
 from noisydqn.training.curves import save_curves
 from noisydqn.training.evaluate import Evaluation, evaluate
 from noisydqn.training.film import save_film
@@ -27,6 +31,7 @@ from noisydqn.training.folder import (
     free_path,
     open_folders,
 )
+from noisydqn.training.report import Chunk, SeedChunk
 from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.training.weights import load_policy, save_policy, write_json
 
@@ -63,20 +68,39 @@ class Result:
     interrupted: bool
 
 
-def train(config: Config, *, out: Path | str | None = None, quiet: bool = False) -> Result:
+def train(
+    config: Config | None = None,
+    *,
+    env: str | Maker | None = None,
+    out: Path | str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Result:
     """Train, evaluate and film; leaves a run folder. This is what `noisydqn train` does.
+
+        noisydqn.train(env="LunarLander-v3", seed=1)
+        noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
+        noisydqn.train(noisydqn.PRESETS["catcher"])
 
     Ctrl-C ends training after the chunk under way; the weights are then saved, but not
     evaluated or filmed. A second one quits at once.
 
     Args:
-        config: the options, for instance `noisydqn.PRESETS["catcher"].replace(seed=1)`.
+        config: the options; if None those that suit `env`.
+        env: an id, as on the command line, or a function that makes an environment of
+            Gymnasium; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
+        options: changes to the config, such as `seed=1`.
 
     Raises:
-        UserError: `out` holds something already or cannot be written to.
+        UserError: an option or the environment cannot be used, or `out` holds something already
+            or cannot be written to.
+        EnvironmentFailedError: an environment failed while training; what was trained is saved.
     """
+    maker = None if env is None or isinstance(env, str) else env
+    config = _config(config, env).replace(**options)
+    environment = make_environment(config, maker)
     out, folders = create_folders(config, None if out is None else Path(out))
     with Terminal(config, quiet=quiet) as terminal:
         terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
@@ -85,35 +109,85 @@ def train(config: Config, *, out: Path | str | None = None, quiet: bool = False)
                 f"nothing will be learned: learning starts after {config.first_learning_step:,} "
                 "steps; raise --steps or lower --learning-starts"
             )
-        loop = _Loop(config, folders, terminal)
-        with _interruptible(terminal) as interrupted:
-            loop.train(interrupted)
-            loop.save()
-        stopped = interrupted[0]
-        if not stopped:
-            terminal.say("evaluating and filming the best weights")
-            try:
-                loop.report()
-            except KeyboardInterrupt:
-                stopped = True
-        results = [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+        results: list[SeedResult] = []
+        stopped = False
+        for loop in _loops(config, environment, folders, terminal):
+            stopped = _train_and_report(loop, terminal, out)
+            results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+            if stopped:
+                terminal.warn(
+                    f"interrupted after {loop.steps:,} steps; weights and metrics are in {out}"
+                )
+                break
         if config.num_seeds > 1:
             write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
-        if stopped:
-            terminal.warn(
-                f"interrupted after {loop.steps:,} steps; weights and metrics are in {out}"
-            )
-        else:
+        if not stopped:
             terminal.say(_closing_line(out, results))
     return Result(out, results, stopped)
 
 
+def _config(config: Config | None, env: str | Maker | None) -> Config:
+    if env is None:
+        return PRESETS[DEFAULT_PRESET] if config is None else config
+    if isinstance(env, str):
+        return config_for(env) if config is None else config.replace(env=env)
+    name = maker_name(env)
+    if config is None:
+        return PRESETS["default"].replace(env=name, preset=name.rpartition(".")[2].strip("<>"))
+    return config.replace(env=name)
+
+
+def _loops(
+    config: Config,
+    env: DeviceEnvironment | HostEnvironment,
+    folders: list[RunFolder],
+    terminal: Terminal,
+) -> Iterator["_Loop"]:
+    """One loop for all seeds where they can be trained at once, else one for each in turn."""
+    seeds = [config.replace(seed=config.seed + i, num_seeds=1) for i in range(config.num_seeds)]
+    if not isinstance(env, HostEnvironment):
+        yield _Loop(seeds, env, folders, terminal)
+        return
+    for seed, folder in zip(seeds, folders, strict=True):
+        if len(seeds) > 1:
+            terminal.start(f"seed {seed.seed}")
+        yield _Loop([seed], env, [folder], terminal)
+
+
+def _train_and_report(loop: "_Loop", terminal: Terminal, out: Path) -> bool:
+    """Train, save, then evaluate and film; returns whether it was interrupted."""
+    with _interruptible(terminal) as interrupted:
+        try:
+            loop.train(interrupted)
+        except EnvironmentFailedError as failure:
+            if loop.steps == 0:
+                raise
+            loop.save()
+            raise failure.with_hint(f"what was trained until then is in {out}") from failure
+        loop.save()
+    if interrupted[0]:
+        return True
+    terminal.say("evaluating and filming the best weights")
+    try:
+        loop.report(terminal)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
 def _closing_line(out: Path, results: list[SeedResult]) -> str:
-    caught = [result.summary["evaluation"]["caught_fraction"] for result in results]
-    seconds = results[0].summary["train_seconds"]
+    summaries = [result.summary for result in results]
+    caught = [s["evaluation"].get("caught_fraction") for s in summaries]
+    if None in caught:
+        means = ", ".join(f"{s['evaluation']['mean_return']:.1f}" for s in summaries)
+        outcome = f"return {means}"
+    else:
+        outcome = f"catch {', '.join(f'{x:.2%}' for x in caught)} of the fruit"
+    solved = summaries[0]["solved_at_step"]
+    steps = "" if solved is None else f", solved after {solved:,} steps"
     return (
-        f"trained in {seconds:.0f} s; without noise the best weights catch "
-        f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit; everything is in {out}"
+        f"trained in {summaries[0]['train_seconds']:.0f} s{steps}; without noise the best weights "
+        f"{outcome}; everything is in {out}"
     )
 
 
@@ -144,7 +218,11 @@ class _SeedRun:
     """One seed's side of a run: its trackers, its evaluations and its best weights."""
 
     def __init__(
-        self, config: Config, env: DeviceEnvironment, folder: RunFolder, terminal: Terminal | None
+        self,
+        config: Config,
+        env: DeviceEnvironment | HostEnvironment,
+        folder: RunFolder,
+        terminal: Terminal | None,
     ) -> None:
         self.config, self.env, self.folder = config, env, folder
         self.keys = seed_keys(config.seed)
@@ -155,6 +233,7 @@ class _SeedRun:
         self.best: Policy | None = None
         self.best_return = -float("inf")
         self.episodes = self.updates = 0
+        self.recent: deque[float] = deque(maxlen=config.window)  # returns
         self.solved_at: tuple[int, float] | None = None
         self.pending: list[tuple[int, float, Policy, Future[Evaluation]]] = []
         self.summary: dict[str, Any] = {}
@@ -168,14 +247,26 @@ class _SeedRun:
         return best
 
     def chunk(
-        self, steps: int, seconds: float, speed: float, chunk: device.SeedChunk, policy: Policy
+        self, steps: int, seconds: float, speed: float, chunk: SeedChunk, policy: Policy
     ) -> None:
         """Take in a chunk and the policy after it."""
         self.episodes += len(chunk.episodes)
         self.updates = chunk.updates
         self.final = policy
+        for episode in chunk.episodes:
+            self.recent.append(episode.episode_return)
+            if self.solved_at is None and self.reached_return:
+                self.solved_at = episode.step, seconds
         for tracker in self.trackers:
             tracker.chunk(steps, seconds, speed, chunk)
+
+    @property
+    def reached_return(self) -> bool:
+        """Whether the mean return of the newest episodes is what training is to stop at."""
+        goal = self.config.stop_at_return
+        if goal is None or len(self.recent) < self.config.window:
+            return False
+        return sum(self.recent) / self.config.window >= goal
 
     def start_evaluation(self, pool: ThreadPoolExecutor, steps: int, seconds: float) -> None:
         """Evaluate the newest policy in another thread while training goes on."""
@@ -193,7 +284,8 @@ class _SeedRun:
             if evaluation.mean_return >= self.best_return:
                 self.best, self.best_return = policy, evaluation.mean_return
                 save_policy(self.folder.best, policy)
-            if evaluation.solved and self.solved_at is None:
+            goal = self.config.stop_at_return
+            if goal is None and evaluation.solved and self.solved_at is None:
                 self.solved_at = steps, seconds
             for tracker in self.trackers:
                 tracker.evaluation(steps, seconds, evaluation)
@@ -221,7 +313,7 @@ class _SeedRun:
         }
         write_json(self.folder.summary, self.summary)
 
-    def report(self) -> None:
+    def report(self, terminal: Terminal) -> None:
         """Evaluate the best weights in episodes of their own, and film them."""
         config, policy = self.config, self.best_policy
         save_curves(self.folder)
@@ -230,35 +322,40 @@ class _SeedRun:
         self.summary["evaluation"] = evaluation.summary()
         write_json(self.folder.summary, self.summary)
         if config.film_seconds > 0:
-            save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
+            try:
+                save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
+            except UserError as error:
+                terminal.warn(str(error))
 
 
 class _Loop:
-    """Drives the device runner and hands what it reports to the seeds' trackers."""
+    """Drives a runner and hands what it reports to the seeds' trackers."""
 
-    def __init__(self, config: Config, folders: list[RunFolder], terminal: Terminal) -> None:
-        self.config = config
-        self.env = make_environment(config)
+    def __init__(
+        self,
+        seeds: list[Config],
+        env: DeviceEnvironment | HostEnvironment,
+        folders: list[RunFolder],
+        terminal: Terminal,
+    ) -> None:
+        self.config, self.env = seeds[0], env
         self.runs = [
-            _SeedRun(
-                config.replace(seed=config.seed + i, num_seeds=1),
-                self.env,
-                folder,
-                terminal if i == 0 else None,
-            )
-            for i, folder in enumerate(folders)
+            _SeedRun(seed, env, folder, terminal if i == 0 else None)
+            for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
         ]
         self.steps = 0
         self.seconds = 0.0
 
     def train(self, interrupted: list[bool]) -> None:
-        """Train until the budget is used up or a flag is raised; evaluate on the way."""
-        every = self.config.evaluation_every or self.config.steps
+        """Train until the budget is used up, it is solved, or a flag is raised.
+
+        Evaluates on the way.
+        """
+        every = self.config.evaluation_every or MAX_COUNT
         evaluated = 0
         start = last = time.perf_counter()
-        keys = jnp.stack([run.keys.training for run in self.runs])
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for chunk in device.run(self.config, self.env, keys):
+        with ThreadPoolExecutor(max_workers=1) as pool, closing(self._chunks()) as chunks:
+            for chunk in chunks:
                 now = time.perf_counter()
                 speed = (chunk.steps - self.steps) / (now - last)
                 self.steps, self.seconds, last = chunk.steps, now - start, now
@@ -266,7 +363,7 @@ class _Loop:
                     policy = chunk.policy(i)
                     run.chunk(chunk.steps, self.seconds, speed, chunk.seeds[i], policy)
                     run.collect(wait=False)
-                if interrupted[0]:
+                if interrupted[0] or self._finished:
                     break
                 if chunk.steps // every > evaluated // every:
                     evaluated = chunk.steps
@@ -277,6 +374,22 @@ class _Loop:
                 run.collect(wait=True)
         self.seconds = time.perf_counter() - start
 
+    def _chunks(self) -> Generator[Chunk]:
+        keys = [run.keys.training for run in self.runs]
+        if isinstance(self.env, HostEnvironment):
+            return host.run(self.config, self.env, keys[0])
+        return device.run(self.config, self.env, jnp.stack(keys))
+
+    @property
+    def _finished(self) -> bool:
+        """Whether the time is used up, or every seed has reached the return to stop at."""
+        limit = self.config.max_seconds
+        if limit is not None and self.seconds >= limit:
+            return True
+        return all(run.solved_at is not None for run in self.runs) and (
+            self.config.stop_at_return is not None
+        )
+
     def _evaluate(self, pool: ThreadPoolExecutor) -> None:
         for run in self.runs:
             run.start_evaluation(pool, self.steps, self.seconds)
@@ -286,10 +399,10 @@ class _Loop:
         for run in self.runs:
             run.save(self.steps, self.seconds)
 
-    def report(self) -> None:
+    def report(self, terminal: Terminal) -> None:
         """Report on every seed."""
         for run in self.runs:
-            run.report()
+            run.report(terminal)
 
 
 def evaluate_run(
@@ -340,6 +453,8 @@ def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -
         yield film
 
 
-def _load(folder: RunFolder, config: Config, weights: str) -> tuple[DeviceEnvironment, Policy]:
+def _load(
+    folder: RunFolder, config: Config, weights: str
+) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
     env = make_environment(config)
-    return env, load_policy(folder.weights(weights), config, env)
+    return env, load_policy(folder.weights(weights), config, environment_spec(env))

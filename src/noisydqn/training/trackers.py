@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from noisydqn.config import Config
-from noisydqn.training.device import Episode, SeedChunk
 from noisydqn.training.evaluate import Evaluation
 from noisydqn.training.folder import RunFolder
+from noisydqn.training.report import Episode, SeedChunk
 
 RECENT_EPISODES = 20
 """How many episodes the return in the live view is a mean of."""
@@ -122,10 +122,11 @@ class TensorBoardTracker:
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Mean return and caught fraction."""
+        """Mean return and, where fruit falls, the fraction caught."""
         del seconds
         self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
-        self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
+        if evaluation.caught_fraction is not None:
+            self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
 
     def close(self) -> None:
         """Write what is left."""
@@ -140,11 +141,10 @@ def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
     """The live view's figures in one line."""
     returns = [episode.episode_return for episode in recent]
     mean = sum(returns) / len(returns) if returns else math.nan
-    sigma = sum(chunk.sigma.values()) / len(chunk.sigma)
-    return (
-        f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  "
-        f"{speed:,.0f} steps/s  sigma {_number(sigma)}"
-    )
+    figures = f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  {speed:,.0f} steps/s"
+    if not chunk.sigma:
+        return figures
+    return f"{figures}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
 
 
 class _FiguresColumn(ProgressColumn):
@@ -188,6 +188,12 @@ class Terminal:
     ) -> None:
         self._progress.stop()
 
+    def start(self, what: str) -> None:
+        """Begin the bar anew, for `what`."""
+        self._recent.clear()
+        self._progress.reset(self._task, description="compiling")
+        self.say(what)
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         self._console.print(line, soft_wrap=True)
@@ -212,8 +218,8 @@ class Terminal:
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
         """Print the outcome."""
         self.say(
-            f"{steps:>9,} steps  {seconds:5.0f} s  evaluation without noise: return "
-            f"{evaluation.mean_return:.1f}, {evaluation.caught_fraction:.1%} of the fruit caught"
+            f"{steps:>9,} steps  {seconds:5.0f} s  evaluation without noise: "
+            f"{evaluation.describe()}"
         )
 
     def close(self) -> None:

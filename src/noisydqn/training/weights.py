@@ -13,7 +13,7 @@ from jaxtyping import Array
 from noisydqn import build
 from noisydqn.build import Policy
 from noisydqn.config import Config
-from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 
 FORMAT, VERSION = "noisydqn-policy", 1
@@ -33,14 +33,14 @@ def save_policy(path: Path, policy: Policy) -> None:
     beside.replace(path)
 
 
-def load_policy(path: Path, config: Config, env: DeviceEnvironment) -> Policy:
-    """Read a policy that was trained with `config` on `env`.
+def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
+    """Read a policy that was trained with `config` on such an environment.
 
     Raises:
         UserError: there is no such file, it is damaged or of another format, or its arrays are
             not those of the config's network.
     """
-    expected = jax.eval_shape(lambda: build.make_policy(config, env, jax.random.key(0)))
+    expected = jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
     names = _named_arrays(expected)
     arrays = _read(path)
     if arrays.keys() != names.keys():

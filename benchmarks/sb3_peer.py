@@ -1,0 +1,96 @@
+"""The same work for Stable-Baselines3's DQN, an optional dependency of the benchmarks.
+
+Settings of LunarLander and CartPole are those that RL Baselines3 Zoo publishes for its DQN.
+"""
+
+import time
+from collections import deque
+from typing import Any
+
+TUNED: dict[str, dict[str, Any]] = {
+    "LunarLander-v3": {
+        "learning_rate": 6.3e-4,
+        "batch_size": 128,
+        "buffer_size": 50_000,
+        "learning_starts": 0,
+        "gamma": 0.99,
+        "target_update_interval": 250,
+        "train_freq": 4,
+        "gradient_steps": -1,
+        "exploration_fraction": 0.12,
+        "exploration_final_eps": 0.1,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+    "CartPole-v1": {
+        "learning_rate": 2.3e-3,
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "gamma": 0.99,
+        "target_update_interval": 10,
+        "train_freq": 256,
+        "gradient_steps": 128,
+        "exploration_fraction": 0.16,
+        "exploration_final_eps": 0.04,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+}
+MAX_STEPS = {"LunarLander-v3": 300_000, "CartPole-v1": 100_000}
+
+
+def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
+    """Train until the mean of `window` training returns is `goal`, at most `MAX_STEPS`."""
+    start = time.time()
+    import torch
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    torch.set_num_threads(1)  # faster here than two
+    solved: list[int] = []
+
+    class Stop(BaseCallback):
+        """Stops at the goal."""
+
+        def _on_training_start(self) -> None:
+            self.recent: deque[float] = deque(maxlen=window)
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    self.recent.append(info["episode"]["r"])
+            if len(self.recent) == window and sum(self.recent) / window >= goal:
+                solved.append(self.num_timesteps)
+            return not solved
+
+    model = DQN("MlpPolicy", env, seed=seed, device="cpu", **TUNED[env])
+    model.learn(MAX_STEPS[env], callback=Stop())
+    seconds = time.time() - start
+    evaluation, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=100)
+    return {
+        "solved_step": solved[0] if solved else None,
+        "seconds": round(seconds, 1),
+        "evaluation": round(float(evaluation), 1),
+    }
+
+
+def steps_per_second(env: str, steps: int) -> float:
+    """Speed of plain DQN: batch 32, one update a step, three layers of 128, one environment."""
+    import torch
+    from stable_baselines3 import DQN
+
+    torch.set_num_threads(1)
+    model = DQN(
+        "MlpPolicy",
+        env,
+        learning_starts=1_000,
+        batch_size=32,
+        train_freq=1,
+        gradient_steps=1,
+        policy_kwargs={"net_arch": [128, 128, 128]},
+        device="cpu",
+    )
+    model.learn(2_000)
+    start = time.perf_counter()
+    model.learn(steps, reset_num_timesteps=False)
+    return steps / (time.perf_counter() - start)

@@ -1,0 +1,112 @@
+"""Steps and seconds until environments are solved, over seeds.
+
+    python -m benchmarks.solve                                every environment below, its seeds
+    python -m benchmarks.solve LunarLander-v3 --seeds 10
+    python -m benchmarks.solve LunarLander-v3 --peer          Stable-Baselines3 on the same work
+
+Each seed is a run of the installed command in a process of its own, one after the other, so that
+the seconds hold start-up and compiling. An environment is solved when the mean return of the
+newest training episodes reaches its goal; then 100 episodes are played with mean weights.
+Rows are appended to `results/solve.csv` as they come, and of equal rows the newest counts.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.sb3_peer import solve as solve_with_sb3
+
+NAME = "solve"
+CSV = results.RESULTS / "solve.csv"
+COLUMNS = ("library", "env", "seed", "solved_step", "seconds", "evaluation", "commit")
+SEEDS = {"LunarLander-v3": 10, "CartPole-v1": 5, "Acrobot-v1": 5, "MountainCar-v0": 5}
+GOALS = {
+    "LunarLander-v3": (200.0, 50),
+    "CartPole-v1": (475.0, 100),
+    "Acrobot-v1": (-100.0, 100),
+    "MountainCar-v0": (-110.0, 100),
+}
+"""The mean return to reach, and over how many episodes. Gymnasium's thresholds are the same but
+for LunarLander, where it takes 100 episodes."""
+
+
+def solve(env: str, seed: int) -> dict[str, Any]:
+    """Train one seed with the preset of an environment until it is solved."""
+    goal, window = GOALS[env]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "noisydqn", "train", env, "--seed", str(seed)]
+        command += ["--out", str(out), "--film-seconds", "0", "--evaluation-episodes", "100"]
+        command += ["--stop-at-return", str(goal), "--window", str(window), "--quiet"]
+        start = time.time()
+        subprocess.run(command, check=True)  # noqa: S603
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        trained = (out / "final.safetensors").stat().st_mtime
+    return {
+        "solved_step": summary["solved_at_step"],
+        "seconds": round(trained - start, 1),
+        "evaluation": round(summary["evaluation"]["mean_return"], 1),
+    }
+
+
+def load() -> list[dict[str, Any]]:
+    """All rows, the newest of each library, environment and seed."""
+    with CSV.open(newline="") as file:
+        rows = {(row["library"], row["env"], int(row["seed"])): row for row in csv.DictReader(file)}
+    return [rows[key] for key in sorted(rows)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Every seed of every environment, with medians, in Markdown."""
+    lines: list[tuple[object, ...]] = []
+    for library, env in sorted({(row["library"], row["env"]) for row in rows}):
+        runs = [row for row in rows if (row["library"], row["env"]) == (library, env)]
+        solved = [row for row in runs if row["solved_step"]]
+        steps = ", ".join(
+            f"{int(r['solved_step']) / 1000:.0f}" if r in solved else "-" for r in runs
+        )
+        seconds = ", ".join(f"{float(row['seconds']):.0f}" for row in runs)
+        played = ", ".join(f"{float(row['evaluation']):.0f}" for row in runs)
+        median = statistics.median(float(row["seconds"]) for row in runs)
+        lines.append(
+            (library, env, f"{len(solved)} of {len(runs)}", steps, seconds, f"{median:.0f}", played)
+        )
+    header = ("", "", "solved", "after thousand steps", "seconds", "median s", "100 episodes after")
+    return results.markdown(header, lines)
+
+
+def main() -> None:
+    """Measure, append, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("envs", nargs="*", default=list(SEEDS), choices=[*SEEDS, []])
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... of each")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--peer", action="store_true", help="Stable-Baselines3 instead")
+    args = parser.parse_args()
+    envs: list[str] = args.envs or list(SEEDS)
+    for env in envs:
+        for seed in range(args.first, args.first + (args.seeds or SEEDS[env])):
+            library = "stable-baselines3" if args.peer else "noisydqn"
+            run = solve_with_sb3(env, seed, *GOALS[env]) if args.peer else solve(env, seed)
+            about: dict[str, Any] = {"library": library, "env": env, "seed": seed}
+            row: dict[str, Any] = {**about, **run, "commit": results.commit()}
+            print(row, flush=True)
+            is_new = not CSV.exists()
+            with CSV.open("a", newline="") as file:
+                writer: Any = csv.DictWriter(file, COLUMNS)
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+    print(table(load()))
+
+
+if __name__ == "__main__":
+    main()

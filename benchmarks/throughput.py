@@ -1,0 +1,122 @@
+"""Training speed at stated work: environment steps and updates a second.
+
+    python -m benchmarks.throughput [--peer] [--atari]
+
+The work on LunarLander-v3: noisy, dueling, double, prioritised, 3-step, three layers of 128,
+batch 32, one update a step; on one core with one environment, and on two with eight. With
+`--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update
+every fourth step, eight environments, two cores. With `--peer` also Stable-Baselines3's plain
+DQN, in turn. Each figure is the median of rounds, after learning has started.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from benchmarks import results
+
+NAME = "throughput"
+ROUNDS = 3
+
+
+def measure(env: str, num_envs: int, steps: int) -> dict[str, float]:
+    """Speed of the host runner from its first updates on."""
+    import jax
+
+    from noisydqn.envs.select import make_environment
+    from noisydqn.presets import config_for
+    from noisydqn.training import host
+
+    config = config_for(env).replace(
+        num_envs=num_envs, batch_size=32, learning_starts=1_000, n_step=3, stop_at_return=None
+    )
+    if env.startswith("ALE/"):
+        config = config.replace(replay_capacity=20_000)
+    else:
+        config = config.replace(updates_per_step=1.0, hidden=(128, 128, 128))
+    warm = 3_000
+    config = config.replace(steps=warm + steps, chunk_steps=500)
+    started = time.perf_counter()
+    updates = 0
+    environment: Any = make_environment(config)
+    for chunk in host.run(config, environment, jax.random.key(0)):
+        if chunk.steps <= warm:
+            started, updates = time.perf_counter(), chunk.seeds[0].updates
+        last = chunk
+    seconds = time.perf_counter() - started
+    return {
+        "steps_per_second": steps / seconds,
+        "updates_per_second": (last.seeds[0].updates - updates) / seconds,  # pyright: ignore[reportPossiblyUnboundVariable]
+    }
+
+
+def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> dict[str, float]:
+    """Measure in a process of its own, on some cores."""
+    program = (
+        f"import json, os; os.sched_setaffinity(0, range({cores}))\n"
+        "from benchmarks import sb3_peer, throughput\n"
+        f"print(json.dumps({what}))"
+    ).format(env=env, num_envs=num_envs, steps=steps)
+    import json
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+OURS = "throughput.measure('{env}', {num_envs}, {steps})"
+PEER = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as a table in Markdown."""
+    lines = [
+        (
+            row["library"],
+            row["env"],
+            f"{row['num_envs']} on {row['cores']}",
+            f"{row['steps_per_second']:,.0f}",
+            f"{row['updates_per_second']:,.0f}" if row.get("updates_per_second") else "",
+        )
+        for row in rows
+    ]
+    header = ("", "", "environments on cores", "steps/s", "updates/s")
+    return results.markdown(header, lines)
+
+
+def main() -> None:
+    """Measure, save, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peer", action="store_true", help="Stable-Baselines3 too")
+    parser.add_argument("--atari", action="store_true", help="Pong too")
+    args = parser.parse_args()
+    lander = "LunarLander-v3"
+    works = [("noisydqn", OURS, lander, 1, 6_000, 1), ("noisydqn", OURS, lander, 8, 16_000, 2)]
+    if args.peer:
+        works.append(("stable-baselines3, plain", PEER, lander, 1, 3_000, 1))
+    if args.atari:
+        works.append(("noisydqn", OURS, "ALE/Pong-v5", 8, 4_000, 2))
+    measured: list[list[dict[str, float]]] = [[] for _ in works]
+    for _ in range(ROUNDS):
+        for runs, (_, what, env, num_envs, steps, cores) in zip(measured, works, strict=True):
+            runs.append(_own_process(what, env, num_envs, steps, cores))
+    rows: list[dict[str, Any]] = []
+    for runs, (library, _, env, num_envs, _, cores) in zip(measured, works, strict=True):
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        about = {"library": library, "env": env, "num_envs": num_envs, "cores": cores}
+        rows.append({**about, **medians, "rounds": runs})
+    results.save(NAME, "python -m benchmarks.throughput " + " ".join(sys.argv[1:]), rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""Environments of Gymnasium: the only place where they become our `TimeStep`s.
+
+A step after the last of an episode is a reset whose action is void, as in Gymnasium's
+`AutoresetMode.NEXT_STEP`: final observations are seen like any other.
+"""
+
+import dataclasses
+import json
+import signal
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium import logger, spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import FlattenObservation
+
+from noisydqn.config import Config
+from noisydqn.envs import catalogue
+from noisydqn.envs.catalogue import Entry
+from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.errors import UserError
+from noisydqn.types import TimeStep
+
+BYTE = 255
+DEFAULT_RATE, OBSERVATION_RATE = 30.0, 15.0  # pictures a second; Atari decides 15 times a second
+
+
+class EnvironmentFailedError(UserError):
+    """An environment raised or gave what cannot be learned from. What was trained is saved.
+
+    `traceback` is that of what the environment raised, empty if it raised nothing.
+    """
+
+    def __init__(self, message: "str | EnvironmentFailedError") -> None:
+        # From a process of its own an error comes as the argument of a new one.
+        if isinstance(message, EnvironmentFailedError):
+            message = str(message.args[0])
+        self.line, _, self.traceback = message.partition("\n")
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.line
+
+    def with_hint(self, hint: str) -> "EnvironmentFailedError":
+        """The same, with one more thing to say."""
+        return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
+
+
+def _problem(space: spaces.Space[Any], value: Any, name: str) -> str | None:
+    """What is wrong with a value of a space, with the name of the part that is wrong."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
+            return f"{name} has not the keys {list(space.spaces)}"
+        parts = [(space[key], value[key], f"{name}[{key!r}]") for key in space.spaces]
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
+            return f"{name} is not a tuple of {len(space.spaces)}"
+        numbered_parts = enumerate(zip(space.spaces, value, strict=True))
+        parts = [(part, x, f"{name}[{i}]") for i, (part, x) in numbered_parts]
+    else:
+        return _array_problem(space, np.asarray(value), name)
+    return next((p for p in (_problem(*part) for part in parts) if p is not None), None)
+
+
+def _array_problem(space: spaces.Space[Any], value: np.ndarray, name: str) -> str | None:
+    """What is wrong with an array: its shape, or a number that is none."""
+    if value.shape != space.shape:
+        return f"{name} has shape {list(value.shape)}, declared is {list(space.shape or ())}"
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        place = list(map(int, np.argwhere(~np.isfinite(value))[0]))
+        return f"{name}{place or ''} is {value[tuple(place)]}"
+    if isinstance(space, spaces.Discrete) and not space.start <= value < space.start + space.n:
+        return f"{name} is {value}, declared is {space}"
+    return None
+
+
+class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Checks what an environment gives, names what is wrong, and seeds every episode.
+
+    Episode k of an environment that was first reset with seed s starts from a seed made of s and
+    k alone, so that it can be played again by itself.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+        super().__init__(env)
+        self._index, self._seed, self._episode, self._step = index, 0, 0, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode, or, with a seed, the first."""
+        self._episode = 0 if seed is not None else self._episode + 1
+        self._seed = self._seed if seed is None else seed
+        sequence = np.random.SeedSequence([self._seed, self._episode])
+        episode_seed = int(sequence.generate_state(1)[0])
+        self._step = 0
+        observation, _ = self._call(self.env.reset, seed=episode_seed, options=options)
+        self._check(observation)
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        self._step += 1
+        observation, reward, terminated, truncated, _ = self._call(self.env.step, action)
+        self._check(observation)
+        if not np.isfinite(reward):
+            raise self._failure(f"reward is {reward}")
+        return observation, float(reward), bool(terminated), bool(truncated), {}
+
+    def _check(self, observation: Any) -> None:
+        problem = _problem(self.env.observation_space, observation, "observation")
+        if problem is not None:
+            raise self._failure(problem)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            reason = f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise self._failure(reason, traceback.format_exc()) from error
+
+    def _failure(self, what: str, trace: str = "") -> EnvironmentFailedError:
+        where = f"step {self._step} of episode {self._episode} of environment {self._index}"
+        return EnvironmentFailedError(
+            f"the environment failed at {where}: {what}; correct the environment\n{trace}"
+        )
+
+
+def _make_guarded(
+    make: Callable[[], gymnasium.Env[Any, Any]], index: int, *, own_process: bool
+) -> GuardedEnv:
+    if own_process:
+        # Ctrl-C reaches every process; the one that trains decides what becomes of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return GuardedEnv(make(), index)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostEnvironment:
+    """Any environment of Gymnasium with discrete actions.
+
+    Args:
+        entry: its id, or what makes one.
+        kwargs: arguments for it, as JSON.
+        max_episode_steps: steps after which an episode is cut; None: its own limit.
+        vectorisation: "sync", "subprocess" or "own", see `Config`.
+    """
+
+    entry: Entry
+    kwargs: str
+    max_episode_steps: int | None
+    vectorisation: str
+
+    @staticmethod
+    def create(config: Config, entry: Entry) -> "HostEnvironment":
+        """The environment of a config.
+
+        Raises:
+            UserError: it cannot be made, or has spaces that are not supported.
+        """
+        vectorisation = config.vectorisation
+        if vectorisation == "auto":
+            vectorisation = "own" if catalogue.is_atari(entry) else "sync"
+        if vectorisation == "own" and not isinstance(entry, str):
+            raise UserError("--vectorisation own needs an environment that is given by its id")
+        limit = config.max_episode_steps
+        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation)
+        _ = env.spec  # refuse what is not supported now
+        return env
+
+    @cached_property
+    def spec(self) -> EnvironmentSpec:
+        """The interface of the environment."""
+        vector = self.vector(1)
+        try:
+            return vector.spec
+        finally:
+            vector.close()
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+        """Make one environment."""
+        return catalogue.make(
+            self.entry,
+            kwargs=json.loads(self.kwargs),
+            max_episode_steps=self.max_episode_steps,
+            render_mode=render_mode,
+        )
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        if self.vectorisation == "own":
+            return {}
+        env = self.make()
+        env.close()
+        return dict(env.metadata)
+
+    @property
+    def _draws(self) -> bool:
+        return "rgb_array" in (self._metadata.get("render_modes") or ())
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Pictures a second, if there are any: drawn by the environment, or its observations."""
+        if self._draws:
+            return float(self._metadata.get("render_fps") or DEFAULT_RATE)
+        is_image = len(self.spec.observation.shape) > 1
+        is_image &= self.spec.observation.dtype == np.uint8
+        return OBSERVATION_RATE if is_image else None
+
+    def vector(
+        self, num_envs: int, *, processes: bool = False, pictures: bool = False
+    ) -> "HostVector":
+        """Make some of them, in step.
+
+        Args:
+            num_envs: how many.
+            processes: in processes of their own, if they were asked for.
+            pictures: with `HostVector.picture`; only where `frame_rate` is not None.
+        """
+        if self.vectorisation == "own":
+            assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
+            kwargs = json.loads(self.kwargs)
+            limit = self.max_episode_steps
+            own = catalogue.make_own_vector(
+                self.entry, num_envs, kwargs=kwargs, max_episode_steps=limit
+            )
+            return HostVector(own, own=True)
+        subprocess = processes and self.vectorisation == "subprocess"
+        mode = "rgb_array" if pictures and self._draws else None
+        makers = [
+            partial(_make_guarded, partial(self.make, mode), i, own_process=subprocess)
+            for i in range(num_envs)
+        ]
+        if subprocess:
+            # Not a fork: JAX's threads would not survive it.
+            return HostVector(AsyncVectorEnv(makers, context="spawn"), own=False)
+        return HostVector(SyncVectorEnv(makers), own=False, draws=mode is not None)
+
+
+def _num_actions(space: spaces.Space[Any]) -> int:
+    if not isinstance(space, spaces.Discrete):
+        kind = "continuous" if isinstance(space, spaces.Box) else type(space).__name__
+        raise UserError(
+            f"the action space {space} is {kind}, expected Discrete: noisydqn learns a value for "
+            "each action; wrap the environment so that it offers a list of actions"
+        )
+    return int(space.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoding:
+    """How observations of a Box become what is stored: type, and place of an image's channels."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    channels_first: bool
+
+    @staticmethod
+    def of(space: spaces.Box) -> "_Encoding":
+        shape = space.shape
+        # The channels are the shortest of the first and the last axis of three.
+        channels_first = len(shape) == 3 and shape[0] < shape[2]
+        full_bytes = space.dtype == np.uint8 and bool((space.high == BYTE).all())
+        keep = full_bytes or space.dtype == np.bool_
+        dtype = np.dtype(space.dtype if keep else np.float32)
+        if channels_first:
+            shape = (*shape[1:], shape[0])
+        return _Encoding(shape, dtype, channels_first)
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Encode a batch."""
+        if self.channels_first:
+            observations = np.moveaxis(observations, 1, -1)
+        return np.ascontiguousarray(observations, self.dtype)
+
+
+class HostVector:
+    """Environments in step, as time steps [num_envs, ...] in NumPy."""
+
+    def __init__(self, vector: VectorEnv[Any, Any, Any], *, own: bool, draws: bool = False) -> None:
+        try:
+            actions = vector.single_action_space
+            num_actions = _num_actions(actions)
+            space = vector.single_observation_space
+            if not isinstance(space, spaces.Box):
+                if not space.is_np_flattenable:
+                    raise UserError(
+                        f"the observation space {space} is not supported: expected Box, Discrete, "
+                        "MultiDiscrete, MultiBinary, or Dict or Tuple of these; wrap the "
+                        "environment so that it shows an array"
+                    )
+                vector = FlattenObservation(vector)
+                space = vector.single_observation_space
+            assert isinstance(space, spaces.Box)  # noqa: S101 - what flattening gives
+            self._encode = _Encoding.of(space)
+        except BaseException:
+            vector.close()
+            raise
+        self._vector, self._own, self._draws = vector, own, draws
+        self._first_action = int(actions.start)  # pyright: ignore[reportAttributeAccessIssue]
+        self._steps = 0
+        observation = jax.ShapeDtypeStruct(self._encode.shape, self._encode.dtype)
+        meanings = getattr(vector.unwrapped, "action_names", None)
+        self.spec = EnvironmentSpec(observation, num_actions, meanings or numbered(num_actions))
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments there are."""
+        return self._vector.num_envs
+
+    def reset(self, seed: int) -> TimeStep:
+        """Start an episode everywhere."""
+        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
+        start: Any = int(seeds[0] >> 1) if self._own else [int(x) for x in seeds]
+        observation, _ = self._vector.reset(seed=start)
+        nothing = np.zeros(self.num_envs, bool)
+        return self._time_step(observation, np.zeros(self.num_envs), nothing, nothing)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """Take one step everywhere; where an episode has ended, start one instead.
+
+        Raises:
+            EnvironmentFailedError: an environment raised, or gave what it did not declare.
+        """
+        self._steps += 1
+        level, logger.min_level = logger.min_level, logger.ERROR + 1  # we say it ourselves
+        try:
+            observation, reward, terminated, truncated, _ = self._vector.step(
+                actions + self._first_action
+            )
+        except EnvironmentFailedError:
+            raise
+        except Exception as error:
+            raise EnvironmentFailedError(
+                f"the environments failed at step {self._steps}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}\n{traceback.format_exc()}"
+            ) from error
+        finally:
+            logger.min_level = level
+        if self._own:
+            self._check("observation", observation)
+            self._check("reward", reward)
+        return self._time_step(observation, reward, terminated, truncated)
+
+    def _check(self, name: str, values: np.ndarray) -> None:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            env = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise EnvironmentFailedError(
+                f"the environment failed at step {self._steps} of environment {env}: {name} is "
+                "not finite; correct the environment"
+            )
+
+    def _time_step(
+        self,
+        observation: np.ndarray,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+    ) -> TimeStep:
+        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        return TimeStep(
+            observation=encoded,
+            reward=reward.astype(np.float32),
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            info={},
+        )
+
+    def picture(self, time_step: TimeStep) -> np.ndarray:
+        """What the first environment draws [height, width, 3] or, if nothing, what it shows."""
+        if self._draws:
+            drawn = self._vector.render()
+            return np.asarray(drawn[0], np.uint8)  # pyright: ignore[reportOptionalSubscript]
+        shown = np.asarray(time_step.observation[0])
+        shown = shown[..., None] if shown.ndim == 2 else shown
+        return np.repeat(shown[..., -1:], 3, axis=-1) if shown.shape[-1] != 3 else shown
+
+    def close(self) -> None:
+        """Close them all."""
+        self._vector.close()

@@ -1,0 +1,284 @@
+"""What every runner does at a step, whoever moves the environments: observe, act, store, learn.
+
+All of it is pure and compiled by the runner. In a cycle:
+
+    environments ──TimeStep──▶ observe ──▶ act and store ──actions──▶ environments
+                                                │
+                                                ▼
+                                     learn, renew the noise
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from noisydqn import build
+from noisydqn.agent import Agent, Metrics, act, values
+from noisydqn.build import Policy
+from noisydqn.config import Config
+from noisydqn.envs import frames, normalise
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.flat import Flat
+from noisydqn.networks import QNetwork
+from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.replay import Replay, ReplayState
+from noisydqn.replay.sum_tree import SumTree
+from noisydqn.types import LearnerState, Row, TimeStep, Transition
+
+PROBE_DRAWS, PROBE_OBSERVATIONS = 8, 32
+"""How many draws and recent observations tell how often noise changes the greedy action."""
+
+
+Count = TypeVar("Count", int, Array)
+
+
+class TrainingState(NamedTuple):
+    """Everything a run needs to go on, but for its environments."""
+
+    key: PRNGKeyArray
+    learner: LearnerState
+    replay: ReplayState
+    time_step: TimeStep  # [envs, ...], the newest: no action was taken on it yet
+    stack: Shaped[Array, "envs ..."]  # of frames, the newest that of `time_step`
+    noise: Flat[NetworkNoise]  # the draw to act with next; [envs, ...] unless shared
+    moments: normalise.Moments | None  # of observations
+    return_scale: normalise.ReturnScale | None
+
+
+class Probe(NamedTuple):
+    """What the noise of a network is worth at some moment."""
+
+    sigma: Float[Array, " layers"]  # mean |sigma| of each noisy layer
+    action_change: Float[Array, ""]  # share of observations where noise changes the greedy action
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """The steps of training on environments of one kind."""
+
+    config: Config
+    spec: EnvironmentSpec
+    agent: Agent
+    replay: Replay
+
+    @staticmethod
+    def create(config: Config, spec: EnvironmentSpec) -> "Core":
+        """The core of a config."""
+        return Core(config, spec, build.make_agent(config), build.make_replay(config))
+
+    def policy(self, state: TrainingState) -> Policy:
+        """The policy of a state."""
+        config = self.config
+        network = state.learner.online.tree
+        return Policy(network, state.moments, config.observation_clip, config.frame_stack)
+
+    def init(self, key: PRNGKeyArray) -> TrainingState:
+        """The state before the first time step: as if an episode had ended everywhere."""
+        config = self.config
+        envs, spec = config.num_envs, self.spec.observation
+        time_step = TimeStep(
+            observation=jnp.zeros((envs, *spec.shape), spec.dtype),
+            reward=jnp.zeros(envs),
+            terminated=jnp.ones(envs, jnp.bool_),
+            truncated=jnp.zeros(envs, jnp.bool_),
+            info={},
+        )
+        key, policy_key, noise_key = jax.random.split(key, 3)
+        policy = build.make_policy(config, self.spec, policy_key)
+        row = self._row(time_step, jnp.zeros(envs, jnp.int32))
+        return TrainingState(
+            key=key,
+            learner=self.agent.init(policy.network),
+            replay=self.replay.init(jax.tree.map(lambda x: x[0], row)),
+            time_step=time_step,
+            stack=frames.start(time_step.observation, config.frame_stack),
+            noise=self._draw(policy.network, noise_key),
+            moments=policy.moments,
+            return_scale=normalise.init_return_scale(envs) if config.normalise_rewards else None,
+        )
+
+    def observe(self, state: TrainingState, time_step: TimeStep) -> TrainingState:
+        """Take in what the environments show next; after the last step that is a reset."""
+        config, started = self.config, state.time_step.last
+        observation, reward = time_step.observation, time_step.reward
+        moments, scale = state.moments, state.return_scale
+        if moments is not None:
+            moments = normalise.update(moments, observation)
+        if scale is not None:
+            scale = normalise.update_return_scale(scale, reward, started, config.discount)
+        return state._replace(
+            time_step=time_step._replace(info={}),
+            stack=frames.push(state.stack, observation, started, config.frame_stack),
+            moments=moments,
+            return_scale=scale,
+        )
+
+    # Acting
+
+    def act(
+        self, state: TrainingState, step: Int[Array, ""]
+    ) -> tuple[TrainingState, Int[Array, " envs"]]:
+        """Choose the actions [envs] and store the step.
+
+        `step` counts environment steps before this one.
+        """
+        key, act_key = jax.random.split(state.key)
+        actions = self._actions(state, act_key, step)
+        alpha, _ = self._exponents(state.learner.updates)
+        replay = self.replay.add(state.replay, self._row(state.time_step, actions), alpha)
+        return state._replace(key=key, replay=replay), actions
+
+    def _row(self, time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
+        reward, bound = time_step.reward, self.config.reward_clip
+        return Row(
+            observation=time_step.observation,
+            action=action,
+            reward=reward if bound is None else jnp.clip(reward, -bound, bound),
+            terminated=time_step.terminated,
+            last=time_step.last,
+        )
+
+    def _actions(
+        self, state: TrainingState, key: PRNGKeyArray, step: Int[Array, ""]
+    ) -> Int[Array, " envs"]:
+        policy, shared = self.policy(state), self.config.acting_noise_shared
+        seen = policy.preprocess(state.stack)
+        actions = act(policy.network, seen, state.noise.tree, shared=shared)
+        share = self._random_share(step)
+        if share is None:
+            return actions
+        choice_key, action_key = jax.random.split(key)
+        anything = jax.random.randint(
+            action_key, actions.shape, 0, self.spec.num_actions, jnp.int32
+        )
+        return jnp.where(jax.random.uniform(choice_key, actions.shape) < share, anything, actions)
+
+    def _random_share(self, step: Int[Array, ""]) -> Float[Array, ""] | None:
+        """The share of random actions at a step; None if there are never any."""
+        config = self.config
+        epsilon = None
+        if config.exploration in ("epsilon-greedy", "both"):
+            done = jnp.minimum(step / config.epsilon_steps, 1)
+            epsilon = config.epsilon + (config.epsilon_final - config.epsilon) * done
+        if config.random_steps == 0:
+            return epsilon
+        return jnp.where(step < config.random_steps, 1.0, 0.0 if epsilon is None else epsilon)
+
+    def _draw(self, network: QNetwork, key: PRNGKeyArray) -> Flat[NetworkNoise]:
+        """Acting noise: one draw if it is shared, else one for each environment, [envs, ...]."""
+
+        def draw(key: PRNGKeyArray) -> Flat[NetworkNoise]:
+            return Flat.of(sample_noise(network, key))
+
+        if self.config.acting_noise_shared:
+            return draw(key)
+        return jax.vmap(draw)(jax.random.split(key, self.config.num_envs))
+
+    def _renew_noise(
+        self, state: TrainingState, key: PRNGKeyArray, updated: Bool[Array, ""]
+    ) -> Flat[NetworkNoise]:
+        """The noise to act with next: `state.noise` or, by the cadence chosen, a new draw.
+
+        "step": always a new draw. "update": when an update was made, or would have been had
+        learning started. "episode": where an episode starts next; a draw that all environments
+        share is held until one starts in any of them.
+        """
+        fresh = self._draw(state.learner.online.tree, key)
+        if self.config.acting_noise == "step":
+            return fresh
+        renew = updated if self.config.acting_noise == "update" else state.time_step.last
+        if self.config.acting_noise_shared:
+            renew = jnp.any(renew)
+        return jax.tree.map(
+            lambda new, old: jnp.where(renew[..., None], new, old), fresh, state.noise
+        )
+
+    # Learning
+
+    def learn(
+        self, state: TrainingState, due: Int[Array, ""], allowed: Int[Array, ""], sums: Metrics
+    ) -> tuple[TrainingState, Metrics]:
+        """Make `allowed` of the `due` updates, each on a batch of its own, and renew the noise.
+
+        `sums` adds up the updates' metrics.
+        """
+        key, learn_key, noise_key = jax.random.split(state.key, 3)
+
+        def update(
+            i: Int[Array, ""], carry: tuple[LearnerState, SumTree, Array, Metrics]
+        ) -> tuple[LearnerState, SumTree, Array, Metrics]:
+            learner, tree, max_priority, sums = carry
+            replay = state.replay._replace(tree=tree, max_priority=max_priority)
+            sample_key, update_key = jax.random.split(jax.random.fold_in(learn_key, i))
+            alpha, beta = self._exponents(learner.updates)
+            batch = self.replay.sample(replay, sample_key, self.config.batch_size, beta)
+            batch = batch._replace(transitions=self._prepare(state, batch.transitions))
+            learner, error, metrics = self.agent.update(learner, batch, update_key)
+            replay = self.replay.set_priorities(replay, batch.indices, error, alpha)
+            sums = jax.tree.map(jnp.add, sums, metrics)
+            return learner, replay.tree, replay.max_priority, sums
+
+        start = (state.learner, state.replay.tree, state.replay.max_priority, sums)
+        learner, tree, max_priority, sums = jax.lax.fori_loop(0, allowed, update, start)
+        replay = state.replay._replace(tree=tree, max_priority=max_priority)
+        state = state._replace(key=key, learner=learner, replay=replay)
+        return state._replace(noise=self._renew_noise(state, noise_key, due > 0)), sums
+
+    def updates_due(self, step: Count, ended: Count) -> Count:
+        """Updates that belong to a step of all environments, whether or not learning started.
+
+        `step` counts environment steps before it, `ended` the episodes that it ends. After any
+        number of steps floor(steps * ratio) updates were due. Where updates go by steps the count
+        does not depend on the seed, so that seeds trained side by side share one loop.
+        """
+        ratio = self.config.update_ratio
+        if self.config.updates_per_episode > 0:
+            return ended * ratio.numerator
+        carried = (step % ratio.denominator) * ratio.numerator % ratio.denominator
+        return (carried + self.config.num_envs * ratio.numerator) // ratio.denominator
+
+    def _exponents(self, updates: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Alpha and beta after `updates` updates."""
+        config = self.config
+        done = jnp.minimum(updates / config.schedule_updates, 1)
+        alpha_0, alpha_1 = config.priority_exponent, config.priority_exponent_final
+        beta_0, beta_1 = config.importance_exponent, config.importance_exponent_final
+        return alpha_0 + (alpha_1 - alpha_0) * done, beta_0 + (beta_1 - beta_0) * done
+
+    def _prepare(self, state: TrainingState, transitions: Transition) -> Transition:
+        """Preprocess sampled transitions, with today's statistics."""
+        policy = self.policy(state)
+        scale = 1.0 if state.return_scale is None else state.return_scale.scale
+        return transitions._replace(
+            s_tm1=policy.preprocess(transitions.s_tm1),
+            r_t=transitions.r_t * (scale * self.config.reward_scale),
+            s_t=policy.preprocess(transitions.s_t),
+        )
+
+    # Looking at the noise
+
+    def probe(self, state: TrainingState) -> tuple[TrainingState, Probe]:
+        """How large sigma is and how often, on the newest observations, noise changes an action."""
+        key, probe_key = jax.random.split(state.key)
+        network, replay = state.learner.online.tree, state.replay
+        layers = noisy_layers(network).values()
+        state = state._replace(key=key)
+        if not layers:
+            return state, Probe(jnp.zeros(0), jnp.float32(0))
+        num_envs = self.config.num_envs
+        newest = jnp.arange(math.ceil(PROBE_OBSERVATIONS / num_envs) * num_envs, dtype=jnp.int32)
+        slots = (replay.position - 1 - newest // num_envs) % self.replay.slots
+        seen = self.replay.seen(replay.rows, slots, newest % num_envs)
+        seen = self.policy(state).preprocess(seen)
+        mean_action = jnp.argmax(values(network, seen, None), axis=-1)
+
+        def changed(key: PRNGKeyArray) -> Array:
+            q = values(network, seen, sample_noise(network, key))
+            return jnp.argmax(q, axis=-1) != mean_action
+
+        change = jnp.mean(jax.lax.map(changed, jax.random.split(probe_key, PROBE_DRAWS)))
+        return state, Probe(jnp.stack([mean_abs_sigma(layer) for layer in layers]), change)

@@ -1,0 +1,180 @@
+"""The host runner: any environment of Gymnasium, driving the same learner and replay memory.
+
+Each step of all environments is one compiled call: take in what they show, act, store. Where
+updates are due a second call makes them, and is not waited for: while it runs, the environments
+take their step. So an action lags behind the updates of the very step before, always, and what a
+run computes does not depend on how fast anything is.
+
+`run(config, env, key)` is a generator of chunks.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from noisydqn.agent import Agent, Metrics
+from noisydqn.config import Config
+from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment, HostVector
+from noisydqn.training.core import Core, Probe, TrainingState
+from noisydqn.training.report import Chunk, Episode, seed_chunk
+from noisydqn.types import TimeStep
+
+
+class _Program(NamedTuple):
+    """The core and its functions, compiled at their first call."""
+
+    core: Core
+    init: Callable[[PRNGKeyArray], TrainingState]
+    act: Callable[[TrainingState, TimeStep, np.int32], tuple[TrainingState, Array]]
+    learn: Callable[[TrainingState, np.int32, np.int32, Metrics], tuple[TrainingState, Metrics]]
+    probe: Callable[[TrainingState], tuple[TrainingState, Probe]]
+
+
+@lru_cache(maxsize=8)
+def _program(config: Config, env: HostEnvironment) -> _Program:
+    """Kept, so that training again in one process, with another seed, compiles nothing."""
+    core = Core.create(config, env.spec)
+
+    def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
+        return core.act(core.observe(state, time_step), step)
+
+    return _Program(
+        core=core,
+        init=jax.jit(core.init),
+        act=jax.jit(act, donate_argnums=0),
+        learn=jax.jit(core.learn, donate_argnums=(0, 3)),
+        probe=jax.jit(core.probe, donate_argnums=0),
+    )
+
+
+class _Episodes:
+    """Returns and lengths of the episodes under way."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._started = np.zeros(num_envs, bool)
+
+    def take(self, time_step: TimeStep, step: int) -> list[Episode]:
+        """Count a time step, reached after `step` steps; returns the episodes that it ends."""
+        self._returns += time_step.reward
+        self._lengths += 1
+        if self._started.any():  # a reset's reward is none, and it is no step
+            self._returns[self._started] = self._lengths[self._started] = 0
+        self._started = last = np.asarray(time_step.last)
+        if not last.any():
+            return []
+        return [
+            Episode(step, float(self._returns[i]), int(self._lengths[i]))
+            for i in np.flatnonzero(last)
+        ]
+
+
+def run(config: Config, env: HostEnvironment, key: PRNGKeyArray) -> Generator[Chunk]:
+    """Train, and yield after each chunk of steps until the steps or updates are used up.
+
+    Args:
+        config: the options. Its `seed` is not used here: `key` stands for it.
+        env: the environment to train on.
+        key: of everything random.
+
+    Raises:
+        EnvironmentFailedError: an environment raised, or gave what it did not declare. A last chunk
+            of what was trained until then is yielded before.
+    """
+    program = _program(config.replace(seed=0, num_seeds=1, steps=1), env)
+    env_key, training_key = jax.random.split(key)
+    vector = env.vector(config.num_envs, processes=True)
+    try:
+        first = vector.reset(int(jax.random.bits(env_key)))
+        yield from _Run(config, program, vector, program.init(training_key), first).chunks()
+    finally:
+        vector.close()
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(
+        self,
+        config: Config,
+        program: _Program,
+        vector: HostVector,
+        state: TrainingState,
+        first: TimeStep,
+    ) -> None:
+        self.config, self.program, self.vector = config, program, vector
+        self.state, self.time_step = state, first
+        self.episodes = _Episodes(config.num_envs)
+        self.steps = self.updates = 0
+        self.due = 0  # updates that belong to the newest step and are not made yet
+        self.sums = self._no_sums()
+
+    @staticmethod
+    def _no_sums() -> Metrics:
+        return {name: jnp.float32(0) for name in Agent.metric_names}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Train to the end of the budget."""
+        config, num_envs = self.config, self.config.num_envs
+        total = math.ceil(config.steps / num_envs) * num_envs
+        size = max(config.chunk_steps // num_envs, 1) * num_envs
+        failure: EnvironmentFailedError | None = None
+        while self.steps < total and self._allowed(1) and failure is None:
+            ended: list[Episode] = []
+            updates_before = self.updates
+            self.sums = self._no_sums()
+            end = min(self.steps + size, total)
+            try:
+                while self.steps < end:
+                    ended += self._step()
+            except EnvironmentFailedError as error:
+                failure = error
+            if self.steps == total:
+                self._learn()
+            yield self._chunk(ended, self.updates - updates_before)
+        if failure is not None:
+            raise failure
+
+    def _step(self) -> list[Episode]:
+        """One step of all environments; returns the episodes that it ends."""
+        step = np.int32(self.steps)
+        self.state, actions = self.program.act(self.state, self.time_step, step)
+        self._learn()  # goes on while the environments take their step
+        self.time_step = self.vector.step(np.asarray(actions))
+        ended = self.time_step.last
+        self.due = self.program.core.updates_due(self.steps, int(ended.sum()))
+        self.steps += self.config.num_envs
+        return self.episodes.take(self.time_step, self.steps)
+
+    def _allowed(self, due: int) -> int:
+        """How many of the updates due may be made."""
+        limit = self.config.max_updates
+        return due if limit is None else min(due, limit - self.updates)
+
+    def _learn(self) -> None:
+        """Start the updates that are due, and a new draw of noise if it is due."""
+        due, self.due = self.due, 0
+        if due == 0 and self.config.acting_noise == "update":
+            return
+        learning = self.steps >= self.config.first_learning_step
+        number = self._allowed(due) if learning else 0
+        self.state, self.sums = self.program.learn(
+            self.state, np.int32(due), np.int32(number), self.sums
+        )
+        self.updates += number
+
+    def _chunk(self, ended: list[Episode], made: int) -> Chunk:
+        self.state, probe = self.program.probe(self.state)
+        core, state = self.program.core, self.state
+        sums = {name: float(x) for name, x in self.sums.items()}
+        network = state.learner.online.tree
+        report = seed_chunk(self.updates, made, ended, sums, probe, network)
+        return Chunk(
+            self.steps, [report], state, lambda _: jax.tree.map(jnp.copy, core.policy(state))
+        )

@@ -1,0 +1,62 @@
+"""What a runner yields after each chunk of steps; progress, logs and evaluation consume it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from noisydqn.build import Policy
+from noisydqn.noisy import noisy_layers
+from noisydqn.training.core import Probe
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """A finished training episode."""
+
+    step: int  # environment steps taken when it ended, all environments counted
+    episode_return: float
+    length: int  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedChunk:
+    """What one seed did in a chunk."""
+
+    updates: int  # since the start
+    episodes: list[Episode]
+    metrics: dict[str, float]  # means over the chunk's updates; NaN if there were none
+    sigma: dict[str, float]  # mean |sigma| of each noisy layer
+    action_change: float  # share of observations on which noise changes the greedy action
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What a run did since the last chunk."""
+
+    steps: int  # since the start, summed over environments
+    seeds: list[SeedChunk]
+    state: Any  # the runner's, void once the next chunk is asked for
+    policy: Callable[[int], Policy]
+    """The policy of the seed at an index: a copy, which stays valid. To be called while `state`
+    is valid."""
+
+
+def seed_chunk(
+    updates: int,
+    made: int,
+    episodes: list[Episode],
+    sums: Mapping[str, Any],
+    probe: Probe,
+    network: object,
+) -> SeedChunk:
+    """A seed's report, from sums over the `made` updates of a chunk."""
+    return SeedChunk(
+        updates=updates,
+        episodes=episodes,
+        metrics={name: float(x) / made if made else math.nan for name, x in sums.items()},
+        sigma=dict(zip(noisy_layers(network), map(float, np.asarray(probe.sigma)), strict=True)),
+        action_change=float(probe.action_change),
+    )

@@ -1,0 +1,147 @@
+"""Environments of Gymnasium with known answers, and broken ones."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+
+class CountingHostEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """Shows (time, length of the episode, last action, episode); a step's reward is the new time.
+
+    Episodes are `lengths` long in turn: the shorter kind terminates, the longer is truncated.
+    """
+
+    def __init__(self, lengths: tuple[int, int] = (3, 5)) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        self.action_space = spaces.Discrete(2)
+        self.lengths = lengths
+        self.episode = -1
+        self.time = self.length = 0
+        self.action = -1.0
+
+    def _seen(self) -> np.ndarray:
+        return np.array([self.time, self.length, self.action, self.episode], np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.episode += 1
+        self.time, self.action = 0, -1.0
+        self.length = self.lengths[self.episode % 2]
+        return self._seen(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self.action = float(action)
+        over = self.time == self.length
+        terminates = over and self.length == min(self.lengths)
+        return self._seen(), float(self.time), terminates, over and not terminates, {}
+
+
+class BrokenEnv(CountingHostEnv):
+    """Breaks in its fourth episode: raises, shows NaN or a wrong shape, or rewards with NaN."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.episode == 3 and self.time == 2:
+            if self.how == "raise":
+                raise RuntimeError("the motor is 100% broken")
+            if self.how == "nan":
+                observation[1] = np.nan
+            if self.how == "shape":
+                observation = observation[:2]
+            if self.how == "reward":
+                reward = float("nan")
+        return observation, reward, terminated, truncated, info
+
+
+class ShowingEnv(gymnasium.Env[Any, Any]):
+    """Shows a sample of a space, and ends every episode after three steps."""
+
+    def __init__(self, space: spaces.Space[Any], actions: spaces.Space[Any] | None = None) -> None:
+        self.observation_space = space
+        self.action_space = spaces.Discrete(3, start=5) if actions is None else actions
+        self.shown: list[Any] = []
+        self.time = 0
+
+    def _seen(self) -> Any:
+        self.shown.append(self.observation_space.sample())
+        return self.shown[-1]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.time = 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.time += 1
+        return self._seen(), 1.0, self.time == 3, False, {}
+
+
+class Cue(gymnasium.Env[np.ndarray, np.int64]):
+    """One step: a cue of -1 or 1; the reward is 1 if the action matches its sign, else -1."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.cue = 1.0
+
+    def _seen(self) -> np.ndarray:
+        return np.array([self.cue], np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.cue = float(self.np_random.choice([-1.0, 1.0]))
+        return self._seen(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._seen(), 1.0 if (action == 1) == (self.cue > 0) else -1.0, True, False, {}
+
+
+class CountingVectorEnv(VectorEnv[Any, Any, Any]):
+    """`CountingHostEnv` with a vector entry point of its own."""
+
+    def __init__(self, num_envs: int, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP):
+        self.metadata = {"autoreset_mode": AutoresetMode(autoreset_mode)}
+        self.num_envs = num_envs
+        self.envs = [CountingHostEnv() for _ in range(num_envs)]
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.over = np.zeros(num_envs, bool)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        del seed, options
+        return np.stack([env.reset()[0] for env in self.envs]), {}
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Any]:
+        steps = [
+            (env.reset()[0], 0.0, False, False) if over else env.step(action)[:4]
+            for env, over, action in zip(self.envs, self.over, actions, strict=True)
+        ]
+        observation, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+        self.over = terminated | truncated
+        return observation, reward, terminated, truncated, {}
+
+
+gymnasium.register(
+    "noisydqn-tests/CountingVector-v0",
+    "tests.host_envs:CountingHostEnv",
+    vector_entry_point="tests.host_envs:CountingVectorEnv",
+)
+
+
+gymnasium.register("noisydqn-tests/Counting-v0", "tests.host_envs:CountingHostEnv")
+gymnasium.register("noisydqn-tests/Broken-v0", "tests.host_envs:BrokenEnv")

@@ -1,0 +1,440 @@
+"""The host runner and its environments: what is seen, stored and refused."""
+
+import itertools
+from functools import partial
+from typing import Any, cast
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, ShowingEnv
+
+from noisydqn import Config
+from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
+from noisydqn.errors import UserError
+from noisydqn.training import host
+from noisydqn.training.evaluate import evaluate
+from noisydqn.types import TimeStep
+
+SMALL = Config(
+    env="python:tests",
+    hidden=(8,),
+    num_envs=2,
+    n_step=2,
+    batch_size=4,
+    replay_capacity=40,
+    steps=100,
+    chunk_steps=20,
+    learning_starts=0,
+)
+
+
+def make(entry: Any, **options: Any) -> HostEnvironment:
+    return HostEnvironment.create(SMALL.replace(**options), entry)
+
+
+def expected_steps(vector_steps: int, num_envs: int, actions: np.ndarray) -> list[TimeStep]:
+    """What counting environments show, by playing each alone: a reset takes a step."""
+    columns: list[list[tuple[Any, ...]]] = []
+    for e in range(num_envs):
+        env = CountingHostEnv()
+        column: list[tuple[Any, ...]] = [(env.reset()[0], 0.0, False, False)]
+        for t in range(vector_steps):
+            over = column[-1][2] or column[-1][3]
+            column.append(
+                (env.reset()[0], 0.0, False, False) if over else env.step(actions[t, e])[:4]
+            )
+        columns.append(column)
+    return [
+        TimeStep(
+            *map(jnp.asarray, map(np.array, zip(*[column[t] for column in columns], strict=True))),
+            info={},
+        )
+        for t in range(vector_steps + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "vectorisation"),
+    [
+        ("noisydqn-tests/Counting-v0", "sync"),
+        ("tests.host_envs:noisydqn-tests/Counting-v0", "subprocess"),
+        (CountingHostEnv, "subprocess"),
+        ("noisydqn-tests/CountingVector-v0", "own"),
+    ],
+)
+def test_time_steps(entry: Any, vectorisation: str) -> None:
+    """Final observations, terminations, truncations and resets, however they are vectorised."""
+    env = make(entry, vectorisation=vectorisation)
+    actions = np.random.default_rng(0).integers(0, 2, (20, 3))
+    vector = env.vector(3, processes=True)
+    try:
+        steps = [vector.reset(0), *(vector.step(action) for action in actions)]
+    finally:
+        vector.close()
+    assert any(step.truncated.any() for step in steps)
+    assert any(step.terminated.any() for step in steps)
+    for got, expected in zip(steps, expected_steps(20, 3, actions), strict=True):
+        for a, b in zip(got[:4], expected[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert got.observation.dtype == np.float32
+
+
+def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
+    """A run that is to be stepped by hand."""
+    program = host._program(config, env)  # pyright: ignore[reportPrivateUsage]
+    vector = env.vector(config.num_envs)
+    state = program.init(jax.random.key(0))
+    return host._Run(config, program, vector, state, vector.reset(0))  # pyright: ignore[reportPrivateUsage]
+
+
+def test_what_is_stored_is_what_happened() -> None:
+    """Every complete transition in the memory, against the counting environment's own rules."""
+    config = SMALL.replace(discount=0.5, learning_starts=10**6)
+    run = start(config, make(CountingHostEnv))
+    taken: list[np.ndarray] = []
+    for _ in range(15):
+        run._step()  # pyright: ignore[reportPrivateUsage]
+        taken.append(np.asarray(run.state.replay.rows.action[len(taken)]))
+    replay = run.program.core.replay
+    leaves = np.flatnonzero(np.asarray(run.state.replay.tree[-1]))
+    got = replay.transitions(run.state.replay.rows, jnp.asarray(leaves))
+    assert len(leaves) > 15
+    for i, leaf in enumerate(leaves):
+        time, length, _, episode = (int(x) for x in got.s_tm1[i])
+        assert time < length  # never from a final observation
+        span = min(2, length - time)
+        assert got.s_t[i].tolist()[:2] == [time + span, length]
+        assert int(got.s_t[i][3]) == episode
+        rewards = [float(time + k) for k in range(1, span + 1)]
+        assert float(got.r_t[i]) == sum(0.5**k * reward for k, reward in enumerate(rewards))
+        terminates = time + span == length and length == 3
+        assert float(got.discount_t[i]) == (0 if terminates else 0.5**span)
+        slot, column = divmod(int(leaf), config.num_envs)
+        assert int(got.a_tm1[i]) == int(taken[slot][column])
+        if span == 1:  # the environment shows the action that led there
+            assert int(got.s_t[i][2]) == int(taken[slot][column])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "starts"), [(0.5, 100, 0), (1.5, 64, 30), (0.125, 100, 0)]
+)
+def test_updates_follow_the_ratio(ratio: float, steps: int, starts: int) -> None:
+    config = SMALL.replace(updates_per_step=ratio, steps=steps, learning_starts=starts)
+    chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
+    assert chunks[-1].steps == steps
+    before = max(starts, config.first_learning_step) - config.num_envs
+    assert chunks[-1].seeds[0].updates == int(steps * ratio) - int(before * ratio)
+
+
+def test_max_updates_is_exact() -> None:
+    config = SMALL.replace(steps=400, max_updates=7, updates_per_step=1)
+    (*_, last) = host.run(config, make(CountingHostEnv), jax.random.key(0))
+    assert last.seeds[0].updates == 7
+    assert last.steps < 400
+
+
+def test_updates_per_episode() -> None:
+    config = SMALL.replace(updates_per_step=0, updates_per_episode=3)
+    chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
+    episodes = [episode for chunk in chunks for episode in chunk.seeds[0].episodes]
+    first = config.first_learning_step
+    learned = sum(episode.step >= first for episode in episodes)
+    assert chunks[-1].seeds[0].updates == 3 * learned
+
+
+def test_episode_returns_and_lengths() -> None:
+    chunks = list(host.run(SMALL, make(CountingHostEnv), jax.random.key(0)))
+    episodes = [episode for chunk in chunks for episode in chunk.seeds[0].episodes]
+    assert [(e.episode_return, e.length) for e in episodes[:4]] == [
+        (6, 3),
+        (6, 3),
+        (15, 5),
+        (15, 5),
+    ]
+    assert [e.step for e in episodes[:4]] == [6, 6, 18, 18]  # the reset between takes a step
+
+
+@pytest.mark.parametrize("cadence", ["step", "update", "episode"])
+def test_noise_is_renewed_as_asked(cadence: str) -> None:
+    config = SMALL.replace(acting_noise=cadence, updates_per_step=0.25, learning_starts=10**6)
+    run = start(config, make(CountingHostEnv))
+    draws = [np.asarray(run.state.noise.vector)]
+    ended = []
+    for _ in range(12):
+        run._step()  # pyright: ignore[reportPrivateUsage]
+        draws.append(np.asarray(run.state.noise.vector))
+        ended.append(np.asarray(run.state.time_step.last))
+    changed = np.array([(a != b).any(-1) for a, b in itertools.pairwise(draws)])
+    if cadence == "step":
+        assert changed.all()
+    elif cadence == "update":  # due after every second step, and drawn while the next is taken
+        assert (
+            changed.all(1).tolist()
+            == changed.any(1).tolist()
+            == [False, False, True]
+            + [
+                False,
+                True,
+            ]
+            * 4
+            + [False]
+        )
+    else:
+        np.testing.assert_array_equal(changed, ended)
+
+
+def test_acting_is_noisy_unless_layers_are_plain() -> None:
+    run = start(SMALL, make(CountingHostEnv))
+    assert run.state.noise.vector.size > 0
+    for kind in ("greedy", "epsilon-greedy"):
+        plain = start(SMALL.replace(exploration=kind), make(CountingHostEnv))
+        assert plain.state.noise.vector.size == 0
+        chunk = next(host.run(SMALL.replace(exploration=kind), plain_env(), jax.random.key(0)))
+        assert chunk.seeds[0].sigma == {}
+        assert chunk.seeds[0].action_change == 0
+
+
+def plain_env() -> HostEnvironment:
+    return make(CountingHostEnv)
+
+
+def test_epsilon_is_the_share_of_random_actions() -> None:
+    """Under a constant policy the other action is taken with probability epsilon / 2."""
+    config = SMALL.replace(
+        exploration="epsilon-greedy",
+        epsilon=1.0,
+        epsilon_final=0.2,
+        epsilon_steps=2_000,
+        num_envs=4,
+        replay_capacity=8_000,
+        learning_starts=10**6,
+        steps=8_000,
+    )
+    run = start(config, make(CountingHostEnv))
+    network = run.state.learner.online.tree
+    biased = jnp.zeros_like(network.advantage.weight), jnp.array([1.0, 0.0])
+    flat = type(run.state.learner.online).of(
+        jax.tree.map(
+            lambda x: biased[0] if x is network.advantage.weight else x,
+            jax.tree.map(lambda x: biased[1] if x is network.advantage.bias else x, network),
+        )
+    )
+    run.state = run.state._replace(learner=run.state.learner._replace(online=flat))
+    for _ in range(2_000):
+        run._step()  # pyright: ignore[reportPrivateUsage]
+    actions = np.asarray(run.state.replay.rows.action[:2_000])
+    # Four standard deviations of 1,000 or more draws are 0.065 at most.
+    assert np.mean(actions[:100]) == pytest.approx(0.5 * 0.96, abs=0.1)
+    assert np.mean(actions[1_000:]) == pytest.approx(0.1, abs=0.03)
+
+
+def test_same_seed_same_bits_however_vectorised() -> None:
+    def weights(vectorisation: str, seed: int) -> np.ndarray:
+        env = make(Cue, vectorisation=vectorisation)
+        (*_, last) = host.run(SMALL, env, jax.random.key(seed))
+        return np.concatenate([x.ravel() for x in jax.tree.leaves(last.policy(0).network)])
+
+    first = weights("sync", 0)
+    np.testing.assert_array_equal(first, weights("sync", 0))
+    np.testing.assert_array_equal(first, weights("subprocess", 0))
+    assert (first != weights("sync", 1)).any()
+
+
+def test_every_episode_has_a_seed_of_its_own() -> None:
+    def cues(seed: int) -> list[float]:
+        vector = make(Cue).vector(3)
+        steps = [vector.reset(seed), *(vector.step(np.zeros(3, int)) for _ in range(40))]
+        vector.close()
+        return [float(x) for step in steps[::2] for x in step.observation[:, 0]]
+
+    assert cues(0) == cues(0)
+    assert cues(0) != cues(1)
+    assert len(set(cues(0))) == 2
+
+
+def test_evaluation_plays_every_episode_once() -> None:
+    env = make(CountingHostEnv)
+    (*_, last) = host.run(SMALL, env, jax.random.key(0))
+    evaluation = evaluate(env, last.policy(0), episodes=120, key=jax.random.key(0))
+    # 50 environments: 20 of them play three episodes (3, 5, 3 steps long), 30 play two.
+    assert sorted(evaluation.returns) == [6.0] * 70 + [15.0] * 50
+    assert evaluation.caught_fraction is None
+    one = evaluate(env, last.policy(0), episodes=1, key=jax.random.key(0))
+    assert one.returns == (6.0,)
+
+
+# Observation spaces
+
+
+IMAGE = spaces.Box(0, 255, (12, 10, 3), np.uint8)
+
+
+def flat(space: spaces.Space[Any], value: Any) -> np.ndarray:
+    return np.asarray(spaces.flatten(space, value), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "dtype", "encode"),
+    [
+        (spaces.Box(-1, 1, (3,), np.float64), (3,), "float32", np.float32),
+        (spaces.Box(-5, 5, (2, 1), np.int32), (2, 1), "float32", np.float32),
+        (spaces.Box(0, 255, (7,), np.uint8), (7,), "uint8", np.asarray),
+        (spaces.Box(0, 3, (7,), np.uint8), (7,), "float32", np.float32),
+        (spaces.Box(0, 1, (5, 5, 2), cast(Any, bool)), (5, 5, 2), "bool", np.asarray),
+        (IMAGE, (12, 10, 3), "uint8", np.asarray),
+        (
+            spaces.Box(0, 255, (3, 12, 10), np.uint8),
+            (12, 10, 3),
+            "uint8",
+            lambda x: x.transpose(1, 2, 0),
+        ),
+        (spaces.Box(0, 255, (12, 10), np.uint8), (12, 10), "uint8", np.asarray),
+        (spaces.Discrete(4, start=2), (4,), "float32", lambda x: np.eye(4)[x - 2]),
+        (spaces.MultiBinary(3), (3,), "float32", np.float32),
+        (spaces.MultiDiscrete([2, 3]), (5,), "float32", None),
+        (
+            spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Discrete(3)}),
+            (5,),
+            "float32",
+            None,
+        ),
+        (
+            spaces.Tuple([spaces.Box(0, 1, (2,), np.float64), spaces.Discrete(3)]),
+            (5,),
+            "float32",
+            None,
+        ),
+    ],
+    ids=lambda x: str(x) if isinstance(x, spaces.Space) else "",
+)
+def test_observation_spaces(space: Any, shape: Any, dtype: str, encode: Any) -> None:
+    space.seed(0)
+    showing = ShowingEnv(space)
+    env = make(lambda: showing)
+    assert env.spec.observation.shape == shape
+    assert env.spec.observation.dtype == dtype
+    assert env.spec.num_actions == 3
+    showing.shown.clear()
+    vector = env.vector(1)
+    steps = [vector.reset(0), *(vector.step(np.array([i % 3])) for i in range(6))]
+    encode = partial(flat, space) if encode is None else encode
+    for step, shown in zip(steps, showing.shown, strict=True):
+        np.testing.assert_array_equal(step.observation[0], encode(shown))
+        assert step.observation.dtype == dtype
+    showing.shown.clear()
+    (*_, last) = host.run(SMALL.replace(steps=40), env, jax.random.key(0))
+    assert last.seeds[0].updates > 0
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (spaces.Box(-1, 1, (2,)), "is continuous, expected Discrete"),
+        (spaces.MultiDiscrete([2, 2]), "is MultiDiscrete, expected Discrete"),
+        (spaces.MultiBinary(2), "is MultiBinary, expected Discrete"),
+    ],
+)
+def test_action_spaces_that_are_not_supported(actions: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(lambda: ShowingEnv(spaces.Box(0, 1, (2,)), actions))
+
+
+def test_observation_space_that_is_not_supported() -> None:
+    with pytest.raises(UserError, match="is not supported: expected Box, Discrete"):
+        make(lambda: ShowingEnv(spaces.Sequence(spaces.Discrete(2))))
+
+
+# Failures
+
+
+@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raise", "it raised RuntimeError: the motor is 100% broken"),
+        ("nan", r"observation\[1\] is nan"),
+        ("shape", r"observation has shape \[2\], declared is \[4\]"),
+        ("reward", "reward is nan"),
+    ],
+)
+def test_a_broken_environment_is_named(how: str, message: str, vectorisation: str) -> None:
+    env = make(partial(BrokenEnv, how), vectorisation=vectorisation)
+    run = host.run(SMALL.replace(chunk_steps=10, num_envs=1), env, jax.random.key(0))
+    where = "the environment failed at step 2 of episode 3 of environment 0: "
+    chunks: list[int] = []
+    with pytest.raises(EnvironmentFailedError, match=f"^{where}{message}") as failure:
+        chunks.extend(chunk.steps for chunk in run)
+    # Three episodes of 3, 5 and 3 steps, as many resets, and one step before the one that broke.
+    assert chunks == [10, 15]
+    assert ("RuntimeError" in failure.value.traceback) == (how == "raise")
+    assert "\n" not in str(failure.value)
+
+
+def test_dictionaries_are_checked_key_by_key() -> None:
+    class Wrong(ShowingEnv):
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return {**observation, "speed": np.array([np.inf, 0.0])}, *rest
+
+    space = spaces.Dict({"speed": spaces.Box(-1, 1, (2,)), "gear": spaces.Discrete(3)})
+    vector = make(lambda: Wrong(space)).vector(1)
+    vector.reset(0)
+    with pytest.raises(EnvironmentFailedError, match=r"observation\['speed'\]\[0\] is inf"):
+        vector.step(np.array([0]))
+
+
+def test_a_vector_environment_that_hides_final_observations_is_refused() -> None:
+    with pytest.raises(UserError, match="expected NEXT_STEP"):
+        make(
+            "noisydqn-tests/CountingVector-v0",
+            vectorisation="own",
+            env_kwargs='{"autoreset_mode": "SameStep"}',
+        )
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "message"),
+    [
+        ("CartPole-v9", {}, "no environment 'CartPole-v9': did you mean CartPole-v1"),
+        ("CartPole-v1", {"env_kwargs": '{"speed": 3}'}, "cannot be made: .*speed"),
+        ("no_such_module:Env-v0", {}, "names a module that cannot be imported"),
+        (CountingHostEnv, {"vectorisation": "own"}, "own needs an environment that is given by"),
+        ("noisydqn-tests/Counting-v0", {"vectorisation": "own"}, "vector entry point"),
+    ],
+)
+def test_environments_that_cannot_be_made(entry: Any, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(entry, **options)
+
+
+@pytest.mark.parametrize(
+    ("entry", "extra"), [("ALE/Pong-v5", "atari"), ("MinAtar/Breakout-v1", "minatar")]
+)
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, entry: str, extra: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"pip install 'noisydqn\[{extra}\]'"):
+        make(entry)
+
+
+def test_missing_box2d_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_box2d(*_: Any, **__: Any) -> None:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr("gymnasium.make", no_box2d)
+    with pytest.raises(UserError, match=r"pip install 'noisydqn\[box2d\]'"):
+        make("LunarLander-v3")
+
+
+def test_max_episode_steps_cuts_and_does_not_terminate() -> None:
+    vector = make(CountingHostEnv, max_episode_steps=2).vector(1)
+    vector.reset(0)
+    first, second = vector.step(np.array([0])), vector.step(np.array([0]))
+    assert not first.last[0]
+    assert second.truncated[0]
+    assert not second.terminated[0]
