@@ -1,6 +1,6 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
 # make test    install, then lint, types and every test
-# make bench   install PyTorch too, then the benchmarks, some ten minutes
+# make bench   install PyTorch too, and Stable-Baselines3, then the benchmarks, some forty minutes
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,9 +24,12 @@ types: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(INSTALL) torch==2.13.0
+	$(INSTALL) stable-baselines3
 	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
 	$(BIN)/python -m benchmarks.catcher
+	$(BIN)/python -m benchmarks.throughput --peer --atari
+	$(BIN)/python -m benchmarks.solve
 	$(BIN)/python -m benchmarks.readme
 
 clean:

@@ -180,8 +180,20 @@ PRESETS: dict[str, Config] = {
     "acrobot": _LUNARLANDER.replace(
         preset="acrobot", env="Acrobot-v1", steps=200_000, stop_at_return=-100.0, window=100
     ),
-    "mountaincar": Config(
-        preset="mountaincar", env="MountainCar-v0", steps=200_000, stop_at_return=-110.0, window=100
+    "mountaincar": _LUNARLANDER.replace(
+        preset="mountaincar",
+        env="MountainCar-v0",
+        steps=400_000,
+        stop_at_return=-110.0,
+        window=100,
+        normalise_observations="running",  # its speeds are below 0.07
+        reward_scale=1.0,
+        hidden=(64,),
+        discount=0.99,
+        n_step=10,
+        sigma_init=4.0,  # what swings far must be tried for a whole episode
+        acting_noise="episode",
+        schedule_updates=100_000,
     ),
     "minatar": _MINATAR,
     "atari": _ATARI,

@@ -36,6 +36,7 @@ PROBE_CONFIG = Config(
     discount=GAMMA,
     n_step=1,
     target_period=20,
+    target_rate=1.0,
     replay_capacity=2_000,
 )
 

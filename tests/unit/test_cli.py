@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from noisydqn import Config
+from noisydqn import PRESETS, Config
 from noisydqn.cli import main
-from noisydqn.training.device import Episode, SeedChunk
+from noisydqn.training.report import Episode, SeedChunk
 from noisydqn.training.trackers import Terminal
 
 TINY = [
@@ -76,10 +76,16 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ("argv", "message"),
     [
         (["fly"], "no command 'fly': there are train, evaluate, record, presets"),
-        (
-            ["train", "pong"],
-            "no preset 'pong': there are catcher, catcher-notebook, catcher-notebook-code",
-        ),
+        (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
+        (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
+        (["train", "Pendulum-v1"], "is continuous, expected Discrete"),
+        (["train", "no_such_module:X-v0"], "names a module that cannot be imported"),
+        (["train", "python:no_such_module.make"], "names nothing that can be imported"),
+        (["train", "gymnax:CartPol"], "no environment 'gymnax:CartPol': there are CartPole-v1"),
+        (["train", "gymnax:Pendulum-v1"], "is Box, expected Discrete"),
+        (["train", "catcher", "--vectorisation", "sync"], "is for environments of Gymnasium"),
+        (["train", "catcher", "--env-kwargs", '{"a": 1}'], "takes none"),
+        (["train", "CartPole-v1", "--env-kwargs", "{a}"], "--env-kwargs must be a JSON object"),
         (["train", "--steps", "-3"], "--steps must be at least 1, got -3"),
         (["train", "--steps", "x"], "--steps"),
         (["train", "--discount", "1.1"], "--discount must be between 0 and 1, got 1.1"),
@@ -127,9 +133,7 @@ def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "catcher",
-        "catcher-notebook",
-        "catcher-notebook-code",
+        *PRESETS,
     ]
 
 

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,6 +77,7 @@ def make(
         return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
     register(entry)
     rendering = {} if render_mode is None else {"render_mode": render_mode}
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pictures are wanted, not sound
     with _clear_errors(entry, kwargs):
         return gymnasium.make(
             entry,
@@ -151,5 +153,5 @@ def unknown(name: str, also: Mapping[str, Any] | None = None) -> str:
     by_lower = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     names = ", ".join(by_lower[key] for key in near)
-    hint = f"did you mean {names}?" if near else "see noisydqn presets for some"
+    hint = f"did you mean {names}?" if near else "see noisydqn presets for some."
     return f"no environment {name!r}: {hint} Your own is 'module:Id'; gymnax's are 'gymnax:Name'"

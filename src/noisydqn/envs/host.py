@@ -197,6 +197,8 @@ class HostEnvironment:
             return {}
         env = self.make()
         env.close()
+        if callable(self.entry):  # it draws as it was made, whatever it could
+            return {**env.metadata, "render_modes": [env.render_mode]}
         return dict(env.metadata)
 
     @property

@@ -1,0 +1,219 @@
+"""Whole runs on environments of Gymnasium, gymnax and one's own, from Python and the shell."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.host_envs import BrokenEnv, CountingHostEnv, Cue
+
+import noisydqn
+from noisydqn.cli import main
+from noisydqn.envs.host import EnvironmentFailedError
+from noisydqn.presets import PRESETS, config_for
+from noisydqn.training.folder import RunFolder
+
+TINY: dict[str, Any] = {
+    "steps": 240,
+    "chunk_steps": 60,
+    "hidden": (8,),
+    "num_envs": 2,
+    "batch_size": 4,
+    "learning_starts": 40,
+    "replay_capacity": 400,
+    "evaluation_episodes": 2,
+    "film_seconds": 0.2,
+    "quiet": True,
+}
+
+
+def flags(**options: Any) -> list[str]:
+    """Options as the command line takes them."""
+    argv: list[str] = []
+    for name, value in (TINY | options).items():
+        if name == "quiet":
+            argv.append("--quiet")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            argv += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return argv
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_function_that_makes_an_environment(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = noisydqn.train(env=CountingHostEnv, out=out, **TINY)
+    assert result.seeds[0].summary["updates"] == 100  # 240 steps less 40, a half each
+    assert summary(out)["env"] == "python:tests.host_envs.CountingHostEnv"
+    assert summary(out)["preset"] == "CountingHostEnv"
+    assert summary(out)["evaluation"]["mean_return"] == 6.0  # each environment's first episode
+    assert not (out / "policy.mp4").exists()  # it draws nothing
+
+
+def test_a_run_of_ones_own_environment_is_found_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "python:tests.host_envs.Cue", *flags(), "--out", str(out)]) == 0
+    assert "no film: the environment draws no pictures" in capsys.readouterr().err
+    assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == summary(out)["evaluation"]
+    assert main(["record", str(out)]) == 2
+    assert "no film" in capsys.readouterr().err
+
+
+def test_a_function_that_cannot_be_imported_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    noisydqn.train(env=lambda: Cue(), out=out, **TINY)  # noqa: PLW0108 - that it is one matters
+    assert main(["evaluate", str(out)]) == 2
+    assert "names nothing that can be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "film"),
+    [
+        ("CartPole-v1", {"vectorisation": "own", "frame_stack": 3}, False),
+        ("Acrobot-v1", {"exploration": "epsilon-greedy"}, True),
+        ("FrozenLake-v1", {"normalise_observations": "running"}, True),
+        ("MinAtar/Breakout-v1", {"frame_stack": 2, "exploration": "both"}, True),
+        ("gymnax:CartPole-v1", {"max_episode_steps": 7}, False),
+        ("gymnax:Breakout-MinAtar", {}, False),
+    ],
+)
+def test_environments_by_id(env: str, options: dict[str, Any], film: bool, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["train", env, *flags(**options), "--out", str(out)]) == 0
+    assert summary(out)["env"] == env
+    assert summary(out)["updates"] > 0
+    assert (out / "policy.mp4").exists() == film
+    if "max_episode_steps" in options:
+        with (out / "episodes.csv").open() as file:
+            assert {line.split(",")[2].strip() for line in file} <= {"length", *"1234567"}
+        assert summary(out)["evaluation"]["mean_return"] <= 7
+
+
+def test_atari_through_its_own_vector_environment(tmp_path: Path) -> None:
+    """Frames stacked by us, sticky actions, games cut by a limit, pixels as they are stored."""
+    out = tmp_path / "run"
+    options = {"max_episode_steps": 30, "learning_starts": 100, "hidden": (16,), "steps": 120}
+    assert main(["train", "ALE/Pong-v5", *flags(**options), "--out", str(out)]) == 0
+    with (out / "episodes.csv").open() as file:
+        lengths = [int(line.split(",")[2]) for line in file.readlines()[1:]]
+    assert lengths
+    assert set(lengths) <= {30}
+    assert (out / "policy.mp4").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert (config["frame_stack"], config["reward_clip"], config["torso"]) == (4, 1.0, "nature")
+
+
+def test_seeds_of_a_host_environment_are_trained_in_turn(tmp_path: Path) -> None:
+    result = noisydqn.train(env=Cue, out=tmp_path / "run", num_seeds=2, seed=4, **TINY)
+    assert [seed.summary["seed"] for seed in result.seeds] == [4, 5]
+    assert (tmp_path / "run" / "seed5" / "best.safetensors").exists()
+
+
+def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
+    goal = {"stop_at_return": 10.0, "window": 2, "steps": 100_000}
+    result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | goal)
+    # Two environments end episodes of 6, 6, then of 15, 15 after 9 steps and a reset each.
+    assert result.seeds[0].summary["solved_at_step"] == 18
+    assert result.seeds[0].summary["steps"] == 60
+
+
+def test_it_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
+    budget = {"max_seconds": 0.01, "steps": 100_000}
+    result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | budget)
+    assert result.seeds[0].summary["steps"] == 60
+    assert result.seeds[0].summary["evaluation"] is not None
+
+
+@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
+def test_what_was_trained_is_saved_when_an_environment_breaks(
+    vectorisation: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    broken = partial(BrokenEnv, "nan")
+    with pytest.raises(EnvironmentFailedError, match=f"what was trained until then is in {out}"):
+        noisydqn.train(env=broken, out=out, vectorisation=vectorisation, **TINY)
+    assert RunFolder(out).final.exists()
+    assert summary(out)["steps"] > 0
+    assert summary(out)["evaluation"] is None
+
+
+def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
+    """Through the command, with the environment in a process of its own: exit code 2."""
+    argv = ["train", "tests.host_envs:noisydqn-tests/Broken-v0", "--env-kwargs", '{"how": "raise"}']
+    argv += [*flags(vectorisation="subprocess"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "noisydqn", *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    *trace, line = done.stderr.strip().splitlines()
+    assert line.startswith("noisydqn: the environment failed at step 2 of episode 3")
+    assert "it raised RuntimeError: the motor is 100% broken" in line
+    assert "what was trained until then is in" in line
+    assert any("RuntimeError: the motor is 100% broken" in text for text in trace)
+    assert any("host_envs.py" in text for text in trace)
+
+
+def test_every_environment_gets_options_that_suit_it() -> None:
+    assert config_for("LunarLander-v3") == PRESETS["lunarlander"]
+    assert config_for("noisydqn/Catcher-v0") == PRESETS["catcher"]
+    breakout = config_for("ALE/Breakout-v5")
+    assert breakout == PRESETS["atari"].replace(env="ALE/Breakout-v5", preset="ALE-Breakout-v5")
+    assert config_for("gymnax:Asterix-MinAtar").learning_rate == PRESETS["minatar"].learning_rate
+    own = config_for("mine:Maze-v0")
+    assert own == PRESETS["default"].replace(env="mine:Maze-v0", preset="mine-Maze-v0")
+
+
+def test_the_second_notebooks_configuration() -> None:
+    """What the second notebook did, option by option."""
+    config = PRESETS["lunarlander-notebook"]
+    wanted: dict[str, Any] = {
+        "env": "LunarLander-v3",
+        "max_episode_steps": 500,
+        "hidden": (128, 128, 128),
+        "torso": "flat",
+        "dueling": False,
+        "double": False,
+        "exploration": "both",
+        "epsilon": 0.05,
+        "epsilon_final": 0.05,
+        "noise": "factorised",
+        "sigma_init": 0.5,
+        "loss": "squared",
+        "optimiser": "adam",
+        "learning_rate": 1e-3,
+        "learning_rate_final": None,
+        "discount": 0.99,
+        "n_step": 1,
+        "replay": "uniform",
+        "replay_capacity": 50_000,
+        "batch_size": 32,
+        "updates_per_step": 1.0,
+        "target_period": 400,
+        "target_rate": 1.0,
+        "stop_at_return": 200.0,
+        "window": 50,
+        "num_envs": 1,
+    }
+    assert {name: getattr(config, name) for name in wanted} == wanted
+
+
+def test_rewards_are_clipped_and_scaled_for_learning_alone(tmp_path: Path) -> None:
+    """Episodes report what the environment gave."""
+    options = {"reward_clip": 1.0, "reward_scale": 0.5}
+    result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | options)
+    with (result.folder / "episodes.csv").open() as file:
+        returns = {float(line.split(",")[1]) for line in file.readlines()[1:]}
+    assert returns == {6.0, 15.0}
+    assert np.isfinite(result.seeds[0].summary["evaluation"]["mean_return"])
