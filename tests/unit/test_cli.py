@@ -132,9 +132,7 @@ def test_help_does_not_import_jax() -> None:
 def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        *PRESETS,
-    ]
+    assert [line.split()[0] for line in lines] == list(PRESETS)
 
 
 def test_what_a_run_leaves(run_folder: Path) -> None:
