@@ -50,7 +50,8 @@ def summary(folder: Path) -> dict[str, Any]:
 def test_a_function_that_makes_an_environment(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = noisydqn.train(env=CountingHostEnv, out=out, **TINY)
-    assert result.seeds[0].summary["updates"] == 120 - 19  # half of 240, less those due before step 40
+    # Half of 240, less those due before step 40.
+    assert result.seeds[0].summary["updates"] == 120 - 19
     assert summary(out)["env"] == "python:tests.host_envs.CountingHostEnv"
     assert summary(out)["preset"] == "CountingHostEnv"
     assert summary(out)["evaluation"]["mean_return"] == 6.0  # each environment's first episode
@@ -104,7 +105,12 @@ def test_environments_by_id(env: str, options: dict[str, Any], film: bool, tmp_p
 def test_atari_through_its_own_vector_environment(tmp_path: Path) -> None:
     """Frames stacked by us, sticky actions, games cut by a limit, pixels as they are stored."""
     out = tmp_path / "run"
-    options = {"max_episode_steps": 30, "learning_starts": 100, "hidden": (16,), "steps": 120}
+    options: dict[str, Any] = {
+        "max_episode_steps": 30,
+        "learning_starts": 100,
+        "hidden": (16,),
+        "steps": 120,
+    }
     assert main(["train", "ALE/Pong-v5", *flags(**options), "--out", str(out)]) == 0
     with (out / "episodes.csv").open() as file:
         lengths = [int(line.split(",")[2]) for line in file.readlines()[1:]]
@@ -122,7 +128,7 @@ def test_seeds_of_a_host_environment_are_trained_in_turn(tmp_path: Path) -> None
 
 
 def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
-    goal = {"stop_at_return": 10.0, "window": 2, "steps": 100_000}
+    goal: dict[str, Any] = {"stop_at_return": 10.0, "window": 2, "steps": 100_000}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | goal)
     # Two environments end episodes of 6, 6, then of 15, 15 after 9 steps and a reset each.
     assert result.seeds[0].summary["solved_at_step"] == 18
@@ -130,7 +136,7 @@ def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
 
 
 def test_it_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
-    budget = {"max_seconds": 0.01, "steps": 100_000}
+    budget: dict[str, Any] = {"max_seconds": 0.01, "steps": 100_000}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | budget)
     assert result.seeds[0].summary["steps"] == 60
     assert result.seeds[0].summary["evaluation"] is not None
@@ -211,7 +217,7 @@ def test_the_second_notebooks_configuration() -> None:
 
 def test_rewards_are_clipped_and_scaled_for_learning_alone(tmp_path: Path) -> None:
     """Episodes report what the environment gave."""
-    options = {"reward_clip": 1.0, "reward_scale": 0.5}
+    options: dict[str, Any] = {"reward_clip": 1.0, "reward_scale": 0.5}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | options)
     with (result.folder / "episodes.csv").open() as file:
         returns = {float(line.split(",")[1]) for line in file.readlines()[1:]}
