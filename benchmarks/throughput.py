@@ -10,6 +10,7 @@ DQN, in turn. Each figure is the median of rounds, after learning has started.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -61,8 +62,6 @@ def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> 
         "from benchmarks import sb3_peer, throughput\n"
         f"print(json.dumps({what}))"
     ).format(env=env, num_envs=num_envs, steps=steps)
-    import json
-
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", program],
         check=True,

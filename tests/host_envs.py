@@ -43,11 +43,21 @@ class CountingHostEnv(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class BrokenEnv(CountingHostEnv):
-    """Breaks in its fourth episode: raises, shows NaN or a wrong shape, or rewards with NaN."""
+    """Breaks in its fourth episode: raises, shows NaN or a wrong shape, or rewards with NaN.
+
+    Or, if asked to, in its first reset.
+    """
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.how == "reset":
+            raise RuntimeError("the tank is 100% empty")
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)

@@ -9,6 +9,20 @@ from noisydqn import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.training import device
 
+SMALL = Config(
+    torso="flat",
+    updates_per_step=0.125,
+    hidden=(8,),
+    num_envs=2,
+    n_step=2,
+    batch_size=4,
+    replay_capacity=40,
+    steps=100,
+    chunk_steps=20,
+    learning_starts=0,
+)
+"""A config for runs of a few steps."""
+
 
 def train(config: Config, env: DeviceEnvironment) -> list[device.Chunk]:
     """All chunks of a run, each seed's key its own."""

@@ -149,10 +149,8 @@ class Agent:
     def _renewed(
         self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
     ) -> Flat[QNetwork]:
-        def moved(old: Array, new: Array) -> Array:
-            goal = new if self.target_rate == 1 else old + self.target_rate * (new - old)
-            if self.target_period == 1:
-                return goal
-            return jnp.where(updates % self.target_period == 0, goal, old)
-
-        return jax.tree.map(moved, target, online)
+        old, new = target.vector, online.vector
+        goal = new if self.target_rate == 1 else old + self.target_rate * (new - old)
+        if self.target_period > 1:
+            goal = jnp.where(updates % self.target_period == 0, goal, old)
+        return target.with_vector(goal)

@@ -293,6 +293,11 @@ class Config:
             return Fraction(self.updates_per_episode)
         return Fraction(self.updates_per_step).limit_denominator(RATIO_DENOMINATOR)
 
+    @property
+    def of_program(self) -> "Config":
+        """The same for all seeds and lengths of a run, which share a compiled program."""
+        return self.replace(seed=0, num_seeds=1, steps=1)
+
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed, checked again."""
         return dataclasses.replace(self, **changes)

@@ -8,26 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import CountingEnv, train
+from tests.probes import SMALL, CountingEnv, train
 
-from noisydqn import PRESETS, Config
+from noisydqn import PRESETS
 from noisydqn.agent import Agent, act
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.training.core import TrainingState
 from noisydqn.training.device import DeviceRunner
-
-SMALL = Config(
-    torso="flat",
-    updates_per_step=0.125,
-    hidden=(8,),
-    num_envs=2,
-    n_step=2,
-    batch_size=4,
-    replay_capacity=40,
-    steps=100,
-    chunk_steps=20,
-    learning_starts=0,
-)
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:

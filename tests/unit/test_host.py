@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from tests import probes
 from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, ShowingEnv
 
 from noisydqn import Config
@@ -19,17 +20,7 @@ from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate
 from noisydqn.types import TimeStep
 
-SMALL = Config(
-    env="python:tests",
-    hidden=(8,),
-    num_envs=2,
-    n_step=2,
-    batch_size=4,
-    replay_capacity=40,
-    steps=100,
-    chunk_steps=20,
-    learning_starts=0,
-)
+SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)
 
 
 def make(entry: Any, **options: Any) -> HostEnvironment:
@@ -372,6 +363,13 @@ def test_a_broken_environment_is_named(how: str, message: str, vectorisation: st
     assert chunks == [10, 15]
     assert ("RuntimeError" in failure.value.traceback) == (how == "raise")
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
+def test_an_environment_that_breaks_in_its_first_reset_is_named(vectorisation: str) -> None:
+    env = make(partial(BrokenEnv, "reset"), vectorisation=vectorisation)
+    with pytest.raises(EnvironmentFailedError, match=r"step 0 of episode 0 .* 100% empty"):
+        next(host.run(SMALL, env, jax.random.key(0)))
 
 
 def test_dictionaries_are_checked_key_by_key() -> None:

@@ -13,7 +13,10 @@ from gymnasium.wrappers import TimeLimit
 
 from noisydqn.errors import UserError
 
-Entry = str | Callable[..., gymnasium.Env[Any, Any]]
+Maker = Callable[..., gymnasium.Env[Any, Any]]
+"""What makes an environment."""
+
+Entry = str | Maker
 """An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), or what makes an environment."""
 
 PACKAGES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}

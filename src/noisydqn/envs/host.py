@@ -21,7 +21,7 @@ from gymnasium.wrappers.vector import FlattenObservation
 
 from noisydqn.config import Config
 from noisydqn.envs import catalogue
-from noisydqn.envs.catalogue import Entry
+from noisydqn.envs.catalogue import Entry, Maker
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.errors import UserError
 from noisydqn.types import TimeStep
@@ -131,9 +131,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
 
 
-def _make_guarded(
-    make: Callable[[], gymnasium.Env[Any, Any]], index: int, *, own_process: bool
-) -> GuardedEnv:
+def _make_guarded(make: Maker, index: int, *, own_process: bool) -> GuardedEnv:
     if own_process:
         # Ctrl-C reaches every process; the one that trains decides what becomes of it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -316,10 +314,14 @@ class HostVector:
         return self._vector.num_envs
 
     def reset(self, seed: int) -> TimeStep:
-        """Start an episode everywhere."""
+        """Start an episode everywhere.
+
+        Raises:
+            EnvironmentFailedError: as `step`.
+        """
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         start: Any = int(seeds[0] >> 1) if self._own else [int(x) for x in seeds]
-        observation, _ = self._vector.reset(seed=start)
+        observation, _ = self._call(self._vector.reset, seed=start)
         nothing = np.zeros(self.num_envs, bool)
         return self._time_step(observation, np.zeros(self.num_envs), nothing, nothing)
 
@@ -330,11 +332,19 @@ class HostVector:
             EnvironmentFailedError: an environment raised, or gave what it did not declare.
         """
         self._steps += 1
+        observation, reward, terminated, truncated, _ = self._call(
+            self._vector.step, actions + self._first_action
+        )
+        if self._own:
+            self._check("observation", observation)
+            self._check("reward", reward)
+        return self._time_step(observation, reward, terminated, truncated)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of the vector environment; whatever it raises is a failure of it."""
         level, logger.min_level = logger.min_level, logger.ERROR + 1  # we say it ourselves
         try:
-            observation, reward, terminated, truncated, _ = self._vector.step(
-                actions + self._first_action
-            )
+            return function(*args, **kwargs)
         except EnvironmentFailedError:
             raise
         except Exception as error:
@@ -344,10 +354,6 @@ class HostVector:
             ) from error
         finally:
             logger.min_level = level
-        if self._own:
-            self._check("observation", observation)
-            self._check("reward", reward)
-        return self._time_step(observation, reward, terminated, truncated)
 
     def _check(self, name: str, values: np.ndarray) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():

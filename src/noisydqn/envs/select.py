@@ -2,13 +2,10 @@
 
 import importlib
 import json
-from collections.abc import Callable
-from typing import Any
-
-import gymnasium
 
 from noisydqn.config import CATCHER, Config
 from noisydqn.envs import device
+from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
@@ -16,8 +13,6 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 
 GYMNAX, PYTHON = "gymnax:", "python:"
-
-Maker = Callable[..., gymnasium.Env[Any, Any]]
 
 
 def make_environment(

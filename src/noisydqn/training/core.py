@@ -193,9 +193,7 @@ class Core:
         renew = updated if self.config.acting_noise == "update" else state.time_step.last
         if self.config.acting_noise_shared:
             renew = jnp.any(renew)
-        return jax.tree.map(
-            lambda new, old: jnp.where(renew[..., None], new, old), fresh, state.noise
-        )
+        return fresh.with_vector(jnp.where(renew[..., None], fresh.vector, state.noise.vector))
 
     # Learning
 

@@ -106,31 +106,31 @@ class DeviceRunner:
         """Run `number` steps of all environments, at most `chunk_steps` in all."""
         shape = (self.vector_steps, self.config.num_envs)
         updates_before = state.training.learner.updates
-        _, no_probe = jax.eval_shape(self.core.probe, state.training)
-        log = ChunkLog(
-            ended=jnp.zeros(shape, jnp.bool_),
-            episode_return=jnp.zeros(shape),
-            episode_length=jnp.zeros(shape, jnp.int32),
-            sums={name: jnp.float32(0) for name in Agent.metric_names},
-            updates=jnp.int32(0),
-            probe=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), no_probe),
-        )
+        sums = {name: jnp.float32(0) for name in Agent.metric_names}
+        episodes = (jnp.zeros(shape, jnp.bool_), jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
 
-        def body(i: Int[Array, ""], carry: tuple[DeviceState, ChunkLog]):
-            state, log = carry
-            state, sums = self.step(state, step + i * self.config.num_envs, log.sums)
-            log = log._replace(
-                ended=log.ended.at[i].set(state.training.time_step.last),
-                episode_return=log.episode_return.at[i].set(state.episode_return),
-                episode_length=log.episode_length.at[i].set(state.episode_length),
-                sums=sums,
+        def body(i: Int[Array, ""], carry: tuple[DeviceState, tuple[Array, Array, Array], Metrics]):
+            state, (ended, returns, lengths), sums = carry
+            state, sums = self.step(state, step + i * self.config.num_envs, sums)
+            episodes = (
+                ended.at[i].set(state.training.time_step.last),
+                returns.at[i].set(state.episode_return),
+                lengths.at[i].set(state.episode_length),
             )
-            return state, log
+            return state, episodes, sums
 
-        state, log = jax.lax.fori_loop(0, number, body, (state, log))
+        state, episodes, sums = jax.lax.fori_loop(0, number, body, (state, episodes, sums))
         training, probe = self.core.probe(state.training)
         updates = training.learner.updates - updates_before
-        return state._replace(training=training), log._replace(updates=updates, probe=probe)
+        ended, returns, lengths = episodes
+        return state._replace(training=training), ChunkLog(
+            ended=ended,
+            episode_return=returns,
+            episode_length=lengths,
+            sums=sums,
+            updates=updates,
+            probe=probe,
+        )
 
     @property
     def vector_steps(self) -> int:
@@ -162,7 +162,7 @@ def run(config: Config, env: DeviceEnvironment, keys: PRNGKeyArray) -> Generator
         env: the environment to train on.
         keys: a key for each seed.
     """
-    program = _program(config.replace(seed=0, num_seeds=1, steps=1), env)
+    program = _program(config.of_program, env)
     runner = program.runner
     state = program.init(keys)
     num_seeds = len(keys)

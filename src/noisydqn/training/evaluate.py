@@ -1,6 +1,7 @@
 """Evaluation: whole episodes with mean weights, the noise off."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from noisydqn.agent import act
 from noisydqn.build import Policy
 from noisydqn.envs import frames
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.types import TimeStep
 
 SIDE_BY_SIDE = 50
@@ -124,39 +125,51 @@ def _play(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArr
 
 
 @jax.jit
-def greedy(
+def _greedy(
     policy: Policy,
     stack: Shaped[Array, "envs ..."],
     observation: Shaped[Array, "envs ..."],
     started: Bool[Array, " envs"],
 ) -> tuple[Shaped[Array, "envs ..."], Int[Array, " envs"], Float[Array, "envs actions"]]:
-    """Take in observations and choose; returns stack, actions and values under mean weights.
-
-    For the first observations any stack will do.
-    """
+    """Take in observations and choose; returns stack, actions and values under mean weights."""
     stack = frames.push(stack, observation, started, policy.frames)
     q = jax.vmap(policy.network, in_axes=(0, None))(policy.preprocess(stack), None)
     return stack, jnp.argmax(q, axis=-1).astype(jnp.int32), q
+
+
+def play(
+    vector: HostVector, policy: Policy, seed: int
+) -> Iterator[tuple[TimeStep, np.ndarray, np.ndarray]]:
+    """Play with mean weights, without end.
+
+    Yields each time step with the actions [envs] chosen on it and the values [envs, A].
+    """
+    time_step = vector.reset(seed)
+    started = np.ones(vector.num_envs, bool)
+    stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
+    while True:
+        stack, actions, q = _greedy(policy, stack, time_step.observation, started)
+        yield time_step, np.asarray(actions), np.asarray(q)
+        started = np.asarray(time_step.last)
+        time_step = vector.step(np.asarray(actions))
 
 
 def _evaluate_host(env: HostEnvironment, policy: Policy, episodes: int, seed: int) -> Evaluation:
     """Each environment plays its share of the episodes, however long they are."""
     size = min(episodes, SIDE_BY_SIDE)
     left = np.array([len(range(i, episodes, size)) for i in range(size)])
+    over, running = np.ones(size, bool), np.zeros(size)
     returns: list[float] = []
     vector = env.vector(size)
     try:
-        time_step = vector.reset(seed)
-        started, running = np.ones(size, bool), np.zeros(size)
-        stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
-        while left.any():
-            stack, actions, _ = greedy(policy, stack, time_step.observation, started)
-            started = np.asarray(time_step.last)
-            time_step = vector.step(np.asarray(actions))
-            running = np.where(started, 0, running) + time_step.reward
-            for i in np.flatnonzero(time_step.last & (left > 0)):
+        for time_step, _, _ in play(vector, policy, seed):
+            running = np.where(over, 0, running) + time_step.reward
+            over = np.asarray(time_step.last)
+            for i in np.flatnonzero(over & (left > 0)):
                 returns.append(float(running[i]))
                 left[i] -= 1
+            if not left.any():
+                break
     finally:
         vector.close()
     return Evaluation(tuple(returns))

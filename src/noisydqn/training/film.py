@@ -22,10 +22,11 @@ from noisydqn.envs.catcher import CatcherPixels, CatcherState
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
-from noisydqn.training.evaluate import greedy
+from noisydqn.training.evaluate import play
 from noisydqn.types import TimeStep
 
 HEIGHT = 384  # of the film, pixels
+CATCHER_RATE = 30.0  # ticks a second
 PANEL = 192  # width of the panel beside the game, pixels
 BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
@@ -91,9 +92,6 @@ def _catcher_shots(
             yield Shot(picture, lines, played.q[i], int(played.action[i]))
 
 
-CATCHER_RATE = 30  # ticks a second
-
-
 # Environments of Gymnasium
 
 
@@ -101,22 +99,17 @@ def _host_shots(
     env: HostEnvironment, policy: Policy, seconds: float, seed: int, rate: float
 ) -> Iterator[Shot]:
     vector = env.vector(1, pictures=True)
+    number = max(round(seconds * rate), 1)
+    episode, total, steps, over = 0, 0.0, 0, True
     try:
-        time_step = vector.reset(seed)
-        started = np.ones(1, bool)
-        stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
-        episode, total, steps = 1, 0.0, 0
-        for _ in range(max(round(seconds * rate), 1)):
-            stack, actions, q = greedy(policy, stack, time_step.observation, started)
-            picture = vector.picture(time_step)
-            lines = (f"episode  {episode}", f"return  {total:.1f}", f"step  {steps}")
-            yield Shot(picture, lines, np.asarray(q[0]), int(actions[0]))
-            started = np.asarray(time_step.last)
-            time_step = vector.step(np.asarray(actions))
-            if started[0]:
+        for time_step, actions, q in itertools.islice(play(vector, policy, seed), number):
+            if over:
                 episode, total, steps = episode + 1, 0.0, 0
             else:
                 total, steps = total + float(time_step.reward[0]), steps + 1
+            over = bool(time_step.last[0])
+            lines = (f"episode  {episode}", f"return  {total:.1f}", f"step  {steps}")
+            yield Shot(vector.picture(time_step), lines, q[0], int(actions[0]))
     finally:
         vector.close()
 

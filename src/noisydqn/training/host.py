@@ -87,7 +87,7 @@ def run(config: Config, env: HostEnvironment, key: PRNGKeyArray) -> Generator[Ch
         EnvironmentFailedError: an environment raised, or gave what it did not declare. A last chunk
             of what was trained until then is yielded before.
     """
-    program = _program(config.replace(seed=0, num_seeds=1, steps=1), env)
+    program = _program(config.of_program, env)
     env_key, training_key = jax.random.split(key)
     vector = env.vector(config.num_envs, processes=True)
     try:

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from noisydqn.build import Policy
 from noisydqn.config import MAX_COUNT, Config
+from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
-from noisydqn.envs.select import Maker, environment_spec, make_environment, maker_name
+from noisydqn.envs.select import environment_spec, make_environment, maker_name
 from noisydqn.errors import UserError
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.training import device, host
