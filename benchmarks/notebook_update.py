@@ -27,6 +27,7 @@ def jax_round() -> Callable[[], float]:
     import jax.numpy as jnp
 
     from noisydqn import PRESETS, build
+    from noisydqn.agent import UpdateNoise, draw_noise
     from noisydqn.envs.catcher import CatcherPixels
     from noisydqn.envs.device import environment_spec
     from noisydqn.types import Batch, LearnerState, Transition
@@ -34,7 +35,7 @@ def jax_round() -> Callable[[], float]:
     config = PRESETS["catcher-notebook"]
     agent = build.make_agent(config)
     policy = build.make_policy(config, environment_spec(CatcherPixels()), jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), 6)
+    keys = jax.random.split(jax.random.key(1), 7)
     shape = (1000, 42, 42)
     observations = jax.random.normal(keys[0], shape)
     next_observations = jax.random.normal(keys[1], shape)
@@ -42,7 +43,10 @@ def jax_round() -> Callable[[], float]:
     r_t, weights = jax.random.normal(keys[3], (BATCH,)), jax.random.uniform(keys[4], (BATCH,))
     discount_t = jnp.full(BATCH, config.discount)
 
-    def update(learner: LearnerState, i: jax.Array) -> tuple[LearnerState, jax.Array]:
+    def update(
+        carry: tuple[LearnerState, UpdateNoise], i: jax.Array
+    ) -> tuple[tuple[LearnerState, UpdateNoise], jax.Array]:
+        learner, noise = carry
         transitions = Transition(
             jax.lax.dynamic_slice_in_dim(observations, i * 7, BATCH),
             a_tm1,
@@ -51,16 +55,18 @@ def jax_round() -> Callable[[], float]:
             jax.lax.dynamic_slice_in_dim(next_observations, i * 7, BATCH),
         )
         batch = Batch(transitions, jnp.arange(BATCH), weights)
-        learner, error, _ = agent.update(learner, batch, jax.random.fold_in(keys[5], i))
-        return learner, jnp.sum(error)
+        learner, error, _ = agent.update(learner, batch, noise)
+        noise = draw_noise(policy.network, jax.random.fold_in(keys[5], i))  # of the next update
+        return (learner, noise), jnp.sum(error)
 
-    run = jax.jit(lambda learner: jax.lax.scan(update, learner, jnp.arange(UPDATES_A_ROUND))[0])
-    learner = run(run(agent.init(policy.network)))  # twice: the first result has final types
-    jax.block_until_ready(learner)
+    run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
+    carry = agent.init(policy.network), draw_noise(policy.network, keys[6])
+    carry = run(run(carry))  # twice: the first result has final types
+    jax.block_until_ready(carry)
 
     def one_round() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(run(learner))
+        jax.block_until_ready(run(carry))
         return (time.perf_counter() - start) / UPDATES_A_ROUND * 1e3
 
     return one_round

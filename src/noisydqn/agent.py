@@ -1,15 +1,15 @@
 """The agent: how actions are chosen and how the networks learn from a batch.
 
-Both are pure. `update(learner, batch, key)` needs no environment and can be called on its own:
+Both are pure. `update` needs no environment and can be called on its own:
 
     learner = agent.init(network)
-    learner, td_errors, metrics = agent.update(learner, batch, key)
+    learner, td_errors, metrics = agent.update(learner, batch, draw_noise(network, key))
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,14 +55,22 @@ def act(
     return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
 
-def _independent_draws(network: QNetwork, key: PRNGKeyArray) -> list[NetworkNoise]:
-    """Three draws, for networks like `network`.
+class UpdateNoise(NamedTuple):
+    """The noise of one update: three independent draws, each shared by the whole batch."""
 
-    They are made in a loop because XLA does not fuse across one: it would otherwise compute each
-    draw anew for every weight that it enters, and an update would take two thirds more time.
+    online: NetworkNoise  # of the network that is trained, at the earlier state
+    target: NetworkNoise  # of the target network, which values the later state
+    selector: NetworkNoise  # of the network that selects the action there
+
+
+def draw_noise(network: QNetwork, key: PRNGKeyArray) -> UpdateNoise:
+    """The noise of one update of networks like `network`.
+
+    Draw it outside of the loop that updates: XLA would otherwise compute a draw anew for every
+    weight that it enters.
     """
-    draws = jax.lax.map(partial(sample_noise, network), jax.random.split(key, 3))
-    return [jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3)]
+    draws = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
+    return UpdateNoise(*(jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +106,25 @@ class Agent:
         )
 
     def td_errors(
-        self, online: QNetwork, target: QNetwork, batch: Batch, key: PRNGKeyArray
+        self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise
     ) -> tuple[Float[Array, " batch"], Float[Array, "batch actions"]]:
         """The TD error [B] of every transition, and the values [B, A] at its earlier state.
 
-        Noise: one draw for the online network at the earlier state, one for the target network
-        and one for the selecting network at the later state, each shared by the whole batch and
-        independent of the others (Fortunato et al. 2018, section 3.1).
+        The online network at the earlier state, the target network and the selecting network at
+        the later one have each a draw of their own (Fortunato et al. 2018, section 3.1).
         """
         s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
-        online_noise, target_noise, selector_noise = _independent_draws(online, key)
-        q_tm1 = values(online, s_tm1, online_noise)
-        q_t_value = values(target, s_t, target_noise)
+        q_tm1 = values(online, s_tm1, noise.online)
+        q_t_value = values(target, s_t, noise.target)
         if self.double:
-            q_t_selector = values(jax.lax.stop_gradient(online), s_t, selector_noise)
+            q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector)
         else:
             q_t_selector = q_t_value
         errors = jax.vmap(losses.td_error)(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector)
         return errors, q_tm1
 
     def update(
-        self, learner: LearnerState, batch: Batch, key: PRNGKeyArray
+        self, learner: LearnerState, batch: Batch, noise: UpdateNoise
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
         """One step of gradient descent on a batch, and the target's copy when it is due.
 
@@ -127,10 +133,12 @@ class Agent:
 
         def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
             online = flat.tree
-            error, q = self.td_errors(online, learner.target.tree, batch, key)
-            penalty = sum(mean_abs_sigma(layer) for layer in noisy_layers(online).values())
+            error, q = self.td_errors(online, learner.target.tree, batch, noise)
             loss = jnp.mean(batch.weights * jax.vmap(self.loss)(error))
-            return loss + self.sigma_penalty * penalty, (error, q)
+            if self.sigma_penalty > 0:
+                sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(online).values()]
+                loss += self.sigma_penalty * sum(sigmas)
+            return loss, (error, q)
 
         (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.online)
         weights = learner.online.vector

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from noisydqn import losses, sample_noise
-from noisydqn.agent import Agent, act
+from noisydqn.agent import Agent, UpdateNoise, act, draw_noise
 from noisydqn.flat import Flat
 from noisydqn.networks import Flatten, QNetwork
 from noisydqn.noisy import noisy_layers
@@ -50,22 +50,16 @@ def make_batch(size: int = BATCH) -> Batch:
     return Batch(transitions, jnp.arange(size), jnp.linspace(0.1, 1, size))
 
 
-def draws(key: jax.Array, learner: LearnerState) -> tuple[Any, Any, Any]:
-    """The draws for online, target and selection that an update with `key` makes."""
-    online_key, target_key, selector_key = jax.random.split(key, 3)
-    return (
-        sample_noise(learner.online.tree, online_key),
-        sample_noise(learner.target.tree, target_key),
-        sample_noise(learner.online.tree, selector_key),
-    )
+def make_noise(seed: int = 9) -> UpdateNoise:
+    return draw_noise(make_learner(make_agent()).online.tree, jax.random.key(seed))
 
 
 @pytest.mark.parametrize("double", [True, False])
 def test_td_errors_example_by_example(double: bool) -> None:
     agent = make_agent(double=double)
-    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
-    online_noise, target_noise, selector_noise = draws(key, learner)
-    errors, _ = agent.td_errors(learner.online.tree, learner.target.tree, batch, key)
+    learner, batch, noise = make_learner(agent), make_batch(), make_noise()
+    online_noise, target_noise, selector_noise = noise
+    errors, _ = agent.td_errors(learner.online.tree, learner.target.tree, batch, noise)
     for i in range(BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         value = learner.target.tree(s_t, target_noise)
@@ -80,10 +74,9 @@ def test_the_three_draws_differ() -> None:
 
     That these are the agent's draws is what `test_td_errors_example_by_example` shows.
     """
-    learner = make_learner(make_agent())
     numbers = [
         {x for leaf in jax.tree.leaves(draw) for x in np.ravel(leaf).tolist()}
-        for draw in draws(jax.random.key(9), learner)
+        for draw in make_noise()
     ]
     assert not numbers[0] & numbers[1]
     assert not numbers[0] & numbers[2]
@@ -93,10 +86,10 @@ def test_the_three_draws_differ() -> None:
 def test_sharing_a_draw_would_be_seen() -> None:
     """The errors differ from those of an agent that selects and values under one draw."""
     agent = make_agent()
-    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
+    learner, batch, noise = make_learner(agent), make_batch(), make_noise()
     same = learner._replace(target=learner.online)
-    errors, _ = agent.td_errors(same.online.tree, same.target.tree, batch, key)
-    online_noise, _, _ = draws(key, same)
+    errors, _ = agent.td_errors(same.online.tree, same.target.tree, batch, noise)
+    online_noise, _, _ = noise
     for i in range(1, BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         q_t = same.online.tree(s_t, online_noise)
@@ -108,14 +101,14 @@ def test_sharing_a_draw_would_be_seen() -> None:
 
 def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
     agent = make_agent()
-    learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
+    learner, batch, noise = make_learner(agent), make_batch(), make_noise()
 
     def loss(online: QNetwork) -> jax.Array:
-        errors, _ = agent.td_errors(online, learner.target.tree, batch, key)
+        errors, _ = agent.td_errors(online, learner.target.tree, batch, noise)
         return sum(batch.weights[i] * 0.5 * errors[i] ** 2 for i in range(BATCH)) / BATCH  # pyright: ignore[reportReturnType]
 
     gradient = jax.grad(loss)(learner.online.tree)
-    updated, errors, metrics = agent.update(learner, batch, key)
+    updated, errors, metrics = agent.update(learner, batch, noise)
     expected = jax.tree.map(lambda x, g: x - 0.1 * g, learner.online.tree, gradient)
     for ours, theirs in zip(
         jax.tree.leaves(updated.online.tree), jax.tree.leaves(expected), strict=True
@@ -129,7 +122,7 @@ def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
 def test_sigma_receives_gradient_in_every_layer() -> None:
     agent = make_agent()
     learner = make_learner(agent)
-    updated, _, _ = agent.update(learner, make_batch(), jax.random.key(9))
+    updated, _, _ = agent.update(learner, make_batch(), make_noise(9))
     before, after = noisy_layers(learner.online.tree), noisy_layers(updated.online.tree)
     for path, layer in before.items():
         assert jnp.any(layer.weight_sigma != after[path].weight_sigma), path
@@ -140,7 +133,7 @@ def test_noise_is_renewed_with_every_key() -> None:
     agent = make_agent()
     learner, batch = make_learner(agent), make_batch()
     errors = [
-        agent.td_errors(learner.online.tree, learner.target.tree, batch, jax.random.key(k))[0]
+        agent.td_errors(learner.online.tree, learner.target.tree, batch, make_noise(k))[0]
         for k in (0, 0, 1)
     ]
     assert (errors[0] == errors[1]).all()
@@ -157,7 +150,7 @@ def test_the_targets_noise_is_renewed() -> None:
         replace_fn=jnp.zeros_like,
     )
     one, other = (
-        agent.td_errors(still, learner.target.tree, batch, jax.random.key(k))[0] for k in (0, 1)
+        agent.td_errors(still, learner.target.tree, batch, make_noise(k))[0] for k in (0, 1)
     )
     assert float(one[0]) == pytest.approx(float(other[0]))  # its discount is 0
     assert jnp.all(one[1:] != other[1:])
@@ -168,7 +161,7 @@ def test_target_is_copied_at_its_period() -> None:
     learner = make_learner(agent)
     original = learner.target.tree
     for update in range(1, 7):
-        learner, _, _ = agent.update(learner, make_batch(), jax.random.key(update))
+        learner, _, _ = agent.update(learner, make_batch(), make_noise(update))
         assert int(learner.updates) == update
         if update < 3:
             assert eqx.tree_equal(learner.target.tree, original)
@@ -181,15 +174,15 @@ def test_target_is_copied_at_its_period() -> None:
 def test_an_averaged_target_moves_its_share() -> None:
     agent = make_agent(target_period=1, target_rate=0.25)
     learner = make_learner(agent)
-    updated, _, _ = agent.update(learner, make_batch(), jax.random.key(0))
+    updated, _, _ = agent.update(learner, make_batch(), make_noise(0))
     expected = 0.75 * learner.target.vector + 0.25 * updated.online.vector
     np.testing.assert_allclose(updated.target.vector, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
-    learner, batch, key = make_learner(make_agent()), make_batch(), jax.random.key(9)
-    plain = make_agent().update(learner, batch, key)[2]["loss"]
-    penalised = make_agent(sigma_penalty=2.0).update(learner, batch, key)[2]["loss"]
+    learner, batch, noise = make_learner(make_agent()), make_batch(), make_noise()
+    plain = make_agent().update(learner, batch, noise)[2]["loss"]
+    penalised = make_agent(sigma_penalty=2.0).update(learner, batch, noise)[2]["loss"]
     # sigma_0 / sqrt(p): hidden layer 4 inputs, both heads 5.
     expected = 2.0 * (0.5 / np.sqrt(4) + 2 * 0.5 / np.sqrt(5))
     assert float(penalised - plain) == pytest.approx(expected, rel=1e-5)
@@ -197,7 +190,7 @@ def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
 
 def test_a_batch_of_one() -> None:
     agent = make_agent()
-    learner, errors, _ = agent.update(make_learner(agent), make_batch(1), jax.random.key(0))
+    learner, errors, _ = agent.update(make_learner(agent), make_batch(1), make_noise(0))
     assert errors.shape == (1,)
     assert int(learner.updates) == 1
 

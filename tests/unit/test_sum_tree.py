@@ -23,7 +23,7 @@ def slow_find(priorities: np.ndarray, mass: float) -> int:
 
 @pytest.mark.parametrize(
     ("capacity", "levels"),
-    [(1, 1), (FANOUT, 1), (FANOUT + 1, 2), (FANOUT**2, 2), (FANOUT**2 + 1, 3), (2_000_000, 3)],
+    [(1, 1), (FANOUT, 1), (FANOUT + 1, 2), (FANOUT**2, 2), (FANOUT**2 + 1, 3), (2_000_000, 7)],
 )
 def test_number_of_levels(capacity: int, levels: int) -> None:
     tree = sum_tree.init(capacity)
@@ -50,16 +50,25 @@ def test_agrees_with_an_array(writes: list[list[tuple[int, int]]], fraction: flo
     if twin.sum() > 0:
         total = np.float32(twin.sum())
         mass = float(min(np.float32(fraction * total), np.nextafter(total, np.float32(0))))
-        assert int(sum_tree.find(tree, jnp.asarray([mass]))[0]) == slow_find(twin, mass)
+        assert int(sum_tree.find(tree, jnp.asarray([mass]))[0][0]) == slow_find(twin, mass)
 
 
 def test_every_boundary_between_two_leaves() -> None:
     priorities = np.zeros(FANOUT * 3, np.float32)
     priorities[[0, 5, FANOUT - 1, FANOUT, 2 * FANOUT + 7]] = [1, 2, 3, 4, 5]
     tree = sum_tree.put(sum_tree.init(FANOUT * 3), jnp.arange(FANOUT * 3), jnp.asarray(priorities))
-    found = sum_tree.find(tree, jnp.arange(15, dtype=jnp.float32))
+    found, priority = sum_tree.find(tree, jnp.arange(15, dtype=jnp.float32))
     expected = [0] + [5] * 2 + [FANOUT - 1] * 3 + [FANOUT] * 4 + [2 * FANOUT + 7] * 5
     assert found.tolist() == expected
+    np.testing.assert_array_equal(priority, priorities[expected])
+
+
+def test_nowhere_is_passed_over() -> None:
+    for capacity in (5, FANOUT, 1000, 10**7):
+        tree = sum_tree.init(capacity)
+        nowhere = jnp.array([sum_tree.NOWHERE, 3], jnp.int32)
+        tree = sum_tree.put(tree, nowhere, jnp.array([7.0, 2.0]))
+        assert [float(jnp.sum(level)) for level in tree] == [2.0] * len(tree)
 
 
 def test_never_finds_an_empty_leaf() -> None:
@@ -70,7 +79,7 @@ def test_never_finds_an_empty_leaf() -> None:
     tree = sum_tree.put(sum_tree.init(1000), jnp.arange(1000), jnp.asarray(priorities))
     total = float(sum_tree.total(tree))
     mass = jnp.concatenate([jnp.linspace(0, total, 5000), jnp.array([total * 1.001, 2 * total])])
-    assert set(sum_tree.find(tree, mass).tolist()) <= set(filled.tolist())
+    assert set(sum_tree.find(tree, mass)[0].tolist()) <= set(filled.tolist())
 
 
 def test_sums_do_not_drift() -> None:
@@ -91,7 +100,7 @@ def test_frequencies() -> None:
     tree = sum_tree.put(sum_tree.init(500), jnp.arange(10) * 40, priorities)
     draws = 200_000
     mass = jax.random.uniform(jax.random.key(0), (draws,)) * sum_tree.total(tree)
-    found = np.asarray(sum_tree.find(tree, mass)) // 40
+    found = np.asarray(sum_tree.find(tree, mass)[0]) // 40
     expected = np.arange(1, 11) / 55
     error = np.bincount(found, minlength=10) / draws - expected
     assert np.abs(error).max() < 5 * np.sqrt(expected * (1 - expected) / draws).max()

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.replay import sum_tree
 from noisydqn.types import Batch, Row, Transition
@@ -115,8 +115,7 @@ class Replay:
         """
         uniform = jax.random.uniform(key, (batch_size,))
         strata = (jnp.arange(batch_size) + uniform) / batch_size
-        indices = sum_tree.find(state.tree, strata * sum_tree.total(state.tree))
-        priority = sum_tree.get(state.tree, indices)
+        indices, priority = sum_tree.find(state.tree, strata * sum_tree.total(state.tree))
         weights = (jnp.min(priority) / priority) ** beta
         return Batch(self.transitions(state.rows, indices), indices, weights)
 
@@ -166,14 +165,19 @@ class Replay:
         indices: Int[Array, " batch"],
         td_error: Float[Array, " batch"],
         alpha: Float[Array, ""],
+        counted: Bool[Array, " batch"] | None = None,
     ) -> ReplayState:
         """Set the priorities of sampled transitions to (|TD error| + offset)^alpha.
 
         Where an index was drawn more than once, its largest error counts, whatever the order.
+        Those not `counted` keep their priority; None counts all.
         """
         if not self.prioritised:
             return state
         priority = jnp.abs(td_error) + self.priority_offset
+        if counted is not None:
+            priority = jnp.where(counted, priority, 0)
+            indices = jnp.where(counted, indices, sum_tree.NOWHERE)
         same = indices[:, None] == indices
         largest = jnp.max(jnp.where(same, priority, 0), axis=-1)
         return state._replace(

@@ -1,7 +1,7 @@
-"""A sum tree with a wide fan-out: draws an index in proportion to its priority.
+"""A sum tree with eight children a node: draws an index in proportion to its priority.
 
-A binary tree over two million leaves needs twenty dependent steps to find a leaf; with 128
-children a node it needs three, each of them one vectorised look at 128 numbers. Sums are
+A binary tree over two million leaves needs twenty-one dependent steps to find a leaf; with eight
+children a node it needs seven, each of them one vectorised look at eight numbers. Sums are
 recomputed from the children, never adjusted by differences, so they do not drift.
 """
 
@@ -10,7 +10,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-FANOUT = 128
+FANOUT = 8
+
+NOWHERE = 2**31 - 1
+"""An index beyond every tree."""
 
 SumTree = tuple[Float[Array, "blocks fanout"], ...]
 """The levels from the root to the leaves, each in blocks of siblings.
@@ -41,28 +44,34 @@ def get(tree: SumTree, indices: Int[Array, " n"]) -> Float[Array, " n"]:
 
 
 def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) -> SumTree:
-    """Set the priorities at `indices`; where an index repeats, its values must be equal."""
+    """Set the priorities at `indices`; where an index repeats, its values must be equal.
+
+    Indices of `NOWHERE` are passed over.
+    """
     levels = list(tree)
     for depth in reversed(range(len(levels))):
         block = indices // FANOUT
-        level = levels[depth].at[block, indices % FANOUT].set(values)
+        level = levels[depth].at[block, indices % FANOUT].set(values, mode="drop")
         levels[depth] = level
         indices, values = block, jnp.sum(level[block], axis=-1)
     return tuple(levels)
 
 
-def find(tree: SumTree, mass: Float[Array, " n"]) -> Int[Array, " n"]:
+def find(tree: SumTree, mass: Float[Array, " n"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """For each mass in [0, total) the first leaf at which the running sum of priorities exceeds it.
 
-    The leaf found always has a priority above zero, whatever rounding does to the sums.
+    Returns the leaves and their priorities, which are above zero whatever rounding does to sums.
     """
-    block = jnp.zeros(mass.shape, jnp.int32)
+    block, priority = jnp.zeros(mass.shape, jnp.int32), jnp.zeros_like(mass)
+    up_to = jnp.tri(FANOUT, dtype=jnp.float32).T
     for level in tree:
-        running = jnp.cumsum(level[block], axis=-1)
-        below_all = jnp.nextafter(running[:, -1], 0)
-        mass = jnp.clip(mass, 0, below_all)
-        child = jnp.sum(running <= mass[:, None], axis=-1)
-        before = jnp.take_along_axis(running, jnp.maximum(child - 1, 0)[:, None], axis=-1)[:, 0]
-        mass = mass - jnp.where(child > 0, before, 0)
+        values = level[block]
+        # A product with a triangle, as XLA's own running sum takes several times longer here.
+        running = jnp.sum(values[:, :, None] * up_to, axis=1)
+        mass = jnp.clip(mass, 0, jnp.nextafter(running[:, -1], 0))
+        passed = running <= mass[:, None]
+        mass = mass - jnp.max(jnp.where(passed, running, 0), axis=-1)
+        child = jnp.sum(passed, axis=-1, dtype=jnp.int32)
         block = block * FANOUT + child
-    return block
+        priority = jnp.take_along_axis(values, child[:, None], axis=-1)[:, 0]
+    return block, priority

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn import build
-from noisydqn.agent import Agent, Metrics, act, values
+from noisydqn.agent import Agent, Metrics, UpdateNoise, act, draw_noise, values
 from noisydqn.build import Policy
 from noisydqn.config import Config
 from noisydqn.envs import frames, normalise
@@ -31,6 +31,9 @@ from noisydqn.types import LearnerState, Row, TimeStep, Transition
 
 PROBE_DRAWS, PROBE_OBSERVATIONS = 8, 32
 """How many draws and recent observations tell how often noise changes the greedy action."""
+
+MAX_BURST = 8
+"""Batches that are drawn together at most."""
 
 
 Count = TypeVar("Count", int, Array)
@@ -47,6 +50,15 @@ class TrainingState(NamedTuple):
     noise: Flat[NetworkNoise]  # the draw to act with next; [envs, ...] unless shared
     moments: normalise.Moments | None  # of observations
     return_scale: normalise.ReturnScale | None
+
+
+class Learning(NamedTuple):
+    """What updates change."""
+
+    learner: LearnerState
+    tree: SumTree
+    max_priority: Float[Array, ""]
+    sums: Metrics  # of all updates
 
 
 class Probe(NamedTuple):
@@ -205,26 +217,70 @@ class Core:
         `sums` adds up the updates' metrics.
         """
         key, learn_key, noise_key = jax.random.split(state.key, 3)
+        most = self._burst
+
+        def burst(i: Int[Array, ""], carry: Learning) -> Learning:
+            number = jnp.minimum(allowed - i * most, most)
+            return self._learn_burst(state, jax.random.fold_in(learn_key, i), number, carry)
+
+        carry = Learning(state.learner, state.replay.tree, state.replay.max_priority, sums)
+        carry = jax.lax.fori_loop(0, (allowed + most - 1) // most, burst, carry)
+        replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
+        state = state._replace(key=key, learner=carry.learner, replay=replay)
+        return state._replace(noise=self._renew_noise(state, noise_key, due > 0)), carry.sums
+
+    @property
+    def _burst(self) -> int:
+        """Updates whose batches are drawn together: those of a step, if they are few."""
+        return min(math.ceil(self.config.update_ratio * self.config.num_envs), MAX_BURST)
+
+    def _learn_burst(
+        self, state: TrainingState, key: PRNGKeyArray, number: Int[Array, ""], carry: Learning
+    ) -> Learning:
+        """Make the first `number` of a burst's updates.
+
+        All batches and all noise are drawn before the first update, and priorities are set after
+        the last: one large operation each instead of many small ones. It also lets XLA set the
+        priorities in place, as everything that reads the tree then comes before.
+        """
+        sample_key, draw_key = jax.random.split(key)
+        most, size = self._burst, self.config.batch_size
+        replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
+        alpha, beta = self._exponents(carry.learner.updates)
+        batches = jax.vmap(lambda key: self.replay.sample(replay, key, size, beta))(
+            jax.random.split(sample_key, most)
+        )
+        network = carry.learner.online.tree
+        noise = jax.vmap(lambda key: Flat.of(draw_noise(network, key)))(
+            jax.random.split(draw_key, most)
+        )
+
+        def noise_of(i: Int[Array, ""] | int) -> Flat[UpdateNoise]:
+            return noise.with_vector(noise.vector[jnp.minimum(i, most - 1)])
 
         def update(
-            i: Int[Array, ""], carry: tuple[LearnerState, SumTree, Array, Metrics]
-        ) -> tuple[LearnerState, SumTree, Array, Metrics]:
-            learner, tree, max_priority, sums = carry
-            replay = state.replay._replace(tree=tree, max_priority=max_priority)
-            sample_key, update_key = jax.random.split(jax.random.fold_in(learn_key, i))
-            alpha, beta = self._exponents(learner.updates)
-            batch = self.replay.sample(replay, sample_key, self.config.batch_size, beta)
+            i: Int[Array, ""], carry: tuple[LearnerState, Flat[UpdateNoise], Array, Metrics]
+        ) -> tuple[LearnerState, Flat[UpdateNoise], Array, Metrics]:
+            learner, draws, errors, sums = carry
+            batch = jax.tree.map(lambda x: x[i], batches)
             batch = batch._replace(transitions=self._prepare(state, batch.transitions))
-            learner, error, metrics = self.agent.update(learner, batch, update_key)
-            replay = self.replay.set_priorities(replay, batch.indices, error, alpha)
+            learner, error, metrics = self.agent.update(learner, batch, draws.tree)
             sums = jax.tree.map(jnp.add, sums, metrics)
-            return learner, replay.tree, replay.max_priority, sums
+            # Carried to the next, so that XLA takes it out of `noise` once, not for each weight.
+            return learner, noise_of(i + 1), errors.at[i].set(error), sums
 
-        start = (state.learner, state.replay.tree, state.replay.max_priority, sums)
-        learner, tree, max_priority, sums = jax.lax.fori_loop(0, allowed, update, start)
-        replay = state.replay._replace(tree=tree, max_priority=max_priority)
-        state = state._replace(key=key, learner=learner, replay=replay)
-        return state._replace(noise=self._renew_noise(state, noise_key, due > 0)), sums
+        learner, _, errors, sums = jax.lax.fori_loop(
+            0, number, update, (carry.learner, noise_of(0), jnp.zeros((most, size)), carry.sums)
+        )
+        made = jnp.arange(most) < number
+        replay = self.replay.set_priorities(
+            replay,
+            batches.indices.reshape(-1),
+            errors.reshape(-1),
+            alpha,
+            jnp.repeat(made, size),
+        )
+        return Learning(learner, replay.tree, replay.max_priority, sums)
 
     def updates_due(self, step: Count, ended: Count) -> Count:
         """Updates that belong to a step of all environments, whether or not learning started.

@@ -1,0 +1,68 @@
+"""Learning as every runner does it, against updates made one after another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.probes import SMALL
+
+from noisydqn.agent import Agent, draw_noise
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.training.core import Core, TrainingState
+from noisydqn.types import TimeStep
+
+SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
+NO_SUMS = {name: jnp.float32(0) for name in Agent.metric_names}
+
+
+def filled(core: Core) -> TrainingState:
+    """A state with some steps in its memory."""
+    state = core.init(jax.random.key(0))
+    step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
+    rng = np.random.default_rng(0)
+    envs = core.config.num_envs
+    for i in range(12):
+        nothing = np.zeros(envs, bool)
+        observation = rng.normal(size=(envs, 3)).astype(np.float32)
+        reward = rng.normal(size=envs).astype(np.float32)
+        time_step = TimeStep(observation, reward, nothing, nothing, {})  # pyright: ignore[reportArgumentType]
+        state = step(state, time_step, jnp.int32(i))
+    return state
+
+
+@pytest.mark.parametrize(("due", "allowed"), [(3, 3), (3, 2), (3, 0), (20, 20)])
+def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
+    """In bursts: batches and noise are drawn before, priorities set after those made."""
+    core = Core.create(SMALL.replace(updates_per_step=1.5 if due == 3 else 10), SPEC)
+    burst = 3 if due == 3 else 8
+    state = filled(core)
+    learned, sums = jax.jit(core.learn)(state, jnp.int32(due), jnp.int32(allowed), NO_SUMS)
+
+    learner, replay = state.learner, state.replay
+    _, learn_key, _ = jax.random.split(state.key, 3)
+    losses: list[float] = []
+    update, sample = jax.jit(core.agent.update), jax.jit(core.replay.sample, static_argnums=2)
+    for i in range(0, allowed, burst):
+        sample_key, draw_key = jax.random.split(jax.random.fold_in(learn_key, i // burst))
+        samples, draws = jax.random.split(sample_key, burst), jax.random.split(draw_key, burst)
+        beta = 0.4 + 0.6 * learner.updates / core.config.schedule_updates
+        made = range(min(burst, allowed - i))
+        batches = [sample(replay, samples[k], 4, beta) for k in made]
+        errors: list[jax.Array] = []
+        for k in made:
+            noise = draw_noise(learner.online.tree, draws[k])
+            learner, error, metrics = update(learner, batches[k], noise)
+            errors.append(error)
+            losses.append(float(metrics["loss"]))
+        indices = jnp.concatenate([batch.indices for batch in batches])
+        replay = core.replay.set_priorities(
+            replay, indices, jnp.concatenate(errors), jnp.float32(0.5)
+        )
+    assert int(learned.learner.updates) == allowed
+    np.testing.assert_allclose(
+        learned.learner.online.vector, learner.online.vector, rtol=1e-4, atol=1e-6
+    )
+    for ours, theirs in zip(learned.replay.tree, replay.tree, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert float(sums["loss"]) == pytest.approx(sum(losses), rel=1e-4)
+    assert (learned.noise.vector != state.noise.vector).any()
