@@ -29,6 +29,17 @@ MAX_N_STEP = 100  # the sum of rewards is unrolled
 MAX_FRAMES = 16
 
 
+OPTIONS_OF_DISTRIBUTIONS = {
+    "loss": ("expected",),
+    "atoms": ("categorical",),
+    "v_min": ("categorical",),
+    "v_max": ("categorical",),
+    "quantiles": ("quantile", "implicit-quantile"),
+    "acting_quantiles": ("implicit-quantile",),
+}
+"""Options that only some distributions have."""
+
+
 def check_seed(flag: str, seed: int) -> None:
     """Refuse a seed that is no 32-bit number.
 
@@ -113,6 +124,21 @@ class Config:
     noise."""
     dueling: bool = True
     """Network: separate heads for value and advantage."""
+    distribution: Literal["expected", "categorical", "quantile", "implicit-quantile"] = "expected"
+    """Network: what is learned of an action's return: its mean, or its distribution as logits of
+    atoms (C51), as quantiles (QR), or as a function of the fraction (IQN)."""
+    atoms: int | None = None
+    """Network: categorical: how many atoms (51 if not given)."""
+    v_min: float | None = None
+    """Network: categorical: lowest atom, in rewards as they are learned from, that is scaled and
+    normalised (-10 if not given)."""
+    v_max: float | None = None
+    """Network: categorical: highest atom, in the same units (10 if not given)."""
+    quantiles: int | None = None
+    """Network: quantile: how many (200 if not given); implicit-quantile: how many an update draws
+    for each of a transition's states (64 if not given)."""
+    acting_quantiles: int | None = None
+    """Network: implicit-quantile: how many an action value is the mean of (32 if not given)."""
 
     # Exploration
     exploration: Literal["noisy", "epsilon-greedy", "both", "greedy"] = "noisy"
@@ -151,10 +177,24 @@ class Config:
     """Learning: epsilon of Adam."""
     weight_decay: float = 0.01
     """Learning: decoupled weight decay, with adamw only."""
-    loss: Literal["smooth-l1", "squared"] = "smooth-l1"
-    """Learning: loss of the temporal-difference error."""
+    loss: Literal["smooth-l1", "squared"] | None = None
+    """Learning: loss of the temporal-difference error, where the expected return is learned
+    (smooth-l1 if not given); a distribution has a loss of its own."""
+    max_gradient_norm: float | None = None
+    """Learning: longer gradients are shortened to this norm. Not if not given."""
     double: bool = True
-    """Learning: double Q-learning."""
+    """Learning: double Q-learning; with Munchausen targets the online network's policy weighs the
+    target network's values."""
+    munchausen: bool = False
+    """Learning: Munchausen targets: a soft policy at the later state, and the log-probability of
+    the earlier state's action as a reward."""
+    munchausen_scale: float | None = None
+    """Learning: alpha, what that reward is multiplied with (0.9 if not given)."""
+    munchausen_temperature: float | None = None
+    """Learning: tau, temperature of the policies, in units of scaled rewards (0.03 if not
+    given)."""
+    munchausen_minimum: float | None = None
+    """Learning: l_0, lower bound of tau times the log-probability (-1 if not given)."""
     discount: float = 0.99
     """Learning: gamma, the discount of one step."""
     n_step: int = 5
@@ -206,7 +246,7 @@ class Config:
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
-            "epsilon_steps"
+            "epsilon_steps quantiles acting_quantiles"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
@@ -214,11 +254,11 @@ class Config:
         )
         positive = (
             "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
-            "max_seconds target_rate"
+            "max_seconds target_rate max_gradient_norm munchausen_temperature"
         )
         fraction = (
             "discount epsilon epsilon_final target_rate priority_exponent priority_exponent_final "
-            "importance_exponent importance_exponent_final"
+            "importance_exponent importance_exponent_final munchausen_scale"
         )
         shortest = float(1 / RATIO_DENOMINATOR)
         self._check(at_least_one, lambda x: x >= 1, "at least 1")
@@ -231,16 +271,20 @@ class Config:
         self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
         self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
-        self._check("stop_at_return", lambda x: abs(x) < math.inf, "a number")
+        self._check("stop_at_return v_min v_max", lambda x: abs(x) < math.inf, "a number")
+        self._check("atoms", lambda x: x >= 2, "at least 2")
+        self._check("munchausen_minimum", lambda x: -math.inf < x <= 0, "a number up to 0")
         check_seed("--seed", self.seed)
         self._check_env_kwargs()
         self._check_combinations()
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                choices = ", ".join(get_args(hint))
-                value = getattr(self, name)
+            kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
+            value = getattr(self, name)
+            optional = value is None and type(None) in get_args(hint)
+            if kinds and not optional and value not in get_args(kinds[0]):
+                choices = ", ".join(get_args(kinds[0]))
                 raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
 
     def _check_env_kwargs(self) -> None:
@@ -275,6 +319,26 @@ class Config:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")
         if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
             raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
+        self._check_learning_rule()
+
+    def _check_learning_rule(self) -> None:
+        """Refuse options of another distribution, or of Munchausen targets where there are none."""
+        for name, distributions in OPTIONS_OF_DISTRIBUTIONS.items():
+            if getattr(self, name) is not None and self.distribution not in distributions:
+                raise ConfigError(
+                    f"{_flag(name)} {getattr(self, name)} and --distribution {self.distribution} "
+                    f"exclude each other: it belongs to {' and '.join(distributions)}"
+                )
+        for name in ("munchausen_scale", "munchausen_temperature", "munchausen_minimum"):
+            if getattr(self, name) is not None and not self.munchausen:
+                raise ConfigError(
+                    f"{_flag(name)} {getattr(self, name)} and --no-munchausen exclude each other: "
+                    "give --munchausen, or leave it out"
+                )
+        low, high = self.v_min, self.v_max
+        low, high = -10.0 if low is None else low, 10.0 if high is None else high
+        if not low < high:
+            raise ConfigError(f"--v-min {low} must be below --v-max {high}")
 
     @property
     def first_learning_step(self) -> int:

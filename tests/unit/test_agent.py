@@ -12,6 +12,7 @@ import pytest
 from noisydqn import losses, sample_noise
 from noisydqn.agent import Agent, act
 from noisydqn.flat import Flat
+from noisydqn.heads import Expected
 from noisydqn.networks import Flatten, QNetwork
 from noisydqn.noisy import noisy_layers
 from noisydqn.types import Batch, LearnerState, Transition
@@ -22,8 +23,8 @@ ACTIONS, FEATURES, BATCH = 3, 4, 6
 def make_agent(**options: Any) -> Agent:
     defaults: dict[str, Any] = {
         "optimiser": optax.sgd(0.1),
-        "loss": losses.squared,
         "double": True,
+        "munchausen": None,
         "target_period": 3,
         "target_rate": 1.0,
         "sigma_penalty": 0.0,
@@ -33,7 +34,10 @@ def make_agent(**options: Any) -> Agent:
 
 def make_learner(agent: Agent) -> LearnerState:
     online, target = (
-        QNetwork(Flatten(FEATURES), (5,), ACTIONS, key=jax.random.key(k)) for k in (0, 1)
+        QNetwork(
+            Flatten(FEATURES), (5,), ACTIONS, head=Expected(losses.squared), key=jax.random.key(k)
+        )
+        for k in (0, 1)
     )
     return agent.init(online)._replace(target=Flat.of(target))
 
@@ -61,11 +65,11 @@ def draws(key: jax.Array, learner: LearnerState) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_td_errors_example_by_example(double: bool) -> None:
+def test_errors_example_by_example(double: bool) -> None:
     agent = make_agent(double=double)
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
     online_noise, target_noise, selector_noise = draws(key, learner)
-    errors, _ = agent.td_errors(learner.online.tree, learner.target.tree, batch, key)
+    (_, errors), _ = agent.losses(learner.online.tree, learner.target.tree, batch, key)
     for i in range(BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         value = learner.target.tree(s_t, target_noise)
@@ -78,7 +82,7 @@ def test_td_errors_example_by_example(double: bool) -> None:
 def test_the_three_draws_differ() -> None:
     """Online, target and selection draw by keys of their own, whose draws share no number.
 
-    That these are the agent's draws is what `test_td_errors_example_by_example` shows.
+    That these are the agent's draws is what `test_errors_example_by_example` shows.
     """
     learner = make_learner(make_agent())
     numbers = [
@@ -95,7 +99,7 @@ def test_sharing_a_draw_would_be_seen() -> None:
     agent = make_agent()
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
     same = learner._replace(target=learner.online)
-    errors, _ = agent.td_errors(same.online.tree, same.target.tree, batch, key)
+    (_, errors), _ = agent.losses(same.online.tree, same.target.tree, batch, key)
     online_noise, _, _ = draws(key, same)
     for i in range(1, BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
@@ -111,7 +115,7 @@ def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
     learner, batch, key = make_learner(agent), make_batch(), jax.random.key(9)
 
     def loss(online: QNetwork) -> jax.Array:
-        errors, _ = agent.td_errors(online, learner.target.tree, batch, key)
+        (_, errors), _ = agent.losses(online, learner.target.tree, batch, key)
         return sum(batch.weights[i] * 0.5 * errors[i] ** 2 for i in range(BATCH)) / BATCH  # pyright: ignore[reportReturnType]
 
     gradient = jax.grad(loss)(learner.online.tree)
@@ -140,7 +144,7 @@ def test_noise_is_renewed_with_every_key() -> None:
     agent = make_agent()
     learner, batch = make_learner(agent), make_batch()
     errors = [
-        agent.td_errors(learner.online.tree, learner.target.tree, batch, jax.random.key(k))[0]
+        agent.losses(learner.online.tree, learner.target.tree, batch, jax.random.key(k))[0].error
         for k in (0, 0, 1)
     ]
     assert (errors[0] == errors[1]).all()
@@ -157,7 +161,7 @@ def test_the_targets_noise_is_renewed() -> None:
         replace_fn=jnp.zeros_like,
     )
     one, other = (
-        agent.td_errors(still, learner.target.tree, batch, jax.random.key(k))[0] for k in (0, 1)
+        agent.losses(still, learner.target.tree, batch, jax.random.key(k))[0].error for k in (0, 1)
     )
     assert float(one[0]) == pytest.approx(float(other[0]))  # its discount is 0
     assert jnp.all(one[1:] != other[1:])
