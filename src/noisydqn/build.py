@@ -17,11 +17,13 @@ from noisydqn.config import Config
 from noisydqn.envs import frames, normalise
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
+from noisydqn.imports import PYTHON
 from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
 from noisydqn.noisy import noisy_layers
 from noisydqn.replay import Replay
+from noisydqn.torsos import ImpalaTorso, MLPTorso, UserTorso
 
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value", int, float, tuple[int, ...])
 
 CONV_LAYERS = {
     "catcher": ((16, 6, 3), (32, 3, 2)),
@@ -69,6 +71,8 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
         head=make_head(config),
         dueling=config.dueling,
         noisy=config.noisy,
+        noisy_hidden=config.noise_in == "all",
+        layer_norm=config.layer_norm,
         noise=config.noise,
         sigma_init=config.sigma_init,
         key=head_key,
@@ -106,12 +110,19 @@ def _make_torso(config: Config, shape: tuple[int, ...], key: PRNGKeyArray) -> To
     name = choose_torso(shape) if config.torso == "auto" else config.torso
     if name == "flat":
         return Flatten(int(np.prod(shape)))
+    if name == "mlp":
+        widths = _given(config.torso_widths, (128, 128))
+        return MLPTorso(int(np.prod(shape)), widths, layer_norm=config.layer_norm, key=key)
+    if name == "impala":
+        return ImpalaTorso(shape, _given(config.torso_widths, (16, 32, 32)), key=key)
+    if name.startswith(PYTHON):
+        return UserTorso.make(name, shape, key)
     if name == "notebook":
         return NotebookTorso(shape, key=key)
     return ConvTorso(shape, CONV_LAYERS[name], key=key)
 
 
-def _given(value: Number | None, default: Number) -> Number:
+def _given(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 

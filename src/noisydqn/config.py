@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from noisydqn.errors import UserError
+from noisydqn.imports import PYTHON
 
 CATCHER = "noisydqn/Catcher-v0"
 
@@ -28,6 +29,8 @@ MAX_FILM_SECONDS = 3_600
 MAX_N_STEP = 100  # the sum of rewards is unrolled
 MAX_FRAMES = 16
 
+
+TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
 
 OPTIONS_OF_DISTRIBUTIONS = {
     "loss": ("expected",),
@@ -115,13 +118,21 @@ class Config:
     """Preprocessing: divide rewards by the running deviation of the discounted return."""
 
     # Network
-    torso: Literal["auto", "flat", "catcher", "minatar", "nature", "notebook"] = "auto"
-    """Network: "flat" is for vectors; "catcher" two small convolutions, "minatar" one, "nature"
-    the three of Mnih et al. 2015, "notebook" the first notebook's two with max-pooling; "auto"
-    goes by the observation's shape: flat, minatar below 36 pixels, nature from there on."""
+    torso: str = "auto"
+    """Network: "flat" is for vectors, as they are; "mlp" plain layers before those of `hidden`;
+    "catcher" two small convolutions, "minatar" one, "nature" the three of Mnih et al. 2015,
+    "impala" the residual ones of Espeholt et al. 2018, "notebook" the first notebook's two with
+    max-pooling; "auto" goes by the observation's shape: flat, minatar below 36 pixels, nature from
+    there on. "python:module.function" is called with the observation's shape and a key, and makes
+    an equinox.Module of your own."""
+    torso_widths: tuple[int, ...] | None = None
+    """Network: mlp: widths of its layers (128 128 if not given); impala: channels of its stages
+    (16 32 32 if not given)."""
     hidden: tuple[int, ...] = (128, 128, 128)
     """Network: widths of the layers between torso and heads; noisy, unless exploration has no
     noise."""
+    layer_norm: bool = False
+    """Network: layer normalisation before the ReLU of each layer of `hidden` and an mlp torso."""
     dueling: bool = True
     """Network: separate heads for value and advantage."""
     distribution: Literal["expected", "categorical", "quantile", "implicit-quantile"] = "expected"
@@ -152,6 +163,8 @@ class Config:
     """Noise: environment steps over which epsilon goes from start to end."""
     noise: Literal["factorised", "independent"] = "factorised"
     """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
+    noise_in: Literal["all", "head"] = "all"
+    """Noise: which layers are noisy: those of `hidden` and the outputs, or the outputs alone."""
     sigma_init: float | None = None
     """Noise: factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (0.5 if not given);
     independent: where each sigma starts (0.017 if not given)."""
@@ -268,7 +281,9 @@ class Config:
         limit = MAX_FILM_SECONDS
         self._check("film_seconds", lambda x: x <= limit, f"at most {limit}")
         self._check("n_step", lambda x: 1 <= x <= MAX_N_STEP, f"between 1 and {MAX_N_STEP}")
-        self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
+        self._check(
+            "hidden torso_widths", lambda x: min(x, default=1) >= 1, "at least 1 everywhere"
+        )
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
         self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
         self._check("stop_at_return v_min v_max", lambda x: abs(x) < math.inf, "a number")
@@ -276,6 +291,7 @@ class Config:
         self._check("munchausen_minimum", lambda x: -math.inf < x <= 0, "a number up to 0")
         check_seed("--seed", self.seed)
         self._check_env_kwargs()
+        self._check_torso()
         self._check_combinations()
 
     def _check_choices(self) -> None:
@@ -286,6 +302,20 @@ class Config:
             if kinds and not optional and value not in get_args(kinds[0]):
                 choices = ", ".join(get_args(kinds[0]))
                 raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
+
+    def _check_torso(self) -> None:
+        if self.torso not in TORSOS and not self.torso.startswith(PYTHON):
+            raise ConfigError(
+                f"--torso must be one of {', '.join(TORSOS)} or python:module.function, got "
+                f"{self.torso!r}"
+            )
+        if self.torso_widths is not None and self.torso not in ("mlp", "impala"):
+            raise ConfigError(
+                f"--torso-widths {' '.join(map(str, self.torso_widths))} and --torso {self.torso} "
+                "exclude each other: it belongs to mlp and impala"
+            )
+        if self.torso_widths == ():
+            raise ConfigError(f"--torso-widths must name a width, as --torso {self.torso} has some")
 
     def _check_env_kwargs(self) -> None:
         try:
@@ -319,6 +349,11 @@ class Config:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")
         if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
             raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
+        if self.noise_in == "head" and not self.noisy:
+            raise ConfigError(
+                f"--noise-in head and --exploration {self.exploration} exclude each other: no "
+                "layer is noisy then"
+            )
         self._check_learning_rule()
 
     def _check_learning_rule(self) -> None:

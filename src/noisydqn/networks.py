@@ -128,7 +128,8 @@ class Flatten(Torso):
         return x.reshape(-1)
 
 
-def _as_image(x: Float[Array, "..."]) -> Float[Array, "h w c"]:
+def as_image(x: Float[Array, "..."]) -> Float[Array, "h w c"]:
+    """An image with its channels last, be it one without a channel axis."""
     return x[..., None] if x.ndim == 2 else x
 
 
@@ -163,7 +164,7 @@ class ConvTorso(Torso):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
-        x = _as_image(x)
+        x = as_image(x)
         for conv in self.convs:
             x = jax.nn.relu(conv(x))
         return x.reshape(-1)
@@ -274,7 +275,7 @@ class NotebookTorso(Torso):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
-        pooled = conv_max_pool(_as_image(x), self.first.kernel, self.POOL) + self.first.bias
+        pooled = conv_max_pool(as_image(x), self.first.kernel, self.POOL) + self.first.bias
         pooled = max_pool(self.second(jax.nn.relu(pooled)), self.POOL)
         return jax.nn.relu(pooled).reshape(-1)
 
@@ -319,7 +320,8 @@ class QNetwork(eqx.Module):
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
     over actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage head
     alone gives Q. With `noisy` hidden layers and heads are noisy, else plain: then there is
-    nothing to draw.
+    nothing to draw; without `noisy_hidden` the hidden layers stay plain all the same. With
+    `layer_norm` what enters the ReLU of each hidden layer is normalised (Ba et al. 2016).
 
     An implicit quantile head multiplies what enters the last hidden layer with an embedding of
     each fraction: the torso's features where there is one hidden layer, as in its paper.
@@ -330,6 +332,7 @@ class QNetwork(eqx.Module):
     advantage: Layer
     value: Layer | None
     embedding: FractionEmbedding | None
+    norms: tuple[eqx.nn.LayerNorm, ...] | None
     head: Head = eqx.field(static=True)
 
     def __init__(
@@ -341,6 +344,8 @@ class QNetwork(eqx.Module):
         head: Head | None = None,
         dueling: bool = True,
         noisy: bool = True,
+        noisy_hidden: bool = True,
+        layer_norm: bool = False,
         noise: NoiseKind = "factorised",
         sigma_init: float | None = None,
         key: PRNGKeyArray,
@@ -348,19 +353,20 @@ class QNetwork(eqx.Module):
         keys = jax.random.split(key, len(hidden) + 2)
         sizes = (torso.out_features, *hidden)
 
-        def layer(inputs: int, outputs: int, key: PRNGKeyArray) -> Layer:
+        def layer(inputs: int, outputs: int, key: PRNGKeyArray, noisy: bool = noisy) -> Layer:
             if not noisy:
                 return eqx.nn.Linear(inputs, outputs, key=key)
             return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
 
         self.torso = torso
         self.hidden = tuple(
-            layer(inputs, outputs, hidden_key)
+            layer(inputs, outputs, hidden_key, noisy and noisy_hidden)
             for inputs, outputs, hidden_key in zip(sizes[:-1], sizes[1:], keys[2:], strict=True)
         )
         self.head = head = Expected() if head is None else head
         self.advantage = layer(sizes[-1], num_actions * head.outputs, keys[0])
         self.value = layer(sizes[-1], head.outputs, keys[1]) if dueling else None
+        self.norms = tuple(eqx.nn.LayerNorm(width) for width in hidden) if layer_norm else None
         self.embedding = None
         if isinstance(head, ImplicitQuantile):
             width = sizes[-2] if hidden else sizes[-1]
@@ -401,7 +407,8 @@ class QNetwork(eqx.Module):
 
         def hidden(x: Array, indices: range) -> Array:
             for i in indices:
-                x = jax.nn.relu(_apply(self.hidden[i], x, draw.hidden[i], own_noise))
+                x = _apply(self.hidden[i], x, draw.hidden[i], own_noise)
+                x = jax.nn.relu(x if self.norms is None else self.norms[i](x))
             return x
 
         depth = len(self.hidden)

@@ -96,6 +96,17 @@ def test_refuses(option: str, value: Any, message: str) -> None:
         ({"distribution": "categorical", "atoms": 1}, "--atoms must be at least 2, got 1"),
         ({"distribution": "quantile", "quantiles": 0}, "--quantiles must be at least 1, got 0"),
         (
+            {"torso": "nature", "torso_widths": (16, 32)},
+            "--torso-widths 16 32 and --torso nature exclude each other: it belongs to mlp and",
+        ),
+        ({"torso": "mlp", "torso_widths": (16, 0)}, "--torso-widths must be at least 1 everywhere"),
+        ({"torso": "mlp", "torso_widths": ()}, "--torso-widths must name a width, as --torso mlp"),
+        ({"torso": "resnet"}, "--torso must be one of auto, flat, mlp, .* got 'resnet'"),
+        (
+            {"noise_in": "head", "exploration": "greedy"},
+            "--noise-in head and --exploration greedy exclude each other",
+        ),
+        (
             {"munchausen_scale": 0.9},
             "--munchausen-scale 0.9 and --no-munchausen exclude each other: give --munchausen",
         ),
