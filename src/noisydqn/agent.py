@@ -3,11 +3,10 @@
 Both are pure. `update` needs no environment and can be called on its own:
 
     learner = agent.init(network)
-    learner, td_errors, metrics = agent.update(learner, batch, draw_noise(network, key))
+    learner, errors, metrics = agent.update(learner, batch, draw_noise(network, key, B))
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -16,8 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from noisydqn import losses
+from noisydqn.bootstrap import Choice, Greedy, Munchausen
 from noisydqn.flat import Flat
+from noisydqn.heads import Example, ImplicitQuantile, Loss
 from noisydqn.networks import QNetwork, features
 from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
 from noisydqn.types import Batch, LearnerState
@@ -30,6 +30,20 @@ def values(
 ) -> Float[Array, "batch actions"]:
     """Action values of a batch under one shared draw of noise (None: mean weights)."""
     return jax.vmap(network.values, in_axes=(0, None))(features(network.torso, observations), noise)
+
+
+def returns(
+    network: QNetwork,
+    observations: Float[Array, "batch ..."],
+    noise: NetworkNoise | None,
+    fractions: Float[Array, "batch n"] | None,
+) -> Float[Array, "batch actions n"]:
+    """The head's outputs for a batch under one shared draw of noise.
+
+    `fractions` are those that an implicit quantile network is asked for, else None.
+    """
+    of_batch = jax.vmap(network.returns, in_axes=(0, None, 0))
+    return of_batch(features(network.torso, observations), noise, fractions)
 
 
 def act(
@@ -56,31 +70,37 @@ def act(
 
 
 class UpdateNoise(NamedTuple):
-    """The noise of one update: three independent draws, each shared by the whole batch."""
+    """What is random in one update: three independent draws, each shared by the whole batch."""
 
     online: NetworkNoise  # of the network that is trained, at the earlier state
     target: NetworkNoise  # of the target network, which values the later state
     selector: NetworkNoise  # of the network that selects the action there
+    fractions: tuple[Float[Array, "batch n"], Float[Array, "batch n"]] | None
+    """Of an implicit quantile network, at the earlier and the later state, for each example."""
 
 
-def draw_noise(network: QNetwork, key: PRNGKeyArray) -> UpdateNoise:
+def draw_noise(network: QNetwork, key: PRNGKeyArray, batch_size: int) -> UpdateNoise:
     """The noise of one update of networks like `network`.
 
     Draw it outside of the loop that updates: XLA would otherwise compute a draw anew for every
     weight that it enters.
     """
     draws = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
-    return UpdateNoise(*(jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3)))
+    online, target, selector = (jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3))
+    fractions = None
+    if isinstance(network.head, ImplicitQuantile):
+        fractions = network.head.draw_fractions(jax.random.fold_in(key, 3), batch_size)
+    return UpdateNoise(online, target, selector, fractions)
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """Noisy double deep Q-learning.
+    """Noisy deep Q-learning. What is learned of returns, and by which loss, is the network's head.
 
     Args:
         optimiser: what turns gradients into updates.
-        loss: of a TD error, `losses.smooth_l1` or `losses.squared`.
         double: select the next action with the online network (double Q-learning).
+        munchausen: targets of a soft policy with its log-probability as a reward, or None.
         target_period: updates from one renewal of the target network to the next.
         target_rate: how far the target moves to the online network then; 1 is a copy.
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
@@ -89,8 +109,8 @@ class Agent:
     metric_names: ClassVar = ("loss", "q_error", "q_mean", "gradient_norm")
 
     optimiser: optax.GradientTransformation
-    loss: Callable[[Float[Array, ""]], Float[Array, ""]]
     double: bool
+    munchausen: Munchausen | None
     target_period: int
     target_rate: float
     sigma_penalty: float
@@ -105,36 +125,48 @@ class Agent:
             updates=jnp.int32(0),
         )
 
-    def td_errors(
+    def losses(
         self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise
-    ) -> tuple[Float[Array, " batch"], Float[Array, "batch actions"]]:
-        """The TD error [B] of every transition, and the values [B, A] at its earlier state.
+    ) -> tuple[Loss, Float[Array, "batch actions"]]:
+        """The loss and error [B] of every transition, and the values [B, A] at its earlier state.
 
         The online network at the earlier state, the target network and the selecting network at
         the later one have each a draw of their own (Fortunato et al. 2018, section 3.1).
         """
         s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
-        q_tm1 = values(online, s_tm1, noise.online)
-        q_t_value = values(target, s_t, noise.target)
+        head = online.head
+        tau_tm1, tau_t = noise.fractions or (None, None)
+        returns_tm1 = returns(online, s_tm1, noise.online, tau_tm1)
+        returns_t = returns(target, s_t, noise.target, tau_t)
         if self.double:
             q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector)
+        elif tau_t is None:
+            q_t_selector = jax.vmap(head.values)(returns_t)
+        else:  # greed is that of action values, at their own fractions
+            q_t_selector = values(target, s_t, noise.target)
+        choice: Choice
+        if self.munchausen is None:
+            choice = jax.vmap(Greedy.of)(q_t_selector)
         else:
-            q_t_selector = q_t_value
-        errors = jax.vmap(losses.td_error)(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector)
-        return errors, q_tm1
+            q_tm1 = values(target, s_tm1, noise.target)
+            r_t = jax.vmap(self.munchausen.reward)(r_t, q_tm1, a_tm1)
+            choice = jax.vmap(self.munchausen.choice)(q_t_selector)
+        example = Example(returns_tm1, tau_tm1, a_tm1, r_t, discount_t, returns_t, choice)
+        return jax.vmap(head.loss)(example), jax.vmap(head.values)(returns_tm1)
 
     def update(
         self, learner: LearnerState, batch: Batch, noise: UpdateNoise
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
         """One step of gradient descent on a batch, and the target's copy when it is due.
 
-        Returns the learner, the TD errors [B] that set the priorities, and metrics.
+        Returns the learner, the errors [B] that set the priorities, and metrics: "q_error" is
+        the mean size of those errors, whose kind is the head's.
         """
 
         def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
             online = flat.tree
-            error, q = self.td_errors(online, learner.target.tree, batch, noise)
-            loss = jnp.mean(batch.weights * jax.vmap(self.loss)(error))
+            (losses, error), q = self.losses(online, learner.target.tree, batch, noise)
+            loss = jnp.mean(batch.weights * losses)
             if self.sigma_penalty > 0:
                 sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(online).values()]
                 loss += self.sigma_penalty * sum(sigmas)

@@ -1,6 +1,7 @@
 """From a config to the parts of a run."""
 
 import math
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,12 +12,18 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from noisydqn import losses
 from noisydqn.agent import Agent
+from noisydqn.bootstrap import Munchausen
 from noisydqn.config import Config
 from noisydqn.envs import frames, normalise
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
+from noisydqn.imports import PYTHON
 from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
 from noisydqn.noisy import noisy_layers
 from noisydqn.replay import Replay
+from noisydqn.torsos import ImpalaTorso, MLPTorso, UserTorso
+
+Value = TypeVar("Value", int, float, tuple[int, ...])
 
 CONV_LAYERS = {
     "catcher": ((16, 6, 3), (32, 3, 2)),
@@ -61,8 +68,11 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
         _make_torso(config, shape, torso_key),
         config.hidden,
         spec.num_actions,
+        head=make_head(config),
         dueling=config.dueling,
         noisy=config.noisy,
+        noisy_hidden=config.noise_in == "all",
+        layer_norm=config.layer_norm,
         noise=config.noise,
         sigma_init=config.sigma_init,
         key=head_key,
@@ -100,23 +110,58 @@ def _make_torso(config: Config, shape: tuple[int, ...], key: PRNGKeyArray) -> To
     name = choose_torso(shape) if config.torso == "auto" else config.torso
     if name == "flat":
         return Flatten(int(np.prod(shape)))
+    if name == "mlp":
+        widths = _given(config.torso_widths, (128, 128))
+        return MLPTorso(int(np.prod(shape)), widths, layer_norm=config.layer_norm, key=key)
+    if name == "impala":
+        return ImpalaTorso(shape, _given(config.torso_widths, (16, 32, 32)), key=key)
+    if name.startswith(PYTHON):
+        return UserTorso.make(name, shape, key)
     if name == "notebook":
         return NotebookTorso(shape, key=key)
     return ConvTorso(shape, CONV_LAYERS[name], key=key)
 
 
-def make_agent(config: Config) -> Agent:
-    """The learning rule of a config."""
+def _given(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
+
+
+def make_head(config: Config) -> Head:
+    """What a config's network says of returns, and the loss of it."""
+    if config.distribution == "categorical":
+        return Categorical(
+            _given(config.atoms, 51), _given(config.v_min, -10.0), _given(config.v_max, 10.0)
+        )
+    if config.distribution == "quantile":
+        return Quantile(_given(config.quantiles, 200))
+    if config.distribution == "implicit-quantile":
+        return ImplicitQuantile(_given(config.quantiles, 64), _given(config.acting_quantiles, 32))
+    return Expected(losses.squared if config.loss == "squared" else losses.smooth_l1)
+
+
+def _make_optimiser(config: Config) -> optax.GradientTransformation:
     start, final = config.learning_rate, config.learning_rate_final
     rate = start if final is None else optax.linear_schedule(start, final, config.schedule_updates)
     if config.optimiser == "adamw":
         optimiser = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay)
     else:
         optimiser = optax.adam(rate, eps=config.adam_epsilon)
+    if config.max_gradient_norm is None:
+        return optimiser
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimiser)
+
+
+def make_agent(config: Config) -> Agent:
+    """The learning rule of a config."""
+    munchausen = Munchausen(
+        scale=_given(config.munchausen_scale, 0.9),
+        temperature=_given(config.munchausen_temperature, 0.03),
+        minimum=_given(config.munchausen_minimum, -1.0),
+    )
     return Agent(
-        optimiser=optimiser,
-        loss=losses.smooth_l1 if config.loss == "smooth-l1" else losses.squared,
+        optimiser=_make_optimiser(config),
         double=config.double,
+        munchausen=munchausen if config.munchausen else None,
         target_period=config.target_period,
         target_rate=config.target_rate,
         sigma_penalty=config.sigma_penalty,

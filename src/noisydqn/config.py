@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from noisydqn.errors import UserError
+from noisydqn.imports import PYTHON
 
 CATCHER = "noisydqn/Catcher-v0"
 
@@ -27,6 +28,19 @@ MAX_COUNT = 2**30  # steps and updates are counted in 32 bits
 MAX_FILM_SECONDS = 3_600
 MAX_N_STEP = 100  # the sum of rewards is unrolled
 MAX_FRAMES = 16
+
+
+TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
+
+OPTIONS_OF_DISTRIBUTIONS = {
+    "loss": ("expected",),
+    "atoms": ("categorical",),
+    "v_min": ("categorical",),
+    "v_max": ("categorical",),
+    "quantiles": ("quantile", "implicit-quantile"),
+    "acting_quantiles": ("implicit-quantile",),
+}
+"""Options that only some distributions have."""
 
 
 def check_seed(flag: str, seed: int) -> None:
@@ -104,15 +118,38 @@ class Config:
     """Preprocessing: divide rewards by the running deviation of the discounted return."""
 
     # Network
-    torso: Literal["auto", "flat", "catcher", "minatar", "nature", "notebook"] = "auto"
-    """Network: "flat" is for vectors; "catcher" two small convolutions, "minatar" one, "nature"
-    the three of Mnih et al. 2015, "notebook" the first notebook's two with max-pooling; "auto"
-    goes by the observation's shape: flat, minatar below 36 pixels, nature from there on."""
+    torso: str = "auto"
+    """Network: "flat" is for vectors, as they are; "mlp" plain layers before those of `hidden`;
+    "catcher" two small convolutions, "minatar" one, "nature" the three of Mnih et al. 2015,
+    "impala" the residual ones of Espeholt et al. 2018, "notebook" the first notebook's two with
+    max-pooling; "auto" goes by the observation's shape: flat, minatar below 36 pixels, nature from
+    there on. "python:module.function" is called with the observation's shape and a key, and makes
+    an equinox.Module of your own."""
+    torso_widths: tuple[int, ...] | None = None
+    """Network: mlp: widths of its layers (128 128 if not given); impala: channels of its stages
+    (16 32 32 if not given)."""
     hidden: tuple[int, ...] = (128, 128, 128)
     """Network: widths of the layers between torso and heads; noisy, unless exploration has no
     noise."""
+    layer_norm: bool = False
+    """Network: layer normalisation before the ReLU of each layer of `hidden` and an mlp torso."""
     dueling: bool = True
     """Network: separate heads for value and advantage."""
+    distribution: Literal["expected", "categorical", "quantile", "implicit-quantile"] = "expected"
+    """Network: what is learned of an action's return: its mean, or its distribution as logits of
+    atoms (C51), as quantiles (QR), or as a function of the fraction (IQN)."""
+    atoms: int | None = None
+    """Network: categorical: how many atoms (51 if not given)."""
+    v_min: float | None = None
+    """Network: categorical: lowest atom, in rewards as they are learned from, that is scaled and
+    normalised (-10 if not given)."""
+    v_max: float | None = None
+    """Network: categorical: highest atom, in the same units (10 if not given)."""
+    quantiles: int | None = None
+    """Network: quantile: how many (200 if not given); implicit-quantile: how many an update draws
+    for each of a transition's states (64 if not given)."""
+    acting_quantiles: int | None = None
+    """Network: implicit-quantile: how many an action value is the mean of (32 if not given)."""
 
     # Exploration
     exploration: Literal["noisy", "epsilon-greedy", "both", "greedy"] = "noisy"
@@ -126,6 +163,8 @@ class Config:
     """Noise: environment steps over which epsilon goes from start to end."""
     noise: Literal["factorised", "independent"] = "factorised"
     """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
+    noise_in: Literal["all", "head"] = "all"
+    """Noise: which layers are noisy: those of `hidden` and the outputs, or the outputs alone."""
     sigma_init: float | None = None
     """Noise: factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (0.5 if not given);
     independent: where each sigma starts (0.017 if not given)."""
@@ -151,10 +190,24 @@ class Config:
     """Learning: epsilon of Adam."""
     weight_decay: float = 0.01
     """Learning: decoupled weight decay, with adamw only."""
-    loss: Literal["smooth-l1", "squared"] = "smooth-l1"
-    """Learning: loss of the temporal-difference error."""
+    loss: Literal["smooth-l1", "squared"] | None = None
+    """Learning: loss of the temporal-difference error, where the expected return is learned
+    (smooth-l1 if not given); a distribution has a loss of its own."""
+    max_gradient_norm: float | None = None
+    """Learning: longer gradients are shortened to this norm. Not if not given."""
     double: bool = True
-    """Learning: double Q-learning."""
+    """Learning: double Q-learning; with Munchausen targets the online network's policy weighs the
+    target network's values."""
+    munchausen: bool = False
+    """Learning: Munchausen targets: a soft policy at the later state, and the log-probability of
+    the earlier state's action as a reward."""
+    munchausen_scale: float | None = None
+    """Learning: alpha, what that reward is multiplied with (0.9 if not given)."""
+    munchausen_temperature: float | None = None
+    """Learning: tau, temperature of the policies, in units of scaled rewards (0.03 if not
+    given)."""
+    munchausen_minimum: float | None = None
+    """Learning: l_0, lower bound of tau times the log-probability (-1 if not given)."""
     discount: float = 0.99
     """Learning: gamma, the discount of one step."""
     n_step: int = 5
@@ -206,7 +259,7 @@ class Config:
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
-            "epsilon_steps"
+            "epsilon_steps quantiles acting_quantiles"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
@@ -214,11 +267,11 @@ class Config:
         )
         positive = (
             "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
-            "max_seconds target_rate"
+            "max_seconds target_rate max_gradient_norm munchausen_temperature"
         )
         fraction = (
             "discount epsilon epsilon_final target_rate priority_exponent priority_exponent_final "
-            "importance_exponent importance_exponent_final"
+            "importance_exponent importance_exponent_final munchausen_scale"
         )
         shortest = float(1 / RATIO_DENOMINATOR)
         self._check(at_least_one, lambda x: x >= 1, "at least 1")
@@ -228,20 +281,41 @@ class Config:
         limit = MAX_FILM_SECONDS
         self._check("film_seconds", lambda x: x <= limit, f"at most {limit}")
         self._check("n_step", lambda x: 1 <= x <= MAX_N_STEP, f"between 1 and {MAX_N_STEP}")
-        self._check("hidden", lambda x: min(x, default=1) >= 1, "at least 1 everywhere")
+        self._check(
+            "hidden torso_widths", lambda x: min(x, default=1) >= 1, "at least 1 everywhere"
+        )
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
         self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
-        self._check("stop_at_return", lambda x: abs(x) < math.inf, "a number")
+        self._check("stop_at_return v_min v_max", lambda x: abs(x) < math.inf, "a number")
+        self._check("atoms", lambda x: x >= 2, "at least 2")
+        self._check("munchausen_minimum", lambda x: -math.inf < x <= 0, "a number up to 0")
         check_seed("--seed", self.seed)
         self._check_env_kwargs()
+        self._check_torso()
         self._check_combinations()
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                choices = ", ".join(get_args(hint))
-                value = getattr(self, name)
+            kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
+            value = getattr(self, name)
+            optional = value is None and type(None) in get_args(hint)
+            if kinds and not optional and value not in get_args(kinds[0]):
+                choices = ", ".join(get_args(kinds[0]))
                 raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
+
+    def _check_torso(self) -> None:
+        if self.torso not in TORSOS and not self.torso.startswith(PYTHON):
+            raise ConfigError(
+                f"--torso must be one of {', '.join(TORSOS)} or python:module.function, got "
+                f"{self.torso!r}"
+            )
+        if self.torso_widths is not None and self.torso not in ("mlp", "impala"):
+            raise ConfigError(
+                f"--torso-widths {' '.join(map(str, self.torso_widths))} and --torso {self.torso} "
+                "exclude each other: it belongs to mlp and impala"
+            )
+        if self.torso_widths == ():
+            raise ConfigError(f"--torso-widths must name a width, as --torso {self.torso} has some")
 
     def _check_env_kwargs(self) -> None:
         try:
@@ -275,6 +349,31 @@ class Config:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")
         if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
             raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
+        if self.noise_in == "head" and not self.noisy:
+            raise ConfigError(
+                f"--noise-in head and --exploration {self.exploration} exclude each other: no "
+                "layer is noisy then"
+            )
+        self._check_learning_rule()
+
+    def _check_learning_rule(self) -> None:
+        """Refuse options of another distribution, or of Munchausen targets where there are none."""
+        for name, distributions in OPTIONS_OF_DISTRIBUTIONS.items():
+            if getattr(self, name) is not None and self.distribution not in distributions:
+                raise ConfigError(
+                    f"{_flag(name)} {getattr(self, name)} and --distribution {self.distribution} "
+                    f"exclude each other: it belongs to {' and '.join(distributions)}"
+                )
+        for name in ("munchausen_scale", "munchausen_temperature", "munchausen_minimum"):
+            if getattr(self, name) is not None and not self.munchausen:
+                raise ConfigError(
+                    f"{_flag(name)} {getattr(self, name)} and --no-munchausen exclude each other: "
+                    "give --munchausen, or leave it out"
+                )
+        low, high = self.v_min, self.v_max
+        low, high = -10.0 if low is None else low, 10.0 if high is None else high
+        if not low < high:
+            raise ConfigError(f"--v-min {low} must be below --v-max {high}")
 
     @property
     def first_learning_step(self) -> int:

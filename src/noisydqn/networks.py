@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from noisydqn.heads import Expected, Head, ImplicitQuantile
 from noisydqn.noisy import NetworkNoise, Noise, NoiseKind, NoisyLinear, without_noise
 
 
@@ -127,7 +128,8 @@ class Flatten(Torso):
         return x.reshape(-1)
 
 
-def _as_image(x: Float[Array, "..."]) -> Float[Array, "h w c"]:
+def as_image(x: Float[Array, "..."]) -> Float[Array, "h w c"]:
+    """An image with its channels last, be it one without a channel axis."""
     return x[..., None] if x.ndim == 2 else x
 
 
@@ -162,7 +164,7 @@ class ConvTorso(Torso):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
-        x = _as_image(x)
+        x = as_image(x)
         for conv in self.convs:
             x = jax.nn.relu(conv(x))
         return x.reshape(-1)
@@ -273,7 +275,7 @@ class NotebookTorso(Torso):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
-        pooled = conv_max_pool(_as_image(x), self.first.kernel, self.POOL) + self.first.bias
+        pooled = conv_max_pool(as_image(x), self.first.kernel, self.POOL) + self.first.bias
         pooled = max_pool(self.second(jax.nn.relu(pooled)), self.POOL)
         return jax.nn.relu(pooled).reshape(-1)
 
@@ -295,18 +297,43 @@ Layer = NoisyLinear | eqx.nn.Linear
 """A linear layer of the network; the plain one starts like the means of the noisy one."""
 
 
+class FractionEmbedding(eqx.Module):
+    """Features of a fraction tau: `relu(sum_i w_i cos(pi i tau) + b)` (Dabney et al. 2018b, eq. 4).
+
+    The layer is plain: it belongs to the representation, not to the head.
+    """
+
+    linear: eqx.nn.Linear
+
+    def __init__(self, cosines: int, out_features: int, *, key: PRNGKeyArray) -> None:
+        self.linear = eqx.nn.Linear(cosines, out_features, key=key)
+
+    def __call__(self, tau: Float[Array, ""]) -> Float[Array, " features"]:
+        """Features of one fraction."""
+        order = jnp.arange(self.linear.in_features, dtype=jnp.float32)
+        return jax.nn.relu(self.linear(jnp.cos(jnp.pi * order * tau)))
+
+
 class QNetwork(eqx.Module):
-    """Torso, hidden layers and heads: the action values of one observation.
+    """Torso, hidden layers and heads: the returns of one observation's actions.
 
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
-    over actions (Wang et al. 2016, equation 9); otherwise the advantage head alone gives Q. With
-    `noisy` hidden layers and heads are noisy, else plain: then there is nothing to draw.
+    over actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage head
+    alone gives Q. With `noisy` hidden layers and heads are noisy, else plain: then there is
+    nothing to draw; without `noisy_hidden` the hidden layers stay plain all the same. With
+    `layer_norm` what enters the ReLU of each hidden layer is normalised (Ba et al. 2016).
+
+    An implicit quantile head multiplies what enters the last hidden layer with an embedding of
+    each fraction: the torso's features where there is one hidden layer, as in its paper.
     """
 
     torso: Torso
     hidden: tuple[Layer, ...]
     advantage: Layer
     value: Layer | None
+    embedding: FractionEmbedding | None
+    norms: tuple[eqx.nn.LayerNorm, ...] | None
+    head: Head = eqx.field(static=True)
 
     def __init__(
         self,
@@ -314,8 +341,11 @@ class QNetwork(eqx.Module):
         hidden: tuple[int, ...],
         num_actions: int,
         *,
+        head: Head | None = None,
         dueling: bool = True,
         noisy: bool = True,
+        noisy_hidden: bool = True,
+        layer_norm: bool = False,
         noise: NoiseKind = "factorised",
         sigma_init: float | None = None,
         key: PRNGKeyArray,
@@ -323,18 +353,25 @@ class QNetwork(eqx.Module):
         keys = jax.random.split(key, len(hidden) + 2)
         sizes = (torso.out_features, *hidden)
 
-        def layer(inputs: int, outputs: int, key: PRNGKeyArray) -> Layer:
+        def layer(inputs: int, outputs: int, key: PRNGKeyArray, noisy: bool = noisy) -> Layer:
             if not noisy:
                 return eqx.nn.Linear(inputs, outputs, key=key)
             return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
 
         self.torso = torso
         self.hidden = tuple(
-            layer(inputs, outputs, hidden_key)
+            layer(inputs, outputs, hidden_key, noisy and noisy_hidden)
             for inputs, outputs, hidden_key in zip(sizes[:-1], sizes[1:], keys[2:], strict=True)
         )
-        self.advantage = layer(sizes[-1], num_actions, keys[0])
-        self.value = layer(sizes[-1], 1, keys[1]) if dueling else None
+        self.head = head = Expected() if head is None else head
+        self.advantage = layer(sizes[-1], num_actions * head.outputs, keys[0])
+        self.value = layer(sizes[-1], head.outputs, keys[1]) if dueling else None
+        self.norms = tuple(eqx.nn.LayerNorm(width) for width in hidden) if layer_norm else None
+        self.embedding = None
+        if isinstance(head, ImplicitQuantile):
+            width = sizes[-2] if hidden else sizes[-1]
+            embedding_key = jax.random.fold_in(key, len(keys))
+            self.embedding = FractionEmbedding(head.cosines, width, key=embedding_key)
 
     def __call__(
         self, x: Float[Array, "..."], noise: NetworkNoise | None, *, own_noise: bool = False
@@ -352,17 +389,51 @@ class QNetwork(eqx.Module):
         *,
         own_noise: bool = False,
     ) -> Float[Array, " actions"]:
-        """Action values [A] of the torso's features."""
+        """Action values [A] of the torso's features: the means of the returns."""
+        head = self.head
+        fractions = head.acting_fractions if isinstance(head, ImplicitQuantile) else None
+        return head.values(self.returns(features, noise, fractions, own_noise=own_noise))
 
-        def apply(layer: Layer, x: Array, noise: Noise | None) -> Array:
-            if isinstance(layer, NoisyLinear):
-                return layer(x, noise, own_noise=own_noise)
-            return layer(x)
-
+    def returns(
+        self,
+        features: Float[Array, " features"],
+        noise: NetworkNoise | None,
+        fractions: Float[Array, " n"] | None = None,
+        *,
+        own_noise: bool = False,
+    ) -> Float[Array, "actions n"]:
+        """The head's outputs [A, N] of the torso's features, N fractions being asked for if any."""
         draw = without_noise(self) if noise is None else noise
-        for layer, layer_noise in zip(self.hidden, draw.hidden, strict=True):
-            features = jax.nn.relu(apply(layer, features, layer_noise))
-        advantage = apply(self.advantage, features, draw.advantage)
-        if self.value is None:
-            return advantage
-        return apply(self.value, features, draw.value) + advantage - jnp.mean(advantage)
+
+        def hidden(x: Array, indices: range) -> Array:
+            for i in indices:
+                x = _apply(self.hidden[i], x, draw.hidden[i], own_noise)
+                x = jax.nn.relu(x if self.norms is None else self.norms[i](x))
+            return x
+
+        depth = len(self.hidden)
+        if self.embedding is None:
+            return self._heads(hidden(features, range(depth)), draw, own_noise)
+        assert fractions is not None  # noqa: S101 - the caller knows its head
+        last = max(depth - 1, 0)
+        embedded = hidden(features, range(last)) * jax.vmap(self.embedding)(fractions)
+        returns = jax.vmap(lambda x: self._heads(hidden(x, range(last, depth)), draw, own_noise))
+        return returns(embedded)[..., 0].T
+
+    def _heads(
+        self, x: Float[Array, " features"], draw: NetworkNoise, own_noise: bool
+    ) -> Float[Array, "actions outputs"]:
+        outputs = self.head.outputs
+        advantage = _apply(self.advantage, x, draw.advantage, own_noise)
+        if outputs > 1:  # one output stays a vector, of which XLA makes the better program
+            advantage = advantage.reshape(-1, outputs)
+        if self.value is not None:
+            value = _apply(self.value, x, draw.value, own_noise)
+            advantage = value + advantage - jnp.mean(advantage, axis=0)
+        return advantage.reshape(-1, outputs)
+
+
+def _apply(layer: Layer, x: Array, noise: Noise | None, own_noise: bool) -> Array:
+    if isinstance(layer, NoisyLinear):
+        return layer(x, noise, own_noise=own_noise)
+    return layer(x)

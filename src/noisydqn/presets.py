@@ -161,6 +161,40 @@ _ATARI = Config(
     film_seconds=60.0,
 )
 
+_RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one step
+    preset="rainbow",
+    steps=50_000_000,
+    distribution="categorical",
+    atoms=51,
+    v_min=-10.0,
+    v_max=10.0,
+    dueling=True,
+    double=True,
+    noise="factorised",
+    sigma_init=0.5,
+    n_step=3,
+    discount=0.99,
+    replay="prioritised",
+    priority_exponent=0.5,
+    priority_exponent_final=0.5,
+    importance_exponent=0.4,
+    importance_exponent_final=1.0,
+    schedule_updates=12_500_000,
+)
+
+_RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
+    preset="rainbow-lunarlander",
+    num_envs=1,
+    distribution="categorical",
+    v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
+    v_max=50.0,
+    learning_rate=5e-4,
+    discount=0.99,
+    n_step=3,
+    batch_size=32,
+    updates_per_step=1.0,
+)
+
 PRESETS: dict[str, Config] = {
     "default": Config(),
     "catcher": _CATCHER,
@@ -197,6 +231,8 @@ PRESETS: dict[str, Config] = {
     ),
     "minatar": _MINATAR,
     "atari": _ATARI,
+    "rainbow": _RAINBOW,
+    "rainbow-lunarlander": _RAINBOW_LUNARLANDER,
 }
 
 DESCRIPTIONS = {
@@ -220,6 +256,13 @@ DESCRIPTIONS = {
     "mountaincar": "MountainCar-v0 until the mean of 100 training returns is -110",
     "minatar": "MinAtar's games; without another id Breakout",
     "atari": "Atari's games, 4 frames of 84 x 84, sticky actions; without another id Pong",
+    "rainbow": (
+        "all of Rainbow with its paper's options for Atari, but 8 environments in step: "
+        "200 million frames of Pong"
+    ),
+    "rainbow-lunarlander": (
+        "all of Rainbow (noisy, dueling, double, prioritised, 3-step, 51 atoms) on LunarLander-v3"
+    ),
 }
 
 FAMILIES = {"ALE/": "atari", "MinAtar/": "minatar"}

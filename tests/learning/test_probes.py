@@ -96,6 +96,50 @@ def test_action_that_matches_the_cue(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(q, [[1, -1], [-1, 1]], atol=0.15)
 
 
+CATEGORICAL = {"distribution": "categorical", "atoms": 21, "v_min": -2.0, "v_max": 2.0}
+QUANTILE = {"distribution": "quantile", "quantiles": 8}
+IMPLICIT = {"distribution": "implicit-quantile", "quantiles": 8, "acting_quantiles": 8}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CATEGORICAL,
+        CATEGORICAL | {"dueling": False, "double": False, "replay": "uniform"},
+        QUANTILE,
+        QUANTILE | {"noise": "independent", "n_step": 3},
+        IMPLICIT,
+        IMPLICIT | {"double": False, "dueling": False, "exploration": "epsilon-greedy"},
+    ],
+    ids=str,
+)
+def test_every_head_learns_the_action_that_matches(options: dict[str, Any]) -> None:
+    probe = Probe(2, cue=True, kind="match")
+    q = learned(probe, [[-1, 1], [1, 1], [1, 0]], **options)
+    np.testing.assert_allclose(q[:2], [[1, -1], [-1, 1]], atol=0.2)
+    before = GAMMA if options.get("n_step", 1) == 1 else 0
+    np.testing.assert_allclose(q[2], [before, before], atol=0.2)
+
+
+@pytest.mark.parametrize("options", [{}, CATEGORICAL, QUANTILE], ids=str)
+def test_munchausen_values(options: dict[str, Any]) -> None:
+    """One step is worth its reward and the clipped log-probability of its action.
+
+    With q = (1 + alpha x, -1 + alpha y), x and y the log-probabilities times tau: the better
+    action is as good as certain, and the other's is at the bound l_0.
+    """
+    probe = Probe(1, cue=True, kind="match")
+    q = learned(
+        probe,
+        [[-1, 0], [1, 0]],
+        munchausen=True,
+        munchausen_scale=0.5,
+        munchausen_minimum=-0.5,
+        **options,
+    )
+    np.testing.assert_allclose(q, [[1, -1.25], [-1.25, 1]], atol=0.2)
+
+
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_action_at_the_end(n_step: int) -> None:
     q = learned(Probe(2, cue=True, kind="match"), [[-1, 1], [1, 1], [1, 0]], n_step=n_step)

@@ -12,6 +12,7 @@ import pytest
 from noisydqn import losses, sample_noise
 from noisydqn.agent import Agent, UpdateNoise, act, draw_noise
 from noisydqn.flat import Flat
+from noisydqn.heads import Expected
 from noisydqn.networks import Flatten, QNetwork
 from noisydqn.noisy import noisy_layers
 from noisydqn.types import Batch, LearnerState, Transition
@@ -22,8 +23,8 @@ ACTIONS, FEATURES, BATCH = 3, 4, 6
 def make_agent(**options: Any) -> Agent:
     defaults: dict[str, Any] = {
         "optimiser": optax.sgd(0.1),
-        "loss": losses.squared,
         "double": True,
+        "munchausen": None,
         "target_period": 3,
         "target_rate": 1.0,
         "sigma_penalty": 0.0,
@@ -33,7 +34,10 @@ def make_agent(**options: Any) -> Agent:
 
 def make_learner(agent: Agent) -> LearnerState:
     online, target = (
-        QNetwork(Flatten(FEATURES), (5,), ACTIONS, key=jax.random.key(k)) for k in (0, 1)
+        QNetwork(
+            Flatten(FEATURES), (5,), ACTIONS, head=Expected(losses.squared), key=jax.random.key(k)
+        )
+        for k in (0, 1)
     )
     return agent.init(online)._replace(target=Flat.of(target))
 
@@ -51,15 +55,15 @@ def make_batch(size: int = BATCH) -> Batch:
 
 
 def make_noise(seed: int = 9) -> UpdateNoise:
-    return draw_noise(make_learner(make_agent()).online.tree, jax.random.key(seed))
+    return draw_noise(make_learner(make_agent()).online.tree, jax.random.key(seed), BATCH)
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_td_errors_example_by_example(double: bool) -> None:
+def test_errors_example_by_example(double: bool) -> None:
     agent = make_agent(double=double)
     learner, batch, noise = make_learner(agent), make_batch(), make_noise()
-    online_noise, target_noise, selector_noise = noise
-    errors, _ = agent.td_errors(learner.online.tree, learner.target.tree, batch, noise)
+    online_noise, target_noise, selector_noise, _ = noise
+    (_, errors), _ = agent.losses(learner.online.tree, learner.target.tree, batch, noise)
     for i in range(BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         value = learner.target.tree(s_t, target_noise)
@@ -72,11 +76,11 @@ def test_td_errors_example_by_example(double: bool) -> None:
 def test_the_three_draws_differ() -> None:
     """Online, target and selection draw by keys of their own, whose draws share no number.
 
-    That these are the agent's draws is what `test_td_errors_example_by_example` shows.
+    That these are the agent's draws is what `test_errors_example_by_example` shows.
     """
     numbers = [
         {x for leaf in jax.tree.leaves(draw) for x in np.ravel(leaf).tolist()}
-        for draw in make_noise()
+        for draw in make_noise()[:3]
     ]
     assert not numbers[0] & numbers[1]
     assert not numbers[0] & numbers[2]
@@ -88,8 +92,8 @@ def test_sharing_a_draw_would_be_seen() -> None:
     agent = make_agent()
     learner, batch, noise = make_learner(agent), make_batch(), make_noise()
     same = learner._replace(target=learner.online)
-    errors, _ = agent.td_errors(same.online.tree, same.target.tree, batch, noise)
-    online_noise, _, _ = noise
+    (_, errors), _ = agent.losses(same.online.tree, same.target.tree, batch, noise)
+    online_noise = noise.online
     for i in range(1, BATCH):
         s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
         q_t = same.online.tree(s_t, online_noise)
@@ -104,7 +108,7 @@ def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
     learner, batch, noise = make_learner(agent), make_batch(), make_noise()
 
     def loss(online: QNetwork) -> jax.Array:
-        errors, _ = agent.td_errors(online, learner.target.tree, batch, noise)
+        (_, errors), _ = agent.losses(online, learner.target.tree, batch, noise)
         return sum(batch.weights[i] * 0.5 * errors[i] ** 2 for i in range(BATCH)) / BATCH  # pyright: ignore[reportReturnType]
 
     gradient = jax.grad(loss)(learner.online.tree)
@@ -133,7 +137,7 @@ def test_noise_is_renewed_with_every_key() -> None:
     agent = make_agent()
     learner, batch = make_learner(agent), make_batch()
     errors = [
-        agent.td_errors(learner.online.tree, learner.target.tree, batch, make_noise(k))[0]
+        agent.losses(learner.online.tree, learner.target.tree, batch, make_noise(k))[0].error
         for k in (0, 0, 1)
     ]
     assert (errors[0] == errors[1]).all()
@@ -150,7 +154,7 @@ def test_the_targets_noise_is_renewed() -> None:
         replace_fn=jnp.zeros_like,
     )
     one, other = (
-        agent.td_errors(still, learner.target.tree, batch, make_noise(k))[0] for k in (0, 1)
+        agent.losses(still, learner.target.tree, batch, make_noise(k))[0].error for k in (0, 1)
     )
     assert float(one[0]) == pytest.approx(float(other[0]))  # its discount is 0
     assert jnp.all(one[1:] != other[1:])

@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from noisydqn import PRESETS, Config, UserError, build
+from noisydqn import PRESETS, Config, UserError, build, losses
+from noisydqn.bootstrap import Munchausen
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
+from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.noisy import noisy_layers
 from noisydqn.presets import DESCRIPTIONS
 
@@ -53,6 +57,9 @@ from noisydqn.presets import DESCRIPTIONS
         ("window", 0, "--window must be at least 1"),
         ("max_episode_steps", 0, "--max-episode-steps must be at least 1"),
         ("sigma_distribution", "kaiming-uniform", "needs --sigma-init"),
+        ("loss", "huber", "--loss must be one of smooth-l1, squared, got 'huber'"),
+        ("distribution", "c51", "--distribution must be one of expected, categorical, quantile, "),
+        ("max_gradient_norm", 0.0, "--max-gradient-norm must be above zero, got 0.0"),
         ("updates_per_step", 1e-9, "--updates-per-step must be 0 or at least 0.001, got 1e-09"),
     ],
 )
@@ -60,6 +67,118 @@ def test_refuses(option: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Config(**{option: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"distribution": "implicit-quantile", "v_min": -10.0},
+            "--v-min -10.0 and --distribution implicit-quantile exclude each other: it belongs to "
+            "categorical",
+        ),
+        ({"atoms": 51}, "--atoms 51 and --distribution expected exclude each other"),
+        (
+            {"distribution": "categorical", "quantiles": 8},
+            "--quantiles 8 and --distribution categorical exclude each other: it belongs to "
+            "quantile and implicit-quantile",
+        ),
+        (
+            {"distribution": "quantile", "acting_quantiles": 8},
+            "--acting-quantiles 8 and --distribution quantile exclude each other",
+        ),
+        (
+            {"distribution": "quantile", "loss": "squared"},
+            "--loss squared and --distribution quantile exclude each other: it belongs to expected",
+        ),
+        ({"distribution": "categorical", "v_max": -10}, "--v-min -10.0 must be below --v-max -10"),
+        ({"distribution": "categorical", "v_max": math.inf}, "--v-max must be a number, got inf"),
+        ({"distribution": "categorical", "atoms": 1}, "--atoms must be at least 2, got 1"),
+        ({"distribution": "quantile", "quantiles": 0}, "--quantiles must be at least 1, got 0"),
+        (
+            {"torso": "nature", "torso_widths": (16, 32)},
+            "--torso-widths 16 32 and --torso nature exclude each other: it belongs to mlp and",
+        ),
+        ({"torso": "mlp", "torso_widths": (16, 0)}, "--torso-widths must be at least 1 everywhere"),
+        ({"torso": "mlp", "torso_widths": ()}, "--torso-widths must name a width, as --torso mlp"),
+        ({"torso": "resnet"}, "--torso must be one of auto, flat, mlp, .* got 'resnet'"),
+        (
+            {"noise_in": "head", "exploration": "greedy"},
+            "--noise-in head and --exploration greedy exclude each other",
+        ),
+        (
+            {"munchausen_scale": 0.9},
+            "--munchausen-scale 0.9 and --no-munchausen exclude each other: give --munchausen",
+        ),
+        ({"munchausen": True, "munchausen_temperature": 0.0}, "--munchausen-temperature must be"),
+        ({"munchausen": True, "munchausen_minimum": 1.0}, "--munchausen-minimum must be a number"),
+        ({"munchausen": True, "munchausen_scale": 1.5}, "--munchausen-scale must be between 0"),
+    ],
+)
+def test_refuses_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Config(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_heads_have_their_papers_sizes_unless_given() -> None:
+    def head(distribution: Any, **options: Any) -> object:
+        return build.make_head(Config(distribution=distribution, **options))
+
+    assert head("expected") == Expected(losses.smooth_l1)
+    assert head("expected", loss="squared") == Expected(losses.squared)
+    assert head("categorical") == Categorical(51, -10.0, 10.0)
+    assert head("categorical", atoms=11, v_min=0.0, v_max=5.0) == Categorical(11, 0.0, 5.0)
+    assert head("quantile") == Quantile(200)
+    assert head("implicit-quantile") == ImplicitQuantile(64, 32)
+    assert head("implicit-quantile", quantiles=8, acting_quantiles=4) == ImplicitQuantile(8, 4)
+    assert build.make_agent(Config()).munchausen is None
+    agent = build.make_agent(Config(munchausen=True, munchausen_minimum=-2.0))
+    assert agent.munchausen == Munchausen(scale=0.9, temperature=0.03, minimum=-2.0)
+
+
+def test_a_long_gradient_is_shortened() -> None:
+    """As Adam's first moment after one update shows it."""
+    gradient = jnp.array([3.0, 4.0])
+    for bound, expected in ((None, [3, 4]), (1.0, [0.6, 0.8]), (10.0, [3, 4])):
+        optimiser = build.make_agent(Config(max_gradient_norm=bound)).optimiser
+        _, state = optimiser.update(gradient, optimiser.init(gradient), gradient)
+        first_moment = optax.tree.get(state, "mu")
+        np.testing.assert_allclose(first_moment, 0.1 * np.array(expected), rtol=1e-5)
+
+
+def test_the_rainbow_of_its_paper() -> None:
+    """Hessel et al. 2018, table 1, in updates and steps instead of frames."""
+    wanted = {
+        "learning_rate": 6.25e-5,
+        "adam_epsilon": 1.5e-4,
+        "exploration": "noisy",
+        "sigma_init": 0.5,
+        "target_period": 32_000 // 4 // 4,  # frames, four a step, four steps an update
+        "target_rate": 1.0,
+        "learning_starts": 80_000 // 4,
+        "priority_exponent": 0.5,
+        "priority_exponent_final": 0.5,
+        "importance_exponent": 0.4,
+        "importance_exponent_final": 1.0,
+        "n_step": 3,
+        "distribution": "categorical",
+        "atoms": 51,
+        "v_min": -10.0,
+        "v_max": 10.0,
+        "double": True,
+        "dueling": True,
+        "batch_size": 32,
+        "updates_per_step": 0.25,
+        "discount": 0.99,
+        "steps": 200_000_000 // 4,
+        "schedule_updates": 200_000_000 // 4 // 4,
+        "replay_capacity": 1_000_000,
+        "hidden": (512,),
+        "torso": "nature",
+    }
+    config = dataclasses.asdict(PRESETS["rainbow"])
+    assert {name: config[name] for name in wanted} == wanted
 
 
 def test_seeds_stay_within_32_bits() -> None:

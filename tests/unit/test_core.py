@@ -50,7 +50,7 @@ def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
         batches = [sample(replay, samples[k], 4, beta) for k in made]
         errors: list[jax.Array] = []
         for k in made:
-            noise = draw_noise(learner.online.tree, draws[k])
+            noise = draw_noise(learner.online.tree, draws[k], 4)
             learner, error, metrics = update(learner, batches[k], noise)
             errors.append(error)
             losses.append(float(metrics["loss"]))

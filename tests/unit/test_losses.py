@@ -5,22 +5,17 @@ import jax.numpy as jnp
 import pytest
 
 from noisydqn import losses
+from noisydqn.bootstrap import Greedy
 
 Q_TM1 = jnp.array([1.0, 2.0, 3.0])
 VALUE = jnp.array([10.0, 20.0, 30.0])
 SELECTOR = jnp.array([0.0, 5.0, 1.0])
 
 
-def error(**changes: object) -> float:
-    arguments = {
-        "q_tm1": Q_TM1,
-        "a_tm1": jnp.int32(0),
-        "r_t": jnp.float32(0.5),
-        "discount_t": jnp.float32(0.9),
-        "q_t_value": VALUE,
-        "q_t_selector": SELECTOR,
-    }
-    return float(losses.td_error(**(arguments | changes)))  # pyright: ignore[reportArgumentType]
+def error(a_tm1: int = 0, discount_t: float = 0.9, selector: jax.Array = SELECTOR) -> float:
+    r_t, discount = jnp.float32(0.5), jnp.float32(discount_t)
+    action = jnp.int32(a_tm1)
+    return float(losses.td_error(Q_TM1, action, r_t, discount, VALUE, Greedy.of(selector)))
 
 
 def test_double_q_selects_with_one_network_and_values_with_the_other() -> None:
@@ -28,18 +23,17 @@ def test_double_q_selects_with_one_network_and_values_with_the_other() -> None:
 
 
 def test_plain_q_learning() -> None:
-    assert error(q_t_selector=VALUE) == pytest.approx(0.5 + 0.9 * 30 - 1)
+    assert error(selector=VALUE) == pytest.approx(0.5 + 0.9 * 30 - 1)
 
 
 def test_a_terminal_state_has_no_value() -> None:
-    assert error(discount_t=jnp.float32(0), a_tm1=jnp.int32(2)) == pytest.approx(0.5 - 3)
+    assert error(discount_t=0, a_tm1=2) == pytest.approx(0.5 - 3)
 
 
 def test_only_the_estimate_has_a_gradient() -> None:
     def f(q_tm1: jax.Array, value: jax.Array, selector: jax.Array) -> jax.Array:
-        return losses.td_error(
-            q_tm1, jnp.int32(1), jnp.float32(1), jnp.float32(0.9), value, selector
-        )
+        r_t, discount_t, choice = jnp.float32(1), jnp.float32(0.9), Greedy.of(selector)
+        return losses.td_error(q_tm1, jnp.int32(1), r_t, discount_t, value, choice)
 
     estimate, value, selector = jax.grad(f, argnums=(0, 1, 2))(Q_TM1, VALUE, SELECTOR)
     assert estimate.tolist() == [0, -1, 0]

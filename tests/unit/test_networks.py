@@ -1,5 +1,6 @@
 """Networks against XLA's own operations and the formula of the dueling heads."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from noisydqn import NoisyLinear, sample_noise
+from noisydqn.heads import Categorical, Head, ImplicitQuantile, Quantile
 from noisydqn.networks import (
     Conv,
     ConvTorso,
     Flatten,
+    FractionEmbedding,
     NotebookTorso,
     QNetwork,
     conv2d,
@@ -143,6 +146,57 @@ def test_dueling_heads() -> None:
     expected = [float(value[0] + advantage[a] - sum(advantage) / 3) for a in range(3)]
     np.testing.assert_allclose(network(x, noise), expected, rtol=1e-5)
     np.testing.assert_allclose(jnp.mean(network(x, noise)), value[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", [Categorical(7, -1.0, 1.0), Quantile(7), ImplicitQuantile(7, 4)])
+def test_dueling_heads_of_distributions(head: Head) -> None:
+    """The mean is taken over actions, output by output, and not over the outputs."""
+    network = QNetwork(Flatten(5), (), 3, head=head, key=jax.random.key(0))
+    noise = sample_noise(network, jax.random.key(1))
+    x = jnp.arange(5.0)
+    fractions = None
+    if network.embedding is not None:
+        fractions = jnp.linspace(0.1, 0.7, 7)
+        x_of = [x * network.embedding(tau) for tau in fractions]
+    else:
+        x_of = [x] * 7
+    assert network.value is not None
+    expected = np.zeros((3, 7))
+    for i, features_i in enumerate(x_of):
+        value = network.value(features_i, noise.value)  # pyright: ignore[reportCallIssue]
+        advantage = network.advantage(features_i, noise.advantage)  # pyright: ignore[reportCallIssue]
+        output = 0 if network.embedding is not None else i
+        of_actions = [float(advantage[a * head.outputs + output]) for a in range(3)]
+        for a in range(3):
+            expected[a, i] = float(value[output]) + of_actions[a] - sum(of_actions) / 3
+    returns = network.returns(x, noise, fractions)
+    np.testing.assert_allclose(returns, expected, rtol=1e-4, atol=1e-5)
+    if isinstance(head, Categorical):
+        np.testing.assert_allclose(jnp.sum(jax.nn.softmax(returns), axis=1), 1, rtol=1e-5)
+
+
+def test_action_values_are_means_at_the_acting_fractions() -> None:
+    head = ImplicitQuantile(8, 4)
+    network = QNetwork(Flatten(5), (6, 7), 3, head=head, key=jax.random.key(0))
+    x, noise = jnp.linspace(-1, 1, 5), sample_noise(network, jax.random.key(1))
+    for draw in (noise, None):
+        returns = network.returns(x, draw, head.acting_fractions)
+        assert returns.shape == (3, 4)
+        np.testing.assert_allclose(network(x, draw), jnp.mean(returns, axis=1), rtol=1e-5)
+    own = network(x, noise, own_noise=True)
+    np.testing.assert_allclose(own, network(x, noise), rtol=1e-3, atol=1e-5)
+
+
+def test_a_fractions_embedding() -> None:
+    """Equation 4 of Dabney et al. 2018b, written out."""
+    embedding = FractionEmbedding(6, 4, key=jax.random.key(0))
+    weight, bias = embedding.linear.weight, embedding.linear.bias
+    assert bias is not None
+    expected = [
+        max(sum(math.cos(math.pi * i * 0.3) * float(weight[j, i]) for i in range(6)) + b, 0)
+        for j, b in enumerate(bias.tolist())
+    ]
+    np.testing.assert_allclose(embedding(jnp.float32(0.3)), expected, atol=1e-6)
 
 
 def test_without_dueling_the_head_alone_gives_the_values() -> None:

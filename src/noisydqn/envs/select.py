@@ -1,6 +1,5 @@
 """From a config to its environment: in JAX where there is one, else Gymnasium's."""
 
-import importlib
 import json
 
 from noisydqn.config import CATCHER, Config
@@ -11,8 +10,9 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
+from noisydqn.imports import PYTHON, find
 
-GYMNAX, PYTHON = "gymnax:", "python:"
+GYMNAX = "gymnax:"
 
 
 def make_environment(
@@ -26,7 +26,7 @@ def make_environment(
     if maker is not None:
         return HostEnvironment.create(config, maker)
     if config.env.startswith(PYTHON):
-        return HostEnvironment.create(config, _find_maker(config.env))
+        return HostEnvironment.create(config, find(config.env))
     if config.env == CATCHER:
         if json.loads(config.env_kwargs):
             raise UserError(f"--env-kwargs: {CATCHER} takes none")
@@ -49,21 +49,3 @@ def make_environment(
 def environment_spec(env: DeviceEnvironment | HostEnvironment) -> EnvironmentSpec:
     """The interface of an environment."""
     return env.spec if isinstance(env, HostEnvironment) else device.environment_spec(env)
-
-
-def maker_name(maker: Maker) -> str:
-    """The name under which a maker is kept in a config: `"python:module.function"`."""
-    name = getattr(maker, "__qualname__", type(maker).__qualname__)
-    return f"{PYTHON}{getattr(maker, '__module__', '')}.{name}"
-
-
-def _find_maker(name: str) -> Maker:
-    module, _, function = name.removeprefix(PYTHON).rpartition(".")
-    try:
-        maker = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{name} names nothing that can be imported ({error}): name a function in a module of "
-            "this folder or of an installed package"
-        ) from error
-    return maker

@@ -251,7 +251,7 @@ class Core:
             jax.random.split(sample_key, most)
         )
         network = carry.learner.online.tree
-        noise = jax.vmap(lambda key: Flat.of(draw_noise(network, key)))(
+        noise = jax.vmap(lambda key: Flat.of(draw_noise(network, key, size)))(
             jax.random.split(draw_key, most)
         )
 

@@ -19,9 +19,11 @@ from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
-from noisydqn.envs.select import environment_spec, make_environment, maker_name
+from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
+from noisydqn.imports import find, name_of
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.torsos import TorsoMaker
 from noisydqn.training import device, host
 from noisydqn.training.curves import save_curves
 from noisydqn.training.evaluate import Evaluation, evaluate
@@ -73,6 +75,7 @@ def train(
     config: Config | None = None,
     *,
     env: str | Maker | None = None,
+    torso: str | TorsoMaker | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     **options: Any,
@@ -90,6 +93,8 @@ def train(
         config: the options; if None those that suit `env`.
         env: an id, as on the command line, or a function that makes an environment of
             Gymnasium; if None that of `config`.
+        torso: a torso, as on the command line, or a function of a module that makes one from the
+            shape of an observation and a key, any `equinox.Module`; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
         options: changes to the config, such as `seed=1`.
@@ -100,6 +105,8 @@ def train(
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
     """
     maker = None if env is None or isinstance(env, str) else env
+    if torso is not None:
+        options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
     config = _config(config, env).replace(**options)
     environment = make_environment(config, maker)
     out, folders = create_folders(config, None if out is None else Path(out))
@@ -132,10 +139,25 @@ def _config(config: Config | None, env: str | Maker | None) -> Config:
         return PRESETS[DEFAULT_PRESET] if config is None else config
     if isinstance(env, str):
         return config_for(env) if config is None else config.replace(env=env)
-    name = maker_name(env)
+    name = name_of(env)
     if config is None:
         return PRESETS["default"].replace(env=name, preset=name.rpartition(".")[2].strip("<>"))
     return config.replace(env=name)
+
+
+def _torso_name(maker: TorsoMaker) -> str:
+    """The name by which the run finds its torso again when it is loaded.
+
+    Raises:
+        UserError: it would find nothing, or something else.
+    """
+    name = name_of(maker)
+    if "<" in name or find(name) is not maker:
+        raise UserError(
+            f"the torso {name} cannot be found again by its name, so the run could not be loaded: "
+            "give a function of a module"
+        )
+    return name
 
 
 def _loops(

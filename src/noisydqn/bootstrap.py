@@ -1,0 +1,96 @@
+"""How the later state of a transition is valued: by one action, or by a soft policy.
+
+All of it is for one example; the caller vmaps. Both kinds of choice offer the same two things:
+`expect`, the mean over the actions chosen, and `branches`, each of them with its probability.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Greedy(NamedTuple):
+    """The later state is valued by one action.
+
+    Chosen by the online network it gives double Q-learning (van Hasselt et al. 2016, equation 4),
+    by the target network plain Q-learning.
+    """
+
+    action: Int[Array, ""]
+
+    @staticmethod
+    def of(q_selector: Float[Array, " actions"]) -> "Greedy":
+        """The greedy action of the selecting network's values."""
+        return Greedy(jnp.argmax(q_selector))
+
+    def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
+        """What the chosen action returns."""
+        return returns[self.action]
+
+    def branches(
+        self, x: Float[Array, "actions n"]
+    ) -> tuple[Float[Array, "1"], Float[Array, "1 n"], Float[Array, "1"]]:
+        """Probabilities, rows of `x` and bonuses of the actions that may be taken."""
+        return jnp.ones(1), x[self.action][None], jnp.zeros(1)
+
+
+class Soft(NamedTuple):
+    """The later state is valued by a policy whose entropy earns a bonus."""
+
+    policy: Float[Array, " actions"]  # probabilities
+    bonus: Float[Array, " actions"]  # added to the return of each action: -tau ln pi
+
+    def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
+        """The mean return under the policy, bonuses included."""
+        return jnp.tensordot(self.policy, returns, 1) + jnp.dot(self.policy, self.bonus)
+
+    def branches(
+        self, x: Float[Array, "actions n"]
+    ) -> tuple[Float[Array, " actions"], Float[Array, "actions n"], Float[Array, " actions"]]:
+        """Probabilities, rows of `x` and bonuses of the actions that may be taken."""
+        return self.policy, x, self.bonus
+
+
+Choice = Greedy | Soft
+
+
+@dataclasses.dataclass(frozen=True)
+class Munchausen:
+    """Munchausen targets (Vieillard et al. 2020, equation 2), with policies softmax(q / tau).
+
+        r + alpha [tau ln pi(a_tm1 | s_tm1)]_{l_0}^0
+          + discount * sum_a pi(a | s_t) (q(s_t, a) - tau ln pi(a | s_t))
+
+    The policy of the first term is the target network's, as in the paper. With double Q-learning
+    that of the second is the selecting network's, and q the target network's, which for tau to 0
+    is double Q-learning; otherwise both are the target network's. With n-step returns the first
+    term is added for `a_tm1` alone, not for the actions between.
+
+    Args:
+        scale: alpha.
+        temperature: tau, in units of (scaled) rewards.
+        minimum: l_0, the bound on tau ln pi.
+    """
+
+    scale: float
+    temperature: float
+    minimum: float
+
+    def scaled_log_policy(self, q: Float[Array, " actions"]) -> Float[Array, " actions"]:
+        """Tau ln pi of every action."""
+        return self.temperature * jax.nn.log_softmax(q / self.temperature)
+
+    def reward(
+        self, r_t: Float[Array, ""], q_tm1: Float[Array, " actions"], a_tm1: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        """The reward with the Munchausen term of the earlier state's action."""
+        term = self.scaled_log_policy(q_tm1)[a_tm1]
+        return r_t + self.scale * jnp.clip(term, self.minimum, 0)
+
+    def choice(self, q_selector: Float[Array, " actions"]) -> Soft:
+        """The policy at the later state."""
+        scaled = self.scaled_log_policy(q_selector)
+        return Soft(policy=jnp.exp(scaled / self.temperature), bonus=-scaled)
