@@ -27,6 +27,7 @@ bench: $(VENV)/.installed-dev
 	$(INSTALL) stable-baselines3
 	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
+	$(BIN)/python -m benchmarks.update
 	$(BIN)/python -m benchmarks.catcher
 	$(BIN)/python -m benchmarks.throughput --peer --atari
 	$(BIN)/python -m benchmarks.solve

@@ -163,9 +163,6 @@ def test_the_rainbow_of_its_paper() -> None:
         "importance_exponent_final": 1.0,
         "n_step": 3,
         "distribution": "categorical",
-        "atoms": 51,
-        "v_min": -10.0,
-        "v_max": 10.0,
         "double": True,
         "dueling": True,
         "batch_size": 32,
@@ -177,6 +174,7 @@ def test_the_rainbow_of_its_paper() -> None:
         "hidden": (512,),
         "torso": "nature",
     }
+    assert build.make_head(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
     config = dataclasses.asdict(PRESETS["rainbow"])
     assert {name: config[name] for name in wanted} == wanted
 
