@@ -53,6 +53,7 @@ def jax_round(network: str, head: str) -> Round:
     import jax.numpy as jnp
 
     from noisydqn import Config, build
+    from noisydqn.agent import UpdateNoise, draw_noise
     from noisydqn.envs.spec import EnvironmentSpec, numbered
     from noisydqn.types import Batch, LearnerState, Transition
 
@@ -69,20 +70,25 @@ def jax_round(network: str, head: str) -> Round:
     r_t, weights = jax.random.normal(keys[2], (BATCH,)), jax.random.uniform(keys[3], (BATCH,))
     discount_t = jnp.full(BATCH, 0.99)
 
-    def update(i: jax.Array, learner: LearnerState) -> LearnerState:
+    def update(
+        i: jax.Array, carry: tuple[LearnerState, UpdateNoise]
+    ) -> tuple[LearnerState, UpdateNoise]:
+        learner, noise = carry
         # Another batch every time, so that nothing can be taken out of the loop.
         s_tm1, s_t = jax.lax.dynamic_slice_in_dim(states, i % (3 * BATCH), BATCH, axis=1)
         transitions = Transition(s_tm1, a_tm1, r_t, discount_t, s_t)
         batch = Batch(transitions, jnp.arange(BATCH), weights)
-        return agent.update(learner, batch, jax.random.fold_in(keys[5], i))[0]
+        learner = agent.update(learner, batch, noise)[0]
+        return learner, draw_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
 
-    run = jax.jit(lambda learner: jax.lax.fori_loop(0, number, update, learner))
-    learner = run(agent.init(build.make_policy(config, spec, keys[6]).network))
-    jax.block_until_ready(learner)
+    run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
+    network_like = build.make_policy(config, spec, keys[6]).network
+    carry = run((agent.init(network_like), draw_noise(network_like, keys[5], BATCH)))
+    jax.block_until_ready(carry)
 
     def one_round() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(run(learner))
+        jax.block_until_ready(run(carry))
         return (time.perf_counter() - start) / number * 1e6
 
     return one_round
