@@ -340,7 +340,8 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     argv = [*TINY, "--num-seeds", "2", "--film-seconds", "0", "--out", str(out), "--quiet"]
     assert main(["train", *argv]) == 0
     assert capsys.readouterr() == ("", "")
-    assert {path.name for path in out.iterdir()} == {"seed3", "seed4", "summary.json"}
+    names = {"checkpoints", "seed3", "seed4", "summary.json"}
+    assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]
     assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
@@ -348,7 +349,9 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert printed == [seed["evaluation"] for seed in summary["seeds"]]
 
 
-def interrupt(out: Path, until: Path, *argv: str) -> str:
+def interrupt(
+    out: Path, until: Path, *argv: str, number: int = signal.SIGINT, code: int = 130
+) -> str:
     """Start training, press Ctrl-C once a file has something in it, and return what is printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "noisydqn", "train", *argv, "--out", str(out)],
@@ -359,9 +362,9 @@ def interrupt(out: Path, until: Path, *argv: str) -> str:
     deadline = time.monotonic() + 240
     while not (until.exists() and until.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in printed
     return printed
 

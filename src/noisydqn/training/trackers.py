@@ -2,8 +2,10 @@
 
 import csv
 import math
+import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -39,30 +41,45 @@ class Tracker(Protocol):
 
 
 class _CsvFile:
-    """A CSV file that is whole after each row."""
+    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="")
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("a", newline="")
+        self._size = min(size, path.stat().st_size)
+        self._file.truncate(self._size)
         self._writer: Any = None
 
     def write(self, row: dict[str, Any]) -> None:
         if self._writer is None:
             self._writer = csv.DictWriter(self._file, fieldnames=list(row))
-            self._writer.writeheader()
+            if self._size == 0:
+                self._writer.writeheader()
         self._writer.writerow(row)
         self._file.flush()
+
+    def size(self) -> int:
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()
 
 
 class FileTracker:
-    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`."""
+    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._metrics = _CsvFile(folder.metrics)
-        self._episodes = _CsvFile(folder.episodes)
-        self._evaluations = _CsvFile(folder.evaluations)
+    `sizes` are those that the files had when the run was saved: what came later is cut off.
+    """
+
+    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+        metrics, episodes, evaluations = sizes
+        self._metrics = _CsvFile(folder.metrics, metrics)
+        self._episodes = _CsvFile(folder.episodes, episodes)
+        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+
+    def sizes(self) -> tuple[int, int, int]:
+        """How large the files are, in bytes that will last."""
+        return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """A row of metrics, and one for each episode that ended."""
@@ -100,8 +117,11 @@ class FileTracker:
 class TensorBoardTracker:
     """Writes TensorBoard events; the horizontal axis is environment steps."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._writer = tensorboardX.SummaryWriter(str(folder.tensorboard))
+    def __init__(self, folder: RunFolder, steps: int = 0) -> None:
+        """Events of a run that goes on after `steps`; what was written of later ones is void."""
+        self._writer = tensorboardX.SummaryWriter(
+            str(folder.tensorboard), purge_step=steps + 1 if steps > 0 else None
+        )
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if not math.isnan(value):
@@ -114,7 +134,7 @@ class TensorBoardTracker:
             self._scalar("episode/Return", episode.episode_return, episode.step)
             self._scalar("episode/Length", episode.length, episode.step)
         self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
-        for name in ("q_error", "q_mean", "gradient_norm"):
+        for name in ("q_error", "q_mean", "q_min", "q_max", "gradient_norm"):
             self._scalar(f"learning/{name}", chunk.metrics[name], steps)
         self._scalar("speed/steps_per_second", speed, steps)
         self._scalar("noise/action_change", chunk.action_change, steps)
