@@ -4,7 +4,7 @@
 
 Every second kill comes while a checkpoint is being written, the others at any moment of training.
 A run is killed several times before it may end; then weights, summary and tables must be those of
-the undisturbed run, bit for bit but for times.
+the undisturbed run, bit for bit but for times. The results of other seeds are kept.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def run(
             differing = [key for key in expected if expected[key] != found[key]]
             if differing:
                 raise RuntimeError(f"{work} after {moments}: other {', '.join(differing)}")
-            done += [{"work": work, "moment": moment, "same": True} for moment in moments]
+            done += [{"seed": seed, "moment": moment, "same": True} for moment in moments]
             print(f"{work}: {len(done)} kills ({', '.join(moments)}), all ended alike", flush=True)
     return done
 
@@ -151,11 +151,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     counts = [len(range(i, args.kills, len(args.works))) for i in range(len(args.works))]
-    done: list[dict[str, Any]] = []
     for work, count in zip(args.works, counts, strict=True):
-        done += run(work, count, args.each, args.seed)
-    name = "_".join(["kills", *(args.works if args.works != list(WORKS) else [])])
-    results.save(name, "python -m benchmarks.kills " + " ".join(sys.argv[1:]), done)
+        name = f"kills_{work}"
+        kept: list[dict[str, Any]] = results.load(name) if results.path(name).exists() else []
+        kept = [row for row in kept if row["seed"] != args.seed]
+        done = run(work, count, args.each, args.seed)
+        results.save(name, "python -m benchmarks.kills " + " ".join(sys.argv[1:]), kept + done)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,28 @@ def test_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
     assert set(names(tmp_path, "*.bin*")) == wanted
 
 
+def test_a_save_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C may come while the rows are copied."""
+    writer = write(tmp_path, 9)
+    before = names(tmp_path, "*")
+    warnings: list[str] = []
+    writer.warn = warnings.append
+
+    def interrupted(*args: Any) -> None:
+        del args
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing.ring, "cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save(make(31), {"steps": 31})
+    writer.wait()
+    assert names(tmp_path, "*") == before
+    assert "it was interrupted; training goes on" in warnings[0]
+    assert read(tmp_path, pytest.fail) == 9
+
+
 # Damage
 
 

@@ -75,7 +75,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "no command 'fly': there are train, evaluate, record, presets"),
+        (["fly"], "no command 'fly': there are train, resume, evaluate, record, presets"),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
         (["train", "Pendulum-v1"], "is continuous, expected Discrete"),
@@ -146,6 +146,7 @@ def test_what_a_run_leaves(run_folder: Path) -> None:
         "metrics.csv",
         "policy.mp4",
         "summary.json",
+        "checkpoints",
         "tensorboard",
     }
 

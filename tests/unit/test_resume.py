@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.host_envs import CountingHostEnv, Cue, Forgetful
 from tests.unit.test_cli import interrupt
 
@@ -146,6 +147,19 @@ def test_pong_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
     train_until(5, monkeypatch, env="ALE/Pong-v5", out=out, **options)
     noisydqn.resume(out, quiet=True)
     assert results(out) == results(tmp_path / "whole")
+
+
+def test_tensorboard_forgets_what_was_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last chunk before the kill is trained again; its events count once."""
+    out = tmp_path / "killed"
+    train_until(4, monkeypatch, env="CartPole-v1", out=out, **tiny(checkpoint_seconds=1e-9))
+    noisydqn.resume(out, quiet=True)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("noise/action_change")]
+    assert steps == list(range(40, TINY["steps"] + 1, 40))
 
 
 def test_seeds_side_by_side_go_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

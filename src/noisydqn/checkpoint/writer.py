@@ -1,5 +1,6 @@
 """Writes checkpoints beside the old ones, in a thread of its own, and clears away the oldest."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -91,10 +92,15 @@ class CheckpointWriter:
         self._thread = Thread(target=write, name="checkpoint")
         self._thread.start()
         before = 0 if last is None else last.written
-        for block in layout.changed(before, snapshot.written):
-            span = layout.span(block)
-            queue.put((block, ring.cut(snapshot.rows, snapshot.slot_axis, *span)))
-        queue.put(None)
+        try:
+            for block in layout.changed(before, snapshot.written):
+                span = layout.span(block)
+                queue.put((block, ring.cut(snapshot.rows, snapshot.slot_axis, *span)))
+        except BaseException:
+            work.abandoned = True
+            raise
+        finally:
+            queue.put(None)
 
 
 class _Work:
@@ -109,7 +115,7 @@ class _Work:
     ) -> None:
         self.folder, self.number, self.queue, self.arrays = folder, number, queue, arrays
         self.paths: list[Path] = []
-        self.whole = self.drained = False
+        self.whole = self.drained = self.abandoned = False
 
     def write(
         self, written: int, layout: ring.Layout, blocks: dict[int, File], run: dict[str, Any]
@@ -120,6 +126,8 @@ class _Work:
         while (item := self._next_block()) is not None:
             block, fields = item
             blocks[block] = self._file(f"rows-{self.number:08d}-{block:06d}.bin", fields)
+        if self.abandoned:
+            raise InterruptedError(errno.EINTR, "it was interrupted")
         offset, entries = 0, dict[str, Entry]()
         for name, array in self.arrays.items():
             entries[name] = Entry(array.dtype.str, array.shape, offset)

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from noisydqn.config import Config
 from noisydqn.training.evaluate import Evaluation
@@ -25,6 +27,12 @@ RECENT_EPISODES = 20
 
 PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is no terminal."""
+
+
+_PROTO: Any = event_pb2  # made at run time, so without types
+
+FLUSH_SECONDS = 60.0
+"""Seconds that TensorBoard may lag behind."""
 
 
 class Tracker(Protocol):
@@ -115,17 +123,26 @@ class FileTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard events; the horizontal axis is environment steps."""
+    """Writes TensorBoard events; the horizontal axis is environment steps.
+
+    In this thread: tensorboardX's own writer has another one, which dies when the disk is full,
+    and then whoever writes waits for ever.
+    """
 
     def __init__(self, folder: RunFolder, steps: int = 0) -> None:
         """Events of a run that goes on after `steps`; what was written of later ones is void."""
-        self._writer = tensorboardX.SummaryWriter(
-            str(folder.tensorboard), purge_step=steps + 1 if steps > 0 else None
-        )
+        folder.tensorboard.mkdir(exist_ok=True)
+        # The name has the second in which it was made; the suffix keeps two of one second apart.
+        self._writer = EventsWriter(str(folder.tensorboard / "events"), f".{steps}")
+        self._flushed = time.monotonic()
+        if steps > 0:
+            start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
+            self._writer.write_event(_PROTO.Event(step=steps + 1, session_log=start))
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if not math.isnan(value):
-            self._writer.add_scalar(name, value, step)
+            event = _PROTO.Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            self._writer.write_event(event)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """`episode/Return` of each episode, `episode/Q-Error` (the loss) and the rest."""
@@ -140,6 +157,10 @@ class TensorBoardTracker:
         self._scalar("noise/action_change", chunk.action_change, steps)
         for layer, sigma in chunk.sigma.items():
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = now
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
         """Mean return and, where fruit falls, the fraction caught."""
