@@ -6,12 +6,21 @@ python -m benchmarks.readme
 import re
 from pathlib import Path
 
-from benchmarks import catcher, notebook_update, results, solve, throughput, torso, update
+from benchmarks import (
+    catcher,
+    checkpoint,
+    notebook_update,
+    results,
+    solve,
+    throughput,
+    torso,
+    update,
+)
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "design.md")
-MODULES = (catcher, notebook_update, throughput, torso, update)
+PAGES = (README, ROOT / "docs" / "design.md", ROOT / "docs" / "resume.md")
+MODULES = (catcher, checkpoint, notebook_update, throughput, torso, update)
 TABLES = {
     **{
         module.NAME: lambda module=module: module.table(results.load(module.NAME))

@@ -29,10 +29,14 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
+def path(name: str) -> Path:
+    """Where the results of a benchmark are."""
+    return RESULTS / f"{name}.json"
+
+
 def save(name: str, command: str, data: Any) -> Path:
     """Write the raw data of a benchmark to `results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
     about = {
         "command": command,
         "commit": commit(),
@@ -40,8 +44,8 @@ def save(name: str, command: str, data: Any) -> Path:
         "python": platform.python_version(),
         "versions": _installed(PACKAGES),
     }
-    path.write_text(json.dumps({"about": about, "data": data}, indent=2) + "\n")
-    return path
+    path(name).write_text(json.dumps({"about": about, "data": data}, indent=2) + "\n")
+    return path(name)
 
 
 def _processor() -> str:
@@ -53,7 +57,7 @@ def _processor() -> str:
 
 def load(name: str) -> Any:
     """The data of a benchmark, as `save` wrote it."""
-    return json.loads((RESULTS / f"{name}.json").read_text())["data"]
+    return json.loads(path(name).read_text())["data"]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

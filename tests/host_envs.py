@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
 class CountingHostEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -121,6 +121,22 @@ class Cue(gymnasium.Env[np.ndarray, np.int64]):
         return self._seen(), 1.0 if (action == 1) == (self.cue > 0) else -1.0, True, False, {}
 
 
+class Forgetful(CountingHostEnv):
+    """Shows random numbers that no seed determines; an episode has 31 steps."""
+
+    def __init__(self) -> None:
+        super().__init__((31, 31))
+        self.numbers = np.random.default_rng()
+
+    def _seen(self) -> np.ndarray:
+        return self.numbers.normal(size=4)
+
+
+def forgetful_vector(num_envs: int) -> SyncVectorEnv:
+    """A vector of them with an entry point of its own."""
+    return SyncVectorEnv([Forgetful] * num_envs)
+
+
 class CountingVectorEnv(VectorEnv[Any, Any, Any]):
     """`CountingHostEnv` with a vector entry point of its own."""
 
@@ -155,3 +171,8 @@ gymnasium.register(
 
 gymnasium.register("noisydqn-tests/Counting-v0", "tests.host_envs:CountingHostEnv")
 gymnasium.register("noisydqn-tests/Broken-v0", "tests.host_envs:BrokenEnv")
+gymnasium.register(
+    "noisydqn-tests/Forgetful-v0",
+    "tests.host_envs:Forgetful",
+    vector_entry_point="tests.host_envs:forgetful_vector",
+)

@@ -10,9 +10,18 @@ if TYPE_CHECKING:
     from noisydqn.errors import UserError
     from noisydqn.noisy import NoisyLinear, sample_noise
     from noisydqn.presets import PRESETS
-    from noisydqn.training.run import Result, train
+    from noisydqn.training.run import Result, resume, train
 
-__all__ = ["PRESETS", "Config", "NoisyLinear", "Result", "UserError", "sample_noise", "train"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "NoisyLinear",
+    "Result",
+    "UserError",
+    "resume",
+    "sample_noise",
+    "train",
+]
 
 _HOMES = {
     "Config": "noisydqn.config",
@@ -20,6 +29,7 @@ _HOMES = {
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
+    "resume": "noisydqn.training.run",
     "sample_noise": "noisydqn.noisy",
     "train": "noisydqn.training.run",
 }

@@ -106,7 +106,10 @@ class Agent:
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
-    metric_names: ClassVar = ("loss", "q_error", "q_mean", "gradient_norm")
+    metric_names: ClassVar = (
+        *("loss", "q_error", "q_mean", "q_min", "q_max", "gradient_norm"),
+        "finite",  # 1 where loss and gradient are finite numbers
+    )
 
     optimiser: optax.GradientTransformation
     double: bool
@@ -178,11 +181,15 @@ class Agent:
         online = learner.online.with_vector(jnp.asarray(optax.apply_updates(weights, step)))
         updates = learner.updates + 1
         target = self._renewed(learner.target, online, updates)
+        norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
         metrics = {
             "loss": loss,
             "q_error": jnp.mean(jnp.abs(error)),
             "q_mean": jnp.mean(q),
-            "gradient_norm": jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector)),
+            "q_min": jnp.min(q),
+            "q_max": jnp.max(q),
+            "gradient_norm": norm,
+            "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }
         return LearnerState(online, target, optimiser, updates), error, metrics
 

@@ -26,6 +26,7 @@ Value-based reinforcement learning that explores by learned noise in its own wei
 
 commands:
   train [NAME] [options]     train, evaluate and film an agent
+  resume DIR [options]       go on with a run that was stopped, or extend one
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       film the best weights of a run
   presets                    list the presets
@@ -40,12 +41,13 @@ examples:
   noisydqn train lunarlander
   noisydqn train ALE/Pong-v5 --steps 1000000
   noisydqn train catcher --seed 1 --out runs/one
+  noisydqn resume runs/one
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
 """
 
 MAX_EPISODES = 10_000  # they are played side by side
-INTERRUPTED = 130
+SIGNALLED, INTERRUPTED = 128, 130  # 128 and the signal's number, as a shell has it
 BAD_INPUT = 2
 
 
@@ -63,6 +65,21 @@ class TrainArgs:
     config: tyro.conf.OmitArgPrefixes[Config]
     out: Path | None = None
     """Folder for the run, new or empty. If not given, a new one under runs/."""
+    quiet: bool = False
+    """Print nothing."""
+    resume: bool = False
+    """Go on with the run that --out holds, if it holds one, as noisydqn resume does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeArgs:
+    """Go on with a run where its newest whole checkpoint left it."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that train made."""
+    steps: int | None = None
+    """Environment steps to train for, counted from the start of the run. If not given, as many as
+    it was started with."""
     quiet: bool = False
     """Print nothing."""
 
@@ -133,8 +150,16 @@ def _train(argv: Sequence[str]) -> int:
     args = _parse(TrainArgs(_config(name)), argv[named:], f"train {name}")
     from noisydqn.training.run import train
 
-    result = train(args.config, out=args.out, quiet=args.quiet)
-    return INTERRUPTED if result.interrupted else 0
+    result = train(args.config, out=args.out, quiet=args.quiet, resume=args.resume)
+    return 0 if result.signal is None else SIGNALLED + result.signal
+
+
+def _resume(argv: Sequence[str]) -> int:
+    args = _parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
+    from noisydqn.training.run import resume
+
+    result = resume(args.folder, steps=args.steps, quiet=args.quiet)
+    return 0 if result.signal is None else SIGNALLED + result.signal
 
 
 def _config(name: str) -> Config:
@@ -198,6 +223,7 @@ def _presets(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "resume": _resume,
     "evaluate": _evaluate,
     "record": _record,
     "presets": _presets,
@@ -205,7 +231,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
+    """Run a command; returns the exit code: 0, 2 for bad input, 130 or 143 if stopped."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)

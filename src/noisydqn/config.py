@@ -107,6 +107,11 @@ class Config:
     chunk_steps: int = 1_000
     """Run: environment steps in a chunk; progress is shown after each. Where the environment is
     in JAX a chunk is one compiled call."""
+    checkpoint_seconds: float = 300.0
+    """Run: seconds between checkpoints, made after the chunk that reaches them (0: only at the
+    end, and when the run is interrupted)."""
+    keep: int = 2
+    """Run: checkpoints that are kept, the newest. They share what has not changed between them."""
 
     # Preprocessing
     normalise_observations: Literal["running", "scale"] = "scale"
@@ -259,11 +264,12 @@ class Config:
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
-            "epsilon_steps quantiles acting_quantiles"
+            "epsilon_steps quantiles acting_quantiles keep"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
-            "sigma_init sigma_penalty weight_decay evaluation_every film_seconds"
+            "sigma_init sigma_penalty weight_decay evaluation_every film_seconds "
+            "checkpoint_seconds"
         )
         positive = (
             "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
@@ -395,7 +401,7 @@ class Config:
     @property
     def of_program(self) -> "Config":
         """The same for all seeds and lengths of a run, which share a compiled program."""
-        return self.replace(seed=0, num_seeds=1, steps=1)
+        return self.replace(seed=0, num_seeds=1, steps=1, checkpoint_seconds=0.0, keep=1)
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed, checked again."""

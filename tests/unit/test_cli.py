@@ -75,7 +75,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "no command 'fly': there are train, evaluate, record, presets"),
+        (["fly"], "no command 'fly': there are train, resume, evaluate, record, presets"),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
         (["train", "Pendulum-v1"], "is continuous, expected Discrete"),
@@ -146,6 +146,7 @@ def test_what_a_run_leaves(run_folder: Path) -> None:
         "metrics.csv",
         "policy.mp4",
         "summary.json",
+        "checkpoints",
         "tensorboard",
     }
 
@@ -340,7 +341,8 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     argv = [*TINY, "--num-seeds", "2", "--film-seconds", "0", "--out", str(out), "--quiet"]
     assert main(["train", *argv]) == 0
     assert capsys.readouterr() == ("", "")
-    assert {path.name for path in out.iterdir()} == {"seed3", "seed4", "summary.json"}
+    names = {"checkpoints", "seed3", "seed4", "summary.json"}
+    assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]
     assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
@@ -348,7 +350,9 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert printed == [seed["evaluation"] for seed in summary["seeds"]]
 
 
-def interrupt(out: Path, until: Path, *argv: str) -> str:
+def interrupt(
+    out: Path, until: Path, *argv: str, number: int = signal.SIGINT, code: int = 130
+) -> str:
     """Start training, press Ctrl-C once a file has something in it, and return what is printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "noisydqn", "train", *argv, "--out", str(out)],
@@ -359,9 +363,9 @@ def interrupt(out: Path, until: Path, *argv: str) -> str:
     deadline = time.monotonic() + 240
     while not (until.exists() and until.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in printed
     return printed
 

@@ -32,6 +32,26 @@ def test_every_presets_policy_comes_back(preset: str, tmp_path: Path) -> None:
     assert eqx.tree_equal(loaded, policy)
 
 
+def test_the_same_policy_gives_the_same_bytes(tmp_path: Path) -> None:
+    policy = build.make_policy(PRESETS["catcher"], SPEC, jax.random.key(0))
+    for i in range(8):
+        save_policy(tmp_path / str(i), policy)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_values_that_were_changed_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(path, build.make_policy(PRESETS["catcher"], SPEC, jax.random.key(0)))
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="its values are not those that were written"):
+        load_policy(path, PRESETS["catcher"], SPEC)
+    path.write_bytes(bytes(2**23))
+    with pytest.raises(UserError, match="larger than the config's network"):
+        load_policy(path, PRESETS["catcher"], SPEC)
+
+
 def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     config = PRESETS["catcher"]
     path = tmp_path / "policy.safetensors"
@@ -43,5 +63,5 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
         load_policy(path, config.replace(normalise_observations="running"), SPEC)
     half = jax.tree.map(lambda x: x.astype(jnp.float16), policy)
     save_policy(path, half)
-    with pytest.raises(UserError, match="float16"):
+    with pytest.raises(UserError, match="is F16 "):
         load_policy(path, config, SPEC)

@@ -17,16 +17,21 @@ import jax
 import numpy as np
 from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers.vector import FlattenObservation
 
 from noisydqn.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry, Maker
+from noisydqn.envs.history import History, SavedHistory, span_seed
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.errors import UserError
 from noisydqn.types import TimeStep
 
 BYTE = 255
+SPAN_EPISODES = 8
+"""Episodes that Atari's own vector plays under one seed: a seeded reset takes it as long as a
+hundred steps, as the console boots anew."""
 DEFAULT_RATE, OBSERVATION_RATE = 30.0, 15.0  # pictures a second; Atari decides 15 times a second
 
 
@@ -89,6 +94,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
         super().__init__(env)
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
+        self._restart = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -105,12 +111,39 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step."""
+        if self._restart:
+            self._restart = False
+            return self.reset()[0], 0.0, False, False, {}
         self._step += 1
         observation, reward, terminated, truncated, _ = self._call(self.env.step, action)
         self._check(observation)
         if not np.isfinite(reward):
             raise self._failure(f"reward is {reward}")
         return observation, float(reward), bool(terminated), bool(truncated), {}
+
+    def replay(
+        self, seeds: list[int], episodes: list[int], actions: list[np.ndarray]
+    ) -> tuple[Any, float, bool]:
+        """Play an episode again; each argument has an entry for every environment in step.
+
+        Returns the newest observation, the sum of the rewards, and whether the episode is over;
+        then the next step starts another.
+        """
+        self._seed, self._episode = seeds[self._index], episodes[self._index] - 1
+        observation, _ = self.reset()
+        total, over = 0.0, False
+        for action in actions[self._index]:
+            if over:
+                return observation, float("nan"), over  # it was longer when it was played
+            observation, reward, terminated, truncated, _ = self.step(action)
+            total += float(np.float32(reward))
+            over = terminated or truncated
+        self._restart = over
+        return observation, total, over
+
+    def cut(self, envs: list[bool]) -> None:
+        """Where `envs`, start an episode with the next step."""
+        self._restart = self._restart or envs[self._index]
 
     def _check(self, observation: Any) -> None:
         problem = _problem(self.env.observation_space, observation, "observation")
@@ -133,8 +166,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _make_guarded(make: Maker, index: int, *, own_process: bool) -> GuardedEnv:
     if own_process:
-        # Ctrl-C reaches every process; the one that trains decides what becomes of it.
+        # Signals may reach every process; the one that trains decides what becomes of them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return GuardedEnv(make(), index)
 
 
@@ -229,7 +263,7 @@ class HostEnvironment:
             own = catalogue.make_own_vector(
                 self.entry, num_envs, kwargs=kwargs, max_episode_steps=limit
             )
-            return HostVector(own, own=True)
+            return HostVector(own, own=True, seeds_some=catalogue.is_atari(self.entry))
         subprocess = processes and self.vectorisation == "subprocess"
         mode = "rgb_array" if pictures and self._draws else None
         makers = [
@@ -282,7 +316,19 @@ class _Encoding:
 class HostVector:
     """Environments in step, as time steps [num_envs, ...] in NumPy."""
 
-    def __init__(self, vector: VectorEnv[Any, Any, Any], *, own: bool, draws: bool = False) -> None:
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        *,
+        own: bool,
+        draws: bool = False,
+        seeds_some: bool = False,
+    ) -> None:
+        """Take over a vector of environments.
+
+        `own`: it is no vector of guarded environments, but one that an id brings itself.
+        `seeds_some`: such a vector can reset some environments, with a seed for each.
+        """
         try:
             actions = vector.single_action_space
             num_actions = _num_actions(actions)
@@ -302,6 +348,9 @@ class HostVector:
             vector.close()
             raise
         self._vector, self._own, self._draws = vector, own, draws
+        self._seeds_some = seeds_some
+        self._seeds = np.zeros(vector.num_envs, np.int64)
+        self._history: History | None = None
         self._first_action = int(actions.start)  # pyright: ignore[reportAttributeAccessIssue]
         self._steps = 0
         observation = jax.ShapeDtypeStruct(self._encode.shape, self._encode.dtype)
@@ -319,9 +368,12 @@ class HostVector:
         Raises:
             EnvironmentFailedError: as `step`.
         """
-        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
-        start: Any = int(seeds[0] >> 1) if self._own else [int(x) for x in seeds]
-        observation, _ = self._call(self._vector.reset, seed=start)
+        self._seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
+        if self._own:
+            observation = self._begin(np.zeros(self.num_envs, np.int64))
+        else:
+            seeds = [int(x) for x in self._seeds]
+            observation, _ = self._call(self._vector.reset, seed=seeds)
         nothing = np.zeros(self.num_envs, bool)
         return self._time_step(observation, np.zeros(self.num_envs), nothing, nothing)
 
@@ -335,10 +387,105 @@ class HostVector:
         observation, reward, terminated, truncated, _ = self._call(
             self._vector.step, actions + self._first_action
         )
+        history = self._history
+        begun = np.zeros(self.num_envs, bool) if history is None else history.due()
         if self._own:
+            if history is not None and begun.any():
+                observation = self._begin(history.episode + 1, begun)
+                reward, terminated, truncated = (
+                    np.where(begun, 0, x).astype(x.dtype) for x in (reward, terminated, truncated)
+                )
             self._check("observation", observation)
             self._check("reward", reward)
-        return self._time_step(observation, reward, terminated, truncated)
+        time_step = self._time_step(observation, reward, terminated, truncated)
+        if history is not None:
+            history.take(actions, np.asarray(time_step.reward), np.asarray(time_step.last), begun)
+        return time_step
+
+    # Playing again what was played
+
+    def remember(self) -> None:
+        """Keep from now on what it takes to play again; to be called before the first reset."""
+        period = None if self._own else 1
+        self._history = History(self.num_envs, SPAN_EPISODES if self._seeds_some else period)
+
+    @property
+    def history(self) -> SavedHistory:
+        """What it takes to play again."""
+        assert self._history is not None  # noqa: S101 - `remember` was called
+        return self._history.save()
+
+    def restore(self, saved: SavedHistory, newest: TimeStep) -> np.ndarray:
+        """Play again what was played; to be called after the reset with the same seed.
+
+        Args:
+            saved: what it takes.
+            newest: the time step that it must lead to.
+
+        Returns:
+            Where it led elsewhere, [envs]: such an environment is not deterministic. Its next
+            step starts an episode.
+
+        Raises:
+            EnvironmentFailedError: as `step`.
+        """
+        assert self._history is not None  # noqa: S101 - `remember` was called
+        observation, total, over = (self._replay_own if self._own else self._replay)(saved)
+        same = self._encode(observation) == np.asarray(newest.observation)
+        same = same.reshape(self.num_envs, -1).all(axis=1)
+        differs = ~(same & (total == saved.total) & (over == saved.over))
+        if self._own and not self._seeds_some and differs.any():
+            differs = np.ones(self.num_envs, bool)  # they can only be reset together
+        self._history.load(saved)
+        if differs.any():
+            self._history.cut(differs)
+            if not self._own:
+                self._call(self._guarded.call, "cut", differs.tolist())
+        return differs
+
+    @property
+    def _guarded(self) -> Any:
+        return self._vector.unwrapped
+
+    def _replay(self, saved: SavedHistory) -> tuple[Any, np.ndarray, np.ndarray]:
+        actions = saved.actions + self._first_action
+        taken = [actions[len(actions) - n :, i] for i, n in enumerate(saved.length)]
+        seeds = [int(x) for x in self._seeds]
+        played = self._call(self._guarded.call, "replay", seeds, saved.episode.tolist(), taken)
+        observations, totals, over = zip(*played, strict=True)
+        space = self._guarded.single_observation_space
+        batch: Any = create_empty_array(space, self.num_envs)
+        batch = concatenate(space, observations, batch)
+        if isinstance(self._vector, FlattenObservation):
+            batch = self._vector.observations(batch)
+        return batch, np.array(totals), np.array(over)
+
+    def _replay_own(self, saved: SavedHistory) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Each environment joins when as many steps are left as its span has."""
+        total, over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        observation: Any = None
+        for i in range(len(saved.actions) + 1):
+            begins = saved.length == len(saved.actions) - i
+            if begins.any():
+                observation = self._begin(saved.span, begins)
+                total, over = np.where(begins, 0, total), over & ~begins
+            if i < len(saved.actions):
+                step = self._call(self._vector.step, saved.actions[i] + self._first_action)
+                observation, reward, terminated, truncated, _ = step
+                total = total + reward.astype(np.float32)
+                over = np.asarray(terminated | truncated)
+        return observation, total, over
+
+    def _begin(self, spans: np.ndarray, envs: np.ndarray | None = None) -> Any:
+        """Seed and reset the environments of a vector of an id's own, or some; what all show."""
+        pairs = zip(self._seeds, spans, strict=True)
+        seeds = np.array([span_seed(int(seed), int(span)) for seed, span in pairs])
+        if not self._seeds_some:
+            return self._call(self._vector.reset, seed=int(seeds[0]))[0]
+        if envs is None:
+            return self._call(self._vector.reset, seed=seeds)[0]
+        options = {"reset_mask": envs}
+        return self._call(self._vector.reset, seed=seeds[envs], options=options)[0]
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of the vector environment; whatever it raises is a failure of it."""

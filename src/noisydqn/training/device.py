@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.agent import Agent, Metrics
 from noisydqn.build import Policy
+from noisydqn.checkpoint.reader import Checkpoint
+from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.training.core import Core, Probe, TrainingState
@@ -154,21 +156,32 @@ def _program(config: Config, env: DeviceEnvironment) -> _Program:
     return _Program(runner, jax.jit(jax.vmap(runner.init)), chunk)
 
 
-def run(config: Config, env: DeviceEnvironment, keys: PRNGKeyArray) -> Generator[Chunk]:
+def run(
+    config: Config,
+    env: DeviceEnvironment,
+    keys: PRNGKeyArray,
+    checkpoint: Checkpoint | None = None,
+) -> Generator[Chunk]:
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
         config: the options. Its `seed` is not used here: `keys` stand for it.
         env: the environment to train on.
         keys: a key for each seed.
+        checkpoint: where to go on from; None starts anew.
+
+    Raises:
+        UserError: the checkpoint does not fit the config.
     """
     program = _program(config.of_program, env)
     runner = program.runner
-    state = program.init(keys)
     num_seeds = len(keys)
     total = math.ceil(config.steps / config.num_envs)
-    done = 0
-    updates = np.zeros(num_seeds, int)
+    done, updates = 0, np.zeros(num_seeds, np.int64)
+    if checkpoint is None:
+        state = program.init(keys)
+    else:
+        state, done, updates = _restore(program, keys, checkpoint)
     while done < total and (config.max_updates is None or updates.min() < config.max_updates):
         number = min(runner.vector_steps, total - done)
         state, log = program.chunk(state, jnp.int32(done * config.num_envs), jnp.int32(number))
@@ -180,7 +193,34 @@ def run(config: Config, env: DeviceEnvironment, keys: PRNGKeyArray) -> Generator
         ]
         done += number
         policy = partial(_policy, runner.core, state.training)
-        yield Chunk(done * config.num_envs, seeds, state, policy)
+        snapshot = partial(_snapshot, state, done, updates.copy())
+        yield Chunk(done * config.num_envs, seeds, state, policy, snapshot)
+
+
+def _without_rows(state: DeviceState) -> DeviceState:
+    training = state.training
+    training = training._replace(replay=training.replay._replace(rows=None))
+    return state._replace(training=training)
+
+
+def _snapshot(state: DeviceState, done: int, updates: np.ndarray) -> Snapshot:
+    arrays = {"done": np.array(done), "updates": updates, "state": _without_rows(state)}
+    return Snapshot(arrays, state.training.replay.rows, 1, done)
+
+
+def _restore(
+    program: "_Program", keys: PRNGKeyArray, checkpoint: Checkpoint
+) -> tuple[DeviceState, int, np.ndarray]:
+    """State, vector steps and updates of a checkpoint."""
+    like = jax.eval_shape(program.init, keys)
+    checkpoint.check_rows(like.training.replay.rows, 1)
+    state = checkpoint.read("state", _without_rows(like))
+    done = int(checkpoint.read("done", np.array(0)))
+    updates = np.array(checkpoint.read("updates", np.zeros(len(keys), np.int64)))
+    rows = checkpoint.read_rows(program.init(keys).training.replay.rows, 1)
+    training = state.training
+    training = training._replace(replay=training.replay._replace(rows=rows))
+    return state._replace(training=training), done, updates
 
 
 def _policy(core: Core, training: TrainingState, index: int) -> Policy:

@@ -70,6 +70,11 @@ class RunFolder:
         """TensorBoard events."""
         return self.path / "tensorboard"
 
+    @property
+    def checkpoints(self) -> Path:
+        """What a run goes on from."""
+        return self.path / "checkpoints"
+
     def weights(self, which: str) -> Path:
         """The weights called "best" or "final".
 
@@ -127,8 +132,7 @@ def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFold
         for seed in range(config.seed, config.seed + config.num_seeds):
             folder = RunFolder(out / f"seed{seed}" if config.num_seeds > 1 else out)
             folder.path.mkdir(exist_ok=True)
-            single = config.replace(seed=seed, num_seeds=1)
-            write_json(folder.config, {"version": FORMAT_VERSION, **dataclasses.asdict(single)})
+            write_config(folder, config.replace(seed=seed, num_seeds=1))
             folders.append(folder)
     except OSError as error:
         raise UserError(
@@ -136,6 +140,64 @@ def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFold
             f"{error.strerror}; name another folder"
         ) from error
     return out, folders
+
+
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Write the config of one seed's run."""
+    write_json(folder.config, {"version": FORMAT_VERSION, **dataclasses.asdict(config)})
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a folder holds a run, or runs of several seeds."""
+    return RunFolder(path).config.exists() or any(path.glob("seed*/config.json"))
+
+
+def check_same(config: Config, path: Path) -> dict[str, Any]:
+    """Check that a folder holds a run with the options of `config`.
+
+    How long it trains, and how it is saved, may differ: those options are returned.
+
+    Raises:
+        UserError: other options differ, or as `open_folders`.
+    """
+    runs = open_folders(path)
+    stored = runs[0][1].replace(num_seeds=len(runs))
+    free = {name: getattr(config, name) for name in ("steps", "checkpoint_seconds", "keep")}
+    stored, wanted = dataclasses.asdict(stored.replace(**free)), dataclasses.asdict(config)
+    differing = [f"--{name.replace('_', '-')}" for name in wanted if stored[name] != wanted[name]]
+    if differing:
+        raise UserError(
+            f"--out {path} holds a run with other {', '.join(differing)}: give the same options, "
+            "or name another folder"
+        )
+    return free
+
+
+def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
+    """Refuse to go on with a run that trained, but whose checkpoints are not here.
+
+    Args:
+        path: the folder that was named.
+        folder: that of a seed in it.
+
+    Raises:
+        UserError: they are not.
+    """
+    places = [RunFolder(path).checkpoints, folder.checkpoints]
+    if any(place.is_dir() for place in places) or not folder.metrics.exists():
+        return
+    parent = path.absolute().parent
+    together = RunFolder(parent).checkpoints.is_dir()
+    hint = f"it was trained together with others: resume {parent}" if together else "train anew"
+    raise UserError(f"{folder.path} holds no checkpoints, nothing was changed: {hint}")
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """What the summary of a run says; nothing if there is none, or none that can be read."""
+    try:
+        return msgspec.json.decode(folder.summary.read_bytes(), type=dict[str, Any])
+    except (OSError, ValueError):
+        return {}
 
 
 def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:

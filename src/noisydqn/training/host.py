@@ -9,6 +9,7 @@ run computes does not depend on how fast anything is.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,7 +20,11 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.agent import Agent, Metrics
+from noisydqn.checkpoint.arrays import structs
+from noisydqn.checkpoint.reader import Checkpoint
+from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.config import Config
+from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment, HostVector
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, seed_chunk
@@ -74,25 +79,53 @@ class _Episodes:
             for i in np.flatnonzero(last)
         ]
 
+    @property
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns and lengths so far, and where an episode starts next."""
+        return self._returns, self._lengths, self._started
 
-def run(config: Config, env: HostEnvironment, key: PRNGKeyArray) -> Generator[Chunk]:
+    @counts.setter
+    def counts(self, counts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        self._returns, self._lengths, self._started = map(np.array, counts)
+
+    def cut(self, envs: np.ndarray) -> None:
+        """Let episodes start next where `envs`; those under way are not reported."""
+        self._started = self._started | envs
+
+
+def run(
+    config: Config,
+    env: HostEnvironment,
+    key: PRNGKeyArray,
+    checkpoint: Checkpoint | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Generator[Chunk]:
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
         config: the options. Its `seed` is not used here: `key` stands for it.
         env: the environment to train on.
         key: of everything random.
+        checkpoint: where to go on from; None starts anew.
+        warn: told of environments that could not be put back to where they were.
 
     Raises:
         EnvironmentFailedError: an environment raised, or gave what it did not declare. A last chunk
             of what was trained until then is yielded before.
+        UserError: the checkpoint does not fit the config.
     """
     program = _program(config.of_program, env)
     env_key, training_key = jax.random.split(key)
+    if checkpoint is not None:
+        checkpoint.check_rows(jax.eval_shape(program.init, training_key).replay.rows, 0)
     vector = env.vector(config.num_envs, processes=True)
     try:
+        vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
-        yield from _Run(config, program, vector, program.init(training_key), first).chunks()
+        run = _Run(config, program, vector, program.init(training_key), first)
+        if checkpoint is not None:
+            run.restore(checkpoint, warn)
+        yield from run.chunks()
     finally:
         vector.close()
 
@@ -176,5 +209,58 @@ class _Run:
         network = state.learner.online.tree
         report = seed_chunk(self.updates, made, ended, sums, probe, network)
         return Chunk(
-            self.steps, [report], state, lambda _: jax.tree.map(jnp.copy, core.policy(state))
+            steps=self.steps,
+            seeds=[report],
+            state=state,
+            policy=lambda _: jax.tree.map(jnp.copy, core.policy(state)),
+            snapshot=self.snapshot,
         )
+
+    # Stopping and going on
+
+    def snapshot(self) -> Snapshot:
+        """All that is needed to go on after this chunk."""
+        state, history = self.state, self.vector.history
+        arrays = {
+            "counts": np.array([self.steps, self.updates, self.due, len(history.actions)]),
+            "state": state._replace(replay=state.replay._replace(rows=None)),
+            "time_step": jax.tree.map(np.asarray, self.time_step),
+            "episodes": self.episodes.counts,
+            "history": history,
+        }
+        return Snapshot(arrays, state.replay.rows, 0, self.steps // self.config.num_envs)
+
+    def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
+        """Go on from a checkpoint; the environments were just reset with the run's own seed."""
+        counts = checkpoint.read("counts", np.zeros(4, np.int64))
+        self.steps, self.updates, self.due, length = (int(x) for x in counts)
+        saved = self.vector.history
+        most = self.steps // self.config.num_envs
+        saved = saved._replace(
+            actions=np.zeros((min(length, most), *saved.actions.shape[1:]), np.int32)
+        )
+        saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
+        self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
+        rows = self.state.replay.rows
+        like = structs(self.state._replace(replay=self.state.replay._replace(rows=None)))
+        state = checkpoint.read("state", like)
+        rows = checkpoint.read_rows(rows, 0)
+        self.state = state._replace(replay=state.replay._replace(rows=rows))
+        newest = checkpoint.read("time_step", self.time_step)
+        self.time_step = self._play_again(saved, jax.tree.map(np.array, newest), warn)
+
+    def _play_again(
+        self, saved: SavedHistory, newest: TimeStep, warn: Callable[[str], None]
+    ) -> TimeStep:
+        """Put the environments back; where that fails, cut the episode under way."""
+        differs = self.vector.restore(saved, newest)
+        if not differs.any():
+            return newest
+        names = ", ".join(map(str, np.flatnonzero(differs)))
+        warn(
+            f"environment {names} did not play again as before: it is not deterministic. Its "
+            "episode is cut and another begins; from here on the run differs from one that was "
+            "not interrupted"
+        )
+        self.episodes.cut(differs)
+        return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))

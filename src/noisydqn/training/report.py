@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from noisydqn.build import Policy
+from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.noisy import noisy_layers
 from noisydqn.training.core import Probe
 
@@ -42,6 +43,8 @@ class Chunk:
     policy: Callable[[int], Policy]
     """The policy of the seed at an index: a copy, which stays valid. To be called while `state`
     is valid."""
+    snapshot: Callable[[], Snapshot]
+    """All that the runner needs to go on. To be called while `state` is valid."""
 
 
 def seed_chunk(

@@ -1,21 +1,17 @@
 """A whole training run: the loop, its evaluations, and the files it leaves."""
 
 import dataclasses
+import errno
 import signal
-import time
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Any
 
 from noisydqn.build import Policy
-from noisydqn.config import MAX_COUNT, Config
+from noisydqn.checkpoint.lock import locked
+from noisydqn.checkpoint.reader import newest_whole
+from noisydqn.config import Config
 from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
@@ -24,33 +20,26 @@ from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.torsos import TorsoMaker
-from noisydqn.training import device, host
-from noisydqn.training.curves import save_curves
 from noisydqn.training.evaluate import Evaluation, evaluate
 from noisydqn.training.film import save_film
 from noisydqn.training.folder import (
     RunFolder,
+    check_same,
     create_folders,
     free_path,
+    holds_run,
     open_folders,
+    refuse_without_checkpoints,
+    write_config,
 )
-from noisydqn.training.report import Chunk, SeedChunk
-from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
-from noisydqn.training.weights import load_policy, save_policy, write_json
+from noisydqn.training.health import DivergedError
+from noisydqn.training.loop import Loop, seed_keys
+from noisydqn.training.stop import Stop, stoppable
+from noisydqn.training.trackers import Terminal
+from noisydqn.training.weights import load_policy, write_json
 
-
-class SeedKeys(NamedTuple):
-    """The independent keys of one seed."""
-
-    training: jax.Array
-    selection: jax.Array  # of the evaluations that choose the best weights
-    report: jax.Array  # of the evaluation that is reported: other episodes than those
-    film: jax.Array
-
-
-def seed_keys(seed: int) -> SeedKeys:
-    """Everything random comes from these."""
-    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of a disk that is full, read-only or broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +57,12 @@ class Result:
 
     folder: Path
     seeds: list[SeedResult]
-    interrupted: bool
+    signal: int | None = None  # what stopped it, such as signal.SIGINT
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before its end."""
+        return self.signal is not None
 
 
 def train(
@@ -78,6 +72,7 @@ def train(
     torso: str | TorsoMaker | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
+    resume: bool = False,
     **options: Any,
 ) -> Result:
     """Train, evaluate and film; leaves a run folder. This is what `noisydqn train` does.
@@ -86,8 +81,8 @@ def train(
         noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
         noisydqn.train(noisydqn.PRESETS["catcher"])
 
-    Ctrl-C ends training after the chunk under way; the weights are then saved, but not
-    evaluated or filmed. A second one quits at once.
+    Ctrl-C and SIGTERM end training after the chunk under way; a checkpoint and the weights are
+    then saved, but not evaluated or filmed. A second Ctrl-C quits at once.
 
     Args:
         config: the options; if None those that suit `env`.
@@ -97,41 +92,133 @@ def train(
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
+        resume: if `out` holds a run with these options go on with it, as `resume` does.
         options: changes to the config, such as `seed=1`.
 
     Raises:
         UserError: an option or the environment cannot be used, or `out` holds something already
             or cannot be written to.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
+        DivergedError: a loss, a gradient or a weight became NaN or infinite.
     """
     maker = None if env is None or isinstance(env, str) else env
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
     config = _config(config, env).replace(**options)
+    out = None if out is None else Path(out)
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out: name the folder of the run to go on with")
+        if holds_run(out):
+            changes = check_same(config, out)
+            return _resume(out, changes, maker, quiet=quiet)
     environment = make_environment(config, maker)
-    out, folders = create_folders(config, None if out is None else Path(out))
-    with Terminal(config, quiet=quiet) as terminal:
-        terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
-        if config.steps < config.first_learning_step:
+    out, folders = create_folders(config, out)
+    return _run(config, environment, out, folders, quiet=quiet)
+
+
+def resume(
+    folder: Path | str,
+    *,
+    env: Maker | None = None,
+    steps: int | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Go on with a run where its newest whole checkpoint left it; `noisydqn resume` does this.
+
+    It ends with the same bits as if it had never stopped, unless `steps` is changed or an
+    environment is not deterministic. A run without a checkpoint begins anew.
+
+    Args:
+        folder: one that `train` made.
+        env: the function that made the environment, where the config cannot name it.
+        steps: a new budget, at least as large as what was trained; None keeps the old.
+        quiet: print nothing, unless interrupted.
+
+    Raises:
+        UserError: the folder holds no run or no whole checkpoint, or another process trains it.
+        EnvironmentFailedError: as `train`.
+        DivergedError: as `train`.
+    """
+    return _resume(Path(folder), {} if steps is None else {"steps": steps}, env, quiet=quiet)
+
+
+def _resume(out: Path, changes: dict[str, Any], maker: Maker | None, *, quiet: bool) -> Result:
+    runs = open_folders(out)
+    for folder, _ in runs:
+        refuse_without_checkpoints(out, folder)
+    configs = [config.replace(**changes) for _, config in runs]
+    folders = [folder for folder, _ in runs]
+    first = configs[0]
+    seeds = range(first.seed, first.seed + len(runs))
+    if configs != [first.replace(seed=seed) for seed in seeds]:
+        raise UserError(f"{out} holds runs that were not started together: resume one of them")
+    environment = make_environment(first, maker)
+    config = first.replace(num_seeds=len(runs))
+    return _run(config, environment, out, folders, quiet=quiet, resumed=True)
+
+
+def _run(
+    config: Config,
+    environment: DeviceEnvironment | HostEnvironment,
+    out: Path,
+    folders: list[RunFolder],
+    *,
+    quiet: bool,
+    resumed: bool = False,
+) -> Result:
+    """Train all seeds in the folders that were made for them."""
+    together = not isinstance(environment, HostEnvironment)
+    places = [RunFolder(out)] if together else folders
+    with ExitStack() as stack:
+        for place in places:
+            stack.enter_context(locked(place.checkpoints))
+        terminal = stack.enter_context(Terminal(config, quiet=quiet))
+        try:
+            return _run_locked(config, environment, out, folders, terminal, resumed=resumed)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise UserError(
+                f"{out} cannot be written to: {error.strerror}; make room or make it "
+                f"writable, then: noisydqn resume {out}"
+            ) from error
+
+
+def _run_locked(
+    config: Config,
+    environment: DeviceEnvironment | HostEnvironment,
+    out: Path,
+    folders: list[RunFolder],
+    terminal: Terminal,
+    *,
+    resumed: bool,
+) -> Result:
+    terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
+    if config.steps < config.first_learning_step:
+        terminal.warn(
+            f"nothing will be learned: learning starts after {config.first_learning_step:,} "
+            "steps; raise --steps or lower --learning-starts"
+        )
+    results: list[SeedResult] = []
+    stop = Stop()
+    for loop in _loops(config, environment, out, folders, terminal, resumed=resumed):
+        for run in loop.runs if resumed else ():
+            write_config(run.folder, run.config)
+        with closing(loop):
+            stop = _train_and_report(loop, terminal, out)
+        results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+        if stop.asked:
             terminal.warn(
-                f"nothing will be learned: learning starts after {config.first_learning_step:,} "
-                "steps; raise --steps or lower --learning-starts"
+                f"{stop.word} after {loop.steps:,} steps; weights and metrics are in {out}; "
+                f"to go on: noisydqn resume {out}"
             )
-        results: list[SeedResult] = []
-        stopped = False
-        for loop in _loops(config, environment, folders, terminal):
-            stopped = _train_and_report(loop, terminal, out)
-            results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
-            if stopped:
-                terminal.warn(
-                    f"interrupted after {loop.steps:,} steps; weights and metrics are in {out}"
-                )
-                break
-        if config.num_seeds > 1:
-            write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
-        if not stopped:
-            terminal.say(_closing_line(out, results))
-    return Result(out, results, stopped)
+            break
+    if config.num_seeds > 1:
+        write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
+    if not stop.asked:
+        terminal.say(_closing_line(out, results))
+    return Result(out, results, stop.signal)
 
 
 def _config(config: Config | None, env: str | Maker | None) -> Config:
@@ -163,39 +250,48 @@ def _torso_name(maker: TorsoMaker) -> str:
 def _loops(
     config: Config,
     env: DeviceEnvironment | HostEnvironment,
+    out: Path,
     folders: list[RunFolder],
     terminal: Terminal,
-) -> Iterator["_Loop"]:
+    *,
+    resumed: bool,
+) -> Iterator[Loop]:
     """One loop for all seeds where they can be trained at once, else one for each in turn."""
     seeds = [config.replace(seed=config.seed + i, num_seeds=1) for i in range(config.num_seeds)]
+
+    def loop(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Loop:
+        checkpoint = newest_whole(place.checkpoints, terminal.warn) if resumed else None
+        return Loop(seeds, env, folders, place.checkpoints, checkpoint, terminal)
+
     if not isinstance(env, HostEnvironment):
-        yield _Loop(seeds, env, folders, terminal)
+        yield loop(seeds, folders, RunFolder(out))
         return
     for seed, folder in zip(seeds, folders, strict=True):
         if len(seeds) > 1:
             terminal.start(f"seed {seed.seed}")
-        yield _Loop([seed], env, [folder], terminal)
+        yield loop([seed], [folder], folder)
 
 
-def _train_and_report(loop: "_Loop", terminal: Terminal, out: Path) -> bool:
-    """Train, save, then evaluate and film; returns whether it was interrupted."""
-    with _interruptible(terminal) as interrupted:
+def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> Stop:
+    """Train, save, then evaluate and film; returns whether it was asked to stop."""
+    with stoppable(terminal.warn) as stop:
         try:
-            loop.train(interrupted)
-        except EnvironmentFailedError as failure:
+            loop.train(stop)
+        except (EnvironmentFailedError, DivergedError) as failure:
             if loop.steps == 0:
                 raise
             loop.save()
             raise failure.with_hint(f"what was trained until then is in {out}") from failure
         loop.save()
-    if interrupted[0]:
-        return True
-    terminal.say("evaluating and filming the best weights")
-    try:
-        loop.report(terminal)
-    except KeyboardInterrupt:
-        return True
-    return False
+        if stop.asked:
+            return stop
+        terminal.say("evaluating and filming the best weights")
+        stop.at_once = True
+        try:
+            loop.report(terminal)
+        except KeyboardInterrupt:
+            stop.signal = stop.signal or signal.SIGINT
+        return stop
 
 
 def _closing_line(out: Path, results: list[SeedResult]) -> str:
@@ -212,220 +308,6 @@ def _closing_line(out: Path, results: list[SeedResult]) -> str:
         f"trained in {summaries[0]['train_seconds']:.0f} s{steps}; without noise the best weights "
         f"{outcome}; everything is in {out}"
     )
-
-
-@contextmanager
-def _interruptible(terminal: Terminal) -> Generator[list[bool]]:
-    """Turn the first Ctrl-C into a flag, `[True]`; a second one interrupts at once."""
-    flag = [False]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if flag[0]:
-            raise KeyboardInterrupt
-        flag[0] = True
-        terminal.warn("interrupted: saving after this chunk (Ctrl-C again to quit without saving)")
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: interrupts are not ours to handle
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _SeedRun:
-    """One seed's side of a run: its trackers, its evaluations and its best weights."""
-
-    def __init__(
-        self,
-        config: Config,
-        env: DeviceEnvironment | HostEnvironment,
-        folder: RunFolder,
-        terminal: Terminal | None,
-    ) -> None:
-        self.config, self.env, self.folder = config, env, folder
-        self.keys = seed_keys(config.seed)
-        self.trackers: list[Tracker] = [FileTracker(folder), TensorBoardTracker(folder)]
-        if terminal is not None:
-            self.trackers.append(terminal)
-        self.final: Policy | None = None
-        self.best: Policy | None = None
-        self.best_return = -float("inf")
-        self.episodes = self.updates = 0
-        self.recent: deque[float] = deque(maxlen=config.window)  # returns
-        self.solved_at: tuple[int, float] | None = None
-        self.pending: list[tuple[int, float, Policy, Future[Evaluation]]] = []
-        self.summary: dict[str, Any] = {}
-
-    @property
-    def best_policy(self) -> Policy:
-        """The best in an evaluation, or the last if there was none."""
-        best = self.final if self.best is None else self.best
-        if best is None:
-            raise RuntimeError("nothing was trained yet")
-        return best
-
-    def chunk(
-        self, steps: int, seconds: float, speed: float, chunk: SeedChunk, policy: Policy
-    ) -> None:
-        """Take in a chunk and the policy after it."""
-        self.episodes += len(chunk.episodes)
-        self.updates = chunk.updates
-        self.final = policy
-        for episode in chunk.episodes:
-            self.recent.append(episode.episode_return)
-            if self.solved_at is None and self.reached_return:
-                self.solved_at = episode.step, seconds
-        for tracker in self.trackers:
-            tracker.chunk(steps, seconds, speed, chunk)
-
-    @property
-    def reached_return(self) -> bool:
-        """Whether the mean return of the newest episodes is what training is to stop at."""
-        goal = self.config.stop_at_return
-        if goal is None or len(self.recent) < self.config.window:
-            return False
-        return sum(self.recent) / self.config.window >= goal
-
-    def start_evaluation(self, pool: ThreadPoolExecutor, steps: int, seconds: float) -> None:
-        """Evaluate the newest policy in another thread while training goes on."""
-        assert self.final is not None  # noqa: S101 - a chunk came before
-        key = jax.random.fold_in(self.keys.selection, steps)
-        episodes = self.config.evaluation_episodes
-        future = pool.submit(evaluate, self.env, self.final, episodes=episodes, key=key)
-        self.pending.append((steps, seconds, self.final, future))
-
-    def collect(self, *, wait: bool) -> None:
-        """Take in the evaluations that are done, or all of them, in their order."""
-        while self.pending and (wait or self.pending[0][3].done()):
-            steps, seconds, policy, future = self.pending.pop(0)
-            evaluation = future.result()
-            if evaluation.mean_return >= self.best_return:
-                self.best, self.best_return = policy, evaluation.mean_return
-                save_policy(self.folder.best, policy)
-            goal = self.config.stop_at_return
-            if goal is None and evaluation.solved and self.solved_at is None:
-                self.solved_at = steps, seconds
-            for tracker in self.trackers:
-                tracker.evaluation(steps, seconds, evaluation)
-
-    def save(self, steps: int, seconds: float) -> None:
-        """Write weights and summary, and close the trackers."""
-        assert self.final is not None  # noqa: S101 - a chunk came before
-        save_policy(self.folder.final, self.final)
-        save_policy(self.folder.best, self.best_policy)
-        for tracker in self.trackers:
-            tracker.close()
-        solved_step, solved_seconds = self.solved_at or (None, None)
-        self.summary = {
-            "preset": self.config.preset,
-            "env": self.config.env,
-            "seed": self.config.seed,
-            "steps": steps,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "train_seconds": round(seconds, 2),
-            "steps_per_second": round(steps / seconds, 1),
-            "solved_at_step": solved_step,
-            "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
-            "evaluation": None,
-        }
-        write_json(self.folder.summary, self.summary)
-
-    def report(self, terminal: Terminal) -> None:
-        """Evaluate the best weights in episodes of their own, and film them."""
-        config, policy = self.config, self.best_policy
-        save_curves(self.folder)
-        episodes = config.evaluation_episodes
-        evaluation = evaluate(self.env, policy, episodes=episodes, key=self.keys.report)
-        self.summary["evaluation"] = evaluation.summary()
-        write_json(self.folder.summary, self.summary)
-        if config.film_seconds > 0:
-            try:
-                save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
-            except UserError as error:
-                terminal.warn(str(error))
-
-
-class _Loop:
-    """Drives a runner and hands what it reports to the seeds' trackers."""
-
-    def __init__(
-        self,
-        seeds: list[Config],
-        env: DeviceEnvironment | HostEnvironment,
-        folders: list[RunFolder],
-        terminal: Terminal,
-    ) -> None:
-        self.config, self.env = seeds[0], env
-        self.runs = [
-            _SeedRun(seed, env, folder, terminal if i == 0 else None)
-            for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
-        ]
-        self.steps = 0
-        self.seconds = 0.0
-
-    def train(self, interrupted: list[bool]) -> None:
-        """Train until the budget is used up, it is solved, or a flag is raised.
-
-        Evaluates on the way.
-        """
-        every = self.config.evaluation_every or MAX_COUNT
-        evaluated = 0
-        start = last = time.perf_counter()
-        with ThreadPoolExecutor(max_workers=1) as pool, closing(self._chunks()) as chunks:
-            for chunk in chunks:
-                now = time.perf_counter()
-                speed = (chunk.steps - self.steps) / (now - last)
-                self.steps, self.seconds, last = chunk.steps, now - start, now
-                for i, run in enumerate(self.runs):
-                    policy = chunk.policy(i)
-                    run.chunk(chunk.steps, self.seconds, speed, chunk.seeds[i], policy)
-                    run.collect(wait=False)
-                if interrupted[0] or self._finished:
-                    break
-                if chunk.steps // every > evaluated // every:
-                    evaluated = chunk.steps
-                    self._evaluate(pool)
-            if not interrupted[0] and evaluated < self.steps:
-                self._evaluate(pool)
-            for run in self.runs:
-                run.collect(wait=True)
-        self.seconds = time.perf_counter() - start
-
-    def _chunks(self) -> Generator[Chunk]:
-        keys = [run.keys.training for run in self.runs]
-        if isinstance(self.env, HostEnvironment):
-            return host.run(self.config, self.env, keys[0])
-        return device.run(self.config, self.env, jnp.stack(keys))
-
-    @property
-    def _finished(self) -> bool:
-        """Whether the time is used up, or every seed has reached the return to stop at."""
-        limit = self.config.max_seconds
-        if limit is not None and self.seconds >= limit:
-            return True
-        return all(run.solved_at is not None for run in self.runs) and (
-            self.config.stop_at_return is not None
-        )
-
-    def _evaluate(self, pool: ThreadPoolExecutor) -> None:
-        for run in self.runs:
-            run.start_evaluation(pool, self.steps, self.seconds)
-
-    def save(self) -> None:
-        """Write the weights of all seeds, before anything else can go wrong."""
-        for run in self.runs:
-            run.save(self.steps, self.seconds)
-
-    def report(self, terminal: Terminal) -> None:
-        """Report on every seed."""
-        for run in self.runs:
-            run.report(terminal)
 
 
 def evaluate_run(

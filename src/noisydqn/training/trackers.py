@@ -2,16 +2,20 @@
 
 import csv
 import math
+import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from noisydqn.config import Config
 from noisydqn.training.evaluate import Evaluation
@@ -23,6 +27,12 @@ RECENT_EPISODES = 20
 
 PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is no terminal."""
+
+
+_PROTO: Any = event_pb2  # made at run time, so without types
+
+FLUSH_SECONDS = 60.0
+"""Seconds that TensorBoard may lag behind."""
 
 
 class Tracker(Protocol):
@@ -39,30 +49,45 @@ class Tracker(Protocol):
 
 
 class _CsvFile:
-    """A CSV file that is whole after each row."""
+    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="")
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("a", newline="")
+        self._size = min(size, path.stat().st_size)
+        self._file.truncate(self._size)
         self._writer: Any = None
 
     def write(self, row: dict[str, Any]) -> None:
         if self._writer is None:
             self._writer = csv.DictWriter(self._file, fieldnames=list(row))
-            self._writer.writeheader()
+            if self._size == 0:
+                self._writer.writeheader()
         self._writer.writerow(row)
         self._file.flush()
+
+    def size(self) -> int:
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()
 
 
 class FileTracker:
-    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`."""
+    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._metrics = _CsvFile(folder.metrics)
-        self._episodes = _CsvFile(folder.episodes)
-        self._evaluations = _CsvFile(folder.evaluations)
+    `sizes` are those that the files had when the run was saved: what came later is cut off.
+    """
+
+    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+        metrics, episodes, evaluations = sizes
+        self._metrics = _CsvFile(folder.metrics, metrics)
+        self._episodes = _CsvFile(folder.episodes, episodes)
+        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+
+    def sizes(self) -> tuple[int, int, int]:
+        """How large the files are, in bytes that will last."""
+        return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """A row of metrics, and one for each episode that ended."""
@@ -98,14 +123,26 @@ class FileTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard events; the horizontal axis is environment steps."""
+    """Writes TensorBoard events; the horizontal axis is environment steps.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._writer = tensorboardX.SummaryWriter(str(folder.tensorboard))
+    In this thread: tensorboardX's own writer has another one, which dies when the disk is full,
+    and then whoever writes waits for ever.
+    """
+
+    def __init__(self, folder: RunFolder, steps: int = 0) -> None:
+        """Events of a run that goes on after `steps`; what was written of later ones is void."""
+        folder.tensorboard.mkdir(exist_ok=True)
+        # The name has the second in which it was made; the suffix keeps two of one second apart.
+        self._writer = EventsWriter(str(folder.tensorboard / "events"), f".{steps}")
+        self._flushed = time.monotonic()
+        if steps > 0:
+            start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
+            self._writer.write_event(_PROTO.Event(step=steps + 1, session_log=start))
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if not math.isnan(value):
-            self._writer.add_scalar(name, value, step)
+            event = _PROTO.Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            self._writer.write_event(event)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """`episode/Return` of each episode, `episode/Q-Error` (the loss) and the rest."""
@@ -114,12 +151,16 @@ class TensorBoardTracker:
             self._scalar("episode/Return", episode.episode_return, episode.step)
             self._scalar("episode/Length", episode.length, episode.step)
         self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
-        for name in ("q_error", "q_mean", "gradient_norm"):
+        for name in ("q_error", "q_mean", "q_min", "q_max", "gradient_norm"):
             self._scalar(f"learning/{name}", chunk.metrics[name], steps)
         self._scalar("speed/steps_per_second", speed, steps)
         self._scalar("noise/action_change", chunk.action_change, steps)
         for layer, sigma in chunk.sigma.items():
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = now
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
         """Mean return and, where fruit falls, the fraction caught."""

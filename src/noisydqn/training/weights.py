@@ -1,36 +1,48 @@
 """Policies in files: safetensors, so that loading runs no code."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Array
 
 from noisydqn import build
 from noisydqn.build import Policy
+from noisydqn.checkpoint.arrays import named, size_of
 from noisydqn.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 
-FORMAT, VERSION = "noisydqn-policy", 1
+FORMAT, VERSION = "noisydqn-policy", 2
+DTYPES = {"float32": "F32"}
+"""What a network is made of, by safetensors' names."""
+MAX_HEADER_BYTES = 2**20
 
 
-def _named_arrays(policy: Policy) -> dict[str, Array]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+def _sum(arrays: dict[str, np.ndarray]) -> str:
+    """A sum of the values, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def save_policy(path: Path, policy: Policy) -> None:
-    """Write a policy: beside the old file first, then in its place, so that one is always whole."""
-    arrays = {name: np.asarray(x) for name, x in _named_arrays(policy).items()}
-    metadata = {"format": FORMAT, "version": str(VERSION)}
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(safetensors.numpy.save(arrays, metadata))
-    beside.replace(path)
+    """Write a policy: beside the old file first, then in its place, so that one is always whole.
+
+    The same policy gives the same bytes.
+    """
+    arrays = {name: np.asarray(x) for name, x in named(policy).items()}
+    about = {"format": FORMAT, "version": VERSION, "sha256": _sum(arrays)}
+    # One entry, as safetensors writes several in any order.
+    write_beside(path, safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
 
 
 def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
@@ -41,49 +53,75 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
             not those of the config's network.
     """
     expected = jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
-    names = _named_arrays(expected)
-    arrays = _read(path)
-    if arrays.keys() != names.keys():
-        differing = sorted(arrays.keys() ^ names.keys())
-        raise UserError(
-            f"{path} does not fit the config beside it: {differing[0]!r} is in only one of them; "
-            "use the weights and the config of the same run"
-        )
-    for name, array in arrays.items():
-        shape, dtype = names[name].shape, names[name].dtype
-        if array.shape != shape or array.dtype != dtype:
-            raise UserError(
-                f"{path} does not fit the config beside it: {name} is {array.dtype} "
-                f"{list(array.shape)}, expected {dtype} {list(shape)}; use the weights and the "
-                "config of the same run"
-            )
+    names = named(expected)
+    arrays = _read(path, names)
     leaves = [jnp.asarray(arrays[name]) for name in names]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(expected), leaves)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read a file's arrays, if they are those that are expected and as they were written."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was not saved, or this is no run folder")
     try:
+        if path.stat().st_size > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
+            raise ValueError("it is larger than the config's network")
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            names: list[str] = list(file.keys())
-            arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in names}
+            sum_of_all = _check_about(path, metadata.get("noisydqn", "{}"))
+            _check_arrays(path, file, expected)
+            arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in expected}
+        if _sum(arrays) != sum_of_all:
+            raise ValueError("its values are not those that were written")
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise UserError(
             f"{path} is damaged and cannot be read ({error}): restore it from a copy or train again"
         ) from error
-    version = metadata.get("version")
-    if metadata.get("format") != FORMAT or version != str(VERSION):
-        raise UserError(
-            f"{path} holds {metadata.get('format', 'an unknown format')} version {version}, "
-            f"expected {FORMAT} version {VERSION}: use the version of noisydqn that wrote it"
-        )
     return arrays
+
+
+def _check_about(path: Path, text: str) -> str:
+    """Check what a file says of itself; returns the sum of its values."""
+    about: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise UserError(
+            f"{path} holds {about.get('format', 'an unknown format')} version "
+            f"{about.get('version')}, expected {FORMAT} version {VERSION}: use the version of "
+            "noisydqn that wrote it"
+        )
+    return str(about.get("sha256"))
+
+
+def _check_arrays(path: Path, file: Any, expected: dict[str, Any]) -> None:
+    """Check names, shapes and types before any array is read."""
+    stored = set(file.keys())
+    if stored != expected.keys():
+        differing = sorted(stored ^ expected.keys())
+        raise UserError(
+            f"{path} does not fit the config beside it: {differing[0]!r} is in only one of them; "
+            "use the weights and the config of the same run"
+        )
+    for name, struct in expected.items():
+        part = file.get_slice(name)
+        shape, dtype = part.get_shape(), part.get_dtype()
+        if tuple(shape) != struct.shape or dtype != DTYPES.get(np.dtype(struct.dtype).name):
+            raise UserError(
+                f"{path} does not fit the config beside it: {name} is {dtype} {list(shape)}, "
+                f"expected {struct.dtype} {list(struct.shape)}; use the weights and the config of "
+                "the same run"
+            )
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a file beside the old one first, then in its place, and see that it lasts."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON beside the old file first, then in its place."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
-    beside.replace(path)
+    write_beside(path, (json.dumps(value, indent=2) + "\n").encode())

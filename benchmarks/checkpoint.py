@@ -1,0 +1,186 @@
+"""What checkpoints cost with a million Atari transitions in memory.
+
+    python -m benchmarks.checkpoint [--interval 300] [--window 30]
+
+The replay memory of the Atari preset, eight environments, is filled with synthetic frames. Then
+the host runner's own steps are made, on frames that cost nothing, with the preset's network and
+updates. Measured: steps/s alone; a full checkpoint; and, while steps are made as before,
+incremental ones of as many transitions as are collected in one interval, at the speed measured
+and at one of 500 steps/s. Memory: some 11 GB; disk: some 10 GB under the temporary folder.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import results
+from noisydqn.agent import Agent
+from noisydqn.checkpoint import rows as ring
+from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.checkpoint.writer import CheckpointWriter
+from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.presets import config_for
+from noisydqn.training.core import Core, TrainingState
+from noisydqn.types import TimeStep
+
+NAME = "checkpoint"
+CHECKPOINTS = ("full", "incremental", "fast")
+FAST = 500
+FRAME = (84, 84)
+
+
+class Trainer:
+    """The host runner's two calls a step, on synthetic frames."""
+
+    def __init__(self) -> None:
+        config = config_for("ALE/Pong-v5")
+        spec = EnvironmentSpec(jax.ShapeDtypeStruct(FRAME, jnp.uint8), 6, numbered(6))
+        core = Core.create(config, spec)
+        self.config, self.core = config, core
+        self._act: Callable[..., Any] = jax.jit(
+            lambda state, time_step, step: core.act(core.observe(state, time_step), step),
+            donate_argnums=0,
+        )
+        self._learn: Callable[..., Any] = jax.jit(core.learn, donate_argnums=(0, 3))
+        self.state: TrainingState = jax.jit(core.init)(jax.random.key(0))
+        self.written = 0
+        self._frames = np.random.default_rng(0).integers(
+            0, 256, (64, config.num_envs, *FRAME), np.uint8
+        )
+
+    def fill(self) -> None:
+        """Frames in every slot, all of which can be sampled."""
+        replay = self.state.replay
+        rows = replay.rows._replace(last=jnp.zeros_like(replay.rows.last))
+        slots, axis = len(rows.last), 0
+        layout = ring.Layout.of(rows, axis)
+        random = np.random.default_rng(1)
+        for block in layout.changed(0, slots):
+            start, size = layout.span(block)
+            fields = [np.zeros(x.shape, x.dtype) for x in ring.block_structs(rows, axis, size)]
+            fields[0] = random.integers(0, 256, fields[0].shape, np.uint8)
+            rows = ring.paste(rows, axis, start, fields)
+        tree = [jnp.zeros_like(level) for level in replay.tree]
+        tree[-1] = tree[-1].reshape(-1).at[: rows.last.size].set(1).reshape(tree[-1].shape)
+        for depth in reversed(range(len(tree) - 1)):
+            sums = jnp.sum(tree[depth + 1], axis=-1)
+            tree[depth] = (
+                tree[depth].reshape(-1).at[: len(sums)].set(sums).reshape(tree[depth].shape)
+            )
+        self.state = self.state._replace(replay=replay._replace(rows=rows, tree=tuple(tree)))
+        self.written = slots
+
+    def step(self) -> None:
+        """A step of all environments, with the updates that belong to it."""
+        num_envs, i = self.config.num_envs, self.written
+        nothing: Any = np.zeros(num_envs, bool)
+        frames: Any = self._frames[i % len(self._frames)]
+        reward: Any = np.zeros(num_envs, np.float32)
+        shown = TimeStep(frames, reward, nothing, nothing, {})
+        self.state, actions = self._act(self.state, shown, np.int32(10**6))
+        np.asarray(actions)
+        due = np.int32(self.core.updates_due(i * num_envs, 0))
+        sums = {name: jnp.float32(0) for name in Agent.metric_names}
+        self.state, _ = self._learn(self.state, due, due, sums)
+        self.written += 1
+
+    def steps_per_second(self, seconds: float) -> float:
+        """Environment steps a second over some time."""
+        start, before = time.perf_counter(), self.written
+        while (now := time.perf_counter()) - start < seconds:
+            self.step()
+        return (self.written - before) * self.config.num_envs / (now - start)
+
+    def snapshot(self, more: int = 0) -> Snapshot:
+        """As the host runner's, of a moment after `more` further rows."""
+        replay = self.state.replay
+        arrays = {"state": self.state._replace(replay=replay._replace(rows=None))}
+        return Snapshot(arrays, replay.rows, 0, self.written + more)
+
+
+def save(trainer: Trainer, writer: CheckpointWriter, folder: Path, more: int) -> dict[str, Any]:
+    """Save, as if `more` rows had come, and go on training until it is written."""
+    before = sum(path.stat().st_size for path in folder.iterdir())
+    start = time.perf_counter()
+    writer.save(trainer.snapshot(more), {})
+    stall = time.perf_counter() - start
+    steps = trainer.written
+    while writer.busy:
+        trainer.step()
+    seconds = time.perf_counter() - start
+    speed = (trainer.written - steps) * trainer.config.num_envs / max(seconds - stall, 1e-9)
+    after = sum(path.stat().st_size for path in folder.iterdir())
+    return {
+        "transitions": (more or len(trainer.state.replay.rows.last)) * trainer.config.num_envs,
+        "gigabytes": (after - before) / 1e9,
+        "stall_seconds": stall,
+        "seconds": seconds,
+        "steps_per_second_meanwhile": speed,
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """The results as a table in Markdown."""
+
+    def seconds(which: str) -> str:
+        return f"{data[which]['stall_seconds']:.1f} of {data[which]['seconds']:.0f}"
+
+    alone = sum(data["steps_per_second_alone"]) / 2
+    rows = [
+        (which, f"{done['transitions']:,}", f"{done['gigabytes']:.2f} GB", seconds(which))
+        for which, done in ((which, data[which]) for which in CHECKPOINTS)
+    ]
+    header = ("", "new transitions", "written", "seconds that training waits")
+    return (
+        f"{results.markdown(header, rows)}\n\nTraining makes {alone:.0f} steps/s here. With a "
+        f"checkpoint in {data['interval']:.0f} s {data['incremental']['share_of_time_lost']:.1%} "
+        f"of the time is lost, and {data['fast']['share_of_time_lost']:.1%} if as much is "
+        "collected as at 500 steps/s."
+    )
+
+
+def main() -> None:
+    """Measure, save, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--interval", type=float, default=300.0, help="seconds between checkpoints")
+    parser.add_argument("--window", type=float, default=30.0, help="seconds of steps alone")
+    args = parser.parse_args()
+    trainer = Trainer()
+    trainer.fill()
+    for _ in range(5):
+        trainer.step()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        writer = CheckpointWriter(folder, len(CHECKPOINTS), None, sys.exit)
+        done = {"full": save(trainer, writer, folder, 0)}
+        alone = trainer.steps_per_second(args.window)
+        jumped = 0
+        for which, speed in (("incremental", alone), ("fast", FAST)):
+            trainer.written += jumped
+            more = int(speed * args.interval) // trainer.config.num_envs
+            done[which] = save(trainer, writer, folder, more)
+            jumped = more
+        again = trainer.steps_per_second(args.window)
+    finally:
+        shutil.rmtree(folder)
+    without = (alone + again) / 2
+    for saved in done.values():
+        writing = saved["seconds"] - saved["stall_seconds"]
+        slower = max(1 - saved["steps_per_second_meanwhile"] / without, 0.0) * writing
+        saved["share_of_time_lost"] = (saved["stall_seconds"] + slower) / args.interval
+    data = {"steps_per_second_alone": [alone, again], "interval": args.interval, **done}
+    results.save(NAME, "python -m benchmarks.checkpoint " + " ".join(sys.argv[1:]), data)
+    print(table(data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""One writer for each run: a lock that the kernel releases when its holder dies."""
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from noisydqn.errors import UserError
+
+NAME = "lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Hold the lock of a folder of checkpoints, which is made if need be.
+
+    The file names the process that holds it, for people. What locks is the kernel's `flock`,
+    which ends with the process: a lock is never stale, whatever the file says.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to: {error.strerror}; make it writable, or copy the run "
+            "to where it is"
+        ) from error
+    try:
+        _take(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        raise UserError(
+            f"{folder.parent} is being trained by process {holder or 'unknown'}, nothing was "
+            "changed: wait until it ends, or stop it"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -1,0 +1,197 @@
+"""Finds the newest whole checkpoint and reads it, never more than is expected of it."""
+
+import dataclasses
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from noisydqn.checkpoint import rows as ring
+from noisydqn.checkpoint.arrays import from_host, host_struct, named, size_of
+from noisydqn.checkpoint.format import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    DamagedError,
+    File,
+    Manifest,
+    decode,
+    manifest_name,
+)
+from noisydqn.errors import UserError
+from noisydqn.types import Row
+
+Tree = TypeVar("Tree")
+PIECE_BYTES = 2**22
+
+
+def _open(path: Path) -> Any:
+    """A plain file, opened; a link could lead out of the folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DamagedError(f"{path.name} is no plain file")
+        return os.fdopen(descriptor, "rb")
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        DamagedError: it is damaged.
+        UserError: a newer version of noisydqn wrote it.
+    """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise DamagedError(f"{path.name} is larger than any manifest")
+        return decode(file.read(size), path)
+
+
+def read_manifests(folder: Path) -> tuple[list[Manifest], list[Path]]:
+    """The manifests of a folder, the newest first, and the paths of those that are damaged."""
+    paths = sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
+    manifests: list[Manifest] = []
+    damaged: list[Path] = []
+    for path in paths:
+        try:
+            manifests.append(read_manifest(path))
+        except DamagedError:
+            damaged.append(path)
+    return manifests, damaged
+
+
+def _verify(folder: Path, file: File) -> None:
+    """Check a file's size and sum, in little memory."""
+    digest = hashlib.sha256()
+    with _open(folder / file.name) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size != file.size:
+            raise DamagedError(f"{file.name} has {size} bytes, expected {file.size}")
+        while piece := opened.read(PIECE_BYTES):
+            digest.update(piece)
+    if digest.hexdigest() != file.sha256:
+        raise DamagedError(f"{file.name} is not as it was written")
+
+
+def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | None":
+    """The newest whole checkpoint in a folder; None if there never was one.
+
+    Args:
+        folder: of checkpoints; it need not exist.
+        warn: told of each damaged checkpoint that is skipped.
+
+    Raises:
+        UserError: there are checkpoints, but none is whole; or a newer version wrote one.
+    """
+    if not folder.is_dir():
+        return None
+    paths = sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
+    for path in paths:
+        try:
+            manifest = read_manifest(path)
+            for file in manifest.files:
+                _verify(folder, file)
+        except DamagedError as error:
+            warn(f"checkpoint {path} is damaged and skipped: {error}")
+            continue
+        return Checkpoint(folder, manifest)
+    if paths:
+        raise UserError(
+            f"{folder} holds no whole checkpoint: copy the folder again while nothing trains in "
+            "it, or train anew in another"
+        )
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def path(self) -> Path:
+        """Its manifest."""
+        return self.folder / manifest_name(self.manifest.number)
+
+    def read(self, name: str, like: Tree) -> Tree:
+        """Read the tree that was saved under a name.
+
+        Args:
+            name: as in the snapshot.
+            like: a tree of the shapes and types to expect, or of arrays that have them. Nothing
+                is read unless all of it fits.
+
+        Raises:
+            UserError: what is stored is not that.
+        """
+        expected = named({name: like})
+        structs = {path: host_struct(leaf) for path, leaf in expected.items()}
+        for path, struct in structs.items():
+            self._check(path, struct)
+        state, leaves = self.folder / self.manifest.state.name, list[Any]()
+        with _open(state) as file:
+            for path, struct in structs.items():
+                file.seek(self.manifest.arrays[path].offset)
+                array = np.empty(struct.shape, struct.dtype)
+                if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                    raise UserError(f"{state} was changed while it was read: resume again")
+                leaves.append(from_host(array, expected[path]))
+        return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
+
+    def _check(self, path: str, struct: jax.ShapeDtypeStruct) -> None:
+        entry = self.manifest.arrays.get(path)
+        wanted = f"{path} is expected as {struct.dtype} {list(struct.shape)}"
+        if entry is None:
+            raise self._unfit(f"{wanted}, and is not there")
+        if entry.dtype != np.dtype(struct.dtype).str or entry.shape != struct.shape:
+            raise self._unfit(f"{wanted}, and is {entry.dtype} {list(entry.shape)}")
+        if not 0 <= entry.offset <= self.manifest.state.size - size_of(struct):
+            raise self._unfit(f"{path} lies outside its file")
+
+    def _unfit(self, what: str) -> UserError:
+        return UserError(
+            f"{self.path} does not fit the config beside it: {what}; use the config and the "
+            "checkpoints of the same run"
+        )
+
+    def check_rows(self, like: Row, axis: int) -> None:
+        """Check that the blocks of rows are those of a memory, before one is made.
+
+        Raises:
+            UserError: they are not.
+        """
+        manifest, layout = self.manifest, ring.Layout.of(like, axis)
+        if manifest.slots != layout.slots:
+            raise self._unfit(f"its memory has {manifest.slots} slots, expected {layout.slots}")
+        stored = ring.Layout(manifest.slots, manifest.block_slots)
+        if sorted(manifest.rows) != stored.changed(0, manifest.written):
+            raise self._unfit("blocks of its memory are missing")
+        for block, file in manifest.rows.items():
+            _, size = stored.span(block)
+            expected = sum(size_of(x) for x in ring.block_structs(like, axis, size))
+            if file.size != expected:
+                raise self._unfit(f"{file.name} has {file.size} bytes, expected {expected}")
+
+    def read_rows(self, rows: Row, axis: int) -> Row:
+        """Fill the rows of a memory that was just made; `rows` is given up."""
+        stored = ring.Layout(self.manifest.slots, self.manifest.block_slots)
+        for block, file in self.manifest.rows.items():
+            start, size = stored.span(block)
+            with _open(self.folder / file.name) as opened:
+                data = np.frombuffer(opened.read(file.size), np.uint8)
+            fields: list[np.ndarray] = []
+            for struct in ring.block_structs(rows, axis, size):
+                part, data = np.split(data, [size_of(struct)])
+                fields.append(part.view(struct.dtype).reshape(struct.shape))
+            rows = ring.paste(rows, axis, start, fields)
+        return rows

@@ -1,0 +1,204 @@
+"""Writes checkpoints beside the old ones, in a thread of its own, and clears away the oldest."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from noisydqn.checkpoint import rows as ring
+from noisydqn.checkpoint.arrays import named, to_host
+from noisydqn.checkpoint.format import (
+    FILE,
+    MANIFEST,
+    Entry,
+    File,
+    Manifest,
+    encode,
+    manifest_name,
+)
+from noisydqn.checkpoint.reader import read_manifests
+from noisydqn.checkpoint.snapshot import Snapshot
+
+QUEUED_BLOCKS = 64
+"""Blocks of rows that wait to be written: at most a gibibyte of memory."""
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run.
+
+    `save` copies what has changed and returns; the files are written while training goes on.
+
+    Args:
+        folder: where they are.
+        keep: how many are kept.
+        before: the checkpoint that the run was resumed from, whose blocks are still good.
+        warn: told what went wrong. Training goes on: the last whole checkpoint stays.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int, before: Manifest | None, warn: Callable[[str], None]
+    ) -> None:
+        self.folder, self.keep, self.warn = folder, keep, warn
+        self._last = before
+        numbers = [
+            int(match[1]) for match in (_number(path.name) for path in folder.iterdir()) if match
+        ]
+        self._next = max(numbers, default=0) + 1
+        # Newer than the one that was resumed from: not whole, as was said then.
+        self._void = range(0 if before is None else before.number + 1, self._next)
+        self._thread: Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Wait until what was saved is written, or has failed to be."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def save(self, snapshot: Snapshot, run: dict[str, Any]) -> None:
+        """Save a snapshot, and `run`, which is kept in the manifest."""
+        self.wait()
+        layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
+        last = self._last
+        if last is not None and (last.slots, last.block_slots) != layout:
+            last = None
+        arrays = {name: to_host(leaf) for name, leaf in named(snapshot.arrays).items()}
+        queue: Queue[tuple[int, list[np.ndarray]] | None] = Queue(QUEUED_BLOCKS)
+        work = _Work(self.folder, self._next, queue, arrays)
+        self._next += 1
+
+        def write() -> None:
+            try:
+                blocks = {} if last is None else last.rows
+                self._last = work.write(snapshot.written, layout, blocks, run)
+                clear(self.folder, self.keep, self._void)
+            except OSError as error:
+                self.warn(
+                    f"no checkpoint could be written to {self.folder}: {error.strerror}; training "
+                    "goes on, and the one before is kept"
+                )
+            finally:
+                work.end()
+
+        self._thread = Thread(target=write, name="checkpoint")
+        self._thread.start()
+        before = 0 if last is None else last.written
+        try:
+            for block in layout.changed(before, snapshot.written):
+                span = layout.span(block)
+                queue.put((block, ring.cut(snapshot.rows, snapshot.slot_axis, *span)))
+        except BaseException:
+            work.abandoned = True
+            raise
+        finally:
+            queue.put(None)
+
+
+class _Work:
+    """One checkpoint being written."""
+
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        queue: "Queue[tuple[int, list[np.ndarray]] | None]",
+        arrays: dict[str, np.ndarray],
+    ) -> None:
+        self.folder, self.number, self.queue, self.arrays = folder, number, queue, arrays
+        self.paths: list[Path] = []
+        self.whole = self.drained = self.abandoned = False
+
+    def write(
+        self, written: int, layout: ring.Layout, blocks: dict[int, File], run: dict[str, Any]
+    ) -> Manifest:
+        """Write everything; the manifest, which makes it a checkpoint, comes last."""
+        state = self._file(f"state-{self.number:08d}.bin", list(self.arrays.values()))
+        blocks = dict(blocks)
+        while (item := self._next_block()) is not None:
+            block, fields = item
+            blocks[block] = self._file(f"rows-{self.number:08d}-{block:06d}.bin", fields)
+        if self.abandoned:
+            raise InterruptedError(errno.EINTR, "it was interrupted")
+        offset, entries = 0, dict[str, Entry]()
+        for name, array in self.arrays.items():
+            entries[name] = Entry(array.dtype.str, array.shape, offset)
+            offset += array.nbytes
+        manifest = Manifest(self.number, written, *layout, state, entries, blocks, run)
+        _sync(self.folder)  # the files' names must last before the manifest that needs them
+        self._put(manifest_name(self.number), [np.frombuffer(encode(manifest), np.uint8)])
+        self.whole = True
+        _sync(self.folder)
+        return manifest
+
+    def _next_block(self) -> tuple[int, list[np.ndarray]] | None:
+        item = self.queue.get()
+        self.drained = item is None
+        return item
+
+    def _file(self, name: str, arrays: list[np.ndarray]) -> File:
+        digest = self._put(name, arrays)
+        return File(name, sum(array.nbytes for array in arrays), digest)
+
+    def _put(self, name: str, arrays: list[np.ndarray]) -> str:
+        """Write a file under another name first; returns its sum."""
+        digest, beside = hashlib.sha256(), self.folder / f"{name}.part"
+        self.paths += [beside, self.folder / name]
+        with beside.open("wb") as file:
+            for array in arrays:
+                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                digest.update(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.folder / name)
+        return digest.hexdigest()
+
+    def end(self) -> None:
+        """If it is not whole, remove its files and take what is queued, so that nobody waits."""
+        while not self.drained:
+            self._next_block()
+        if not self.whole:
+            for path in self.paths:
+                path.unlink(missing_ok=True)
+
+
+def _number(name: str) -> Any:
+    return MANIFEST.fullmatch(name) or FILE.fullmatch(name)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear(folder: Path, keep: int, void: range) -> None:
+    """Remove all but the newest `keep` checkpoints, and files that belong to none.
+
+    Those whose numbers are in `void` are damaged and do not count.
+    """
+    manifests, unwanted = read_manifests(folder)
+    whole = [manifest for manifest in manifests if manifest.number not in void]
+    kept = {manifest.number for manifest in whole[:keep]}
+    unwanted += [folder / manifest_name(m.number) for m in manifests if m.number not in kept]
+    for path in unwanted:
+        path.unlink(missing_ok=True)
+    _sync(folder)
+    wanted = {file.name for manifest in whole[:keep] for file in manifest.files}
+    for path in folder.iterdir():
+        name = path.name.removesuffix(".part")
+        if (FILE.fullmatch(name) and path.name not in wanted) or (
+            MANIFEST.fullmatch(name) and name != path.name
+        ):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""Whether training is still made of numbers."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from noisydqn.build import Policy
+from noisydqn.checkpoint.arrays import named
+from noisydqn.errors import UserError
+from noisydqn.training.report import SeedChunk
+
+
+class DivergedError(UserError):
+    """A loss, a gradient or a weight is no finite number. What was good before is kept."""
+
+    def with_hint(self, hint: str) -> "DivergedError":
+        """The same, with one more thing to say."""
+        return DivergedError(f"{self}; {hint}")
+
+
+@jax.jit
+def _finite(policy: Policy) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(policy)])
+
+
+def check(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int, int]) -> None:
+    """Check what a chunk learned.
+
+    Args:
+        chunk: what happened in it.
+        policy: as it is after it.
+        before: updates made before it.
+        steps: environment steps before it and after.
+
+    Raises:
+        DivergedError: something is NaN or infinite. It says what, in which layers, and since which
+            update: NaN never goes away, so the updates that were finite came first.
+    """
+    made = chunk.updates - before
+    finite = round(chunk.metrics["finite"] * made) if made else 0
+    flags = zip(named(policy), _finite(policy).tolist(), strict=True)
+    bad = [name for name, is_finite in flags if not is_finite]
+    if finite == made and not bad:
+        return
+    values = ", ".join(f"{name} {chunk.metrics[name]}" for name in ("loss", "gradient_norm"))
+    layers = (
+        f"{len(bad)} arrays of weights are not finite, first {bad[0]}"
+        if bad
+        else ("all weights are finite")
+    )
+    since = f"update {before + finite + 1:,}" if finite < made else f"update {chunk.updates:,}"
+    raise DivergedError(
+        f"training diverged at {since}, between steps {steps[0]:,} and {steps[1]:,} ({values}; "
+        f"{layers}): lower --learning-rate, or look for extreme rewards and observations"
+    )

@@ -1,0 +1,410 @@
+"""The loop around a runner: what it reports goes to trackers, evaluations and checkpoints."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import msgspec
+
+from noisydqn import build
+from noisydqn.build import Policy
+from noisydqn.checkpoint.reader import Checkpoint
+from noisydqn.checkpoint.writer import CheckpointWriter
+from noisydqn.config import MAX_COUNT, Config
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.select import environment_spec
+from noisydqn.errors import UserError
+from noisydqn.training import device, host
+from noisydqn.training.curves import save_curves
+from noisydqn.training.evaluate import Evaluation, evaluate
+from noisydqn.training.film import save_film
+from noisydqn.training.folder import RunFolder, read_summary
+from noisydqn.training.health import check
+from noisydqn.training.record import RunRecord, SeedRecord
+from noisydqn.training.report import Chunk, SeedChunk
+from noisydqn.training.stop import Stop
+from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
+from noisydqn.training.weights import save_policy, write_json
+
+
+class SeedKeys(NamedTuple):
+    """The independent keys of one seed."""
+
+    training: jax.Array
+    selection: jax.Array  # of the evaluations that choose the best weights
+    report: jax.Array  # of the evaluation that is reported: other episodes than those
+    film: jax.Array
+
+
+def seed_keys(seed: int) -> SeedKeys:
+    """Everything random comes from these."""
+    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
+
+
+class _Pending(NamedTuple):
+    """An evaluation that was asked for."""
+
+    steps: int
+    seconds: float
+    policy: Policy
+    future: Future[Evaluation] | None  # None: only when the run goes on
+
+
+class SeedRun:
+    """One seed's side of a run: its trackers, its evaluations and its best weights."""
+
+    def __init__(
+        self,
+        config: Config,
+        env: DeviceEnvironment | HostEnvironment,
+        folder: RunFolder,
+        terminal: Terminal | None,
+    ) -> None:
+        self.config, self.env, self.folder = config, env, folder
+        self.keys = seed_keys(config.seed)
+        self.terminal = terminal
+        self.trackers: list[Tracker] = []
+        self.files: FileTracker | None = None
+        self.final: Policy | None = None
+        self.best: Policy | None = None
+        self.best_return = -float("inf")
+        self.episodes = self.updates = 0
+        self.recent: deque[float] = deque(maxlen=config.window)  # returns
+        self.solved_at: tuple[int, float] | None = None
+        self.pending: list[_Pending] = []
+        self.summary: dict[str, Any] = {}
+
+    def start(self, steps: int, sizes: tuple[int, int, int]) -> None:
+        """Open the trackers, to go on after `steps`, with files that had these `sizes`."""
+        self.files = FileTracker(self.folder, sizes)
+        self.trackers = [self.files, TensorBoardTracker(self.folder, steps)]
+        if self.terminal is not None:
+            self.trackers.append(self.terminal)
+
+    @property
+    def best_policy(self) -> Policy:
+        """The best in an evaluation, or the last if there was none."""
+        best = self.final if self.best is None else self.best
+        if best is None:
+            raise RuntimeError("nothing was trained yet")
+        return best
+
+    def chunk(
+        self, steps: tuple[int, int], seconds: float, speed: float, chunk: SeedChunk, policy: Policy
+    ) -> None:
+        """Take in a chunk, from and to `steps`, and the policy after it.
+
+        Raises:
+            DivergedError: it is not made of finite numbers.
+        """
+        before, self.updates = self.updates, chunk.updates
+        self.episodes += len(chunk.episodes)
+        for episode in chunk.episodes:
+            self.recent.append(episode.episode_return)
+            if self.solved_at is None and self.reached_return:
+                self.solved_at = episode.step, seconds
+        for tracker in self.trackers:
+            tracker.chunk(steps[1], seconds, speed, chunk)
+        check(chunk, policy, before, steps)
+        self.final = policy
+
+    @property
+    def reached_return(self) -> bool:
+        """Whether the mean return of the newest episodes is what training is to stop at."""
+        goal = self.config.stop_at_return
+        if goal is None or len(self.recent) < self.config.window:
+            return False
+        return sum(self.recent) / self.config.window >= goal
+
+    # Evaluations on the way
+
+    def start_evaluation(self, pool: ThreadPoolExecutor | None, steps: int, seconds: float) -> None:
+        """Evaluate the newest policy in another thread; without a pool, when the run goes on."""
+        assert self.final is not None  # noqa: S101 - a chunk came before
+        self.pending.append(self._started(pool, _Pending(steps, seconds, self.final, None)))
+
+    def restart_evaluations(self, pool: ThreadPoolExecutor) -> None:
+        """Make those that had been asked for when the run was saved."""
+        self.pending = [self._started(pool, pending) for pending in self.pending]
+
+    def _started(self, pool: ThreadPoolExecutor | None, pending: _Pending) -> _Pending:
+        if pool is None:
+            return pending
+        key = jax.random.fold_in(self.keys.selection, pending.steps)
+        episodes = self.config.evaluation_episodes
+        future = pool.submit(evaluate, self.env, pending.policy, episodes=episodes, key=key)
+        return pending._replace(future=future)
+
+    def collect(self, *, wait: bool) -> None:
+        """Take in the evaluations that are done, or all that were started, in their order."""
+        while self.pending:
+            steps, seconds, policy, future = self.pending[0]
+            if future is None or not (wait or future.done()):
+                return
+            self.pending.pop(0)
+            evaluation = future.result()
+            if evaluation.mean_return >= self.best_return:
+                self.best, self.best_return = policy, evaluation.mean_return
+                save_policy(self.folder.best, policy)
+            goal = self.config.stop_at_return
+            if goal is None and evaluation.solved and self.solved_at is None:
+                self.solved_at = steps, seconds
+            for tracker in self.trackers:
+                tracker.evaluation(steps, seconds, evaluation)
+
+    # Stopping and going on
+
+    def record(self) -> SeedRecord:
+        """What a checkpoint holds of this, beside the policies."""
+        assert self.files is not None  # noqa: S101 - it was started
+        return SeedRecord(
+            episodes=self.episodes,
+            updates=self.updates,
+            recent=list(self.recent),
+            best_return=None if self.best is None else self.best_return,
+            solved_at=self.solved_at,
+            pending=[(pending.steps, pending.seconds) for pending in self.pending],
+            sizes=self.files.sizes(),
+        )
+
+    @property
+    def policies(self) -> dict[str, Any]:
+        """The policies that a checkpoint holds."""
+        pending = [pending.policy for pending in self.pending]
+        return {"final": self.final, "best": self.best, "pending": pending}
+
+    def restore(self, record: SeedRecord, checkpoint: Checkpoint, name: str) -> None:
+        """Go on from a checkpoint, whose policies are under `name`."""
+        spec = environment_spec(self.env)
+        like = jax.eval_shape(lambda: build.make_policy(self.config, spec, jax.random.key(0)))
+        best = None if record.best_return is None else like
+        policies = {"final": like, "best": best, "pending": [like] * len(record.pending)}
+        policies: dict[str, Any] = checkpoint.read(name, policies)
+        self.final, self.best = policies["final"], policies["best"]
+        if record.best_return is not None:
+            self.best_return = record.best_return
+        self.pending = [
+            _Pending(*when, policy, None)
+            for when, policy in zip(record.pending, policies["pending"], strict=True)
+        ]
+        self.episodes, self.updates = record.episodes, record.updates
+        self.recent.extend(record.recent)
+        self.solved_at = record.solved_at
+
+    def save(self, steps: int, seconds: float) -> None:
+        """Close the trackers, and write weights and summary."""
+        assert self.final is not None  # noqa: S101 - a chunk came before
+        self.close()
+        save_policy(self.folder.final, self.final)
+        save_policy(self.folder.best, self.best_policy)
+        solved_step, solved_seconds = self.solved_at or (None, None)
+        before = read_summary(self.folder)
+        reported = before if before.get("steps") == steps else {}
+        self.summary = {
+            "preset": self.config.preset,
+            "env": self.config.env,
+            "seed": self.config.seed,
+            "steps": steps,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "train_seconds": round(seconds, 2),
+            "steps_per_second": round(steps / seconds, 1),
+            "solved_at_step": solved_step,
+            "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
+            "evaluation": reported.get("evaluation"),
+        }
+        write_json(self.folder.summary, self.summary)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        with ExitStack() as stack:  # all of them, even if one fails
+            for tracker in self.trackers:
+                stack.callback(tracker.close)
+            self.trackers = []
+
+    def report(self, terminal: Terminal) -> None:
+        """Evaluate the best weights in episodes of their own, and film them.
+
+        What was done already, before the run was resumed, is not done again.
+        """
+        config, policy = self.config, self.best_policy
+        save_curves(self.folder)
+        filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
+        if self.summary["evaluation"] is None:
+            episodes = config.evaluation_episodes
+            evaluation = evaluate(self.env, policy, episodes=episodes, key=self.keys.report)
+            self.summary["evaluation"] = evaluation.summary()
+            write_json(self.folder.summary, self.summary)
+        if config.film_seconds > 0 and not filmed:
+            try:
+                save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
+            except UserError as error:
+                terminal.warn(str(error))
+
+
+class Loop:
+    """Drives a runner and hands what it reports to the seeds' trackers.
+
+    Args:
+        seeds: a config for each seed.
+        env: the environment.
+        folders: a folder for each seed.
+        checkpoints: where the checkpoints of all of them are.
+        checkpoint: where to go on from; None begins anew.
+        terminal: the live view.
+
+    Raises:
+        UserError: the checkpoint does not fit the configs.
+    """
+
+    def __init__(
+        self,
+        seeds: list[Config],
+        env: DeviceEnvironment | HostEnvironment,
+        folders: list[RunFolder],
+        checkpoints: Path,
+        checkpoint: Checkpoint | None,
+        terminal: Terminal,
+    ) -> None:
+        self.config, self.env, self.terminal = seeds[0], env, terminal
+        self.runs = [
+            SeedRun(seed, env, folder, terminal if i == 0 else None)
+            for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
+        ]
+        self.steps = self.evaluated = 0
+        self.seconds = 0.0
+        self.checkpoint = checkpoint
+        sizes = [(0, 0, 0)] * len(seeds)
+        if checkpoint is not None:
+            sizes = self._restore(checkpoint)
+        for run, size in zip(self.runs, sizes, strict=True):
+            run.start(self.steps, size)
+        before = None if checkpoint is None else checkpoint.manifest
+        self.writer = CheckpointWriter(checkpoints, self.config.keep, before, terminal.warn)
+
+    def _restore(self, checkpoint: Checkpoint) -> list[tuple[int, int, int]]:
+        """Go on from a checkpoint; returns the sizes of each seed's files."""
+        try:
+            record = msgspec.convert(checkpoint.manifest.run, RunRecord)
+        except msgspec.ValidationError as error:
+            raise UserError(
+                f"{checkpoint.path} does not fit this version of noisydqn ({error}): use the "
+                "version that wrote it"
+            ) from error
+        if len(record.seeds) != len(self.runs):
+            raise UserError(
+                f"{checkpoint.path} holds {len(record.seeds)} seeds, expected {len(self.runs)}: "
+                "restore the folders of the others"
+            )
+        total = math.ceil(self.config.steps / self.config.num_envs) * self.config.num_envs
+        if record.steps > total:
+            raise UserError(
+                f"--steps {self.config.steps} is less than the {record.steps} that are trained "
+                "already: raise it"
+            )
+        self.steps, self.seconds, self.evaluated = record.steps, record.seconds, record.evaluated
+        for i, (run, seed) in enumerate(zip(self.runs, record.seeds, strict=True)):
+            run.restore(seed, checkpoint, f"seed{i}")
+        self.terminal.say(f"going on after {self.steps:,} steps, from {checkpoint.path}")
+        return [seed.sizes for seed in record.seeds]
+
+    def train(self, stop: Stop) -> None:
+        """Train until the budget is used up, it is solved, or it is asked to stop.
+
+        Evaluates and saves on the way. At the end, too, the checkpoint comes first: what follows
+        can be done again.
+        """
+        start = time.perf_counter() - self.seconds
+        try:
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                for run in self.runs:
+                    run.restart_evaluations(pool)
+                chunk = None if self._finished else self._train(pool, stop, start)
+                if not stop.asked and self.evaluated < self.steps:
+                    self._evaluate(pool)
+                if chunk is not None:
+                    self._save(chunk)
+                for run in self.runs:
+                    run.collect(wait=True)
+        finally:
+            self.writer.wait()
+        self.seconds = time.perf_counter() - start
+
+    def _train(self, pool: ThreadPoolExecutor, stop: Stop, start: float) -> Chunk | None:
+        """Returns the last chunk, None if there was none."""
+        every = self.config.evaluation_every or MAX_COUNT
+        chunk, last, saved = None, time.perf_counter(), time.perf_counter()
+        interval = self.config.checkpoint_seconds or math.inf
+        with closing(self._chunks()) as chunks:
+            for chunk in chunks:
+                now = time.perf_counter()
+                self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
+                last = now
+                if chunk.steps // every > self.evaluated // every:
+                    self._evaluate(None if stop.asked else pool)
+                if stop.asked or self._finished:
+                    break
+                if now - saved >= interval and not self.writer.busy:
+                    self._save(chunk)
+                    saved = time.perf_counter()
+        return chunk
+
+    def _chunks(self) -> Generator[Chunk]:
+        keys = [run.keys.training for run in self.runs]
+        if isinstance(self.env, HostEnvironment):
+            return host.run(self.config, self.env, keys[0], self.checkpoint, self.terminal.warn)
+        return device.run(self.config, self.env, jnp.stack(keys), self.checkpoint)
+
+    def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:
+        for i, run in enumerate(self.runs):
+            steps = self.steps, chunk.steps
+            run.chunk(steps, seconds, speed, chunk.seeds[i], chunk.policy(i))
+            run.collect(wait=False)
+        self.steps, self.seconds = chunk.steps, seconds
+
+    @property
+    def _finished(self) -> bool:
+        """Whether the time is used up, or every seed has reached the return to stop at."""
+        limit = self.config.max_seconds
+        if limit is not None and self.seconds >= limit:
+            return True
+        return all(run.solved_at is not None for run in self.runs) and (
+            self.config.stop_at_return is not None
+        )
+
+    def _evaluate(self, pool: ThreadPoolExecutor | None) -> None:
+        self.evaluated = self.steps
+        for run in self.runs:
+            run.start_evaluation(pool, self.steps, self.seconds)
+
+    def _save(self, chunk: Chunk) -> None:
+        """Save a checkpoint after a chunk."""
+        snapshot = chunk.snapshot()
+        policies = {f"seed{i}": run.policies for i, run in enumerate(self.runs)}
+        snapshot = snapshot._replace(arrays=snapshot.arrays | policies)
+        seeds = [run.record() for run in self.runs]
+        record = RunRecord(self.steps, self.seconds, self.evaluated, seeds)
+        self.writer.save(snapshot, msgspec.to_builtins(record))
+
+    def save(self) -> None:
+        """Write the weights of all seeds, before anything else can go wrong."""
+        for run in self.runs:
+            run.save(self.steps, self.seconds)
+
+    def report(self, terminal: Terminal) -> None:
+        """Report on every seed."""
+        for run in self.runs:
+            run.report(terminal)
+
+    def close(self) -> None:
+        """Close what watches."""
+        for run in self.runs:
+            run.close()
