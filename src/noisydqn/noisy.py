@@ -115,18 +115,17 @@ class NoisyLinear(eqx.Module):
         inputs, outputs = self.in_features, self.out_features
         return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
 
-    def noise_from_normals(self, normals: Float[Array, " size"]) -> Noise:
-        """Form a draw from `noise_size` independent unit normals."""
+    def noise_from(self, values: Float[Array, " size"]) -> Noise:
+        """Form a draw from `noise_size` independent unit normals x; from f(x) if factorised."""
         inputs, outputs = self.in_features, self.out_features
         if self.noise == "factorised":
-            scaled = jnp.sign(normals) * jnp.sqrt(jnp.abs(normals))
-            return FactorisedNoise(input=scaled[:inputs], output=scaled[inputs:])
-        weight = normals[: inputs * outputs].reshape(outputs, inputs)
-        return IndependentNoise(weight=weight, bias=normals[inputs * outputs :])
+            return FactorisedNoise(input=values[:inputs], output=values[inputs:])
+        weight = values[: inputs * outputs].reshape(outputs, inputs)
+        return IndependentNoise(weight=weight, bias=values[inputs * outputs :])
 
     def sample_noise(self, key: PRNGKeyArray) -> Noise:
         """Draw noise for this layer alone."""
-        return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)))
+        return self.noise_from(_draw(key, self.noise_size)[self.noise])
 
     def __call__(
         self, x: Float[Array, " in"], noise: Noise | None, *, own_noise: bool = False
@@ -149,6 +148,15 @@ class NoisyLinear(eqx.Module):
             epsilon_weight, epsilon_bias = noise
         weight = self.weight_mu + self.weight_sigma * epsilon_weight
         return weight @ x + self.bias_mu + self.bias_sigma * epsilon_bias
+
+
+def _draw(key: PRNGKeyArray, size: int) -> dict[NoiseKind, Float[Array, " size"]]:
+    """Unit normals x for independent noise, and f(x) = sgn(x) sqrt(|x|) for factorised noise."""
+    normals = jax.random.normal(key, (size,))
+    return {
+        "independent": normals,
+        "factorised": jnp.sign(normals) * jnp.sqrt(jnp.abs(normals)),
+    }
 
 
 NetworkNoise = Any
@@ -179,12 +187,13 @@ def sample_noise(network: object, key: PRNGKeyArray) -> NetworkNoise:
     """
     nodes, structure = jax.tree_util.tree_flatten(network, is_leaf=is_noisy)
     sizes = [node.noise_size if isinstance(node, NoisyLinear) else 0 for node in nodes]
-    normals = jax.random.normal(key, (sum(sizes),))
+    # f is applied to all of them together: the slices are then no more than parts of one array.
+    values = _draw(key, sum(sizes))
     draws: list[Noise | None] = []
     start = 0
     for node, size in zip(nodes, sizes, strict=True):
         noisy = isinstance(node, NoisyLinear)
-        draws.append(node.noise_from_normals(normals[start : start + size]) if noisy else None)
+        draws.append(node.noise_from(values[node.noise][start : start + size]) if noisy else None)
         start += size
     return jax.tree_util.tree_unflatten(structure, draws)
 
