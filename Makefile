@@ -1,6 +1,6 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
 # make test    install, then lint, types and every test
-# make bench   install PyTorch too, and Stable-Baselines3, then the benchmarks, some forty minutes
+# make bench   the benchmarks, some forty minutes
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,8 +23,6 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed-dev
-	$(INSTALL) torch==2.13.0
-	$(INSTALL) stable-baselines3
 	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
 	$(BIN)/python -m benchmarks.catcher
@@ -42,5 +40,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) torch==2.13.0
 	$(INSTALL) --group dev
 	touch $@

@@ -13,21 +13,14 @@ and how long a draw is held, is therefore visible where the layer is called:
     network(x, None)                    # the same network with its mean weights
 """
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-NoiseKind = Literal["factorised", "independent"]
-
-SIGMA_INIT_FACTORISED = 0.5
-"""sigma_0 of the paper's section 3.2: each sigma starts at `sigma_0 / sqrt(p)`."""
-
-SIGMA_INIT_INDEPENDENT = 0.017
-"""Each sigma starts at this value when the noise is independent (section 3.2)."""
+from noisydqn.initial import NoiseKind, initial_values
 
 
 class FactorisedNoise(NamedTuple):
@@ -82,22 +75,7 @@ class NoisyLinear(eqx.Module):
         sigma_init: float | None = None,
         key: PRNGKeyArray,
     ) -> None:
-        if in_features < 1 or out_features < 1:
-            raise ValueError(
-                f"NoisyLinear needs at least one input and one output, got {in_features} inputs "
-                f"and {out_features} outputs"
-            )
-        if noise == "factorised":
-            bound = 1 / math.sqrt(in_features)
-            sigma_0 = SIGMA_INIT_FACTORISED if sigma_init is None else sigma_init
-            sigma = sigma_0 / math.sqrt(in_features)
-        elif noise == "independent":
-            bound = math.sqrt(3 / in_features)
-            sigma = SIGMA_INIT_INDEPENDENT if sigma_init is None else sigma_init
-        else:
-            raise ValueError(f'noise must be "factorised" or "independent", got {noise!r}')
-        if not sigma >= 0:
-            raise ValueError(f"sigma_init must be zero or more, got {sigma_init}")
+        bound, sigma = initial_values(in_features, out_features, noise, sigma_init)
         weight_key, bias_key = jax.random.split(key)
         shape = (out_features, in_features)
         self.weight_mu = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
