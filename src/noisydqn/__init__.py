@@ -9,10 +9,20 @@ if TYPE_CHECKING:
     from noisydqn.config import Config
     from noisydqn.errors import UserError
     from noisydqn.noisy import NoisyLinear, sample_noise
+    from noisydqn.policy import load_policy
     from noisydqn.presets import PRESETS
     from noisydqn.training.run import Result, train
 
-__all__ = ["PRESETS", "Config", "NoisyLinear", "Result", "UserError", "sample_noise", "train"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "NoisyLinear",
+    "Result",
+    "UserError",
+    "load_policy",
+    "sample_noise",
+    "train",
+]
 
 _HOMES = {
     "Config": "noisydqn.config",
@@ -20,6 +30,7 @@ _HOMES = {
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
+    "load_policy": "noisydqn.policy",
     "sample_noise": "noisydqn.noisy",
     "train": "noisydqn.training.run",
 }

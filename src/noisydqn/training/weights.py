@@ -19,14 +19,15 @@ from noisydqn.errors import UserError
 FORMAT, VERSION = "noisydqn-policy", 1
 
 
-def _named_arrays(policy: Policy) -> dict[str, Array]:
+def named_arrays(policy: Policy) -> dict[str, Array]:
+    """The arrays of a policy by their paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def save_policy(path: Path, policy: Policy) -> None:
     """Write a policy: beside the old file first, then in its place, so that one is always whole."""
-    arrays = {name: np.asarray(x) for name, x in _named_arrays(policy).items()}
+    arrays = {name: np.asarray(x) for name, x in named_arrays(policy).items()}
     metadata = {"format": FORMAT, "version": str(VERSION)}
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(safetensors.numpy.save(arrays, metadata))
@@ -40,9 +41,17 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
         UserError: there is no such file, it is damaged or of another format, or its arrays are
             not those of the config's network.
     """
+    return fit(_read(path), config, spec, path)
+
+
+def fit(arrays: dict[str, np.ndarray], config: Config, spec: EnvironmentSpec, path: Path) -> Policy:
+    """The policy of a config with the arrays that were read from `path`.
+
+    Raises:
+        UserError: they are not those of the config's network.
+    """
     expected = jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
-    names = _named_arrays(expected)
-    arrays = _read(path)
+    names = named_arrays(expected)
     if arrays.keys() != names.keys():
         differing = sorted(arrays.keys() ^ names.keys())
         raise UserError(
