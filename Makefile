@@ -1,5 +1,6 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
-# make test    install, then lint, types and every test
+# make test    install, then lint, types, docs and every test
+# make docs    the site, into build/docs
 # make bench   the benchmarks, some forty minutes
 
 PYTHON ?= python3
@@ -7,12 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint types bench clean
+.PHONY: train test lint types docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/noisydqn train
 
-test: lint types
+test: lint types docs
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
@@ -21,6 +22,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.torso
@@ -41,5 +45,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) torch==2.13.0
-	$(INSTALL) --group dev
+	$(INSTALL) --group dev --group docs
 	touch $@

@@ -10,7 +10,7 @@ from benchmarks import catcher, notebook_update, results, solve, throughput, tor
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "design.md")
+PAGES = (README, ROOT / "docs" / "design.md", ROOT / "docs" / "benchmarks.md")
 MODULES = (catcher, notebook_update, throughput, torso)
 TABLES = {
     **{
