@@ -1,18 +1,19 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
-# make test    install, then lint, types and every test
-# make bench   install PyTorch too, and Stable-Baselines3, then the benchmarks, some forty minutes
+# make test    install, then lint, types, docs and every test
+# make docs    the site, into build/docs
+# make bench   the benchmarks, some forty minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint types bench clean
+.PHONY: train test lint types docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/noisydqn train
 
-test: lint types
+test: lint types docs
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
@@ -22,9 +23,10 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.installed-dev
-	$(INSTALL) torch==2.13.0
-	$(INSTALL) stable-baselines3
 	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
 	$(BIN)/python -m benchmarks.update
@@ -46,5 +48,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) --group dev
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --group dev --group docs
 	touch $@

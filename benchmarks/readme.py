@@ -19,7 +19,7 @@ from benchmarks import (
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "design.md", ROOT / "docs" / "resume.md")
+PAGES = (README, *(ROOT / "docs" / page for page in ("design.md", "resume.md", "benchmarks.md")))
 MODULES = (catcher, checkpoint, notebook_update, throughput, torso, update)
 TABLES = {
     **{

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from noisydqn.config import Config
     from noisydqn.errors import UserError
     from noisydqn.noisy import NoisyLinear, sample_noise
+    from noisydqn.policy import load_policy
     from noisydqn.presets import PRESETS
     from noisydqn.training.run import Result, resume, train
 
@@ -18,6 +19,7 @@ __all__ = [
     "NoisyLinear",
     "Result",
     "UserError",
+    "load_policy",
     "resume",
     "sample_noise",
     "train",
@@ -29,6 +31,7 @@ _HOMES = {
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
+    "load_policy": "noisydqn.policy",
     "resume": "noisydqn.training.run",
     "sample_noise": "noisydqn.noisy",
     "train": "noisydqn.training.run",

@@ -29,6 +29,9 @@ commands:
   resume DIR [options]       go on with a run that was stopped, or extend one
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       film the best weights of a run
+  export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
+  push DIR USER/NAME         share a run on the Hugging Face hub
+  pull USER/NAME [options]   fetch a run from there
   presets                    list the presets
 
 noisydqn COMMAND --help shows a command's options.
@@ -44,6 +47,7 @@ examples:
   noisydqn resume runs/one
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
+  noisydqn export runs/one --format onnx
 """
 
 MAX_EPISODES = 10_000  # they are played side by side
@@ -112,6 +116,44 @@ class RecordArgs:
     """Length of the film."""
     seed: int | None = None
     """Seed of the games. If not given, the run's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportArgs:
+    """Write a policy with mean weights, preprocessing included: one file, and a card beside it."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that train made."""
+    format: Literal["onnx", "torch", "safetensors"] = "onnx"
+    """onnx, torch (a program of torch.export), or safetensors, which noisydqn.load_policy reads."""
+    out: Path | None = None
+    """The file to write, a new one. If not given, policy.onnx, .pt2 or .safetensors in DIR."""
+    weights: Literal["best", "final"] = "best"
+    """Which weights: best or final."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PushArgs:
+    """Share a run on the Hugging Face hub: weights, config, results, film and a model card."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that train made."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
+    """The repository, made if there is none."""
+    private: bool = False
+    """Make a new repository private."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PullArgs:
+    """Fetch a run from the Hugging Face hub into a folder of its own."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
+    """The repository."""
+    out: Path | None = None
+    """Folder for the run, new or empty. If not given, runs/NAME."""
+    revision: str | None = None
+    """Branch, tag or commit. If not given, the newest."""
 
 
 Args = TypeVar("Args")
@@ -212,6 +254,32 @@ def _record(argv: Sequence[str]) -> int:
     return 0
 
 
+def _export(argv: Sequence[str]) -> int:
+    args = _parse(ExportArgs(folder=tyro.MISSING), argv, "export")
+    from noisydqn.export import card_path, export_run
+
+    for path in export_run(args.folder, args.format, args.out, args.weights):
+        print(path)
+        print(card_path(path))
+    return 0
+
+
+def _push(argv: Sequence[str]) -> int:
+    args = _parse(PushArgs(folder=tyro.MISSING, name=tyro.MISSING), argv, "push")
+    from noisydqn.hub import push
+
+    print(push(args.folder, args.name, private=args.private))
+    return 0
+
+
+def _pull(argv: Sequence[str]) -> int:
+    args = _parse(PullArgs(name=tyro.MISSING), argv, "pull")
+    from noisydqn.hub import pull
+
+    print(pull(args.name, args.out, revision=args.revision))
+    return 0
+
+
 def _presets(argv: Sequence[str]) -> int:
     if argv:
         raise UserError(f"presets takes no arguments, got {' '.join(argv)}")
@@ -226,6 +294,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "record": _record,
+    "export": _export,
+    "push": _push,
+    "pull": _pull,
     "presets": _presets,
 }
 

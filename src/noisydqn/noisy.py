@@ -13,21 +13,14 @@ and how long a draw is held, is therefore visible where the layer is called:
     network(x, None)                    # the same network with its mean weights
 """
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-NoiseKind = Literal["factorised", "independent"]
-
-SIGMA_INIT_FACTORISED = 0.5
-"""sigma_0 of the paper's section 3.2: each sigma starts at `sigma_0 / sqrt(p)`."""
-
-SIGMA_INIT_INDEPENDENT = 0.017
-"""Each sigma starts at this value when the noise is independent (section 3.2)."""
+from noisydqn.initial import NoiseKind, initial_values
 
 
 class FactorisedNoise(NamedTuple):
@@ -82,22 +75,7 @@ class NoisyLinear(eqx.Module):
         sigma_init: float | None = None,
         key: PRNGKeyArray,
     ) -> None:
-        if in_features < 1 or out_features < 1:
-            raise ValueError(
-                f"NoisyLinear needs at least one input and one output, got {in_features} inputs "
-                f"and {out_features} outputs"
-            )
-        if noise == "factorised":
-            bound = 1 / math.sqrt(in_features)
-            sigma_0 = SIGMA_INIT_FACTORISED if sigma_init is None else sigma_init
-            sigma = sigma_0 / math.sqrt(in_features)
-        elif noise == "independent":
-            bound = math.sqrt(3 / in_features)
-            sigma = SIGMA_INIT_INDEPENDENT if sigma_init is None else sigma_init
-        else:
-            raise ValueError(f'noise must be "factorised" or "independent", got {noise!r}')
-        if not sigma >= 0:
-            raise ValueError(f"sigma_init must be zero or more, got {sigma_init}")
+        bound, sigma = initial_values(in_features, out_features, noise, sigma_init)
         weight_key, bias_key = jax.random.split(key)
         shape = (out_features, in_features)
         self.weight_mu = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
@@ -115,8 +93,12 @@ class NoisyLinear(eqx.Module):
         inputs, outputs = self.in_features, self.out_features
         return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
 
+    def noise_from_normals(self, normals: Float[Array, " size"]) -> Noise:
+        """Form a draw from `noise_size` independent unit normals."""
+        return self.noise_from(_scaled(normals)[self.noise])
+
     def noise_from(self, values: Float[Array, " size"]) -> Noise:
-        """Form a draw from `noise_size` independent unit normals x; from f(x) if factorised."""
+        """Form a draw from `noise_size` numbers: unit normals x or, if factorised, f(x)."""
         inputs, outputs = self.in_features, self.out_features
         if self.noise == "factorised":
             return FactorisedNoise(input=values[:inputs], output=values[inputs:])
@@ -125,7 +107,7 @@ class NoisyLinear(eqx.Module):
 
     def sample_noise(self, key: PRNGKeyArray) -> Noise:
         """Draw noise for this layer alone."""
-        return self.noise_from(_draw(key, self.noise_size)[self.noise])
+        return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)))
 
     def __call__(
         self, x: Float[Array, " in"], noise: Noise | None, *, own_noise: bool = False
@@ -150,13 +132,10 @@ class NoisyLinear(eqx.Module):
         return weight @ x + self.bias_mu + self.bias_sigma * epsilon_bias
 
 
-def _draw(key: PRNGKeyArray, size: int) -> dict[NoiseKind, Float[Array, " size"]]:
+def _scaled(normals: Float[Array, " size"]) -> dict[NoiseKind, Float[Array, " size"]]:
     """Unit normals x for independent noise, and f(x) = sgn(x) sqrt(|x|) for factorised noise."""
-    normals = jax.random.normal(key, (size,))
-    return {
-        "independent": normals,
-        "factorised": jnp.sign(normals) * jnp.sqrt(jnp.abs(normals)),
-    }
+    factorised = jnp.sign(normals) * jnp.sqrt(jnp.abs(normals))
+    return {"independent": normals, "factorised": factorised}
 
 
 NetworkNoise = Any
@@ -188,7 +167,7 @@ def sample_noise(network: object, key: PRNGKeyArray) -> NetworkNoise:
     nodes, structure = jax.tree_util.tree_flatten(network, is_leaf=is_noisy)
     sizes = [node.noise_size if isinstance(node, NoisyLinear) else 0 for node in nodes]
     # f is applied to all of them together: the slices are then no more than parts of one array.
-    values = _draw(key, sum(sizes))
+    values = _scaled(jax.random.normal(key, (sum(sizes),)))
     draws: list[Noise | None] = []
     start = 0
     for node, size in zip(nodes, sizes, strict=True):

@@ -75,7 +75,11 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "no command 'fly': there are train, resume, evaluate, record, presets"),
+        (
+            ["fly"],
+            "no command 'fly': there are train, resume, evaluate, record, export, push, pull, "
+            "presets",
+        ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
         (["train", "Pendulum-v1"], "is continuous, expected Discrete"),
@@ -99,11 +103,32 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["evaluate", "x", "--seed", "-1"], "--seed must be between 0 and 4294967295, got -1"),
         (["record", "x", "--seconds", "0"], "--seconds must be above zero"),
         (["record", "x", "--seed", str(2**64)], "--seed must be between 0 and 4294967295"),
+        (["export", "/no/such/folder"], "is not a folder"),
+        (["export", "x", "--format", "pickle"], "'pickle'"),
+        (["push", "/no/such/folder", "me/run"], "is not a folder"),
+        (["push", "x"], "USER/NAME"),
+        (["pull", "run"], "'run' is no repository: give USER/NAME"),
         (["presets", "x"], "presets takes no arguments"),
     ],
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
     assert message in refused(capsys, *argv)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from noisydqn.cli import main; main(['--help'])\n"
+        "for command in 'train evaluate record export push pull'.split():\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    modules = {name.split(".")[0] for name in printed.splitlines()[-1].split()}
+    heavy = {"jax", "equinox", "optax", "matplotlib", "tensorboardX", "torch", "huggingface_hub"}
+    assert "tyro" in modules
+    assert not modules & heavy
 
 
 def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

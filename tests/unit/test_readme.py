@@ -1,12 +1,36 @@
-"""What the README says is true: its tables come from the data, its code runs."""
+"""What README and docs say is true: tables come from the data, code runs, links lead somewhere."""
 
+import ast
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
-from benchmarks.readme import PAGES, README, with_tables
+import torch
+from benchmarks.readme import PAGES, README, ROOT, with_tables
 
-PYTHON = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+import noisydqn
+from noisydqn.agent import Agent, draw_noise
+from noisydqn.networks import Flatten, QNetwork
+from noisydqn.types import Batch, Transition
+
+DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"(<!-- test: \w+ -->\n)?```python\n(.*?)```", re.DOTALL)
+"""Examples that have a test of their own say so."""
+
+EXAMPLES = [
+    pytest.param(code, id=f"{page.stem}: {code.splitlines()[0]}")
+    for page in DOCS
+    for elsewhere, code in FENCE.findall(page.read_text())
+    if not elsewhere
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -16,13 +40,104 @@ def test_tables_are_made_from_the_saved_results(page: Path) -> None:
     assert with_tables(text) == text
 
 
-def test_pictures_exist() -> None:
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
-    assert len(pictures) == 2
-    assert all((README.parent / picture).is_file() for picture in pictures)
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_pictures_and_pages_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_code_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    exec(compile(code, "docs", "exec"), {})  # noqa: S102
+
+
+# Docstrings
+
+
+def docstring_examples() -> dict[str, list[str]]:
+    """The indented code in docstrings, by module."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+            text = ast.get_docstring(node) if isinstance(node, kinds) else None
+            blocks = re.findall(r"\n\n((?:    .*\n?)+)", (text or "") + "\n")
+            code = [inspect.cleandoc("\n" + block) for block in blocks]
+            name = str(path.relative_to(ROOT / "src" / "noisydqn"))
+            found.setdefault(name, []).extend(block for block in code if is_code(block))
+    return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def is_code(text: str) -> bool:
+    """Formulas, which are set the same way, do not parse as statements."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return "(" in text and "eps_" not in text
+
+
+def network() -> QNetwork:
+    return QNetwork(Flatten(4), (8,), 2, key=jax.random.key(0))
+
+
+def for_agent() -> dict[str, Any]:
+    agent = Agent(optax.adam(1e-3), True, None, 1, 1.0, 0.0)
+    x, zeros = jnp.zeros((3, 4)), jnp.zeros(3)
+    batch = Batch(Transition(x, jnp.zeros(3, jnp.int32), zeros, zeros, x), *batch_rest())
+    names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "B": 3}
+    return names | {"draw_noise": draw_noise, "key": jax.random.key(1)}
+
+
+def batch_rest() -> list[Any]:
+    """What a batch has beside its transitions, of three."""
+    names = [name for name in Batch._fields if name != "transitions"]
+    return [jnp.ones(3) if name == "weights" else jnp.zeros(3, jnp.int32) for name in names]
+
+
+def for_run() -> dict[str, Any]:
+    def train(*args: Any, **kwargs: Any) -> None:
+        """What is checked here is that the arguments are accepted; training is tested elsewhere."""
+        inspect.signature(noisydqn.train).bind(*args, **kwargs)
+
+    class Module:
+        PRESETS = noisydqn.PRESETS
+
+    Module.train = staticmethod(train)  # pyright: ignore[reportAttributeAccessIssue]
+    return {"noisydqn": Module, "MyEnv": gymnasium.Env}
+
+
+def for_policy() -> dict[str, Any]:
+    noisydqn.train(env="CartPole-v1", steps=1_000, film_seconds=0, out="runs/one", quiet=True)
+    return {"noisydqn": noisydqn, "observation": np.zeros(4)}
+
+
+NAMES: dict[str, Callable[[], dict[str, Any]]] = {
+    "agent.py": for_agent,
+    "noisy.py": lambda: {
+        "sample_noise": noisydqn.sample_noise,
+        "network": network(),
+        "key": jax.random.key(0),
+        "x": jnp.zeros(4),
+    },
+    "policy.py": for_policy,
+    "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
+    "training/run.py": for_run,
+}
+"""What the examples in a module's docstrings take for granted."""
+
+
+def test_every_module_with_examples_is_known() -> None:
+    assert set(docstring_examples()) == set(NAMES)
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_docstring_examples_run(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = NAMES[module]()
+    for block in docstring_examples()[module]:
+        exec(compile(block, module, "exec"), names)  # noqa: S102

@@ -125,7 +125,7 @@ def _play(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArr
 
 
 @jax.jit
-def _greedy(
+def greedy(
     policy: Policy,
     stack: Shaped[Array, "envs ..."],
     observation: Shaped[Array, "envs ..."],
@@ -148,7 +148,7 @@ def play(
     started = np.ones(vector.num_envs, bool)
     stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
     while True:
-        stack, actions, q = _greedy(policy, stack, time_step.observation, started)
+        stack, actions, q = greedy(policy, stack, time_step.observation, started)
         yield time_step, np.asarray(actions), np.asarray(q)
         started = np.asarray(time_step.last)
         time_step = vector.step(np.asarray(actions))

@@ -230,12 +230,28 @@ def read_config(folder: RunFolder) -> Config:
         version = stored.pop("version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
+    except (OSError, ValueError) as error:
+        raise _unusable(folder.config, error) from error
+    return config_of(stored, folder.config)
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be used ({' '.join(str(error).split())}): restore it from a copy, or use "
+        "the version of noisydqn that wrote it"
+    )
+
+
+def config_of(stored: dict[str, Any], path: Path) -> Config:
+    """The config with the options that were read from `path`.
+
+    Raises:
+        UserError: there are options that do not exist, or values that cannot be used.
+    """
+    try:
         names = {field.name for field in dataclasses.fields(Config)}
         if stored.keys() != names:
             raise ValueError(f"options differ: {', '.join(sorted(stored.keys() ^ names))}")
         return msgspec.convert(stored, Config)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.config} cannot be used ({' '.join(str(error).split())}): restore it from a "
-            "copy, or use the version of noisydqn that wrote it"
-        ) from error
+    except ValueError as error:
+        raise _unusable(path, error) from error

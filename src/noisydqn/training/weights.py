@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,28 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
         UserError: there is no such file, it is damaged or of another format, or its arrays are
             not those of the config's network.
     """
-    expected = jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
-    names = named(expected)
-    arrays = _read(path, names)
-    leaves = [jnp.asarray(arrays[name]) for name in names]
+    expected = policy_like(config, spec)
+    return _filled(expected, _read(path, named(expected)))
+
+
+def policy_like(config: Config, spec: EnvironmentSpec) -> Policy:
+    """Shapes and types in place of the arrays of a config's policy."""
+    return jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
+
+
+def fit(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
+    """The policy like `expected` with the arrays that were read from `path`.
+
+    Raises:
+        UserError: they are not its arrays.
+    """
+    stored = {name: (x.shape, DTYPES.get(x.dtype.name)) for name, x in arrays.items()}
+    _check_arrays(path, stored, named(expected))
+    return _filled(expected, arrays)
+
+
+def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
+    leaves = [jnp.asarray(arrays[name]) for name in named(expected)]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(expected), leaves)
 
 
@@ -69,7 +88,9 @@ def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
             sum_of_all = _check_about(path, metadata.get("noisydqn", "{}"))
-            _check_arrays(path, file, expected)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            stored = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in slices.items()}
+            _check_arrays(path, stored, expected)
             arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in expected}
         if _sum(arrays) != sum_of_all:
             raise ValueError("its values are not those that were written")
@@ -92,19 +113,17 @@ def _check_about(path: Path, text: str) -> str:
     return str(about.get("sha256"))
 
 
-def _check_arrays(path: Path, file: Any, expected: dict[str, Any]) -> None:
-    """Check names, shapes and types before any array is read."""
-    stored = set(file.keys())
-    if stored != expected.keys():
-        differing = sorted(stored ^ expected.keys())
+def _check_arrays(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Check names, shapes and types [shape, safetensors' name of the type] of what is stored."""
+    if stored.keys() != expected.keys():
+        differing = sorted(stored.keys() ^ expected.keys())
         raise UserError(
             f"{path} does not fit the config beside it: {differing[0]!r} is in only one of them; "
             "use the weights and the config of the same run"
         )
     for name, struct in expected.items():
-        part = file.get_slice(name)
-        shape, dtype = part.get_shape(), part.get_dtype()
-        if tuple(shape) != struct.shape or dtype != DTYPES.get(np.dtype(struct.dtype).name):
+        shape, dtype = stored[name]
+        if shape != struct.shape or dtype != DTYPES.get(np.dtype(struct.dtype).name):
             raise UserError(
                 f"{path} does not fit the config beside it: {name} is {dtype} {list(shape)}, "
                 f"expected {struct.dtype} {list(struct.shape)}; use the weights and the config of "

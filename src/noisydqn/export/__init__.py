@@ -1,0 +1,193 @@
+"""Policies that leave the house: one file that plays elsewhere, and a card that describes it."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from noisydqn.agent import values
+from noisydqn.build import Policy
+from noisydqn.checkpoint.arrays import named
+from noisydqn.config import Config
+from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import UserError
+from noisydqn.training.folder import RunFolder, free_path, open_folders
+from noisydqn.training.weights import load_policy
+
+Format = Literal["onnx", "torch", "safetensors"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+CARD, CARD_VERSION = "noisydqn-card", 1
+CHECKED = 64
+"""Observations on which a file is compared with the policy before it is handed out."""
+TOLERANCE = 1e-3
+
+
+def export_run(
+    path: Path, file_format: Format = "onnx", out: Path | None = None, weights: str = "best"
+) -> Iterator[Path]:
+    """Export a run, or each run of a folder of seeds; yields the files' paths.
+
+    The file holds mean weights, preprocessing and the statistics of normalisation. Beside it lies
+    a card, the same name with `.json` at its end.
+
+    Args:
+        path: a folder that `train` made.
+        file_format: `"onnx"`, `"torch"` (a program of `torch.export`) or `"safetensors"`, which
+            `noisydqn.load_policy` reads.
+        out: the file, a new one; None takes a free name in the run's folder.
+        weights: `"best"` or `"final"`.
+
+    Raises:
+        UserError: `out` exists or would have to hold several policies, the format needs a package
+            that is not installed, the network cannot be exported to it, or the folder holds no
+            run or damaged weights.
+    """
+    runs = open_folders(path)
+    if out is not None and len(runs) > 1:
+        raise UserError(
+            f"--out names one file, but {path} holds {len(runs)} runs: name one run's folder"
+        )
+    for folder, config in runs:
+        spec = environment_spec(make_environment(config))
+        policy = load_policy(folder.weights(weights), config, spec)
+        file = free_path(folder.path / f"policy{SUFFIXES[file_format]}") if out is None else out
+        for taken in (file, card_path(file)):
+            if taken.exists():
+                raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
+        export_policy(file, file_format, policy, spec, describe(folder, config, spec))
+        yield file
+
+
+def card_path(file: Path) -> Path:
+    """Where the card of an exported file is."""
+    return file.with_name(file.name + ".json")
+
+
+def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
+    """The card of a policy: what it sees, what it does, and how it was trained."""
+    observation = spec.observation
+    summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else {}
+    return {
+        "format": CARD,
+        "version": CARD_VERSION,
+        "observation": {
+            "shape": list(observation.shape),
+            "dtype": str(np.dtype(observation.dtype)),
+            "frames": config.frame_stack,
+        },
+        "actions": {"number": spec.num_actions, "names": list(spec.action_names)},
+        "preprocessing": {
+            "normalise": config.normalise_observations,
+            "clip": config.observation_clip if _running(config) else None,
+            "images": "[height, width] or [height, width, channels], bytes from 0 to 255",
+            "frames": "the newest last, the first of an episode repeated",
+        },
+        "training": {"noise": "mean weights are exported", **summary},
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _running(config: Config) -> bool:
+    return config.normalise_observations == "running"
+
+
+def export_policy(
+    file: Path, file_format: Format, policy: Policy, spec: EnvironmentSpec, card: dict[str, Any]
+) -> None:
+    """Write a policy and its card; both appear when the file was found to be right.
+
+    Raises:
+        UserError: as `export_run`, or the file cannot be written.
+    """
+    part = file.with_name(f"{file.stem}.part{SUFFIXES[file_format]}")
+    text = json.dumps(card, indent=2) + "\n"
+    if file.suffix != SUFFIXES[file_format] or not file.parent.is_dir():
+        raise UserError(
+            f"{file} cannot be exported to: name a {SUFFIXES[file_format]} file in a folder that "
+            "exists"
+        )
+    try:
+        if file_format == "safetensors":
+            _write_safetensors(part, policy, text)
+        else:
+            target = importlib.import_module(f"noisydqn.export.{file_format}")
+            target.write(part, policy, spec, text)
+            _check(policy, spec, lambda seen: target.read_values(part, seen), part)
+        part.replace(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    card_path(file).write_text(text)
+
+
+def _write_safetensors(path: Path, policy: Policy, card: str) -> None:
+    arrays = {
+        name: np.asarray(x) for name, x in named(policy).items() if not name.endswith("_sigma")
+    }
+    path.write_bytes(safetensors.numpy.save(arrays, {"format": CARD, "card": card}))
+
+
+def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> np.ndarray:
+    """Random observations of the type and shape that a policy takes."""
+    rng = np.random.default_rng(0)
+    stack = () if policy.frames == 1 else (policy.frames,)
+    shape = (number, *stack, *spec.observation.shape)
+    dtype = np.dtype(spec.observation.dtype)
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
+    return (rng.random(shape) < 0.5) if dtype == np.bool_ else rng.normal(size=shape).astype(dtype)
+
+
+def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None:
+    """Compare a file with the policy that it was made from."""
+    seen = example_observations(policy, spec, CHECKED)
+    expected = np.asarray(values(policy.network, policy.preprocess(jnp.asarray(seen)), None))
+    difference = float(np.abs(read(seen) - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise RuntimeError(f"{path} differs from its policy by {difference}: a defect of export")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the card of an exported file.
+
+    Raises:
+        UserError: it is damaged or was not made by `export_policy`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            names: list[str] = list(file.keys())
+            arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged and cannot be read ({error}): export it again"
+        ) from error
+    if metadata.get("format") != CARD:
+        raise UserError(
+            f"{path} holds no exported policy: name a run's folder, or a file that noisydqn export "
+            "--format safetensors made"
+        )
+    card = json.loads(metadata["card"])
+    if card.get("version") != CARD_VERSION:
+        raise UserError(
+            f"{path} has a card of version {card.get('version')}, expected {CARD_VERSION}: use "
+            "the version of noisydqn that wrote it"
+        )
+    return arrays, card
+
+
+def spec_of(card: dict[str, Any]) -> EnvironmentSpec:
+    """The interface of the environment that a card describes."""
+    seen, actions = card["observation"], card["actions"]
+    observation = jax.ShapeDtypeStruct(tuple(seen["shape"]), np.dtype(seen["dtype"]))
+    return EnvironmentSpec(observation, actions["number"], tuple(actions["names"]))

@@ -1,0 +1,120 @@
+"""Policies as ONNX: a graph from raw observations to action values and the greedy action."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noisydqn.build import Policy
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import MissingExtraError
+from noisydqn.export.graph import policy_values
+
+OPSET, IR_VERSION = 17, 9  # of 2022 and 2023: most runtimes know them
+INPUT, VALUES, ACTION = "observation", "values", "action"
+
+try:
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise MissingExtraError(
+        "--format onnx needs packages that are not installed: pip install 'noisydqn[onnx]'"
+    ) from error
+
+
+class _Writer:
+    """Writes the steps down as nodes; a tensor is its name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def to_float(self, x: str) -> str:
+        return self.node("Cast", x, to=onnx.TensorProto.FLOAT)
+
+    def add(self, x: str, y: str) -> str:
+        return self.node("Add", x, y)
+
+    def subtract(self, x: str, y: str) -> str:
+        return self.node("Sub", x, y)
+
+    def multiply(self, x: str, y: str) -> str:
+        return self.node("Mul", x, y)
+
+    def divide(self, x: str, y: str) -> str:
+        return self.node("Div", x, y)
+
+    def clip(self, x: str, bound: float) -> str:
+        low, high = (self.constant(np.array(b, np.float32)) for b in (-bound, bound))
+        return self.node("Clip", x, low, high)
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", x)
+
+    def matmul(self, x: str, y: str) -> str:
+        return self.node("MatMul", x, y)
+
+    def mean(self, x: str) -> str:
+        return self.node("ReduceMean", x, axes=[-1], keepdims=1)
+
+    def transpose(self, x: str, axes: tuple[int, ...]) -> str:
+        return self.node("Transpose", x, perm=list(axes))
+
+    def reshape(self, x: str, shape: tuple[int, ...]) -> str:
+        return self.node("Reshape", x, self.constant(np.array(shape, np.int64)))
+
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int) -> str:
+        constants = self.constant(kernel), self.constant(bias)
+        return self.node("Conv", x, *constants, strides=[stride, stride])
+
+    def max_pool(self, x: str, size: int) -> str:
+        return self.node("MaxPool", x, kernel_shape=[size, size], strides=[size, size])
+
+
+def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
+    """Write a policy as ONNX, with the card among its metadata.
+
+    Its input is `observation` [batch, ...]; its outputs are `values` [batch, A] and `action`
+    [batch], the greedy one.
+
+    Raises:
+        UserError: as `policy_values`.
+    """
+    shape, dtype = spec.observation.shape, np.dtype(spec.observation.dtype)
+    writer = _Writer()
+    values = policy_values(policy, writer, INPUT, spec.observation)
+    writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
+    writer.nodes.append(helper.make_node("ArgMax", [VALUES], [ACTION], axis=-1, keepdims=0))
+    stack = () if policy.frames == 1 else (policy.frames,)
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *stack, *shape])]
+    outputs = [
+        helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
+        helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),
+    ]
+    graph = helper.make_graph(writer.nodes, "policy", inputs, outputs, writer.constants)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="noisydqn"
+    )
+    helper.set_model_props(model, {"noisydqn-card": card})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+    """Action values [B, A] as onnxruntime computes them from the file."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (values,) = session.run([VALUES], {INPUT: observations})
+    return np.asarray(values)

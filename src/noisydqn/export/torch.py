@@ -1,0 +1,120 @@
+"""Policies for PyTorch: a program of `torch.export`, from raw observations to action values."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noisydqn.build import Policy
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import MissingExtraError
+from noisydqn.export.graph import policy_values
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError as error:
+    raise MissingExtraError(
+        "--format torch needs PyTorch, which is not installed: pip install 'noisydqn[torch]'"
+    ) from error
+
+
+class PolicyModule(nn.Module):
+    """A policy as a module: action values [B, A] of raw observations [B, ...].
+
+    It takes the steps of `policy_values` with PyTorch's functions.
+    """
+
+    def __init__(self, policy: Policy, spec: EnvironmentSpec) -> None:
+        super().__init__()
+        self._policy, self._observation = policy, spec.observation
+        self._next = 0
+        self.eval()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Action values."""
+        self._next = 0
+        return policy_values(self._policy, self, observation, self._observation)
+
+    def constant(self, value: np.ndarray) -> Tensor:
+        """An array of the policy, which is kept as a buffer."""
+        name = f"constant_{self._next}"
+        self._next += 1
+        if name not in self._buffers:
+            self.register_buffer(name, torch.tensor(value))
+        return self.get_buffer(name)
+
+    def to_float(self, x: Tensor) -> Tensor:
+        """As `Operations`, like all that follow."""
+        return x.to(torch.float32)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum."""
+        return x + y
+
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        """The difference."""
+        return x - y
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        """The product."""
+        return x * y
+
+    def divide(self, x: Tensor, y: Tensor) -> Tensor:
+        """The quotient."""
+        return x / y
+
+    def clip(self, x: Tensor, bound: float) -> Tensor:
+        """Bounded."""
+        return x.clamp(-bound, bound)
+
+    def relu(self, x: Tensor) -> Tensor:
+        """What is above zero."""
+        return x.relu()
+
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        """The matrix product."""
+        return x @ y
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over the last axis."""
+        return x.mean(-1, keepdim=True)
+
+    def transpose(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """The axes in another order."""
+        return x.permute(axes)
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Another shape."""
+        return x.reshape(shape)
+
+    def conv(self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int) -> Tensor:
+        """The convolution."""
+        return nn.functional.conv2d(x, self.constant(kernel), self.constant(bias), stride)
+
+    def max_pool(self, x: Tensor, size: int) -> Tensor:
+        """The maximum of every block."""
+        return nn.functional.max_pool2d(x, size)
+
+
+def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
+    """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
+
+    Raises:
+        UserError: as `policy_values`.
+    """
+    stack = () if policy.frames == 1 else (policy.frames,)
+    module = PolicyModule(policy, spec)
+    shape = (2, *stack, *spec.observation.shape)
+    example = torch.from_numpy(np.zeros(shape, spec.observation.dtype))
+    module(example)  # makes the buffers, which a program cannot
+    batch: Any = torch.export.Dim("batch")
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path, extra_files={"noisydqn-card.json": card})
+
+
+def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+    """Action values [B, A] as PyTorch computes them from the file."""
+    program: Any = torch.export.load(path)
+    with torch.no_grad():
+        return program.module()(torch.from_numpy(observations)).numpy()

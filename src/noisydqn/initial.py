@@ -1,0 +1,64 @@
+"""Where the parameters of a noisy layer start: the same in every framework.
+
+Nothing is imported here, so that the layers for PyTorch and Keras need no JAX.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+NoiseKind = Literal["factorised", "independent"]
+NoiseMode = Literal["sample", "mean", "frozen"]
+"""How a layer that keeps its noise to itself uses it: drawn anew in every pass, not at all, or
+held until it is redrawn."""
+
+NOISE_MODES: tuple[NoiseMode, ...] = ("sample", "mean", "frozen")
+
+SIGMA_INIT_FACTORISED = 0.5
+"""sigma_0 of the paper's section 3.2: each sigma starts at `sigma_0 / sqrt(p)`."""
+
+SIGMA_INIT_INDEPENDENT = 0.017
+"""Each sigma starts at this value when the noise is independent (section 3.2)."""
+
+
+class InitialValues(NamedTuple):
+    """Every `mu` starts uniform within ±`bound`, every `sigma` at `sigma`."""
+
+    bound: float
+    sigma: float
+
+
+def initial_values(
+    in_features: int, out_features: int, noise: NoiseKind, sigma_init: float | None
+) -> InitialValues:
+    """Section 3.2 of Fortunato et al. 2018, for weights and biases alike.
+
+    Raises:
+        ValueError: a size below 1, a negative `sigma_init`, or an unknown kind of noise.
+    """
+    if in_features < 1 or out_features < 1:
+        raise ValueError(
+            f"a noisy layer needs at least one input and one output, got {in_features} inputs "
+            f"and {out_features} outputs"
+        )
+    if noise == "factorised":
+        bound = 1 / math.sqrt(in_features)
+        sigma_0 = SIGMA_INIT_FACTORISED if sigma_init is None else sigma_init
+        sigma = sigma_0 / math.sqrt(in_features)
+    elif noise == "independent":
+        bound = math.sqrt(3 / in_features)
+        sigma = SIGMA_INIT_INDEPENDENT if sigma_init is None else sigma_init
+    else:
+        raise ValueError(f'noise must be "factorised" or "independent", got {noise!r}')
+    if not sigma >= 0:
+        raise ValueError(f"sigma_init must be zero or more, got {sigma_init}")
+    return InitialValues(bound, sigma)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse what is no mode.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if mode not in NOISE_MODES:
+        raise ValueError(f'mode must be "sample", "mean" or "frozen", got {mode!r}')

@@ -1,0 +1,304 @@
+"""Exported policies play like the originals."""
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
+from noisydqn.agent import values
+from noisydqn.build import Policy
+from noisydqn.cli import main
+from noisydqn.envs import normalise
+from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.export import (
+    SUFFIXES,
+    Format,
+    card_path,
+    describe,
+    example_observations,
+    export_policy,
+    export_run,
+    graph,
+)
+from noisydqn.networks import Flatten
+from noisydqn.policy import LoadedPolicy
+from noisydqn.training.folder import RunFolder, create_folders
+from noisydqn.training.weights import save_policy
+
+OBSERVATIONS = 1_000
+
+Case = tuple[Config, EnvironmentSpec]
+
+
+def spec(shape: tuple[int, ...], dtype: Any, actions: int) -> EnvironmentSpec:
+    return EnvironmentSpec(jax.ShapeDtypeStruct(shape, dtype), actions, numbered(actions))
+
+
+BASE = Config(hidden=(16,))
+CASES: dict[str, Case] = {
+    "vector": (BASE.replace(hidden=(16, 16)), spec((8,), np.float32, 4)),
+    "vector, plain": (
+        BASE.replace(dueling=False, exploration="greedy"),
+        spec((3,), np.float32, 2),
+    ),
+    "frames of vectors": (BASE.replace(frame_stack=3), spec((4,), np.float32, 2)),
+    "bits": (BASE.replace(torso="minatar"), spec((10, 10, 4), np.bool_, 3)),
+    "bytes": (PRESETS["catcher"].replace(hidden=(16,)), spec((42, 42), np.uint8, 3)),
+    "frames of bytes": (BASE.replace(frame_stack=4), spec((36, 36), np.uint8, 3)),
+    "frames in colour": (
+        BASE.replace(frame_stack=2, torso="minatar"),
+        spec((10, 12, 3), np.uint8, 3),
+    ),
+    "normalised bytes": (
+        PRESETS["catcher-notebook"].replace(hidden=(16,)),
+        spec((42, 42), np.uint8, 3),
+    ),
+    "normalised and clipped": (
+        BASE.replace(normalise_observations="running", observation_clip=0.5),
+        spec((5,), np.float32, 3),
+    ),
+}
+
+
+def make(case: Case) -> Policy:
+    config, of = case
+    policy = build.make_policy(config, of, jax.random.key(0))
+    seen = jnp.asarray(example_observations(policy, of, 50))
+    if policy.moments is not None:
+        moments = normalise.update(policy.moments, seen)
+        policy = eqx.tree_at(lambda p: p.moments, policy, moments)
+    # Centred, so that every action is the best of some observations.
+    centre = values(policy.network, policy.preprocess(seen), None).mean(0)
+
+    def bias(policy: Policy) -> Any:
+        head: Any = policy.network.advantage
+        return head.bias_mu if isinstance(head, NoisyLinear) else head.bias
+
+    return eqx.tree_at(bias, policy, bias(policy) - centre)
+
+
+def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Policy]:
+    config, of = case
+    policy = make(case)
+    file = tmp_path / f"policy{SUFFIXES[file_format]}"
+    card = describe(RunFolder(tmp_path), config, of)
+    export_policy(file, file_format, policy, of, card)
+    assert sorted(x.name for x in tmp_path.iterdir()) == [file.name, file.name + ".json"]
+    assert json.loads(card_path(file).read_text()) == json.loads(json.dumps(card))
+    return file, policy
+
+
+def assert_equal(ours: np.ndarray, policy: Policy, seen: np.ndarray) -> None:
+    """The same values, to 1e-4, and the same actions."""
+    expected = np.asarray(values(policy.network, policy.preprocess(jnp.asarray(seen)), None))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(ours.argmax(-1), expected.argmax(-1))
+    if len(seen) == OBSERVATIONS:
+        assert len(np.unique(expected.argmax(-1))) == expected.shape[-1]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_onnx_plays_like_the_original(case: Case, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file, policy = export(tmp_path, case, "onnx")
+    seen = example_observations(policy, case[1], OBSERVATIONS)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    ours, action = session.run(["values", "action"], {"observation": seen})
+    assert_equal(ours, policy, seen)
+    np.testing.assert_array_equal(action, ours.argmax(-1))
+    one = session.run(["values"], {"observation": seen[:1]})[0]
+    np.testing.assert_allclose(one, ours[:1], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")  # PyTorch's own, of what it does inside
+@pytest.mark.parametrize("name", ["vector", "bits", "frames in colour", "normalised bytes"])
+def test_torch_plays_like_the_original(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    torch = pytest.importorskip("torch")
+    file, policy = export(tmp_path, case, "torch")
+    seen = example_observations(policy, case[1], OBSERVATIONS)
+    program = torch.export.load(file).module()
+    assert_equal(program(torch.from_numpy(seen)).detach().numpy(), policy, seen)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_safetensors_play_like_the_original(case: Case, tmp_path: Path) -> None:
+    file, policy = export(tmp_path, case, "safetensors")
+    loaded = load_policy(file)
+    seen = example_observations(policy, case[1], 20)
+    newest = seen[:, -1] if policy.frames > 1 else seen
+    stacked = np.repeat(newest[:, None], policy.frames, 1) if policy.frames > 1 else seen
+    assert_equal(loaded.values(newest), policy, stacked)
+    actions, _ = loaded.predict(newest, deterministic=True)
+    np.testing.assert_array_equal(actions, loaded.values(newest).argmax(-1))
+    assert actions.dtype == np.int64
+
+
+# load_policy
+
+
+def loaded(name: str) -> LoadedPolicy:
+    return LoadedPolicy(make(CASES[name]), CASES[name][1])
+
+
+def test_single_and_batched_observations() -> None:
+    policy = loaded("vector")
+    batch = np.random.default_rng(0).normal(size=(6, 8))  # float64, as some environments give
+    actions, state = policy.predict(batch)
+    assert actions.shape == (6,)
+    assert state is None
+    single, _ = policy.predict(batch[2])
+    assert single.shape == ()
+    assert single == actions[2] == policy(batch[2])
+    assert policy.values(batch[2]).shape == (4,)
+
+
+def test_frames_are_kept_in_the_state() -> None:
+    policy = loaded("frames of vectors")
+    seen = np.random.default_rng(0).normal(size=(4, 2, 4)).astype(np.float32)
+    stacks = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3]]  # the fourth starts an episode
+    state = None
+    for i, places in enumerate(stacks):
+        actions, state = policy.predict(seen[i], state, episode_start=np.array([i == 3] * 2))
+        assert state is not None
+        np.testing.assert_array_equal(state, np.swapaxes(seen[places], 0, 1))
+        x = policy.policy.preprocess(jnp.asarray(state))
+        expected = np.asarray(values(policy.policy.network, x, None)).argmax(-1)
+        np.testing.assert_array_equal(actions, expected)
+
+
+def test_images_with_channels_first_are_turned() -> None:
+    policy = loaded("frames in colour")
+    image = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
+    turned = np.moveaxis(image, -1, 0)
+    np.testing.assert_array_equal(policy.values(turned), policy.values(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "observation", "message"),
+    [
+        ("vector", np.zeros(7), r"is float64 \[7\], expected float32 \[8\] or a batch"),
+        ("bytes", np.zeros((42, 42)), r"is float64 \[42, 42\], expected uint8 \[42, 42\]"),
+        ("bits", np.zeros((10, 10, 4)), "expected bool"),
+        ("vector", "left", "expected float32"),
+    ],
+)
+def test_refuses_observations_that_do_not_fit(name: str, observation: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        loaded(name).predict(observation)
+
+
+def test_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(UserError, match="nothing is random"):
+        loaded("vector").predict(np.zeros(8), deterministic=False)
+    with pytest.raises(UserError, match=r"state has shape \[1\], expected \[1, 3, 4\]"):
+        loaded("frames of vectors").predict(np.zeros(4), np.zeros(1))
+
+
+# Runs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run of Catcher, with fresh weights."""
+    config = PRESETS["catcher"].replace(hidden=(8,))
+    out, (folder,) = create_folders(config, tmp_path / "run")
+    for path in (folder.best, folder.final):
+        save_policy(path, build.make_policy(config, CASES["bytes"][1], jax.random.key(0)))
+    return out
+
+
+def test_a_run_is_exported_by_the_command(run: Path) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for _ in range(2):  # nothing is overwritten
+            assert main(["export", str(run), "--format", "safetensors"]) == 0
+    names = ["policy.safetensors", "policy-2.safetensors"]
+    lines = [str(run / (name + end)) for name in names for end in ("", ".json")]
+    assert printed.getvalue().splitlines() == lines
+    card = json.loads((run / "policy.safetensors.json").read_text())
+    assert card["observation"] == {"shape": [42, 42], "dtype": "uint8", "frames": 1}
+    assert card["actions"]["names"] == ["left", "right", "stay"]
+    seen = np.random.default_rng(0).integers(0, 256, (5, 42, 42), np.uint8)
+    of_run = load_policy(run)
+    of_file = load_policy(str(run / "policy-2.safetensors"))
+    np.testing.assert_array_equal(of_file.values(seen), of_run.values(seen))
+
+
+def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) -> None:
+    def export_to(out: Path, *argv: str) -> None:
+        list(export_run(run, "safetensors", out, *argv))
+
+    with pytest.raises(UserError, match="exists, nothing was changed"):
+        export_to(run / "best.safetensors")
+    with pytest.raises(UserError, match=r"name a \.safetensors file in a folder that exists"):
+        export_to(tmp_path / "policy.bin")
+    with pytest.raises(UserError, match="is no file that load_policy reads"):
+        load_policy(run / "config.json")
+    with pytest.raises(UserError, match="holds no exported policy"):
+        load_policy(run / "best.safetensors")
+    (damaged := tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is damaged and cannot be read"):
+        load_policy(damaged)
+    out, _ = create_folders(PRESETS["catcher"].replace(num_seeds=2), tmp_path / "two")
+    with pytest.raises(UserError, match="holds 2 runs: name the folder of one of them: seed0"):
+        load_policy(out)
+    with pytest.raises(UserError, match="--out names one file, but"):
+        list(export_run(out, "onnx", tmp_path / "x.onnx"))
+
+
+def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:
+    config, of = CASES["vector"]
+    card = {**describe(RunFolder(tmp_path), config, of), "version": 9}
+    export_policy(tmp_path / "p.safetensors", "safetensors", make(CASES["vector"]), of, card)
+    with pytest.raises(UserError, match="has a card of version 9, expected 1"):
+        load_policy(tmp_path / "p.safetensors")
+
+
+def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(graph.TORSOS, Flatten)
+    with pytest.raises(UserError, match="the torso Flatten cannot be exported: expected one of"):
+        export(tmp_path, CASES["vector"], "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_with_unknown_fields_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(graph, "Q_NETWORK_PARTS", {"torso"})
+    with pytest.raises(UserError, match="a network with advantage, hidden, value cannot be"):
+        export(tmp_path, CASES["vector"], "onnx")
+
+
+def test_a_file_that_differs_from_its_policy_is_not_handed_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong(torso: Flatten, ops: graph.Ops, x: Any, shape: tuple[int, ...]) -> Any:
+        del torso, shape
+        return ops.add(x, ops.constant(np.ones(1, np.float32)))
+
+    monkeypatch.setitem(graph.TORSOS, Flatten, wrong)
+    with pytest.raises(RuntimeError, match="differs from its policy"):
+        export(tmp_path, CASES["vector"], "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_packages_there_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "torch"):
+        monkeypatch.delitem(sys.modules, f"noisydqn.export.{package}", raising=False)
+        monkeypatch.setitem(sys.modules, package, None)
+        assert main(["export", str(run), "--format", package]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"pip install 'noisydqn[{package}]'" in error
