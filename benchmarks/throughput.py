@@ -3,10 +3,11 @@
     python -m benchmarks.throughput [--peer] [--atari]
 
 The work on LunarLander-v3: noisy, dueling, double, prioritised, 3-step, three layers of 128,
-batch 32, one update a step; on one core with one environment, and on two with eight. With
-`--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update
-every fourth step, eight environments, two cores. With `--peer` also Stable-Baselines3's plain
-DQN, in turn. Each figure is the median of rounds, after learning has started.
+batch 32, one update a step; on one core with one environment, and on two with eight; "Rainbow" is
+the same with C51's 51 atoms. With `--atari`: Pong, four frames of 84 x 84, the network of Mnih et
+al. 2015, batch 32, an update every fourth step, eight environments, Rainbow on one core and
+expected values on two. With `--peer` also Stable-Baselines3's plain DQN, in turn. Each figure is
+the median of rounds, after learning has started.
 """
 
 import argparse
@@ -24,7 +25,7 @@ NAME = "throughput"
 ROUNDS = 3
 
 
-def measure(env: str, num_envs: int, steps: int) -> dict[str, float]:
+def measure(env: str, num_envs: int, steps: int, distribution: Any) -> dict[str, float]:
     """Speed of the host runner from its first updates on."""
     import jax
 
@@ -33,13 +34,19 @@ def measure(env: str, num_envs: int, steps: int) -> dict[str, float]:
     from noisydqn.training import host
 
     config = config_for(env).replace(
-        num_envs=num_envs, batch_size=32, learning_starts=1_000, n_step=3, stop_at_return=None
+        num_envs=num_envs,
+        batch_size=32,
+        learning_starts=1_000,
+        n_step=3,
+        stop_at_return=None,
+        distribution=distribution,
+        quantiles=None,
     )
     if env.startswith("ALE/"):
         config = config.replace(replay_capacity=20_000)
     else:
         config = config.replace(updates_per_step=1.0, hidden=(128, 128, 128))
-    warm = 3_000
+    warm = 2_000
     config = config.replace(steps=warm + steps, chunk_steps=500)
     started = time.perf_counter()
     updates = 0
@@ -72,7 +79,8 @@ def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-OURS = "throughput.measure('{env}', {num_envs}, {steps})"
+OURS = "throughput.measure('{env}', {num_envs}, {steps}, 'expected')"
+RAINBOW = "throughput.measure('{env}', {num_envs}, {steps}, 'categorical')"
 PEER = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
 
 
@@ -99,11 +107,17 @@ def main() -> None:
     parser.add_argument("--atari", action="store_true", help="Pong too")
     args = parser.parse_args()
     lander = "LunarLander-v3"
-    works = [("noisydqn", OURS, lander, 1, 6_000, 1), ("noisydqn", OURS, lander, 8, 16_000, 2)]
+    works = [
+        ("noisydqn", OURS, lander, 1, 6_000, 1),
+        ("noisydqn", OURS, lander, 8, 16_000, 2),
+        ("noisydqn, Rainbow", RAINBOW, lander, 1, 6_000, 1),
+    ]
     if args.peer:
         works.append(("stable-baselines3, plain", PEER, lander, 1, 3_000, 1))
     if args.atari:
-        works.append(("noisydqn", OURS, "ALE/Pong-v5", 8, 4_000, 2))
+        pong = "ALE/Pong-v5"
+        works.append(("noisydqn, Rainbow", RAINBOW, pong, 8, 2_000, 1))
+        works.append(("noisydqn", OURS, pong, 8, 2_000, 2))
     measured: list[list[dict[str, float]]] = [[] for _ in works]
     for _ in range(ROUNDS):
         for runs, (_, what, env, num_envs, steps, cores) in zip(measured, works, strict=True):

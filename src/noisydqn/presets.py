@@ -98,12 +98,7 @@ _LUNARLANDER_NOTEBOOK = Config(
     replay_capacity=50_000,
 )
 
-_LUNARLANDER = Config(
-    preset="lunarlander",
-    env="LunarLander-v3",
-    steps=300_000,
-    stop_at_return=200.0,
-    window=50,
+_CLASSIC = Config(
     num_envs=4,
     torso="flat",
     hidden=(128, 128, 128),
@@ -119,6 +114,16 @@ _LUNARLANDER = Config(
     target_period=1,
     target_rate=0.005,
     evaluation_episodes=100,
+)
+
+_LUNARLANDER = _CLASSIC.replace(
+    preset="lunarlander",
+    env="LunarLander-v3",
+    steps=300_000,
+    stop_at_return=200.0,
+    window=50,
+    distribution="quantile",
+    quantiles=32,
 )
 
 _MINATAR = Config(
@@ -181,6 +186,7 @@ _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one s
 
 _RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
     preset="rainbow-lunarlander",
+    quantiles=None,
     num_envs=1,
     distribution="categorical",
     v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
@@ -205,13 +211,13 @@ PRESETS: dict[str, Config] = {
     ),
     "lunarlander": _LUNARLANDER,
     "lunarlander-notebook": _LUNARLANDER_NOTEBOOK,
-    "cartpole": _LUNARLANDER.replace(
+    "cartpole": _CLASSIC.replace(
         preset="cartpole", env="CartPole-v1", steps=200_000, stop_at_return=475.0, window=100
     ),
-    "acrobot": _LUNARLANDER.replace(
+    "acrobot": _CLASSIC.replace(
         preset="acrobot", env="Acrobot-v1", steps=200_000, stop_at_return=-100.0, window=100
     ),
-    "mountaincar": _LUNARLANDER.replace(
+    "mountaincar": _CLASSIC.replace(
         preset="mountaincar",
         env="MountainCar-v0",
         steps=400_000,
