@@ -29,6 +29,8 @@ from noisydqn.export import (
     export_run,
     graph,
 )
+from noisydqn.heads import Categorical, Expected, Head
+from noisydqn.imports import name_of
 from noisydqn.networks import Flatten
 from noisydqn.policy import LoadedPolicy
 from noisydqn.training.folder import RunFolder, create_folders
@@ -44,6 +46,11 @@ def spec(shape: tuple[int, ...], dtype: Any, actions: int) -> EnvironmentSpec:
 
 
 BASE = Config(hidden=(16,))
+IMPLICIT: dict[str, Any] = {
+    "distribution": "implicit-quantile",
+    "quantiles": 2,
+    "acting_quantiles": 5,
+}
 CASES: dict[str, Case] = {
     "vector": (BASE.replace(hidden=(16, 16)), spec((8,), np.float32, 4)),
     "vector, plain": (
@@ -66,12 +73,48 @@ CASES: dict[str, Case] = {
         BASE.replace(normalise_observations="running", observation_clip=0.5),
         spec((5,), np.float32, 3),
     ),
+    "atoms": (
+        BASE.replace(distribution="categorical", atoms=5, v_min=-1.0, v_max=2.0),
+        spec((4,), np.float32, 3),
+    ),
+    "quantiles": (
+        BASE.replace(distribution="quantile", quantiles=4),
+        spec((4,), np.float32, 3),
+    ),
+    "quantiles, plain": (
+        BASE.replace(
+            distribution="quantile", quantiles=4, dueling=False, exploration="epsilon-greedy"
+        ),
+        spec((4,), np.float32, 3),
+    ),
+    "implicit quantiles": (
+        BASE.replace(**IMPLICIT, hidden=(16, 8), layer_norm=True),
+        spec((4,), np.float32, 3),
+    ),
+    "implicit quantiles of features": (
+        BASE.replace(**IMPLICIT, hidden=(), dueling=False),
+        spec((4,), np.float32, 3),
+    ),
+    "mlp": (BASE.replace(torso="mlp", torso_widths=(8, 6)), spec((2, 3), np.float32, 3)),
+    "normalised layers": (
+        BASE.replace(torso="mlp", torso_widths=(8,), hidden=(16, 8), layer_norm=True),
+        spec((4,), np.float32, 3),
+    ),
+    "impala": (
+        BASE.replace(torso="impala", torso_widths=(4, 6), frame_stack=2),
+        spec((9, 6), np.uint8, 3),
+    ),
 }
+TRACED = [
+    *("vector", "bits", "frames in colour", "normalised bytes", "atoms", "quantiles, plain"),
+    *("implicit quantiles", "normalised layers", "impala"),
+]
+"""Cases that show PyTorch every step."""
 
 
 def make(case: Case) -> Policy:
     config, of = case
-    policy = build.make_policy(config, of, jax.random.key(0))
+    policy = with_learned_norms(build.make_policy(config, of, jax.random.key(0)))
     seen = jnp.asarray(example_observations(policy, of, 50))
     if policy.moments is not None:
         moments = normalise.update(policy.moments, seen)
@@ -83,7 +126,26 @@ def make(case: Case) -> Policy:
         head: Any = policy.network.advantage
         return head.bias_mu if isinstance(head, NoisyLinear) else head.bias
 
-    return eqx.tree_at(bias, policy, bias(policy) - centre)
+    return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.head, centre))
+
+
+def with_learned_norms(policy: Policy) -> Policy:
+    """Layer normalisations with another scale than one and another offset than zero."""
+    rng = np.random.default_rng(0)
+
+    def learned(x: Any) -> Any:
+        if not isinstance(x, eqx.nn.LayerNorm):
+            return x
+        return jax.tree.map(lambda p: p + rng.normal(0, 0.3, p.shape).astype(np.float32), x)
+
+    return jax.tree.map(learned, policy, is_leaf=lambda x: isinstance(x, eqx.nn.LayerNorm))
+
+
+def outputs_of(head: Head, values: jax.Array) -> jax.Array:
+    """Outputs [A * N] that move action values by these, to first order of evenly likely atoms."""
+    if isinstance(head, Categorical):
+        return jnp.outer(values, head.support / jnp.var(head.support)).reshape(-1)
+    return jnp.repeat(values, head.outputs)
 
 
 def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Policy]:
@@ -120,7 +182,7 @@ def test_onnx_plays_like_the_original(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # PyTorch's own, of what it does inside
-@pytest.mark.parametrize("name", ["vector", "bits", "frames in colour", "normalised bytes"])
+@pytest.mark.parametrize("name", TRACED)
 def test_torch_plays_like_the_original(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     torch = pytest.importorskip("torch")
@@ -264,19 +326,26 @@ def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:
         load_policy(tmp_path / "p.safetensors")
 
 
+def make_torso(shape: tuple[int, ...], key: jax.Array) -> eqx.Module:
+    return eqx.nn.Linear(shape[0], 6, key=key)
+
+
+OWN_TORSO = (BASE.replace(torso=name_of(make_torso)), spec((4,), np.float32, 3))
+
+
 def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(graph.TORSOS, Flatten)
-    with pytest.raises(UserError, match="the torso Flatten cannot be exported: expected one of"):
+    with pytest.raises(UserError, match=r"torso UserTorso cannot .*--format safetensors takes any"):
+        export(tmp_path, OWN_TORSO, "onnx")
+    monkeypatch.delitem(graph.HEADS, Expected)
+    with pytest.raises(UserError, match="the head Expected cannot be exported: expected one of"):
         export(tmp_path, CASES["vector"], "onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_networks_with_unknown_fields_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(graph, "Q_NETWORK_PARTS", {"torso"})
-    with pytest.raises(UserError, match="a network with advantage, hidden, value cannot be"):
-        export(tmp_path, CASES["vector"], "onnx")
+def test_safetensors_take_torsos_of_the_user(tmp_path: Path) -> None:
+    file, policy = export(tmp_path, OWN_TORSO, "safetensors")
+    seen = example_observations(policy, OWN_TORSO[1], 20)
+    assert_equal(load_policy(file).values(seen), policy, seen)
 
 
 def test_a_file_that_differs_from_its_policy_is_not_handed_out(

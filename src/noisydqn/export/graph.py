@@ -5,17 +5,20 @@ or one that writes the step down. For another torso or head write one function a
 `TORSOS` or `HEADS`.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from noisydqn.build import Policy
 from noisydqn.envs import normalise
 from noisydqn.errors import UserError
+from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.networks import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
+from noisydqn.noisy import NoisyLinear
+from noisydqn.torsos import ImpalaTorso, MLPTorso
 
 Tensor = TypeVar("Tensor")
 
@@ -56,11 +59,19 @@ class Operations(Protocol[Tensor]):
         ...
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """The matrix product [B, p] [p, q]."""
+        """The matrix product [..., p] [p, q]."""
         ...
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over the last axis, which stays with size 1."""
+    def mean(self, x: Tensor, axis: int) -> Tensor:
+        """The mean over an axis, which stays with size 1."""
+        ...
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Probabilities of the logits along the last axis."""
+        ...
+
+    def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
+        """`(x - mean) / sqrt(variance + epsilon) * weight + bias` along the last axis."""
         ...
 
     def transpose(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -71,12 +82,14 @@ class Operations(Protocol[Tensor]):
         """Another shape; the batch axis is -1."""
         ...
 
-    def conv(self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int) -> Tensor:
-        """The convolution of x [B, c, h, w] with a kernel [o, c, k, k], without padding."""
+    def conv(
+        self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int
+    ) -> Tensor:
+        """The convolution of x [B, c, h, w] with a kernel [o, c, k, k], `padding` zeros around."""
         ...
 
-    def max_pool(self, x: Tensor, size: int) -> Tensor:
-        """The maximum of every size x size block of x [B, c, h, w]; what is left over is lost."""
+    def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+        """The maxima of size x size windows of x [B, c, h, w], `padding` of nothing around."""
         ...
 
 
@@ -98,8 +111,9 @@ def policy_values(policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeS
     x, shape = _preprocess(policy, ops, x, observation)
     network = policy.network
     torso = _known(TORSOS, network.torso, "torso")
-    head = _known(HEADS, network, "network")
-    return head(network, ops, torso(network.torso, ops, x, shape))
+    head = _known(HEADS, network.head, "head")
+    returns = _returns(network, ops, torso(network.torso, ops, x, shape))
+    return ops.reshape(head(network.head, ops, returns), (-1, _num_actions(network)))
 
 
 def _known(functions: dict[type, Any], part: object, what: str) -> Any:
@@ -149,9 +163,9 @@ def _channels_first(ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
     return ops.transpose(x, (0, 3, 1, 2))
 
 
-def _conv(ops: Ops, conv: Conv, x: Any) -> Any:
+def _conv(ops: Ops, conv: Conv, x: Any, padding: int = 0) -> Any:
     kernel = _array(conv.kernel).transpose(3, 2, 0, 1)
-    return ops.conv(x, kernel, _array(conv.bias), conv.stride)
+    return ops.conv(x, kernel, _array(conv.bias), conv.stride, padding)
 
 
 def _features(ops: Ops, x: Any, size: int) -> Any:
@@ -164,6 +178,11 @@ def _flatten(torso: Flatten, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
     return ops.reshape(x, (-1, torso.out_features))
 
 
+def _mlp_torso(torso: MLPTorso, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
+    x = ops.reshape(x, (-1, int(np.prod(shape))))
+    return _hidden(ops, torso.layers, torso.norms, x)
+
+
 def _conv_torso(torso: ConvTorso, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
     x = _channels_first(ops, x, shape)
     for conv in torso.convs:
@@ -174,45 +193,107 @@ def _conv_torso(torso: ConvTorso, ops: Ops, x: Any, shape: tuple[int, ...]) -> A
 def _notebook_torso(torso: NotebookTorso, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
     x = _channels_first(ops, x, shape)
     for conv in (torso.first, torso.second):
-        x = ops.relu(ops.max_pool(_conv(ops, conv, x), torso.POOL))
+        x = ops.relu(ops.max_pool(_conv(ops, conv, x), torso.POOL, torso.POOL, 0))
     return _features(ops, x, torso.out_features)
+
+
+def _impala_torso(torso: ImpalaTorso, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
+    x = _channels_first(ops, x, shape)
+    for stage in torso.stages:
+        x = ops.max_pool(_conv(ops, stage.first, x, padding=1), 3, 2, 1)
+        for one, other in stage.blocks:
+            inner = ops.relu(_conv(ops, one, ops.relu(x), padding=1))
+            x = ops.add(x, _conv(ops, other, inner, padding=1))
+    return _features(ops, ops.relu(x), torso.out_features)
 
 
 TORSOS: dict[type, Callable[..., Any]] = {
     Flatten: _flatten,
+    MLPTorso: _mlp_torso,
     ConvTorso: _conv_torso,
     NotebookTorso: _notebook_torso,
+    ImpalaTorso: _impala_torso,
 }
 
 
-# Networks: action values [B, A] of features
+# Layers: the head's outputs [B, A, N] of features
 
 
 def _linear(ops: Ops, layer: Any, x: Any) -> Any:
     """A noisy layer by its means, or a plain one."""
-    noisy = hasattr(layer, "weight_mu")
-    weight, bias = (layer.weight_mu, layer.bias_mu) if noisy else (layer.weight, layer.bias)
-    product = ops.matmul(x, ops.constant(_array(weight).T.copy()))
+    product = ops.matmul(x, ops.constant(_weight(layer).T.copy()))
+    bias = layer.bias_mu if isinstance(layer, NoisyLinear) else layer.bias
     return ops.add(product, ops.constant(_array(bias)))
 
 
-Q_NETWORK_PARTS = {"torso", "hidden", "advantage", "value"}
+def _weight(layer: Any) -> np.ndarray:
+    return _array(layer.weight_mu if isinstance(layer, NoisyLinear) else layer.weight)
 
 
-def _q_network(network: QNetwork, ops: Ops, x: Any) -> Any:
-    parts = {field.name for field in dataclasses.fields(network)}
-    if parts != Q_NETWORK_PARTS:
-        other = ", ".join(sorted(parts ^ Q_NETWORK_PARTS))
-        raise UserError(
-            f"a network with {other} cannot be exported; --format safetensors takes any"
-        )
-    for layer in network.hidden:
-        x = ops.relu(_linear(ops, layer, x))
-    advantage = _linear(ops, network.advantage, x)
+def _hidden(
+    ops: Ops, layers: Sequence[Any], norms: Sequence[eqx.nn.LayerNorm] | None, x: Any
+) -> Any:
+    """Layers, each followed by its normalisation if any and by ReLU."""
+    for i, layer in enumerate(layers):
+        x = _linear(ops, layer, x)
+        if norms is not None:
+            norm = norms[i]
+            x = ops.layer_norm(x, _array(norm.weight), _array(norm.bias), norm.eps)
+        x = ops.relu(x)
+    return x
+
+
+def _num_actions(network: QNetwork) -> int:
+    return len(_weight(network.advantage)) // network.head.outputs
+
+
+def _returns(network: QNetwork, ops: Ops, x: Any) -> Any:
+    """The head's outputs [B, A, N]; of an implicit quantile head those of its acting fractions."""
+    last = len(network.hidden)
+    if isinstance(network.head, ImplicitQuantile):
+        last = max(last - 1, 0)
+    norms = network.norms
+    x = _hidden(ops, network.hidden[:last], norms, x)
+    if network.embedding is not None and isinstance(network.head, ImplicitQuantile):
+        embedded = _array(jax.vmap(network.embedding)(network.head.acting_fractions))
+        x = ops.reshape(x, (-1, 1, embedded.shape[1]))
+        x = ops.multiply(x, ops.constant(embedded))  # [B, N, features]
+        x = _hidden(ops, network.hidden[last:], norms and norms[last:], x)
+    advantage = _by_action(network, ops, _linear(ops, network.advantage, x), _num_actions(network))
     if network.value is None:
         return advantage
-    centred = ops.subtract(advantage, ops.mean(advantage))
-    return ops.add(_linear(ops, network.value, x), centred)
+    value = _by_action(network, ops, _linear(ops, network.value, x), 1)
+    return ops.add(value, ops.subtract(advantage, ops.mean(advantage, 1)))
 
 
-HEADS: dict[type, Callable[..., Any]] = {QNetwork: _q_network}
+def _by_action(network: QNetwork, ops: Ops, x: Any, actions: int) -> Any:
+    """A layer's outputs as [B, actions, N], be they [B, actions * N] or [B, N, actions]."""
+    if network.embedding is not None:
+        return ops.transpose(x, (0, 2, 1))
+    return ops.reshape(x, (-1, actions, network.head.outputs))
+
+
+# Heads: action values [B, A, 1] of their outputs [B, A, N]
+
+
+def _expected(head: Expected, ops: Ops, returns: Any) -> Any:
+    del head, ops
+    return returns
+
+
+def _categorical(head: Categorical, ops: Ops, returns: Any) -> Any:
+    support = ops.constant(_array(head.support)[:, None])
+    return ops.matmul(ops.softmax(returns), support)
+
+
+def _quantiles(head: Quantile | ImplicitQuantile, ops: Ops, returns: Any) -> Any:
+    del head
+    return ops.mean(returns, 2)
+
+
+HEADS: dict[type, Callable[..., Any]] = {
+    Expected: _expected,
+    Categorical: _categorical,
+    Quantile: _quantiles,
+    ImplicitQuantile: _quantiles,
+}

@@ -65,8 +65,15 @@ class _Writer:
     def matmul(self, x: str, y: str) -> str:
         return self.node("MatMul", x, y)
 
-    def mean(self, x: str) -> str:
-        return self.node("ReduceMean", x, axes=[-1], keepdims=1)
+    def mean(self, x: str, axis: int) -> str:
+        return self.node("ReduceMean", x, axes=[axis], keepdims=1)
+
+    def softmax(self, x: str) -> str:
+        return self.node("Softmax", x, axis=-1)
+
+    def layer_norm(self, x: str, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> str:
+        constants = self.constant(weight), self.constant(bias)
+        return self.node("LayerNormalization", x, *constants, axis=-1, epsilon=epsilon)
 
     def transpose(self, x: str, axes: tuple[int, ...]) -> str:
         return self.node("Transpose", x, perm=list(axes))
@@ -74,12 +81,13 @@ class _Writer:
     def reshape(self, x: str, shape: tuple[int, ...]) -> str:
         return self.node("Reshape", x, self.constant(np.array(shape, np.int64)))
 
-    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int) -> str:
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int) -> str:
         constants = self.constant(kernel), self.constant(bias)
-        return self.node("Conv", x, *constants, strides=[stride, stride])
+        return self.node("Conv", x, *constants, strides=[stride] * 2, pads=[padding] * 4)
 
-    def max_pool(self, x: str, size: int) -> str:
-        return self.node("MaxPool", x, kernel_shape=[size, size], strides=[size, size])
+    def max_pool(self, x: str, size: int, stride: int, padding: int) -> str:
+        windows: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2}
+        return self.node("MaxPool", x, pads=[padding] * 4, **windows)
 
 
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:

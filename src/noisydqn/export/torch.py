@@ -76,9 +76,18 @@ class PolicyModule(nn.Module):
         """The matrix product."""
         return x @ y
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over the last axis."""
-        return x.mean(-1, keepdim=True)
+    def mean(self, x: Tensor, axis: int) -> Tensor:
+        """The mean over an axis."""
+        return x.mean(axis, keepdim=True)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Probabilities."""
+        return x.softmax(-1)
+
+    def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
+        """The normalisation."""
+        constants = self.constant(weight), self.constant(bias)
+        return nn.functional.layer_norm(x, weight.shape, *constants, epsilon)
 
     def transpose(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """The axes in another order."""
@@ -88,13 +97,16 @@ class PolicyModule(nn.Module):
         """Another shape."""
         return x.reshape(shape)
 
-    def conv(self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int) -> Tensor:
+    def conv(
+        self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int
+    ) -> Tensor:
         """The convolution."""
-        return nn.functional.conv2d(x, self.constant(kernel), self.constant(bias), stride)
+        constants = self.constant(kernel), self.constant(bias)
+        return nn.functional.conv2d(x, *constants, stride, padding)
 
-    def max_pool(self, x: Tensor, size: int) -> Tensor:
-        """The maximum of every block."""
-        return nn.functional.max_pool2d(x, size)
+    def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+        """The maxima."""
+        return nn.functional.max_pool2d(x, size, stride, padding)
 
 
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
