@@ -29,6 +29,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.presets import config_for
+from noisydqn.replay import sum_tree
 from noisydqn.training.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
@@ -69,14 +70,9 @@ class Trainer:
             fields = [np.zeros(x.shape, x.dtype) for x in ring.block_structs(rows, axis, size)]
             fields[0] = random.integers(0, 256, fields[0].shape, np.uint8)
             rows = ring.paste(rows, axis, start, fields)
-        tree = [jnp.zeros_like(level) for level in replay.tree]
-        tree[-1] = tree[-1].reshape(-1).at[: rows.last.size].set(1).reshape(tree[-1].shape)
-        for depth in reversed(range(len(tree) - 1)):
-            sums = jnp.sum(tree[depth + 1], axis=-1)
-            tree[depth] = (
-                tree[depth].reshape(-1).at[: len(sums)].set(sums).reshape(tree[depth].shape)
-            )
-        self.state = self.state._replace(replay=replay._replace(rows=rows, tree=tuple(tree)))
+        leaves = jnp.arange(rows.last.size, dtype=jnp.int32)
+        tree = sum_tree.put(replay.tree, leaves, jnp.ones(leaves.shape))
+        self.state = self.state._replace(replay=replay._replace(rows=rows, tree=tree))
         self.written = slots
 
     def step(self) -> None:
@@ -103,7 +99,7 @@ class Trainer:
     def snapshot(self, more: int = 0) -> Snapshot:
         """As the host runner's, of a moment after `more` further rows."""
         replay = self.state.replay
-        arrays = {"state": self.state._replace(replay=replay._replace(rows=None))}
+        arrays = {"state": self.state.with_rows(None)}
         return Snapshot(arrays, replay.rows, 0, self.written + more)
 
 

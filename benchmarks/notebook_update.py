@@ -56,10 +56,8 @@ def jax_round() -> Callable[[], float]:
         )
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner, error, _ = agent.update(learner, batch, noise)
-        noise = draw_noise(
-            policy.network, jax.random.fold_in(keys[5], i), BATCH
-        )  # of the next update
-        return (learner, noise), jnp.sum(error)
+        key = jax.random.fold_in(keys[5], i)
+        return (learner, draw_noise(policy.network, key, BATCH)), jnp.sum(error)
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
     carry = agent.init(policy.network), draw_noise(policy.network, keys[6], BATCH)

@@ -1,6 +1,6 @@
 """The first notebook's update as PyTorch's users write it: the peer of `notebook_update`.
 
-A file of its own, and not checked for types, as PyTorch is installed by `make bench` alone.
+A file of its own, and not checked for types: PyTorch's own are in part unknown.
 """
 
 import time
@@ -16,24 +16,10 @@ def torch_round(threads: int) -> Callable[[], float]:
     from torch import Tensor, nn
     from torch.nn import functional
 
+    from benchmarks.torch_noisy import Noisy
+
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-
-    class Noisy(nn.Module):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__()
-            bound = inputs**-0.5
-            self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
-            self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), 0.5 * bound))
-            self.bias_sigma = nn.Parameter(torch.full((outputs,), 0.5 * bound))
-
-        def forward(self, x: Tensor) -> Tensor:
-            draw = torch.randn(sum(self.weight.shape), generator=generator)
-            draw = draw.sign() * draw.abs().sqrt()
-            out, inputs = draw.split(list(self.weight.shape))
-            weight = self.weight + self.weight_sigma * torch.outer(out, inputs)
-            return functional.linear(x, weight, self.bias + self.bias_sigma * out)
+    torch.manual_seed(0)
 
     class Network(nn.Module):
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Noisy dueling double-DQN updates as PyTorch's users write them: the peer of `update`.
 
-A file of its own, and not checked for types, as PyTorch is installed by `make bench` alone.
+A file of its own, and not checked for types: PyTorch's own are in part unknown.
 """
 
 import time
@@ -18,27 +18,13 @@ def torch_round(network: str, head: str) -> Callable[[], float]:
     from torch import Tensor, nn
     from torch.nn import functional
 
+    from benchmarks.torch_noisy import Noisy
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shape, actions, number = SHAPES[network]
     atoms = ATOMS if head.startswith("categorical") else 1
     support = torch.linspace(V_MIN, V_MAX, ATOMS)
-
-    class Noisy(nn.Module):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__()
-            bound = inputs**-0.5
-            self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
-            self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), 0.5 * bound))
-            self.bias_sigma = nn.Parameter(torch.full((outputs,), 0.5 * bound))
-
-        def forward(self, x: Tensor) -> Tensor:
-            draw = torch.randn(sum(self.weight.shape))
-            draw = draw.sign() * draw.abs().sqrt()
-            out, inputs = draw.split(list(self.weight.shape))
-            weight = self.weight + self.weight_sigma * torch.outer(out, inputs)
-            return functional.linear(x, weight, self.bias + self.bias_sigma * out)
 
     class Network(nn.Module):
         def __init__(self) -> None:

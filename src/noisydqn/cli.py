@@ -193,7 +193,11 @@ def _train(argv: Sequence[str]) -> int:
     from noisydqn.training.run import train
 
     result = train(args.config, out=args.out, quiet=args.quiet, resume=args.resume)
-    return 0 if result.signal is None else SIGNALLED + result.signal
+    return _code(result.signal)
+
+
+def _code(stopped_by: int | None) -> int:
+    return 0 if stopped_by is None else SIGNALLED + stopped_by
 
 
 def _resume(argv: Sequence[str]) -> int:
@@ -201,7 +205,7 @@ def _resume(argv: Sequence[str]) -> int:
     from noisydqn.training.run import resume
 
     result = resume(args.folder, steps=args.steps, quiet=args.quiet)
-    return 0 if result.signal is None else SIGNALLED + result.signal
+    return _code(result.signal)
 
 
 def _config(name: str) -> Config:

@@ -399,6 +399,11 @@ class Config:
         return Fraction(self.updates_per_step).limit_denominator(RATIO_DENOMINATOR)
 
     @property
+    def total_steps(self) -> int:
+        """The steps of a whole run: a multiple of the environments."""
+        return math.ceil(self.steps / self.num_envs) * self.num_envs
+
+    @property
     def of_program(self) -> "Config":
         """The same for all seeds and lengths of a run, which share a compiled program."""
         return self.replace(seed=0, num_seeds=1, steps=1, checkpoint_seconds=0.0, keep=1)

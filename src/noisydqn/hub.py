@@ -9,7 +9,7 @@ from typing import Any
 
 from noisydqn.config import Config
 from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.training.folder import DEFAULT_PARENT, RunFolder, free_path, open_folders
+from noisydqn.training.folder import DEFAULT_PARENT, RunFolder, free_path, open_folder
 
 try:
     import huggingface_hub
@@ -44,14 +44,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"{name!r} is no repository: give USER/NAME, such as me/catcher")
 
 
-def _one_run(path: Path) -> tuple[RunFolder, Config]:
-    runs = open_folders(path)
-    if len(runs) > 1:
-        names = ", ".join(folder.path.name for folder, _ in runs)
-        raise UserError(f"{path} holds {len(runs)} runs: name the folder of one of them: {names}")
-    return runs[0]
-
-
 def push(path: Path, name: str, *, private: bool = False) -> str:
     """Share a run; returns its address.
 
@@ -64,7 +56,7 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
         UserError: nobody is logged in, the hub refuses or cannot be reached, the name is no
             repository's, or the folder does not hold exactly one run with weights.
     """
-    folder, config = _one_run(path)
+    folder, config = open_folder(path)
     _check_name(name)
     folder.weights("best")
     api = huggingface_hub.HfApi()

@@ -1,4 +1,4 @@
-"""Where the parameters of a noisy layer start: the same in every framework.
+"""What a noisy layer is in every framework: where its parameters start, how much noise it takes.
 
 Nothing is imported here, so that the layers for PyTorch and Keras need no JAX.
 """
@@ -52,6 +52,13 @@ def initial_values(
     if not sigma >= 0:
         raise ValueError(f"sigma_init must be zero or more, got {sigma_init}")
     return InitialValues(bound, sigma)
+
+
+def noise_size(in_features: int, out_features: int, noise: NoiseKind) -> int:
+    """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+    if noise == "factorised":
+        return in_features + out_features
+    return in_features * out_features + out_features
 
 
 def check_mode(mode: str) -> None:

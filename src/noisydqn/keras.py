@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noisydqn.errors import MissingExtraError
-from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values
+from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
 
 try:
     import keras
@@ -110,8 +110,7 @@ class NoisyDense(keras.layers.Layer):
     @property
     def noise_size(self) -> int:
         """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
-        inputs, outputs = self.in_features, self.units
-        return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
+        return noise_size(self.in_features, self.units, self.noise)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the parameters: `mu` uniform in ±1/sqrt(p) (factorised) or ±sqrt(3/p)."""

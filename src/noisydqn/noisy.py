@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from noisydqn.initial import NoiseKind, initial_values
+from noisydqn.initial import NoiseKind, initial_values, noise_size
 
 
 class FactorisedNoise(NamedTuple):
@@ -90,8 +90,7 @@ class NoisyLinear(eqx.Module):
     @property
     def noise_size(self) -> int:
         """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
-        inputs, outputs = self.in_features, self.out_features
-        return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
+        return noise_size(self.in_features, self.out_features, self.noise)
 
     def noise_from_normals(self, normals: Float[Array, " size"]) -> Noise:
         """Form a draw from `noise_size` independent unit normals."""

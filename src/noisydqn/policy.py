@@ -15,7 +15,7 @@ from noisydqn.errors import UserError
 from noisydqn.export import read_safetensors, spec_of
 from noisydqn.training import weights
 from noisydqn.training.evaluate import greedy
-from noisydqn.training.folder import config_of, open_folders
+from noisydqn.training.folder import config_of, open_folder
 
 State = np.ndarray
 """The newest frames [B, frames, ...] of a policy that sees several."""
@@ -146,10 +146,6 @@ def load_policy(path: Path | str, which: str = "best") -> LoadedPolicy:
 
 
 def _of_folder(path: Path, which: str) -> LoadedPolicy:
-    runs = open_folders(path)
-    if len(runs) > 1:
-        names = ", ".join(folder.path.name for folder, _ in runs)
-        raise UserError(f"{path} holds {len(runs)} runs: name the folder of one of them: {names}")
-    folder, config = runs[0]
+    folder, config = open_folder(path)
     spec = environment_spec(make_environment(config))
     return LoadedPolicy(weights.load_policy(folder.weights(which), config, spec), spec)

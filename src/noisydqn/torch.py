@@ -23,7 +23,7 @@ import math
 from typing import Any, Protocol
 
 from noisydqn.errors import MissingExtraError
-from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values
+from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
 
 try:
     import torch
@@ -110,8 +110,7 @@ class NoisyLinear(nn.Module):
     @property
     def noise_size(self) -> int:
         """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
-        inputs, outputs = self.in_features, self.out_features
-        return inputs + outputs if self.noise == "factorised" else inputs * outputs + outputs
+        return noise_size(self.in_features, self.out_features, self.noise)
 
     def reset_parameters(self) -> None:
         """Start anew: `mu` uniform within ±1/sqrt(p) (factorised) or ±sqrt(3/p) (independent)."""

@@ -1,7 +1,7 @@
 """One update in PyTorch, written from the papers: the peer of `Agent.update`.
 
 Networks are dictionaries of arrays by the names of noisydqn's tree. It runs in double precision
-and shares no code with the package. Not checked for types, as PyTorch may not be installed.
+and shares no code with the package. Not checked for types: PyTorch's own are in part unknown.
 """
 
 import dataclasses

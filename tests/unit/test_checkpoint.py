@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from tests import checkpoints
 from tests.checkpoints import DAMAGE, FORGERIES, Corpus, Damage, make, read, write
+from tests.disks import mounted
 
 from noisydqn.checkpoint import format as form
 from noisydqn.checkpoint import writer as writing
@@ -252,15 +252,8 @@ def test_a_full_disk_costs_no_checkpoint(two: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
     """A disk of 40 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount")
-    try:
+    with mounted(tmp_path / "disk", "40k") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
 
 
 def test_a_disk_that_is_really_full(small_disk: Path) -> None:

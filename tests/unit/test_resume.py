@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.disks import mounted
 from tests.host_envs import CountingHostEnv, Cue, Forgetful
 from tests.unit.test_cli import interrupt
 
 import noisydqn
-from noisydqn import build
 from noisydqn.checkpoint import rows as ring
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
@@ -31,6 +31,7 @@ from noisydqn.errors import UserError
 from noisydqn.training.folder import RunFolder
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop
+from noisydqn.training.weights import policy_like
 from noisydqn.types import Row
 
 TINY: dict[str, Any] = {
@@ -331,7 +332,7 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
     checkpoint = newest_whole(RunFolder(out).checkpoints, pytest.fail)
     assert checkpoint is not None
     config = noisydqn.Config(**{k: v for k, v in options.items() if k != "quiet"})
-    policy = jax.eval_shape(lambda: build.make_policy(config, SPEC, jax.random.key(0)))
+    policy = policy_like(config, SPEC)
     kept = checkpoint.read("seed0", {"final": policy})["final"]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
 
@@ -339,15 +340,8 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
 @pytest.fixture
 def disk(tmp_path: Path) -> Generator[Path]:
     """A disk of its own, of 400 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount")
-    try:
+    with mounted(tmp_path / "disk", "400k") as path:
         yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)  # noqa: S607
 
 
 def test_a_run_on_a_full_disk_can_be_resumed(disk: Path, tmp_path: Path) -> None:

@@ -55,12 +55,16 @@ def read_manifest(path: Path) -> Manifest:
         return decode(file.read(size), path)
 
 
+def _manifest_paths(folder: Path) -> list[Path]:
+    """Where the manifests of a folder are, the newest first."""
+    return sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
+
+
 def read_manifests(folder: Path) -> tuple[list[Manifest], list[Path]]:
     """The manifests of a folder, the newest first, and the paths of those that are damaged."""
-    paths = sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
     manifests: list[Manifest] = []
     damaged: list[Path] = []
-    for path in paths:
+    for path in _manifest_paths(folder):
         try:
             manifests.append(read_manifest(path))
         except DamagedError:
@@ -93,7 +97,7 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | Non
     """
     if not folder.is_dir():
         return None
-    paths = sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
+    paths = _manifest_paths(folder)
     for path in paths:
         try:
             manifest = read_manifest(path)

@@ -19,6 +19,7 @@ from noisydqn.config import Config
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
+from noisydqn.export.graph import input_shape
 from noisydqn.training.folder import RunFolder, free_path, open_folders
 from noisydqn.training.weights import load_policy
 
@@ -140,8 +141,7 @@ def _write_safetensors(path: Path, policy: Policy, card: str) -> None:
 def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> np.ndarray:
     """Random observations of the type and shape that a policy takes."""
     rng = np.random.default_rng(0)
-    stack = () if policy.frames == 1 else (policy.frames,)
-    shape = (number, *stack, *spec.observation.shape)
+    shape = (number, *input_shape(policy, spec.observation))
     dtype = np.dtype(spec.observation.dtype)
     if dtype == np.uint8:
         return rng.integers(0, 256, shape, np.uint8)

@@ -96,6 +96,12 @@ class Operations(Protocol[Tensor]):
 Ops = Operations[Any]
 
 
+def input_shape(policy: Policy, observation: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The shape of what a policy takes: an observation, or [frames, ...] of them."""
+    frames = () if policy.frames == 1 else (policy.frames,)
+    return (*frames, *observation.shape)
+
+
 def policy_values(policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeStruct) -> Any:
     """Action values [B, A] of raw observations.
 

@@ -8,7 +8,7 @@ import numpy as np
 from noisydqn.build import Policy
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
-from noisydqn.export.graph import policy_values
+from noisydqn.export.graph import input_shape, policy_values
 
 OPSET, IR_VERSION = 17, 9  # of 2022 and 2023: most runtimes know them
 INPUT, VALUES, ACTION = "observation", "values", "action"
@@ -99,14 +99,13 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     Raises:
         UserError: as `policy_values`.
     """
-    shape, dtype = spec.observation.shape, np.dtype(spec.observation.dtype)
+    shape, dtype = input_shape(policy, spec.observation), np.dtype(spec.observation.dtype)
     writer = _Writer()
     values = policy_values(policy, writer, INPUT, spec.observation)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
     writer.nodes.append(helper.make_node("ArgMax", [VALUES], [ACTION], axis=-1, keepdims=0))
-    stack = () if policy.frames == 1 else (policy.frames,)
     kind = helper.np_dtype_to_tensor_dtype(dtype)
-    inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *stack, *shape])]
+    inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *shape])]
     outputs = [
         helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
         helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),

@@ -8,7 +8,7 @@ import numpy as np
 from noisydqn.build import Policy
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
-from noisydqn.export.graph import policy_values
+from noisydqn.export.graph import input_shape, policy_values
 
 try:
     import torch
@@ -115,9 +115,8 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     Raises:
         UserError: as `policy_values`.
     """
-    stack = () if policy.frames == 1 else (policy.frames,)
     module = PolicyModule(policy, spec)
-    shape = (2, *stack, *spec.observation.shape)
+    shape = (2, *input_shape(policy, spec.observation))
     example = torch.from_numpy(np.zeros(shape, spec.observation.dtype))
     module(example)  # makes the buffers, which a program cannot
     batch: Any = torch.export.Dim("batch")

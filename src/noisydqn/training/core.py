@@ -51,6 +51,10 @@ class TrainingState(NamedTuple):
     moments: normalise.Moments | None  # of observations
     return_scale: normalise.ReturnScale | None
 
+    def with_rows(self, rows: Row | None) -> "TrainingState":
+        """The same with other rows in the memory, or none: checkpoints keep those by themselves."""
+        return self._replace(replay=self.replay._replace(rows=rows))
+
 
 class Learning(NamedTuple):
     """What updates change."""

@@ -5,7 +5,6 @@ seeds; seeds are trained side by side with `vmap`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Generator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from noisydqn.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
+from noisydqn.types import Row
 
 
 class DeviceState(NamedTuple):
@@ -176,7 +176,7 @@ def run(
     program = _program(config.of_program, env)
     runner = program.runner
     num_seeds = len(keys)
-    total = math.ceil(config.steps / config.num_envs)
+    total = config.total_steps // config.num_envs
     done, updates = 0, np.zeros(num_seeds, np.int64)
     if checkpoint is None:
         state = program.init(keys)
@@ -197,14 +197,12 @@ def run(
         yield Chunk(done * config.num_envs, seeds, state, policy, snapshot)
 
 
-def _without_rows(state: DeviceState) -> DeviceState:
-    training = state.training
-    training = training._replace(replay=training.replay._replace(rows=None))
-    return state._replace(training=training)
+def _with_rows(state: DeviceState, rows: Row | None) -> DeviceState:
+    return state._replace(training=state.training.with_rows(rows))
 
 
 def _snapshot(state: DeviceState, done: int, updates: np.ndarray) -> Snapshot:
-    arrays = {"done": np.array(done), "updates": updates, "state": _without_rows(state)}
+    arrays = {"done": np.array(done), "updates": updates, "state": _with_rows(state, None)}
     return Snapshot(arrays, state.training.replay.rows, 1, done)
 
 
@@ -214,13 +212,11 @@ def _restore(
     """State, vector steps and updates of a checkpoint."""
     like = jax.eval_shape(program.init, keys)
     checkpoint.check_rows(like.training.replay.rows, 1)
-    state = checkpoint.read("state", _without_rows(like))
+    state = checkpoint.read("state", _with_rows(like, None))
     done = int(checkpoint.read("done", np.array(0)))
     updates = np.array(checkpoint.read("updates", np.zeros(len(keys), np.int64)))
     rows = checkpoint.read_rows(program.init(keys).training.replay.rows, 1)
-    training = state.training
-    training = training._replace(replay=training.replay._replace(rows=rows))
-    return state._replace(training=training), done, updates
+    return _with_rows(state, rows), done, updates
 
 
 def _policy(core: Core, training: TrainingState, index: int) -> Policy:

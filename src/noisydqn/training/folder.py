@@ -219,6 +219,19 @@ def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:
     return sorted(runs, key=lambda run: run[1].seed)
 
 
+def open_folder(path: Path) -> tuple[RunFolder, Config]:
+    """The one run in a folder.
+
+    Raises:
+        UserError: it holds runs of several seeds, or as `open_folders`.
+    """
+    runs = open_folders(path)
+    if len(runs) > 1:
+        names = ", ".join(folder.path.name for folder, _ in runs)
+        raise UserError(f"{path} holds {len(runs)} runs: name the folder of one of them: {names}")
+    return runs[0]
+
+
 def read_config(folder: RunFolder) -> Config:
     """The config of a run.
 

@@ -8,7 +8,6 @@ run computes does not depend on how fast anything is.
 `run(config, env, key)` is a generator of chunks.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
@@ -155,7 +154,7 @@ class _Run:
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget."""
         config, num_envs = self.config, self.config.num_envs
-        total = math.ceil(config.steps / num_envs) * num_envs
+        total = config.total_steps
         size = max(config.chunk_steps // num_envs, 1) * num_envs
         failure: EnvironmentFailedError | None = None
         while self.steps < total and self._allowed(1) and failure is None:
@@ -223,7 +222,7 @@ class _Run:
         state, history = self.state, self.vector.history
         arrays = {
             "counts": np.array([self.steps, self.updates, self.due, len(history.actions)]),
-            "state": state._replace(replay=state.replay._replace(rows=None)),
+            "state": state.with_rows(None),
             "time_step": jax.tree.map(np.asarray, self.time_step),
             "episodes": self.episodes.counts,
             "history": history,
@@ -242,10 +241,10 @@ class _Run:
         saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
         rows = self.state.replay.rows
-        like = structs(self.state._replace(replay=self.state.replay._replace(rows=None)))
+        like = structs(self.state.with_rows(None))
         state = checkpoint.read("state", like)
         rows = checkpoint.read_rows(rows, 0)
-        self.state = state._replace(replay=state.replay._replace(rows=rows))
+        self.state = state.with_rows(rows)
         newest = checkpoint.read("time_step", self.time_step)
         self.time_step = self._play_again(saved, jax.tree.map(np.array, newest), warn)
 

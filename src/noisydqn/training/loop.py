@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
-from noisydqn import build
 from noisydqn.build import Policy
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
@@ -32,7 +31,7 @@ from noisydqn.training.record import RunRecord, SeedRecord
 from noisydqn.training.report import Chunk, SeedChunk
 from noisydqn.training.stop import Stop
 from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
-from noisydqn.training.weights import save_policy, write_json
+from noisydqn.training.weights import policy_like, save_policy, write_json
 
 
 class SeedKeys(NamedTuple):
@@ -184,7 +183,7 @@ class SeedRun:
     def restore(self, record: SeedRecord, checkpoint: Checkpoint, name: str) -> None:
         """Go on from a checkpoint, whose policies are under `name`."""
         spec = environment_spec(self.env)
-        like = jax.eval_shape(lambda: build.make_policy(self.config, spec, jax.random.key(0)))
+        like = policy_like(self.config, spec)
         best = None if record.best_return is None else like
         policies = {"final": like, "best": best, "pending": [like] * len(record.pending)}
         policies: dict[str, Any] = checkpoint.read(name, policies)
@@ -304,8 +303,7 @@ class Loop:
                 f"{checkpoint.path} holds {len(record.seeds)} seeds, expected {len(self.runs)}: "
                 "restore the folders of the others"
             )
-        total = math.ceil(self.config.steps / self.config.num_envs) * self.config.num_envs
-        if record.steps > total:
+        if record.steps > self.config.total_steps:
             raise UserError(
                 f"--steps {self.config.steps} is less than the {record.steps} that are trained "
                 "already: raise it"
