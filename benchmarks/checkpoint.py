@@ -85,8 +85,7 @@ class Trainer:
         self.state, actions = self._act(self.state, shown, np.int32(10**6))
         np.asarray(actions)
         due = np.int32(self.core.updates_due(i * num_envs, 0))
-        sums = {name: jnp.float32(0) for name in Agent.metric_names}
-        self.state, _ = self._learn(self.state, due, due, sums)
+        self.state, _ = self._learn(self.state, due, due, Agent.no_metrics())
         self.written += 1
 
     def steps_per_second(self, seconds: float) -> float:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("noisydqn", "jax", "jaxlib", "gymnasium", "torch", "stable-baselines3")
+PACKAGES = (
+    *("noisydqn", "jax", "jaxlib", "gymnasium", "torch", "stable-baselines3"),
+    *("tianshou", "cpprb", "torchrl"),
+)
 
 
 def _installed(packages: Iterable[str]) -> dict[str, str]:

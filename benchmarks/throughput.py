@@ -6,11 +6,12 @@ The work on LunarLander-v3: noisy, dueling, double, prioritised, 3-step, three l
 batch 32, one update a step; on one core with one environment, and on two with eight; "Rainbow" is
 the same with C51's 51 atoms. With `--atari`: Pong, four frames of 84 x 84, the network of Mnih et
 al. 2015, batch 32, an update every fourth step, eight environments, Rainbow on one core and
-expected values on two. With `--peer` also Stable-Baselines3's plain DQN, in turn. Each figure is
-the median of rounds, after learning has started.
+expected values on two. With `--peer` also, in turn, Stable-Baselines3's plain DQN and Tianshou's
+Rainbow, whichever is installed. Each figure is the median of rounds, after learning has started.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -66,7 +67,7 @@ def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> 
     """Measure in a process of its own, on some cores."""
     program = (
         f"import json, os; os.sched_setaffinity(0, range({cores}))\n"
-        "from benchmarks import sb3_peer, throughput\n"
+        "from benchmarks import sb3_peer, throughput, tianshou_peer\n"
         f"print(json.dumps({what}))"
     ).format(env=env, num_envs=num_envs, steps=steps)
     done = subprocess.run(  # noqa: S603
@@ -81,7 +82,8 @@ def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> 
 
 OURS = "throughput.measure('{env}', {num_envs}, {steps}, 'expected')"
 RAINBOW = "throughput.measure('{env}', {num_envs}, {steps}, 'categorical')"
-PEER = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
+SB3 = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
+TIANSHOU = "{{'steps_per_second': tianshou_peer.steps_per_second('{env}', {steps})}}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -103,7 +105,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, save, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peer", action="store_true", help="Stable-Baselines3 too")
+    parser.add_argument("--peer", action="store_true", help="other libraries too")
     parser.add_argument("--atari", action="store_true", help="Pong too")
     args = parser.parse_args()
     lander = "LunarLander-v3"
@@ -112,8 +114,10 @@ def main() -> None:
         ("noisydqn", OURS, lander, 8, 16_000, 2),
         ("noisydqn, Rainbow", RAINBOW, lander, 1, 6_000, 1),
     ]
-    if args.peer:
-        works.append(("stable-baselines3, plain", PEER, lander, 1, 3_000, 1))
+    if args.peer and importlib.util.find_spec("stable_baselines3"):
+        works.append(("stable-baselines3, plain", SB3, lander, 1, 3_000, 1))
+    if args.peer and importlib.util.find_spec("tianshou"):
+        works.append(("Tianshou, Rainbow", TIANSHOU, lander, 1, 1_500, 1))
     if args.atari:
         pong = "ALE/Pong-v5"
         works.append(("noisydqn, Rainbow", RAINBOW, pong, 8, 2_000, 1))

@@ -118,6 +118,11 @@ class Agent:
     target_rate: float
     sigma_penalty: float
 
+    @classmethod
+    def no_metrics(cls) -> Flat[Metrics]:
+        """All metrics zero, to add up those of updates."""
+        return Flat.of({name: jnp.float32(0) for name in cls.metric_names})
+
     def init(self, network: QNetwork) -> LearnerState:
         """The state of a learner that starts from `network`."""
         flat = Flat.of(network)

@@ -12,7 +12,6 @@ from noisydqn.training.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
-NO_SUMS = {name: jnp.float32(0) for name in Agent.metric_names}
 
 
 def filled(core: Core) -> TrainingState:
@@ -36,7 +35,9 @@ def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
     core = Core.create(SMALL.replace(updates_per_step=1.5 if due == 3 else 10), SPEC)
     burst = 3 if due == 3 else 8
     state = filled(core)
-    learned, sums = jax.jit(core.learn)(state, jnp.int32(due), jnp.int32(allowed), NO_SUMS)
+    learned, sums = jax.jit(core.learn)(
+        state, jnp.int32(due), jnp.int32(allowed), Agent.no_metrics()
+    )
 
     learner, replay = state.learner, state.replay
     _, learn_key, _ = jax.random.split(state.key, 3)
@@ -64,5 +65,5 @@ def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
     )
     for ours, theirs in zip(learned.replay.tree, replay.tree, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    assert float(sums["loss"]) == pytest.approx(sum(losses), rel=1e-4)
+    assert float(sums.tree["loss"]) == pytest.approx(sum(losses), rel=1e-4)
     assert (learned.noise.vector != state.noise.vector).any()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.probes import SMALL, CountingEnv, train
+from tests.trees import priorities
 
 from noisydqn import PRESETS
 from noisydqn.agent import Agent, act
@@ -24,7 +25,7 @@ def make(env: Any, **options: Any) -> DeviceRunner:
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
     """The state before and after each step of all environments."""
     state = runner.init(jax.random.key(0))
-    sums = {name: jnp.float32(0) for name in Agent.metric_names}
+    sums = Agent.no_metrics()
     step = jax.jit(runner.step)
     states = [state.training]
     for i in range(vector_steps):
@@ -65,7 +66,7 @@ def test_noise_is_renewed_where_an_episode_has_ended() -> None:
 
 def test_the_runner_acts_under_its_noise() -> None:
     """Noise is not off while acting: stored actions are those of the noisy network in force."""
-    runner = make(CountingEnv(), learning_starts=10**6)
+    runner = make(CountingEnv(), learning_starts=10**6, acting_noise="step", sigma_init=3.0)
     states = play(runner, 12)
     differ = 0
     for t, state in enumerate(states[:-1]):
@@ -116,7 +117,7 @@ def test_what_is_stored_is_what_happened() -> None:
     lengths = (3, 5)
     runner = make(CountingEnv(lengths=lengths), n_step=2, discount=0.5, learning_starts=10**6)
     state = play(runner, 15)[-1]
-    leaves = np.flatnonzero(np.asarray(state.replay.tree[-1]))
+    leaves = np.flatnonzero(priorities(state.replay.tree))
     assert len(leaves) > 15
     got = runner.core.replay.transitions(state.replay.rows, jnp.asarray(leaves))
     for i in range(len(leaves)):
@@ -184,13 +185,13 @@ def test_metrics_are_means_over_updates() -> None:
     runner = DeviceRunner.create(config, CountingEnv())
     state, log = jax.jit(runner.chunk)(runner.init(jax.random.key(0)), jnp.int32(0), jnp.int32(10))
     assert int(log.updates) == 0
-    assert not any(log.sums.values())
+    assert not log.sums.vector.any()
     _, log = jax.jit(runner.chunk)(state, jnp.int32(20), jnp.int32(10))
     assert int(log.updates) == 20
     chunks = train(config, CountingEnv())
     assert np.isnan(chunks[0].seeds[0].metrics["loss"])
     second = chunks[1].seeds[0]
-    assert second.metrics["loss"] == pytest.approx(float(log.sums["loss"]) / 20, rel=1e-4)
+    assert second.metrics["loss"] == pytest.approx(float(log.sums.tree["loss"]) / 20, rel=1e-4)
     assert set(chunks[0].seeds[0].sigma) == {"hidden.0", "advantage", "value"}
     assert all(0 <= chunk.seeds[0].action_change <= 1 for chunk in chunks)
 

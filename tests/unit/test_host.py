@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from tests import probes
 from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, ShowingEnv
+from tests.trees import priorities
 
 from noisydqn import Config
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
@@ -91,7 +92,7 @@ def test_what_is_stored_is_what_happened() -> None:
         run._step()  # pyright: ignore[reportPrivateUsage]
         taken.append(np.asarray(run.state.replay.rows.action[len(taken)]))
     replay = run.program.core.replay
-    leaves = np.flatnonzero(np.asarray(run.state.replay.tree[-1]))
+    leaves = np.flatnonzero(priorities(run.state.replay.tree))
     got = replay.transitions(run.state.replay.rows, jnp.asarray(leaves))
     assert len(leaves) > 15
     for i, leaf in enumerate(leaves):

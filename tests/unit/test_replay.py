@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.trees import priorities
 
-from noisydqn.replay import Replay, ReplayState
+from noisydqn.replay import Replay, ReplayState, sum_tree
 from noisydqn.types import Row, Transition
 
 DISCOUNT = 0.9
@@ -150,10 +151,9 @@ def fill(replay: Replay, rows: list[list[Step]]) -> tuple[ReplayState, SlowRepla
 def assert_agree(replay: Replay, state: ReplayState, twin: SlowReplay) -> None:
     """Exactly the twin's transitions can be sampled, and each is the twin's."""
     expected = twin.transitions()
-    leaves = np.asarray(state.tree[-1]).reshape(-1)
-    assert set(np.flatnonzero(leaves).tolist()) == set(expected)
+    assert set(np.flatnonzero(priorities(state.tree)).tolist()) == set(expected)
     for key, priority in twin.priorities.items():
-        assert leaves[twin.leaf(key)] == pytest.approx(priority, rel=1e-5)
+        assert priorities(state.tree)[twin.leaf(key)] == pytest.approx(priority, rel=1e-5)
     assert float(state.max_priority) == pytest.approx(twin.max_priority, rel=1e-6)
     everything = jnp.arange(replay.slots * replay.num_envs)
     got = jax.tree.map(np.asarray, compiled(replay).transitions(state.rows, everything))
@@ -230,16 +230,16 @@ def test_no_transition_before_its_window_is_complete() -> None:
     replay = make(10, 1, 3)
     for length in range(1, 4):
         state, _ = fill(replay, steps_of([[0]] * length, 1))
-        assert float(jnp.sum(state.tree[-1])) == 0
+        assert float(priorities(state.tree).sum()) == 0
     state, _ = fill(replay, steps_of([[0]] * 4, 1))
-    assert np.flatnonzero(state.tree[-1]).tolist() == [0]
+    assert np.flatnonzero(priorities(state.tree)).tolist() == [0]
 
 
 def test_all_transitions_of_a_short_episode_are_kept() -> None:
     """An episode of two steps under n = 3: both transitions exist, with fewer rewards."""
     replay = make(10, 1, 3)
     state, _ = fill(replay, steps_of([[0], [0], [1]], 1))
-    assert np.flatnonzero(state.tree[-1]).tolist() == [0, 1]
+    assert np.flatnonzero(priorities(state.tree)).tolist() == [0, 1]
     transitions = replay.transitions(state.rows, jnp.array([0, 1]))
     np.testing.assert_allclose(transitions.r_t, [-1 + DISCOUNT * 0, 0])
     np.testing.assert_allclose(transitions.discount_t, [0, 0])
@@ -289,7 +289,7 @@ def test_importance_weights() -> None:
     leaves = jnp.asarray(sorted(twin.transitions()))
     state = replay.set_priorities(state, leaves, jnp.arange(1.0, 8.0), jnp.float32(1))
     batch = replay.sample(state, jax.random.key(3), 64, jnp.float32(0.5))
-    probability = np.asarray(state.tree[-1]).ravel()[batch.indices] / float(jnp.sum(state.tree[0]))
+    probability = priorities(state.tree)[batch.indices] / float(sum_tree.total(state.tree))
     # (1 / (N P))^beta, divided by the largest of the batch (Schaul et al. 2016, section 3.4).
     expected = (1 / (len(leaves) * probability)) ** 0.5
     np.testing.assert_allclose(batch.weights, expected / expected.max(), rtol=1e-5)
@@ -301,7 +301,7 @@ def test_uniform_replay_ignores_errors() -> None:
     state, twin = fill(replay, steps_of([[0]] * 8, 1))
     leaves = jnp.asarray(sorted(twin.transitions()))
     state = replay.set_priorities(state, leaves, jnp.arange(1.0, 8.0), jnp.float32(0.6))
-    assert set(np.asarray(state.tree[-1]).ravel()[leaves].tolist()) == {1.0}
+    assert set(priorities(state.tree)[leaves].tolist()) == {1.0}
     batch = replay.sample(state, jax.random.key(0), 32, jnp.float32(0.4))
     np.testing.assert_array_equal(batch.weights, np.ones(32))
 
@@ -313,10 +313,10 @@ def test_new_transitions_get_the_largest_priority_and_alpha_once() -> None:
     state = replay.set_priorities(state, jnp.array([0]), jnp.array([-15.99]), alpha)
     assert float(state.max_priority) == pytest.approx(16)
     state = replay.add(state, to_row([Step(9, 0, 0, False, False)]), alpha)
-    assert float(state.tree[-1][0, 2]) == pytest.approx(4)
+    assert float(priorities(state.tree)[2]) == pytest.approx(4)
     # A smaller error later lowers its own priority, not the largest seen.
     state = replay.set_priorities(state, jnp.array([0]), jnp.array([0.0]), alpha)
-    assert float(state.tree[-1][0, 0]) == pytest.approx(0.1)
+    assert float(priorities(state.tree)[0]) == pytest.approx(0.1)
     assert float(state.max_priority) == pytest.approx(16)
 
 
@@ -326,7 +326,7 @@ def test_the_largest_error_of_a_repeated_index_counts() -> None:
     state = replay.set_priorities(
         state, jnp.array([1, 2, 1]), jnp.array([3.0, 1.0, -5.0]), jnp.float32(1)
     )
-    np.testing.assert_allclose(state.tree[-1][0, 1:3], [5.01, 1.01], rtol=1e-6)
+    np.testing.assert_allclose(priorities(state.tree)[1:3], [5.01, 1.01], rtol=1e-6)
 
 
 def test_observations_keep_their_type() -> None:

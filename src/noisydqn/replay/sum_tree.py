@@ -15,22 +15,33 @@ FANOUT = 8
 NOWHERE = 2**31 - 1
 """An index beyond every tree."""
 
-SumTree = tuple[Float[Array, "blocks fanout"], ...]
-"""The levels from the root to the leaves, each in blocks of siblings.
+SumTree = Float[Array, "blocks fanout"]
+"""A heap of blocks of siblings, the root's first: entry e of all, in order, is block e + 1's sum.
 
-Entry j of level l is the sum of block j of level l + 1. The root level is a single block.
+One array for all levels, as a compiled call takes and gives back each array it is given. Only the
+last level is cut to what the leaves need, so that the shape tells the number of levels.
 """
+
+
+def _above(level: int) -> int:
+    """Blocks in the levels above a level."""
+    return (FANOUT**level - 1) // (FANOUT - 1)
+
+
+def levels(tree: SumTree) -> int:
+    """How many levels a tree has."""
+    level = 1
+    while _above(level) < len(tree):
+        level += 1
+    return level
 
 
 def init(capacity: int) -> SumTree:
     """A tree of at least `capacity` leaves, all of priority zero."""
-    levels: list[Float[Array, "blocks fanout"]] = []
-    size = capacity
-    while True:
-        size = math.ceil(size / FANOUT)
-        levels.append(jnp.zeros((size, FANOUT), jnp.float32))
-        if size == 1:
-            return tuple(reversed(levels))
+    level = 0
+    while FANOUT ** (level + 1) < capacity:
+        level += 1
+    return jnp.zeros((_above(level) + math.ceil(capacity / FANOUT), FANOUT), jnp.float32)
 
 
 def total(tree: SumTree) -> Float[Array, ""]:
@@ -40,7 +51,7 @@ def total(tree: SumTree) -> Float[Array, ""]:
 
 def get(tree: SumTree, indices: Int[Array, " n"]) -> Float[Array, " n"]:
     """The priorities at `indices`."""
-    return tree[-1][indices // FANOUT, indices % FANOUT]
+    return tree[_above(levels(tree) - 1) + indices // FANOUT, indices % FANOUT]
 
 
 def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) -> SumTree:
@@ -48,13 +59,12 @@ def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) ->
 
     Indices of `NOWHERE` are passed over.
     """
-    levels = list(tree)
-    for depth in reversed(range(len(levels))):
-        block = indices // FANOUT
-        level = levels[depth].at[block, indices % FANOUT].set(values, mode="drop")
-        levels[depth] = level
-        indices, values = block, jnp.sum(level[block], axis=-1)
-    return tuple(levels)
+    nowhere = indices == NOWHERE
+    for level in reversed(range(levels(tree))):
+        block = jnp.where(nowhere, len(tree), _above(level) + indices // FANOUT)
+        tree = tree.at[block, indices % FANOUT].set(values, mode="drop")
+        indices, values = indices // FANOUT, jnp.sum(tree[block], axis=-1)
+    return tree
 
 
 def find(tree: SumTree, mass: Float[Array, " n"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
@@ -64,8 +74,8 @@ def find(tree: SumTree, mass: Float[Array, " n"]) -> tuple[Int[Array, " n"], Flo
     """
     block, priority = jnp.zeros(mass.shape, jnp.int32), jnp.zeros_like(mass)
     up_to = jnp.tri(FANOUT, dtype=jnp.float32).T
-    for level in tree:
-        values = level[block]
+    for level in range(levels(tree)):
+        values = tree[_above(level) + block]
         # A product with a triangle, as XLA's own running sum takes several times longer here.
         running = jnp.sum(values[:, :, None] * up_to, axis=1)
         mass = jnp.clip(mass, 0, jnp.nextafter(running[:, -1], 0))

@@ -62,7 +62,7 @@ class Learning(NamedTuple):
     learner: LearnerState
     tree: SumTree
     max_priority: Float[Array, ""]
-    sums: Metrics  # of all updates
+    sums: Flat[Metrics]  # of all updates
 
 
 class Probe(NamedTuple):
@@ -142,8 +142,11 @@ class Core:
 
         `step` counts environment steps before this one.
         """
-        key, act_key = jax.random.split(state.key)
-        actions = self._actions(state, act_key, step)
+        actions, key = self._greedy(state), state.key
+        share = self._random_share(step)
+        if share is not None:
+            key, act_key = jax.random.split(key)
+            actions = self._some_random(actions, share, act_key)
         alpha, _ = self._exponents(state.learner.updates)
         replay = self.replay.add(state.replay, self._row(state.time_step, actions), alpha)
         return state._replace(key=key, replay=replay), actions
@@ -158,15 +161,14 @@ class Core:
             last=time_step.last,
         )
 
-    def _actions(
-        self, state: TrainingState, key: PRNGKeyArray, step: Int[Array, ""]
-    ) -> Int[Array, " envs"]:
+    def _greedy(self, state: TrainingState) -> Int[Array, " envs"]:
         policy, shared = self.policy(state), self.config.acting_noise_shared
         seen = policy.preprocess(state.stack)
-        actions = act(policy.network, seen, state.noise.tree, shared=shared)
-        share = self._random_share(step)
-        if share is None:
-            return actions
+        return act(policy.network, seen, state.noise.tree, shared=shared)
+
+    def _some_random(
+        self, actions: Int[Array, " envs"], share: Float[Array, ""], key: PRNGKeyArray
+    ) -> Int[Array, " envs"]:
         choice_key, action_key = jax.random.split(key)
         anything = jax.random.randint(
             action_key, actions.shape, 0, self.spec.num_actions, jnp.int32
@@ -214,8 +216,12 @@ class Core:
     # Learning
 
     def learn(
-        self, state: TrainingState, due: Int[Array, ""], allowed: Int[Array, ""], sums: Metrics
-    ) -> tuple[TrainingState, Metrics]:
+        self,
+        state: TrainingState,
+        due: Int[Array, ""],
+        allowed: Int[Array, ""],
+        sums: Flat[Metrics],
+    ) -> tuple[TrainingState, Flat[Metrics]]:
         """Make `allowed` of the `due` updates, each on a batch of its own, and renew the noise.
 
         `sums` adds up the updates' metrics.
@@ -263,13 +269,13 @@ class Core:
             return noise.with_vector(noise.vector[jnp.minimum(i, most - 1)])
 
         def update(
-            i: Int[Array, ""], carry: tuple[LearnerState, Flat[UpdateNoise], Array, Metrics]
-        ) -> tuple[LearnerState, Flat[UpdateNoise], Array, Metrics]:
+            i: Int[Array, ""], carry: tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]
+        ) -> tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]:
             learner, draws, errors, sums = carry
             batch = jax.tree.map(lambda x: x[i], batches)
             batch = batch._replace(transitions=self._prepare(state, batch.transitions))
             learner, error, metrics = self.agent.update(learner, batch, draws.tree)
-            sums = jax.tree.map(jnp.add, sums, metrics)
+            sums = jax.tree.map(jnp.add, sums, Flat.of(metrics))
             # Carried to the next, so that XLA takes it out of `noise` once, not for each weight.
             return learner, noise_of(i + 1), errors.at[i].set(error), sums
 

@@ -20,6 +20,7 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.types import Row
@@ -40,7 +41,7 @@ class ChunkLog(NamedTuple):
     ended: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
     episode_length: Int[Array, "steps envs"]
-    sums: Metrics  # over all updates
+    sums: Flat[Metrics]  # over all updates
     updates: Int[Array, ""]  # made in this chunk
     probe: Probe
 
@@ -71,8 +72,8 @@ class DeviceRunner:
         )
 
     def step(
-        self, state: DeviceState, step: Int[Array, ""], sums: Metrics
-    ) -> tuple[DeviceState, Metrics]:
+        self, state: DeviceState, step: Int[Array, ""], sums: Flat[Metrics]
+    ) -> tuple[DeviceState, Flat[Metrics]]:
         """Act, step every environment once, and make the updates that are due.
 
         `step` counts environment steps before this one; `sums` adds up the updates' metrics.
@@ -108,10 +109,13 @@ class DeviceRunner:
         """Run `number` steps of all environments, at most `chunk_steps` in all."""
         shape = (self.vector_steps, self.config.num_envs)
         updates_before = state.training.learner.updates
-        sums = {name: jnp.float32(0) for name in Agent.metric_names}
+        sums = Agent.no_metrics()
         episodes = (jnp.zeros(shape, jnp.bool_), jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
 
-        def body(i: Int[Array, ""], carry: tuple[DeviceState, tuple[Array, Array, Array], Metrics]):
+        def body(
+            i: Int[Array, ""],
+            carry: tuple[DeviceState, tuple[Array, Array, Array], Flat[Metrics]],
+        ):
             state, (ended, returns, lengths), sums = carry
             state, sums = self.step(state, step + i * self.config.num_envs, sums)
             episodes = (

@@ -25,6 +25,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.config import Config
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment, HostVector
+from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, seed_chunk
 from noisydqn.types import TimeStep
@@ -36,7 +37,9 @@ class _Program(NamedTuple):
     core: Core
     init: Callable[[PRNGKeyArray], TrainingState]
     act: Callable[[TrainingState, TimeStep, np.int32], tuple[TrainingState, Array]]
-    learn: Callable[[TrainingState, np.int32, np.int32, Metrics], tuple[TrainingState, Metrics]]
+    learn: Callable[
+        [TrainingState, np.int32, np.int32, Flat[Metrics]], tuple[TrainingState, Flat[Metrics]]
+    ]
     probe: Callable[[TrainingState], tuple[TrainingState, Probe]]
 
 
@@ -145,11 +148,7 @@ class _Run:
         self.episodes = _Episodes(config.num_envs)
         self.steps = self.updates = 0
         self.due = 0  # updates that belong to the newest step and are not made yet
-        self.sums = self._no_sums()
-
-    @staticmethod
-    def _no_sums() -> Metrics:
-        return {name: jnp.float32(0) for name in Agent.metric_names}
+        self.sums = Agent.no_metrics()
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget."""
@@ -160,7 +159,7 @@ class _Run:
         while self.steps < total and self._allowed(1) and failure is None:
             ended: list[Episode] = []
             updates_before = self.updates
-            self.sums = self._no_sums()
+            self.sums = Agent.no_metrics()
             end = min(self.steps + size, total)
             try:
                 while self.steps < end:
@@ -204,9 +203,8 @@ class _Run:
     def _chunk(self, ended: list[Episode], made: int) -> Chunk:
         self.state, probe = self.program.probe(self.state)
         core, state = self.program.core, self.state
-        sums = {name: float(x) for name, x in self.sums.items()}
         network = state.learner.online.tree
-        report = seed_chunk(self.updates, made, ended, sums, probe, network)
+        report = seed_chunk(self.updates, made, ended, self.sums, probe, network)
         return Chunk(
             steps=self.steps,
             seeds=[report],

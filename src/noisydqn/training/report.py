@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from noisydqn.agent import Metrics
 from noisydqn.build import Policy
 from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.flat import Flat
 from noisydqn.noisy import noisy_layers
 from noisydqn.training.core import Probe
 
@@ -51,15 +53,16 @@ def seed_chunk(
     updates: int,
     made: int,
     episodes: list[Episode],
-    sums: Mapping[str, Any],
+    sums: Flat[Metrics],
     probe: Probe,
     network: object,
 ) -> SeedChunk:
     """A seed's report, from sums over the `made` updates of a chunk."""
+    totals = {name: float(x) for name, x in sums.tree.items()}
     return SeedChunk(
         updates=updates,
         episodes=episodes,
-        metrics={name: float(x) / made if made else math.nan for name, x in sums.items()},
+        metrics={name: x / made if made else math.nan for name, x in totals.items()},
         sigma=dict(zip(noisy_layers(network), map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
     )

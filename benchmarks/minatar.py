@@ -1,0 +1,127 @@
+"""MinAtar's five games (Young & Tian 2019) with the preset `minatar`, over seeds.
+
+    python -m benchmarks.minatar [--steps 200000] [--seeds 3] [--games Asterix ...]
+
+Each run is the installed command on one core, two at a time. Every tenth of the budget ten
+episodes are played with mean weights, and at the end a hundred; sticky actions as the package has
+them by default. Games that are not run keep the rows that they have.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from benchmarks import results
+
+NAME = "minatar"
+FIGURE = Path(__file__).parent.parent / "docs" / "images" / "minatar.png"
+PUBLISHED = {"Asterix": 55, "Breakout": 19, "Freeway": 63, "SpaceInvaders": 128}
+"""Means published for a DQN of another library, whose budget is not known here."""
+GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+
+
+def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
+    """Train one seed on one core."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "noisydqn", "train", f"MinAtar/{game}-v1", "--quiet"]
+        command += ["--seed", str(seed), "--steps", str(steps), "--out", str(out)]
+        command += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "100"]
+        command += ["--film-seconds", "0"]
+        subprocess.run(  # noqa: S603
+            ["taskset", "-c", str(core), *command],  # noqa: S607
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        with (out / "evaluations.csv").open(newline="") as file:
+            curve = [(int(row["steps"]), float(row["mean_return"])) for row in csv.DictReader(file)]
+    return {
+        "game": game,
+        "seed": seed,
+        "steps": steps,
+        "seconds": summary["train_seconds"],
+        "curve": curve,
+        "evaluation": summary["evaluation"],
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Scores of every seed in Markdown."""
+    rows: list[tuple[object, ...]] = []
+    for game in GAMES:
+        of_game = [run for run in runs if run["game"] == game]
+        scores = [run["evaluation"]["mean_return"] for run in of_game]
+        if not scores:
+            continue
+        rows.append(
+            (
+                game,
+                f"{of_game[0]['steps']:,}",
+                ", ".join(f"{score:.1f}" for score in scores),
+                f"{statistics.mean(scores):.1f}",
+                PUBLISHED.get(game, ""),
+                f"{statistics.median(run['seconds'] for run in of_game):.0f} s",
+            )
+        )
+    header = ("game", "steps", "return of each seed", "mean", "published DQN", "training, one core")
+    return results.markdown(header, rows)
+
+
+def draw(runs: list[dict[str, Any]]) -> None:
+    """The evaluations of every run over its steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 3), layout="constrained")
+    for game, axes in zip(GAMES, figure.subplots(1, len(GAMES)), strict=True):
+        for run in runs:
+            if run["game"] == game:
+                steps, scores = zip(*run["curve"], strict=True)
+                axes.plot([x / 1000 for x in steps], scores, label=f"seed {run['seed']}")
+        axes.set(title=game, xlabel="thousand steps", ylim=(0, None))
+    figure.axes[0].set(ylabel="mean return, without noise")
+    figure.axes[-1].legend()
+    figure.savefig(FIGURE, dpi=100)
+
+
+def main() -> None:
+    """Train, save, draw, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
+    arguments = parser.parse_args()
+    cores: Queue[int] = Queue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def on_a_core(game: str, seed: int) -> dict[str, Any]:
+        core = cores.get()
+        try:
+            done = run(game, seed, arguments.steps, core)
+        finally:
+            cores.put(core)
+        print(game, seed, done["evaluation"], f"{done['seconds']:.0f} s", flush=True)
+        return done
+
+    todo = [(game, seed) for game in arguments.games for seed in range(arguments.seeds)]
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        runs = list(pool.map(lambda x: on_a_core(*x), todo))
+    others = results.load(NAME) if results.path(NAME).exists() else []
+    runs += [run for run in others if run["game"] not in arguments.games]
+    results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
+    draw(runs)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

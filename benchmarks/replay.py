@@ -1,0 +1,152 @@
+"""Prioritised replay alone: sample and set priorities, by capacity, beside other libraries.
+
+    python -m benchmarks.replay [--rounds 5] [--capacities 10000 1000000 ...]
+
+Full memories of vectors of 8 numbers, 32 and 256 transitions a batch, on one core. Ours puts
+together 3-step transitions with importance weights and sets their priorities, in a compiled loop,
+as training does; "one call each" is the same as two calls from Python. Of the others those that are
+installed take turns with ours at a million: Tianshou's tree (numba) alone, cpprb and TorchRL (C++)
+with the transitions that they store.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks import results
+from benchmarks.replay_peers import PEERS
+
+NAME = "replay"
+CAPACITIES = (10_000, 100_000, 1_000_000, 10_000_000)
+PEER_CAPACITY = 1_000_000
+BATCHES = (32, 256)
+OBSERVATION = 8
+CALLS = 1_000
+
+Round = Callable[[], float]
+
+
+def ours(capacity: int, batch_size: int) -> dict[str, Round]:
+    """Rounds of a loop and of single calls; each returns microseconds per sample and update."""
+    import jax
+    import jax.numpy as jnp
+
+    from noisydqn.replay import Replay, ReplayState, sum_tree
+    from noisydqn.types import Row
+
+    replay = Replay(capacity, 1, 3, 0.99, prioritised=True, priority_offset=1e-4)
+    half = jnp.float32(0.5)
+    row = Row(jnp.zeros(OBSERVATION), jnp.int32(0), jnp.float32(0), jnp.bool_(0), jnp.bool_(0))
+    state = replay.init(row)
+    leaves = jnp.arange(capacity, dtype=jnp.int32)
+    priorities = jax.random.uniform(jax.random.key(0), (capacity,))
+    state = state._replace(
+        rows=state.rows._replace(last=jnp.zeros_like(state.rows.last)),
+        tree=jax.jit(sum_tree.put, donate_argnums=0)(state.tree, leaves, priorities),
+    )
+
+    def sample(state: ReplayState, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = replay.sample(state, key, batch_size, half)
+        # All that is sampled goes into the priorities, so that nothing is left out.
+        seen = batch.transitions.s_tm1.sum(-1) + batch.transitions.s_t.sum(-1)
+        rest = batch.transitions.r_t + batch.transitions.discount_t + batch.transitions.a_tm1
+        return batch.indices, batch.weights + seen + rest
+
+    def put(state: ReplayState, indices: jax.Array, errors: jax.Array) -> ReplayState:
+        return replay.set_priorities(state, indices, errors, half)
+
+    def step(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        # The rows do not change: carried along, they would be copied.
+        tree, greatest = carry
+        now = state._replace(tree=tree, max_priority=greatest)
+        now = put(now, *sample(now, jax.random.fold_in(jax.random.key(1), i)))
+        return now.tree, now.max_priority
+
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, CALLS, step, carry), donate_argnums=0)
+    held = [loop((jnp.copy(state.tree), state.max_priority))]
+
+    def looped() -> float:
+        start = time.perf_counter()
+        held[0] = jax.block_until_ready(loop(held[0]))
+        return (time.perf_counter() - start) / CALLS * 1e6
+
+    sample_call, put_call = jax.jit(sample), jax.jit(put, donate_argnums=0)
+    keys = list(jax.random.split(jax.random.key(2), CALLS))
+    states = [put_call(state, *sample_call(state, keys[0]))]
+
+    def called() -> float:
+        start = time.perf_counter()
+        for key in keys:
+            states[0] = put_call(states[0], *sample_call(states[0], key))
+        jax.block_until_ready(states[0])
+        return (time.perf_counter() - start) / CALLS * 1e6
+
+    return {"noisydqn": looped, "noisydqn, one call each": called}
+
+
+def timed(call: Callable[[], None]) -> float:
+    """Microseconds of a call."""
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    return (time.perf_counter() - start) / CALLS * 1e6
+
+
+def measure(capacities: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Microseconds of every round, by capacity, batch size and library."""
+    rows: list[dict[str, Any]] = []
+    for capacity in capacities:
+        for batch_size in BATCHES:
+            sides = ours(capacity, batch_size)
+            if capacity == PEER_CAPACITY:
+                for name, make in PEERS.items():
+                    try:
+                        call = make(capacity, OBSERVATION, batch_size)
+                    except (ImportError, RuntimeError) as error:  # or its compiled part fails
+                        print(f"{name} is left out: {error}")
+                        continue
+                    call()
+                    sides[name] = partial(timed, call)
+            times: dict[str, list[float]] = {side: [] for side in sides}
+            for _ in range(rounds):
+                for side, one_round in sides.items():
+                    times[side].append(one_round())
+            rows += [
+                {"capacity": capacity, "batch": batch_size, "library": side, "us": us}
+                for side, us in times.items()
+            ]
+            print(capacity, batch_size, {k: round(min(v), 1) for k, v in times.items()}, flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians as a table in Markdown."""
+    medians = {
+        (row["library"], row["capacity"], row["batch"]): statistics.median(row["us"])
+        for row in rows
+    }
+    lines = [
+        (library, f"{capacity:,}", *(f"{medians[library, capacity, size]:.0f}" for size in BATCHES))
+        for library, capacity in dict.fromkeys(key[:2] for key in medians)
+    ]
+    return results.markdown(("", "transitions", *(f"batch {b}, us" for b in BATCHES)), lines)
+
+
+def main() -> None:
+    """Measure, save, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--capacities", type=int, nargs="+", default=list(CAPACITIES))
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    rows = measure(arguments.capacities, arguments.rounds)
+    results.save(NAME, f"python -m benchmarks.replay --rounds {arguments.rounds}", rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
