@@ -4,9 +4,9 @@
 
 Full memories of vectors of 8 numbers, 32 and 256 transitions a batch, on one core. Ours puts
 together 3-step transitions with importance weights and sets their priorities, in a compiled loop,
-as training does; "one call each" is the same as two calls from Python. Of the others those that are
-installed take turns with ours at a million: Tianshou's tree (numba) alone, cpprb and TorchRL (C++)
-with the transitions that they store.
+as training does; "one call each" is the same as two calls from Python, "tree alone" leaves the
+transitions out. Of the others those that are installed take turns with ours at a million:
+Tianshou's tree (numba) alone, cpprb and TorchRL (C++) with the transitions that they store.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Round = Callable[[], float]
 
 
 def ours(capacity: int, batch_size: int) -> dict[str, Round]:
-    """Rounds of a loop and of single calls; each returns microseconds per sample and update."""
+    """Rounds of each way; each returns microseconds per sample and update."""
     import jax
     import jax.numpy as jnp
 
@@ -59,24 +59,27 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
     def put(state: ReplayState, indices: jax.Array, errors: jax.Array) -> ReplayState:
         return replay.set_priorities(state, indices, errors, half)
 
-    def step(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        # The rows do not change: carried along, they would be copied.
-        tree, greatest = carry
-        now = state._replace(tree=tree, max_priority=greatest)
-        now = put(now, *sample(now, jax.random.fold_in(jax.random.key(1), i)))
-        return now.tree, now.max_priority
+    def steps(state: ReplayState) -> ReplayState:
+        def step(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            # The rows do not change: carried along, they would be copied.
+            now = state._replace(tree=carry[0], max_priority=carry[1])
+            now = put(now, *sample(now, jax.random.fold_in(jax.random.key(1), i)))
+            return now.tree, now.max_priority
 
-    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, CALLS, step, carry), donate_argnums=0)
-    held = [loop((jnp.copy(state.tree), state.max_priority))]
+        tree, greatest = jax.lax.fori_loop(0, CALLS, step, (state.tree, state.max_priority))
+        return state._replace(tree=tree, max_priority=greatest)
+
+    loop = jax.jit(steps, donate_argnums=0)
+    states = [loop(state)]
 
     def looped() -> float:
         start = time.perf_counter()
-        held[0] = jax.block_until_ready(loop(held[0]))
+        states[0] = jax.block_until_ready(loop(states[0]))
         return (time.perf_counter() - start) / CALLS * 1e6
 
     sample_call, put_call = jax.jit(sample), jax.jit(put, donate_argnums=0)
     keys = list(jax.random.split(jax.random.key(2), CALLS))
-    states = [put_call(state, *sample_call(state, keys[0]))]
+    states[0] = put_call(states[0], *sample_call(states[0], keys[0]))
 
     def called() -> float:
         start = time.perf_counter()
@@ -85,7 +88,26 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
         jax.block_until_ready(states[0])
         return (time.perf_counter() - start) / CALLS * 1e6
 
-    return {"noisydqn": looped, "noisydqn, one call each": called}
+    masses = jax.random.uniform(jax.random.key(3), (64, batch_size))
+
+    def tree_step(i: Any, tree: sum_tree.SumTree) -> sum_tree.SumTree:
+        indices, found = sum_tree.find(tree, masses[i % len(masses)] * sum_tree.total(tree))
+        weights = (jnp.min(found) / found) ** half
+        return sum_tree.put(tree, indices, (weights + 1e-4) ** half)
+
+    tree_loop = jax.jit(lambda tree: jax.lax.fori_loop(0, CALLS, tree_step, tree), donate_argnums=0)
+    trees = [tree_loop(jnp.copy(states[0].tree))]
+
+    def tree_alone() -> float:
+        start = time.perf_counter()
+        trees[0] = jax.block_until_ready(tree_loop(trees[0]))
+        return (time.perf_counter() - start) / CALLS * 1e6
+
+    return {
+        "noisydqn": looped,
+        "noisydqn, one call each": called,
+        "noisydqn, tree alone": tree_alone,
+    }
 
 
 def timed(call: Callable[[], None]) -> float:

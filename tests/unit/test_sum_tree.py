@@ -72,6 +72,15 @@ def test_nowhere_is_passed_over() -> None:
         assert float(jnp.sum(tree)) == 2 * sum_tree.levels(tree)
 
 
+def test_of_values_for_one_index_the_largest_counts() -> None:
+    tree = sum_tree.put(sum_tree.init(100), jnp.array([3, 70]), jnp.array([9.0, 9.0]))
+    for order in ([0, 1, 2], [2, 1, 0]):
+        indices, values = jnp.array([3, 3, 50])[jnp.array(order)], jnp.array([2.0, 5.0, 4.0])
+        tree = sum_tree.put(tree, indices, values[jnp.array(order)])
+        assert sum_tree.get(tree, jnp.array([3, 50, 70])).tolist() == [5, 4, 9]
+        assert float(sum_tree.total(tree)) == 18
+
+
 def test_never_finds_an_empty_leaf() -> None:
     """Not even for a mass at or beyond the total, where rounding may lead."""
     priorities = np.zeros(1000, np.float32)

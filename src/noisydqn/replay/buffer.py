@@ -178,9 +178,7 @@ class Replay:
         if counted is not None:
             priority = jnp.where(counted, priority, 0)
             indices = jnp.where(counted, indices, sum_tree.NOWHERE)
-        same = indices[:, None] == indices
-        largest = jnp.max(jnp.where(same, priority, 0), axis=-1)
         return state._replace(
-            tree=sum_tree.put(state.tree, indices, largest**alpha),
+            tree=sum_tree.put(state.tree, indices, priority**alpha),
             max_priority=jnp.maximum(state.max_priority, jnp.max(priority)),
         )

@@ -55,14 +55,19 @@ def get(tree: SumTree, indices: Int[Array, " n"]) -> Float[Array, " n"]:
 
 
 def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) -> SumTree:
-    """Set the priorities at `indices`; where an index repeats, its values must be equal.
+    """Set the priorities at `indices` to values of zero or more.
 
-    Indices of `NOWHERE` are passed over.
+    Where an index repeats, the largest of its values counts, whatever the order. Indices of
+    `NOWHERE` are passed over.
     """
     nowhere = indices == NOWHERE
     for level in reversed(range(levels(tree))):
         block = jnp.where(nowhere, len(tree), _above(level) + indices // FANOUT)
-        tree = tree.at[block, indices % FANOUT].set(values, mode="drop")
+        entry = block, indices % FANOUT
+        if level == levels(tree) - 1:
+            tree = tree.at[entry].set(0, mode="drop").at[entry].max(values, mode="drop")
+        else:
+            tree = tree.at[entry].set(values, mode="drop")
         indices, values = indices // FANOUT, jnp.sum(tree[block], axis=-1)
     return tree
 
@@ -77,7 +82,7 @@ def find(tree: SumTree, mass: Float[Array, " n"]) -> tuple[Int[Array, " n"], Flo
     for level in range(levels(tree)):
         values = tree[_above(level) + block]
         # A product with a triangle, as XLA's own running sum takes several times longer here.
-        running = jnp.sum(values[:, :, None] * up_to, axis=1)
+        running = jnp.matmul(values, up_to, precision="highest")
         mass = jnp.clip(mass, 0, jnp.nextafter(running[:, -1], 0))
         passed = running <= mass[:, None]
         mass = mass - jnp.max(jnp.where(passed, running, 0), axis=-1)
