@@ -15,7 +15,8 @@ from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, ShowingEnv
 from tests.trees import priorities
 
 from noisydqn import Config
-from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
+from noisydqn.envs.guard import EnvironmentFailedError
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate

@@ -13,7 +13,7 @@ from tests.host_envs import BrokenEnv, CountingHostEnv, Cue
 
 import noisydqn
 from noisydqn.cli import main
-from noisydqn.envs.host import EnvironmentFailedError
+from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.presets import PRESETS, config_for
 from noisydqn.training.folder import RunFolder
 

@@ -23,8 +23,9 @@ from noisydqn.checkpoint.arrays import structs
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.config import Config
+from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.history import SavedHistory
-from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, seed_chunk

@@ -14,7 +14,8 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.config import Config
 from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import EnvironmentFailedError, HostEnvironment
+from noisydqn.envs.guard import EnvironmentFailedError
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
