@@ -1,7 +1,7 @@
 # make train   install, then train, evaluate and film Catcher from pixels (about a minute)
 # make test    install, then lint, types, docs and every test
 # make docs    the site, into build/docs
-# make bench   the benchmarks, some forty minutes
+# make bench   the benchmarks, about an hour and a half
 
 PYTHON ?= python3
 VENV := .venv
