@@ -2,9 +2,10 @@
 
     python -m benchmarks.minatar [--steps 200000] [--seeds 3] [--games Asterix ...]
 
-Each run is the installed command on one core, two at a time. Every tenth of the budget ten
-episodes are played with mean weights, and at the end a hundred; sticky actions as the package has
-them by default. Games that are not run keep the rows that they have.
+Each run is the installed command on one core, two at a time. Every tenth of the budget, and at the
+end, thirty episodes are played with mean weights: a hundred each time would be more steps than the
+training. Sticky actions are as the package has them by default. Games that are not run keep the
+rows that they have.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "noisydqn", "train", f"MinAtar/{game}-v1", "--quiet"]
         command += ["--seed", str(seed), "--steps", str(steps), "--out", str(out)]
-        command += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "100"]
+        command += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
         command += ["--film-seconds", "0"]
         subprocess.run(  # noqa: S603
             ["taskset", "-c", str(core), *command],  # noqa: S607

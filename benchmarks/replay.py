@@ -69,24 +69,13 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
         tree, greatest = jax.lax.fori_loop(0, CALLS, step, (state.tree, state.max_priority))
         return state._replace(tree=tree, max_priority=greatest)
 
-    loop = jax.jit(steps, donate_argnums=0)
-    states = [loop(state)]
-
-    def looped() -> float:
-        start = time.perf_counter()
-        states[0] = jax.block_until_ready(loop(states[0]))
-        return (time.perf_counter() - start) / CALLS * 1e6
-
     sample_call, put_call = jax.jit(sample), jax.jit(put, donate_argnums=0)
     keys = list(jax.random.split(jax.random.key(2), CALLS))
-    states[0] = put_call(states[0], *sample_call(states[0], keys[0]))
 
-    def called() -> float:
-        start = time.perf_counter()
+    def calls(state: ReplayState) -> ReplayState:
         for key in keys:
-            states[0] = put_call(states[0], *sample_call(states[0], key))
-        jax.block_until_ready(states[0])
-        return (time.perf_counter() - start) / CALLS * 1e6
+            state = put_call(state, *sample_call(state, key))
+        return state
 
     masses = jax.random.uniform(jax.random.key(3), (64, batch_size))
 
@@ -95,18 +84,24 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
         weights = (jnp.min(found) / found) ** half
         return sum_tree.put(tree, indices, (weights + 1e-4) ** half)
 
-    tree_loop = jax.jit(lambda tree: jax.lax.fori_loop(0, CALLS, tree_step, tree), donate_argnums=0)
-    trees = [tree_loop(jnp.copy(states[0].tree))]
+    def round_of(run: Callable[[Any], Any], start_from: Any) -> Round:
+        """A round of `run`, which takes up its own copy of a state and gives back the next."""
+        held = [run(jax.tree.map(jnp.copy, start_from))]
 
-    def tree_alone() -> float:
-        start = time.perf_counter()
-        trees[0] = jax.block_until_ready(tree_loop(trees[0]))
-        return (time.perf_counter() - start) / CALLS * 1e6
+        def one_round() -> float:
+            start = time.perf_counter()
+            held[0] = jax.block_until_ready(run(held[0]))
+            return (time.perf_counter() - start) / CALLS * 1e6
+
+        return one_round
+
+    def tree_steps(tree: sum_tree.SumTree) -> sum_tree.SumTree:
+        return jax.lax.fori_loop(0, CALLS, tree_step, tree)
 
     return {
-        "noisydqn": looped,
-        "noisydqn, one call each": called,
-        "noisydqn, tree alone": tree_alone,
+        "noisydqn": round_of(jax.jit(steps, donate_argnums=0), state),
+        "noisydqn, one call each": round_of(calls, state),
+        "noisydqn, tree alone": round_of(jax.jit(tree_steps, donate_argnums=0), state.tree),
     }
 
 

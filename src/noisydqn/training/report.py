@@ -58,11 +58,11 @@ def seed_chunk(
     network: object,
 ) -> SeedChunk:
     """A seed's report, from sums over the `made` updates of a chunk."""
-    totals = {name: float(x) for name, x in sums.tree.items()}
+    totals = sums.tree
     return SeedChunk(
         updates=updates,
         episodes=episodes,
-        metrics={name: x / made if made else math.nan for name, x in totals.items()},
+        metrics={name: float(x) / made if made else math.nan for name, x in totals.items()},
         sigma=dict(zip(noisy_layers(network), map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
     )
