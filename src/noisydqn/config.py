@@ -223,6 +223,10 @@ class Config:
     """Learning: updates for each environment step; may be below 1."""
     updates_per_episode: int = 0
     """Learning: updates after each episode; needs 0 updates per step."""
+    learn_every: int = 1
+    """Learning: steps of all environments after which the updates due are made, one after the
+    other. More than 1 is faster with few environments; the actions between are chosen with older
+    weights."""
     learning_starts: int = 1_000
     """Learning: environment steps before the first update."""
     random_steps: int = 0
@@ -264,7 +268,7 @@ class Config:
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
-            "epsilon_steps quantiles acting_quantiles keep"
+            "epsilon_steps quantiles acting_quantiles keep learn_every"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
@@ -350,6 +354,11 @@ class Config:
             raise ConfigError(
                 f"--updates-per-step {self.updates_per_step} and --updates-per-episode "
                 f"{self.updates_per_episode}: one must be 0 and the other above"
+            )
+        if self.updates_per_episode > 0 and self.learn_every > 1:
+            raise ConfigError(
+                f"--updates-per-episode {self.updates_per_episode} and --learn-every "
+                f"{self.learn_every} exclude each other: updates go by episodes or by steps"
             )
         if self.seed + self.num_seeds - 1 > MAX_SEED:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")

@@ -199,6 +199,7 @@ _RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
     n_step=3,
     batch_size=32,
     updates_per_step=1.0,
+    learn_every=8,
 )
 
 PRESETS: dict[str, Config] = {

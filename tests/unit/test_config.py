@@ -32,6 +32,7 @@ from noisydqn.presets import DESCRIPTIONS
         ("learning_rate", math.inf, "--learning-rate must be above zero, got inf"),
         ("learning_rate_final", -1.0, "--learning-rate-final must be zero or more, got -1.0"),
         ("sigma_init", -0.5, "--sigma-init must be zero or more, got -0.5"),
+        ("learn_every", 0, "--learn-every must be at least 1, got 0"),
         ("max_updates", 0, "--max-updates must be at least 1, got 0"),
         ("priority_offset", 0.0, "--priority-offset must be above zero, got 0.0"),
         ("hidden", (0,), r"--hidden must be at least 1 everywhere, got \(0,\)"),
@@ -102,6 +103,10 @@ def test_refuses(option: str, value: Any, message: str) -> None:
         ({"torso": "mlp", "torso_widths": (16, 0)}, "--torso-widths must be at least 1 everywhere"),
         ({"torso": "mlp", "torso_widths": ()}, "--torso-widths must name a width, as --torso mlp"),
         ({"torso": "resnet"}, "--torso must be one of auto, flat, mlp, .* got 'resnet'"),
+        (
+            {"updates_per_step": 0, "updates_per_episode": 4, "learn_every": 2},
+            "--updates-per-episode 4 and --learn-every 2 exclude each other",
+        ),
         (
             {"noise_in": "head", "exploration": "greedy"},
             "--noise-in head and --exploration greedy exclude each other",

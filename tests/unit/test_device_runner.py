@@ -89,14 +89,30 @@ def test_environments_have_draws_of_their_own_unless_shared() -> None:
     assert changed == ended
 
 
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("ratio", [0.1, 0.125, 0.3, 0.5, 1.0, 1.7, 4.0])
-def test_updates_follow_the_ratio(ratio: float) -> None:
-    core = make(CountingEnv(), updates_per_step=ratio).core
+def test_updates_follow_the_ratio(ratio: float, every: int) -> None:
+    core = make(CountingEnv(), updates_per_step=ratio, learn_every=every).core
     exact = Fraction(ratio).limit_denominator(1000)
     done = 0
     for step in range(0, 200, 2):
         done += core.updates_due(step, 0)
-        assert done == int((step + 2) * exact)
+        learned = (step + 2) // (2 * every) * (2 * every)  # steps up to the last group's end
+        assert done == int(learned * exact)
+
+
+def test_between_groups_nothing_is_learned_and_noise_is_held() -> None:
+    runner = make(CountingEnv(), updates_per_step=1, learn_every=3, learning_starts=0)
+    states = play(runner, 12)
+    made = [int(s.learner.updates) for s in states]
+    steps_done = range(2, 26, 2)
+    first = runner.config.first_learning_step
+    for steps, (before, after), (old, new) in zip(
+        steps_done, itertools.pairwise(states), itertools.pairwise(made), strict=True
+    ):
+        ends = steps % 6 == 0
+        assert new - old == (6 if ends and steps >= first else 0)
+        assert bool(jnp.any(before.noise.vector != after.noise.vector)) == ends
 
 
 def test_updates_per_episode() -> None:

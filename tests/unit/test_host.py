@@ -123,6 +123,20 @@ def test_updates_follow_the_ratio(ratio: float, steps: int, starts: int) -> None
     assert chunks[-1].seeds[0].updates == int(steps * ratio) - int(before * ratio)
 
 
+def test_updates_of_several_steps_are_made_together() -> None:
+    config = SMALL.replace(updates_per_step=1, learn_every=4, learning_starts=0)
+    run = start(config, make(CountingHostEnv))
+    made, draws = [0], [np.asarray(run.state.noise.vector)]
+    for _ in range(13):
+        run._step()  # pyright: ignore[reportPrivateUsage]
+        made.append(run.updates)
+        draws.append(np.asarray(run.state.noise.vector))
+    burst = 4 * config.num_envs  # due after steps 4, 8 and 12, made while the next is taken
+    assert made == [0] * 5 + [burst] * 4 + [2 * burst] * 4 + [3 * burst]
+    renewed = [bool((a != b).any()) for a, b in itertools.pairwise(draws)]
+    assert renewed == [i in (4, 8, 12) for i in range(13)]
+
+
 def test_max_updates_is_exact() -> None:
     config = SMALL.replace(steps=400, max_updates=7, updates_per_step=1)
     (*_, last) = host.run(config, make(CountingHostEnv), jax.random.key(0))

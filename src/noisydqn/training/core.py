@@ -241,8 +241,9 @@ class Core:
 
     @property
     def _burst(self) -> int:
-        """Updates whose batches are drawn together: those of a step, if they are few."""
-        return min(math.ceil(self.config.update_ratio * self.config.num_envs), MAX_BURST)
+        """Updates whose batches are drawn together: those due at once, if they are few."""
+        config = self.config
+        return min(math.ceil(config.update_ratio * config.num_envs * config.learn_every), MAX_BURST)
 
     def _learn_burst(
         self, state: TrainingState, key: PRNGKeyArray, number: Int[Array, ""], carry: Learning
@@ -293,17 +294,21 @@ class Core:
         return Learning(learner, replay.tree, replay.max_priority, sums)
 
     def updates_due(self, step: Count, ended: Count) -> Count:
-        """Updates that belong to a step of all environments, whether or not learning started.
+        """Updates that are due after a step of all environments, whether or not learning started.
 
-        `step` counts environment steps before it, `ended` the episodes that it ends. After any
-        number of steps floor(steps * ratio) updates were due. Where updates go by steps the count
-        does not depend on the seed, so that seeds trained side by side share one loop.
+        `step` counts environment steps before it, `ended` the episodes that it ends. After each
+        `learn_every` steps of all environments floor(steps * ratio) updates were due. Where updates
+        go by steps the count does not depend on the seed, so that seeds trained side by side share
+        one loop.
         """
-        ratio = self.config.update_ratio
-        if self.config.updates_per_episode > 0:
+        config, ratio = self.config, self.config.update_ratio
+        if config.updates_per_episode > 0:
             return ended * ratio.numerator
-        carried = (step % ratio.denominator) * ratio.numerator % ratio.denominator
-        return (carried + self.config.num_envs * ratio.numerator) // ratio.denominator
+        group = config.num_envs * config.learn_every
+        ends = (step + config.num_envs) % group == 0
+        before = step + config.num_envs - group
+        carried = (before % ratio.denominator) * ratio.numerator % ratio.denominator
+        return ends * ((carried + group * ratio.numerator) // ratio.denominator)
 
     def _exponents(self, updates: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Alpha and beta after `updates` updates."""
