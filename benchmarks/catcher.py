@@ -7,20 +7,17 @@ start-up and compiling. The evaluation is ten whole games of 10,000 ticks with m
 """
 
 import argparse
-import json
 import math
 import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
 
 from benchmarks import results
+from benchmarks.training import trained
 
 NAME = "catcher"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -28,16 +25,10 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 def run(seed: int) -> dict[str, Any]:
     """Train one seed; returns its summary and the seconds of the whole command."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "noisydqn", "train", "catcher"]
-        start = time.perf_counter()
-        subprocess.run([*command, "--seed", str(seed), "--out", str(out)], check=True)  # noqa: S603
-        seconds = time.perf_counter() - start
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    with trained("catcher", "--seed", str(seed)) as done:
         if seed == 0:
-            keep_pictures(out)
-    return {**summary, "command_seconds": round(seconds, 1)}
+            keep_pictures(done.folder)
+        return {**done.summary, "command_seconds": round(done.seconds, 1)}
 
 
 def keep_pictures(run_folder: Path) -> None:

@@ -10,18 +10,16 @@ rows that they have.
 
 import argparse
 import csv
-import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 from benchmarks import results
+from benchmarks.training import trained
 
 NAME = "minatar"
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "minatar.png"
@@ -32,28 +30,19 @@ GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
     """Train one seed on one core."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "noisydqn", "train", f"MinAtar/{game}-v1", "--quiet"]
-        command += ["--seed", str(seed), "--steps", str(steps), "--out", str(out)]
-        command += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
-        command += ["--film-seconds", "0"]
-        subprocess.run(  # noqa: S603
-            ["taskset", "-c", str(core), *command],  # noqa: S607
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        with (out / "evaluations.csv").open(newline="") as file:
+    options = ["--seed", str(seed), "--steps", str(steps), "--quiet", "--film-seconds", "0"]
+    options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
+    with trained(f"MinAtar/{game}-v1", *options, core=core) as done:
+        with (done.folder / "evaluations.csv").open(newline="") as file:
             curve = [(int(row["steps"]), float(row["mean_return"])) for row in csv.DictReader(file)]
-    return {
-        "game": game,
-        "seed": seed,
-        "steps": steps,
-        "seconds": summary["train_seconds"],
-        "curve": curve,
-        "evaluation": summary["evaluation"],
-    }
+        return {
+            "game": game,
+            "seed": seed,
+            "steps": steps,
+            "seconds": done.summary["train_seconds"],
+            "curve": curve,
+            "evaluation": done.summary["evaluation"],
+        }
 
 
 def table(runs: list[dict[str, Any]]) -> str:

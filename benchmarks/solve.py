@@ -3,6 +3,7 @@
     python -m benchmarks.solve                                every environment below, its seeds
     python -m benchmarks.solve LunarLander-v3 --seeds 10
     python -m benchmarks.solve LunarLander-v3 --peer          Stable-Baselines3 on the same work
+    python -m benchmarks.solve LunarLander-v3 --preset rainbow-lunarlander
 
 Each seed is a run of the installed command in a process of its own, one after the other, so that
 the seconds hold start-up and compiling. An environment is solved when the mean return of the
@@ -12,17 +13,12 @@ Rows are appended to `results/solve.csv` as they come, and of equal rows the new
 
 import argparse
 import csv
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks import results
 from benchmarks.sb3_peer import solve as solve_with_sb3
+from benchmarks.training import trained
 
 NAME = "solve"
 CSV = results.RESULTS / "solve.csv"
@@ -38,23 +34,19 @@ GOALS = {
 for LunarLander, where it takes 100 episodes."""
 
 
-def solve(env: str, seed: int) -> dict[str, Any]:
-    """Train one seed with the preset of an environment until it is solved."""
+def solve(env: str, seed: int, preset: str) -> dict[str, Any]:
+    """Train one seed with a preset of an environment until it is solved."""
     goal, window = GOALS[env]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "noisydqn", "train", env, "--seed", str(seed)]
-        command += ["--out", str(out), "--film-seconds", "0", "--evaluation-episodes", "100"]
-        command += ["--stop-at-return", str(goal), "--window", str(window), "--quiet"]
-        start = time.time()
-        subprocess.run(command, check=True)  # noqa: S603
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        trained = (out / "final.safetensors").stat().st_mtime
-    return {
-        "solved_step": summary["solved_at_step"],
-        "seconds": round(trained - start, 1),
-        "evaluation": round(summary["evaluation"]["mean_return"], 1),
-    }
+    options = ["--seed", str(seed), "--quiet", "--film-seconds", "0"]
+    options += ["--evaluation-episodes", "100"]
+    options += ["--stop-at-return", str(goal), "--window", str(window)]
+    with trained(preset, *options) as run:
+        evaluation = run.summary["evaluation"]["mean_return"]
+        return {
+            "solved_step": run.summary["solved_at_step"],
+            "seconds": round((run.folder / "final.safetensors").stat().st_mtime - run.started, 1),
+            "evaluation": round(evaluation, 1),
+        }
 
 
 def load() -> list[dict[str, Any]]:
@@ -89,13 +81,20 @@ def main() -> None:
     parser.add_argument("envs", nargs="*", default=list(SEEDS), choices=[*SEEDS, []])
     parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... of each")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--peer", action="store_true", help="Stable-Baselines3 instead")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--peer", action="store_true", help="Stable-Baselines3 instead")
+    other.add_argument("--preset", help="another preset of the environment than its own")
     args = parser.parse_args()
     envs: list[str] = args.envs or list(SEEDS)
+    library = "stable-baselines3" if args.peer else "noisydqn"
+    if args.preset:
+        library += f", {args.preset}"
     for env in envs:
         for seed in range(args.first, args.first + (args.seeds or SEEDS[env])):
-            library = "stable-baselines3" if args.peer else "noisydqn"
-            run = solve_with_sb3(env, seed, *GOALS[env]) if args.peer else solve(env, seed)
+            if args.peer:
+                run = solve_with_sb3(env, seed, *GOALS[env])
+            else:
+                run = solve(env, seed, args.preset or env)
             about: dict[str, Any] = {"library": library, "env": env, "seed": seed}
             row: dict[str, Any] = {**about, **run, "commit": results.commit()}
             print(row, flush=True)

@@ -4,10 +4,11 @@
 
 The work on LunarLander-v3: noisy, dueling, double, prioritised, 3-step, three layers of 128,
 batch 32, one update a step; on one core with one environment, and on two with eight; "Rainbow" is
-the same with C51's 51 atoms. With `--atari`: Pong, four frames of 84 x 84, the network of Mnih et
-al. 2015, batch 32, an update every fourth step, eight environments, Rainbow on one core and
-expected values on two. With `--peer` also, in turn, Stable-Baselines3's plain DQN and Tianshou's
-Rainbow, whichever is installed. Each figure is the median of rounds, after learning has started.
+the same with C51's 51 atoms. "8 updates every 8 steps" is as many updates, made together. With
+`--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update every
+fourth step, eight environments, Rainbow on one core and expected values on two. With `--peer`
+also, in turn, Stable-Baselines3's plain DQN and Tianshou's Rainbow, whichever is installed. Each
+figure is the median of rounds, after learning has started.
 """
 
 import argparse
@@ -18,15 +19,18 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import results
 
 NAME = "throughput"
 ROUNDS = 3
+BURSTS = ", 8 updates every 8 steps"
 
 
-def measure(env: str, num_envs: int, steps: int, distribution: Any) -> dict[str, float]:
+def measure(
+    env: str, num_envs: int, steps: int, learn_every: int, distribution: Any
+) -> dict[str, float]:
     """Speed of the host runner from its first updates on."""
     import jax
 
@@ -39,6 +43,7 @@ def measure(env: str, num_envs: int, steps: int, distribution: Any) -> dict[str,
         batch_size=32,
         learning_starts=1_000,
         n_step=3,
+        learn_every=learn_every,
         stop_at_return=None,
         distribution=distribution,
         quantiles=None,
@@ -47,8 +52,8 @@ def measure(env: str, num_envs: int, steps: int, distribution: Any) -> dict[str,
         config = config.replace(replay_capacity=20_000)
     else:
         config = config.replace(updates_per_step=1.0, hidden=(128, 128, 128))
-    warm = 2_000
-    config = config.replace(steps=warm + steps, chunk_steps=500)
+    warm = 2_048
+    config = config.replace(steps=warm + steps, chunk_steps=512)
     started = time.perf_counter()
     updates = 0
     environment: Any = make_environment(config)
@@ -63,34 +68,46 @@ def measure(env: str, num_envs: int, steps: int, distribution: Any) -> dict[str,
     }
 
 
-def _own_process(what: str, env: str, num_envs: int, steps: int, cores: int) -> dict[str, float]:
+class Work(NamedTuple):
+    """What is measured, and where."""
+
+    library: str
+    what: str
+    env: str
+    steps: int
+    num_envs: int = 1
+    learn_every: int = 1
+    cores: int = 1
+
+
+def _own_process(work: Work) -> dict[str, float]:
     """Measure in a process of its own, on some cores."""
     program = (
-        f"import json, os; os.sched_setaffinity(0, range({cores}))\n"
+        f"import json, os; os.sched_setaffinity(0, range({work.cores}))\n"
         "from benchmarks import sb3_peer, throughput, tianshou_peer\n"
-        f"print(json.dumps({what}))"
-    ).format(env=env, num_envs=num_envs, steps=steps)
+        f"print(json.dumps({work.what.format(**work._asdict())}))"
+    )
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", program],
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+        env={**os.environ, "OMP_NUM_THREADS": str(work.cores)},
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-OURS = "throughput.measure('{env}', {num_envs}, {steps}, 'expected')"
-RAINBOW = "throughput.measure('{env}', {num_envs}, {steps}, 'categorical')"
+OURS = "throughput.measure('{env}', {num_envs}, {steps}, {learn_every}, 'expected')"
+RAINBOW = "throughput.measure('{env}', {num_envs}, {steps}, {learn_every}, 'categorical')"
 SB3 = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
-TIANSHOU = "{{'steps_per_second': tianshou_peer.steps_per_second('{env}', {steps})}}"
+TIANSHOU = "{{'steps_per_second': tianshou_peer.steps_per_second('{env}', {steps}, {learn_every})}}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as a table in Markdown."""
     lines = [
         (
-            row["library"],
+            row["library"] + (BURSTS if row["learn_every"] > 1 else ""),
             row["env"],
             f"{row['num_envs']} on {row['cores']}",
             f"{row['steps_per_second']:,.0f}",
@@ -110,27 +127,29 @@ def main() -> None:
     args = parser.parse_args()
     lander = "LunarLander-v3"
     works = [
-        ("noisydqn", OURS, lander, 1, 6_000, 1),
-        ("noisydqn", OURS, lander, 8, 16_000, 2),
-        ("noisydqn, Rainbow", RAINBOW, lander, 1, 6_000, 1),
+        Work("noisydqn", OURS, lander, 6_144),
+        Work("noisydqn", OURS, lander, 6_144, learn_every=8),
+        Work("noisydqn", OURS, lander, 16_384, num_envs=8, cores=2),
+        Work("noisydqn, Rainbow", RAINBOW, lander, 6_144),
+        Work("noisydqn, Rainbow", RAINBOW, lander, 6_144, learn_every=8),
     ]
     if args.peer and importlib.util.find_spec("stable_baselines3"):
-        works.append(("stable-baselines3, plain", SB3, lander, 1, 3_000, 1))
+        works.append(Work("stable-baselines3, plain", SB3, lander, 3_000))
     if args.peer and importlib.util.find_spec("tianshou"):
-        works.append(("Tianshou, Rainbow", TIANSHOU, lander, 1, 1_500, 1))
+        works.append(Work("Tianshou, Rainbow", TIANSHOU, lander, 1_536))
+        works.append(Work("Tianshou, Rainbow", TIANSHOU, lander, 1_536, learn_every=8))
     if args.atari:
         pong = "ALE/Pong-v5"
-        works.append(("noisydqn, Rainbow", RAINBOW, pong, 8, 2_000, 1))
-        works.append(("noisydqn", OURS, pong, 8, 2_000, 2))
+        works.append(Work("noisydqn, Rainbow", RAINBOW, pong, 2_048, num_envs=8))
+        works.append(Work("noisydqn", OURS, pong, 2_048, num_envs=8, cores=2))
     measured: list[list[dict[str, float]]] = [[] for _ in works]
     for _ in range(ROUNDS):
-        for runs, (_, what, env, num_envs, steps, cores) in zip(measured, works, strict=True):
-            runs.append(_own_process(what, env, num_envs, steps, cores))
+        for runs, work in zip(measured, works, strict=True):
+            runs.append(_own_process(work))
     rows: list[dict[str, Any]] = []
-    for runs, (library, _, env, num_envs, _, cores) in zip(measured, works, strict=True):
+    for runs, work in zip(measured, works, strict=True):
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        about = {"library": library, "env": env, "num_envs": num_envs, "cores": cores}
-        rows.append({**about, **medians, "rounds": runs})
+        rows.append({**work._asdict(), **medians, "rounds": runs})
     results.save(NAME, "python -m benchmarks.throughput " + " ".join(sys.argv[1:]), rows)
     print(table(rows))
 
