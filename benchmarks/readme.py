@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     catcher,
     checkpoint,
+    minatar,
     notebook_update,
     replay,
     results,
@@ -21,7 +22,7 @@ from benchmarks import (
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *(ROOT / "docs" / page for page in ("design.md", "resume.md", "benchmarks.md")))
-MODULES = (catcher, checkpoint, notebook_update, replay, throughput, torso, update)
+MODULES = (catcher, checkpoint, minatar, notebook_update, replay, throughput, torso, update)
 TABLES = {
     **{
         module.NAME: lambda module=module: module.table(results.load(module.NAME))
