@@ -8,7 +8,8 @@ the same with C51's 51 atoms. "8 updates every 8 steps" is as many updates, made
 `--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update every
 fourth step, eight environments, Rainbow on one core and expected values on two. With `--peer`
 also, in turn, Stable-Baselines3's plain DQN and Tianshou's Rainbow, whichever is installed. Each
-figure is the median of rounds, after learning has started.
+figure is the median of rounds, after learning has started. Work that is not measured keeps the
+rows that it has.
 """
 
 import argparse
@@ -78,6 +79,11 @@ class Work(NamedTuple):
     num_envs: int = 1
     learn_every: int = 1
     cores: int = 1
+
+    def measured_in(self, row: dict[str, Any]) -> bool:
+        """Whether a row has this work's figures, of any number of steps."""
+        about = self._replace(steps=row["steps"])._asdict()
+        return all(row[name] == value for name, value in about.items())
 
 
 def _own_process(work: Work) -> dict[str, float]:
@@ -149,7 +155,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for runs, work in zip(measured, works, strict=True):
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        rows.append({**work._asdict(), **medians, "rounds": runs})
+        rows.append({**work._asdict(), **medians, "rounds": runs, "commit": results.commit()})
+    others = results.load(NAME) if results.path(NAME).exists() else []
+    rows += [row for row in others if all(not work.measured_in(row) for work in works)]
     results.save(NAME, "python -m benchmarks.throughput " + " ".join(sys.argv[1:]), rows)
     print(table(rows))
 
