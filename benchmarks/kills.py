@@ -154,10 +154,9 @@ def main() -> None:
     counts = [len(range(i, args.kills, len(args.works))) for i in range(len(args.works))]
     for work, count in zip(args.works, counts, strict=True):
         name = f"kills_{work}"
-        kept: list[dict[str, Any]] = results.load(name) if results.path(name).exists() else []
-        kept = [row for row in kept if row["seed"] != args.seed]
         done = run(work, count, args.each, args.seed)
-        results.save(name, "python -m benchmarks.kills " + " ".join(sys.argv[1:]), kept + done)
+        rows = results.others(name, done, ("seed",)) + done
+        results.save(name, "python -m benchmarks.kills " + " ".join(sys.argv[1:]), rows)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,7 @@ def main() -> None:
     todo = [(game, seed) for game in arguments.games for seed in range(arguments.seeds)]
     with ThreadPoolExecutor(cores.qsize()) as pool:
         runs = list(pool.map(lambda x: on_a_core(*x), todo))
-    others = results.load(NAME) if results.path(NAME).exists() else []
-    runs += [run for run in others if run["game"] not in arguments.games]
+    runs += results.others(NAME, runs, ("game",))
     results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
     draw(runs)
     print(table(runs))

@@ -51,6 +51,17 @@ def save(name: str, command: str, data: Any) -> Path:
     return path(name)
 
 
+def others(name: str, rows: list[dict[str, Any]], identity: Sequence[str]) -> list[dict[str, Any]]:
+    """Saved rows that none of the new ones replaces: they differ in a column of `identity`."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[column] for column in identity)
+
+    new = {key(row) for row in rows}
+    saved = load(name) if path(name).exists() else []
+    return [row for row in saved if key(row) not in new]
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -27,6 +27,8 @@ from benchmarks import results
 NAME = "throughput"
 ROUNDS = 3
 BURSTS = ", 8 updates every 8 steps"
+IDENTITY = ("library", "env", "num_envs", "learn_every", "cores")
+"""What tells the rows of the table apart."""
 
 
 def measure(
@@ -70,7 +72,7 @@ def measure(
 
 
 class Work(NamedTuple):
-    """What is measured, and where."""
+    """What is measured, and where; `what` is the call that measures it."""
 
     library: str
     what: str
@@ -79,11 +81,6 @@ class Work(NamedTuple):
     num_envs: int = 1
     learn_every: int = 1
     cores: int = 1
-
-    def measured_in(self, row: dict[str, Any]) -> bool:
-        """Whether a row has this work's figures, of any number of steps."""
-        about = self._replace(steps=row["steps"])._asdict()
-        return all(row[name] == value for name, value in about.items())
 
 
 def _own_process(work: Work) -> dict[str, float]:
@@ -155,9 +152,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for runs, work in zip(measured, works, strict=True):
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        rows.append({**work._asdict(), **medians, "rounds": runs, "commit": results.commit()})
-    others = results.load(NAME) if results.path(NAME).exists() else []
-    rows += [row for row in others if all(not work.measured_in(row) for work in works)]
+        about = {name: getattr(work, name) for name in IDENTITY}
+        about |= {"steps": work.steps, "commit": results.commit()}
+        rows.append({**about, **medians, "rounds": runs})
+    rows += results.others(NAME, rows, IDENTITY)
     results.save(NAME, "python -m benchmarks.throughput " + " ".join(sys.argv[1:]), rows)
     print(table(rows))
 
