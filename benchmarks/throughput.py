@@ -48,6 +48,9 @@ def measure(
         n_step=3,
         learn_every=learn_every,
         stop_at_return=None,
+        stop_at_evaluation=None,
+        acting_noise="update",
+        layer_norm=False,
         distribution=distribution,
         quantiles=None,
     )

@@ -102,6 +102,9 @@ class Config:
     """Run: stop when the mean return of the newest training episodes reaches this."""
     window: int = 50
     """Run: how many episodes that mean is taken over."""
+    stop_at_evaluation: float | None = None
+    """Run: once that is reached, evaluate after each chunk, and stop when the mean return without
+    noise reaches this too. If not given, the training episodes decide alone."""
     num_envs: int = 4
     """Run: environments that are played in step."""
     chunk_steps: int = 1_000
@@ -296,7 +299,8 @@ class Config:
         )
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
         self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
-        self._check("stop_at_return v_min v_max", lambda x: abs(x) < math.inf, "a number")
+        numbers = "stop_at_return stop_at_evaluation v_min v_max"
+        self._check(numbers, lambda x: abs(x) < math.inf, "a number")
         self._check("atoms", lambda x: x >= 2, "at least 2")
         self._check("munchausen_minimum", lambda x: -math.inf < x <= 0, "a number up to 0")
         check_seed("--seed", self.seed)
@@ -359,6 +363,18 @@ class Config:
             raise ConfigError(
                 f"--updates-per-episode {self.updates_per_episode} and --learn-every "
                 f"{self.learn_every} exclude each other: updates go by episodes or by steps"
+            )
+        due = self.num_envs * self.learn_every * self.update_ratio
+        if self.updates_per_step > 0 and due > MAX_COUNT / RATIO_DENOMINATOR:
+            raise ConfigError(
+                f"--num-envs {self.num_envs} times --learn-every {self.learn_every} times "
+                f"--updates-per-step {self.updates_per_step} makes {float(due):,.0f} updates at "
+                f"once, expected at most {MAX_COUNT // RATIO_DENOMINATOR:,}: lower one of them"
+            )
+        if self.stop_at_evaluation is not None and self.stop_at_return is None:
+            raise ConfigError(
+                f"--stop-at-evaluation {self.stop_at_evaluation} needs --stop-at-return: training "
+                "episodes say from when on it is worth an evaluation"
             )
         if self.seed + self.num_seeds - 1 > MAX_SEED:
             raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")

@@ -120,10 +120,15 @@ _LUNARLANDER = _CLASSIC.replace(
     preset="lunarlander",
     env="LunarLander-v3",
     steps=300_000,
+    chunk_steps=2_000,
     stop_at_return=200.0,
     window=50,
+    stop_at_evaluation=220.0,  # without noise some fly off, or hover, where with noise they land
+    layer_norm=True,
     distribution="quantile",
     quantiles=32,
+    acting_noise="episode",
+    schedule_updates=100_000,
 )
 
 _MINATAR = Config(
@@ -187,9 +192,12 @@ _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one s
     schedule_updates=12_500_000,
 )
 
-_RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
+_RAINBOW_LUNARLANDER = _CLASSIC.replace(
     preset="rainbow-lunarlander",
-    quantiles=None,
+    env="LunarLander-v3",
+    steps=300_000,
+    stop_at_return=200.0,
+    window=50,
     num_envs=1,
     distribution="categorical",
     v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
@@ -255,7 +263,9 @@ DESCRIPTIONS = {
         "the same with the noise that its code draws: independent, of deviation 0.5, with sigma "
         "started Kaiming-uniform"
     ),
-    "lunarlander": "LunarLander-v3 until the mean of 50 training returns is 200",
+    "lunarlander": (
+        "LunarLander-v3 until the mean of 50 training returns is 200, and 220 without noise"
+    ),
     "lunarlander-notebook": (
         "the second notebook's configuration: every layer noisy, epsilon 0.05 on top, one-step "
         "targets of the plain kind"

@@ -108,6 +108,11 @@ def test_refuses(option: str, value: Any, message: str) -> None:
             "--updates-per-episode 4 and --learn-every 2 exclude each other",
         ),
         (
+            {"learn_every": 2**30, "num_envs": 2**10},
+            "--num-envs 1024 times --learn-every 1073741824 times --updates-per-step 0.5 makes",
+        ),
+        ({"stop_at_evaluation": 220.0}, "--stop-at-evaluation 220.0 needs --stop-at-return"),
+        (
             {"noise_in": "head", "exploration": "greedy"},
             "--noise-in head and --exploration greedy exclude each other",
         ),

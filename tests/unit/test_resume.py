@@ -138,6 +138,29 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert len(list((out / "checkpoints").glob("*.json"))) == 2  # --keep
 
 
+def test_a_run_goes_on_to_the_evaluation_that_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop in the very chunk that an evaluation would have confirmed."""
+    goal: dict[str, Any] = {"stop_at_return": 10.0, "window": 2, "stop_at_evaluation": 6.0}
+    options = tiny(env=CountingHostEnv, **goal)
+    noisydqn.train(out=tmp_path / "whole", **options)
+    take = Loop._take  # pyright: ignore[reportPrivateUsage]
+
+    def asked_to_stop(self: Loop, *args: Any) -> None:
+        take(self, *args)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_take", asked_to_stop)
+    out = tmp_path / "stopped"
+    assert noisydqn.train(out=out, **options).interrupted
+    assert (out / "evaluations.csv").read_text() == ""
+    monkeypatch.undo()
+    noisydqn.resume(out, quiet=True)
+    assert results(out) == results(tmp_path / "whole")
+    assert results(out)["summary"]["steps"] == TINY["chunk_steps"]
+
+
 def test_pong_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the vector environment that it brings, in the middle of episodes."""
     options = tiny(max_episode_steps=30, steps=600, chunk_steps=100, hidden=(16,))

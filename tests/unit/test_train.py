@@ -1,5 +1,6 @@
 """Whole runs on environments of Gymnasium, gymnax and one's own, from Python and the shell."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import noisydqn
 from noisydqn.cli import main
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.presets import PRESETS, config_for
+from noisydqn.training import loop
+from noisydqn.training.evaluate import Evaluation
 from noisydqn.training.folder import RunFolder
 
 TINY: dict[str, Any] = {
@@ -133,6 +136,22 @@ def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
     # Two environments end episodes of 6, 6, then of 15, 15 after 9 steps and a reset each.
     assert result.seeds[0].summary["solved_at_step"] == 18
     assert result.seeds[0].summary["steps"] == 60
+
+
+def test_it_goes_on_until_an_evaluation_confirms_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluated after each chunk from the first on, and then once more in other episodes."""
+    played = iter([5.0, 7.5, 8.0, 6.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: Evaluation((next(played),)))
+    goal: dict[str, Any] = {"stop_at_return": 10.0, "stop_at_evaluation": 8.0, "window": 2}
+    result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | goal)
+    assert result.seeds[0].summary["solved_at_step"] == 18
+    assert result.seeds[0].summary["steps"] == 180
+    assert result.seeds[0].summary["evaluation"]["mean_return"] == 6.0
+    with (tmp_path / "run" / "evaluations.csv").open() as file:
+        rows = [(row["steps"], float(row["mean_return"])) for row in csv.DictReader(file)]
+    assert rows == [("60", 5.0), ("120", 7.5), ("180", 8.0)]
 
 
 def test_it_stops_when_the_time_is_used_up(tmp_path: Path) -> None:

@@ -325,6 +325,7 @@ class Loop:
             with ThreadPoolExecutor(max_workers=1) as pool:
                 for run in self.runs:
                     run.restart_evaluations(pool)
+                self._confirm()
                 chunk = None if self._finished else self._train(pool, stop, start)
                 if not stop.asked and self.evaluated < self.steps:
                     self._evaluate(pool)
@@ -346,8 +347,9 @@ class Loop:
                 now = time.perf_counter()
                 self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
                 last = now
-                if chunk.steps // every > self.evaluated // every:
+                if self._to_confirm or chunk.steps // every > self.evaluated // every:
                     self._evaluate(None if stop.asked else pool)
+                self._confirm()
                 if stop.asked or self._finished:
                     break
                 if now - saved >= interval and not self.writer.busy:
@@ -370,13 +372,35 @@ class Loop:
 
     @property
     def _finished(self) -> bool:
-        """Whether the time is used up, or every seed has reached the return to stop at."""
+        """Whether the time is used up, or every seed has reached the returns to stop at."""
         limit = self.config.max_seconds
         if limit is not None and self.seconds >= limit:
             return True
-        return all(run.solved_at is not None for run in self.runs) and (
-            self.config.stop_at_return is not None
+        if not self._reached_return:
+            return False
+        goal = self.config.stop_at_evaluation
+        return goal is None or all(run.best_return >= goal for run in self.runs)
+
+    @property
+    def _reached_return(self) -> bool:
+        """Whether in every seed the training episodes have reached the return to stop at."""
+        return self.config.stop_at_return is not None and all(
+            run.solved_at is not None for run in self.runs
         )
+
+    @property
+    def _to_confirm(self) -> bool:
+        """Whether an evaluation is what is missing to the end."""
+        return self._reached_return and self.config.stop_at_evaluation is not None
+
+    def _confirm(self) -> None:
+        """Wait for the evaluations that say whether it is over.
+
+        It must not depend on the speed of a thread after which chunk a run ends.
+        """
+        if self._to_confirm:
+            for run in self.runs:
+                run.collect(wait=True)
 
     def _evaluate(self, pool: ThreadPoolExecutor | None) -> None:
         self.evaluated = self.steps
