@@ -103,8 +103,8 @@ class Config:
     window: int = 50
     """Run: how many episodes that mean is taken over."""
     stop_at_evaluation: float | None = None
-    """Run: once that is reached, evaluate after each chunk, and stop when the mean return without
-    noise reaches this too. If not given, the training episodes decide alone."""
+    """Run: evaluate after each chunk that ends with such a mean, and stop when the mean return
+    without noise reaches this too. If not given, the training episodes decide alone."""
     num_envs: int = 4
     """Run: environments that are played in step."""
     chunk_steps: int = 1_000

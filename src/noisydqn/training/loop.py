@@ -376,22 +376,16 @@ class Loop:
         limit = self.config.max_seconds
         if limit is not None and self.seconds >= limit:
             return True
-        if not self._reached_return:
+        if self.config.stop_at_return is None or any(run.solved_at is None for run in self.runs):
             return False
         goal = self.config.stop_at_evaluation
-        return goal is None or all(run.best_return >= goal for run in self.runs)
-
-    @property
-    def _reached_return(self) -> bool:
-        """Whether in every seed the training episodes have reached the return to stop at."""
-        return self.config.stop_at_return is not None and all(
-            run.solved_at is not None for run in self.runs
-        )
+        return goal is None or (self._to_confirm and all(r.best_return >= goal for r in self.runs))
 
     @property
     def _to_confirm(self) -> bool:
-        """Whether an evaluation is what is missing to the end."""
-        return self._reached_return and self.config.stop_at_evaluation is not None
+        """Whether an evaluation may end it: the newest episodes of a seed are good enough."""
+        goal = self.config.stop_at_evaluation
+        return goal is not None and any(run.reached_return for run in self.runs)
 
     def _confirm(self) -> None:
         """Wait for the evaluations that say whether it is over.
