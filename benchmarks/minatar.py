@@ -1,6 +1,6 @@
 """MinAtar's five games (Young & Tian 2019) with the preset `minatar`, over seeds.
 
-    python -m benchmarks.minatar [--steps 200000] [--seeds 3] [--games Asterix ...]
+    python -m benchmarks.minatar [--steps 300000] [--seeds 3] [--games Asterix ...]
 
 Each run is the installed command on one core, two at a time. Every tenth of the budget, and at the
 end, thirty episodes are played with mean weights: a hundred each time would be more steps than the
@@ -91,7 +91,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Train, save, draw, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
     arguments = parser.parse_args()
