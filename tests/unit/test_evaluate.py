@@ -1,16 +1,21 @@
 """Evaluation plays whole episodes with mean weights."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from tests.host_envs import CountingHostEnv
 
-from noisydqn import PRESETS, build
+from noisydqn import PRESETS, Config, build
 from noisydqn.build import Policy
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
 from noisydqn.envs.device import environment_spec
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.noisy import noisy_layers
-from noisydqn.training.evaluate import evaluate
+from noisydqn.training.evaluate import SIDE_BY_SIDE, evaluate
 
 KEY = jax.random.key(0)
 
@@ -61,3 +66,21 @@ def test_games_are_cut_at_the_time_limit(policy: Policy) -> None:
     evaluation = evaluate(Endless(), policy, episodes=3, key=KEY)
     assert evaluation.returns == (0.0, 0.0, 0.0)  # no fruit comes down in a second
     assert evaluation.caught_fraction == 0
+
+
+def test_an_environment_rests_once_its_share_is_played() -> None:
+    """Three of fifty play a second episode, which is longer; the others are not stepped then."""
+    steps: list[int] = []
+
+    class Tallied(CountingHostEnv):
+        def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            steps.append(self.time)
+            return super().step(action)
+
+    config = Config(env="CartPole-v1", hidden=(8,))
+    env = HostEnvironment.create(config, Tallied)
+    evaluation = evaluate(
+        env, build.make_policy(config, env.spec, KEY), episodes=SIDE_BY_SIDE + 3, key=KEY
+    )
+    assert evaluation.returns == (6.0,) * SIDE_BY_SIDE + (15.0,) * 3
+    assert len(steps) == SIDE_BY_SIDE * 3 + 3 * 5

@@ -72,12 +72,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
         super().__init__(env)
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
-        self._restart = False
+        self._restart = self._resting = False
+        self._newest: Any = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start the next episode, or, with a seed, the first."""
+        if self._resting:
+            return self._newest, {}
         self._episode = 0 if seed is not None else self._episode + 1
         self._seed = self._seed if seed is None else seed
         sequence = np.random.SeedSequence([self._seed, self._episode])
@@ -89,6 +92,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step."""
+        if self._resting:
+            return self._newest, 0.0, False, False, {}
         if self._restart:
             self._restart = False
             return self.reset()[0], 0.0, False, False, {}
@@ -123,10 +128,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Where `envs`, start an episode with the next step."""
         self._restart = self._restart or envs[self._index]
 
+    def rest(self, envs: list[bool]) -> None:
+        """Where `envs`, play no more: show what was seen last, whatever is asked."""
+        self._resting = envs[self._index]
+
     def _check(self, observation: Any) -> None:
         problem = _problem(self.env.observation_space, observation, "observation")
         if problem is not None:
             raise self._failure(problem)
+        self._newest = observation
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

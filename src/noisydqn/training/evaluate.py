@@ -165,11 +165,13 @@ def _evaluate_host(env: HostEnvironment, policy: Policy, episodes: int, seed: in
         for time_step, _, _ in play(vector, policy, seed):
             running = np.where(over, 0, running) + time_step.reward
             over = np.asarray(time_step.last)
-            for i in np.flatnonzero(over & (left > 0)):
-                returns.append(float(running[i]))
-                left[i] -= 1
+            ended = over & (left > 0)
+            returns += running[ended].tolist()
+            left -= ended
             if not left.any():
                 break
+            if np.any(ended & (left == 0)):
+                vector.rest(left == 0)
     finally:
         vector.close()
     return Evaluation(tuple(returns))
