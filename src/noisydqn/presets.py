@@ -116,13 +116,11 @@ _CLASSIC = Config(
     evaluation_episodes=100,
 )
 
-_LUNARLANDER = _CLASSIC.replace(
+_LANDER = _CLASSIC.replace(env="LunarLander-v3", steps=300_000, stop_at_return=200.0, window=50)
+
+_LUNARLANDER = _LANDER.replace(
     preset="lunarlander",
-    env="LunarLander-v3",
-    steps=300_000,
-    chunk_steps=4_000,  # an evaluation takes as long as some 8,000 steps
-    stop_at_return=200.0,
-    window=50,
+    chunk_steps=4_000,  # an evaluation takes as long as some 4,000 steps
     stop_at_evaluation=230.0,  # without noise some fly off, or hover, where with noise they land
     layer_norm=True,
     distribution="quantile",
@@ -192,12 +190,8 @@ _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one s
     schedule_updates=12_500_000,
 )
 
-_RAINBOW_LUNARLANDER = _CLASSIC.replace(
+_RAINBOW_LUNARLANDER = _LANDER.replace(
     preset="rainbow-lunarlander",
-    env="LunarLander-v3",
-    steps=300_000,
-    stop_at_return=200.0,
-    window=50,
     num_envs=1,
     distribution="categorical",
     v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards

@@ -79,6 +79,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start the next episode, or, with a seed, the first."""
+        self._resting = self._resting and seed is None
         if self._resting:
             return self._newest, {}
         self._episode = 0 if seed is not None else self._episode + 1
@@ -129,7 +130,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._restart = self._restart or envs[self._index]
 
     def rest(self, envs: list[bool]) -> None:
-        """Where `envs`, play no more: show what was seen last, whatever is asked."""
+        """Where `envs`, play no more: show what was seen last, until a reset with a seed."""
         self._resting = envs[self._index]
 
     def _check(self, observation: Any) -> None:
