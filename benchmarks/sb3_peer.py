@@ -1,26 +1,30 @@
 """The same work for Stable-Baselines3's DQN, an optional dependency of the benchmarks.
 
-Settings of LunarLander and CartPole are those that RL Baselines3 Zoo publishes for its DQN.
+Its settings are those that RL Baselines3 Zoo publishes for its DQN. Where training goes on for
+longer than there, epsilon still falls over as many steps.
 """
 
 import time
 from collections import deque
 from typing import Any
 
+from noisydqn.presets import config_for
+
+_LUNARLANDER_TUNED = {
+    "learning_rate": 6.3e-4,
+    "batch_size": 128,
+    "buffer_size": 50_000,
+    "learning_starts": 0,
+    "gamma": 0.99,
+    "target_update_interval": 250,
+    "train_freq": 4,
+    "gradient_steps": -1,
+    "exploration_steps": 12_000,  # 0.12 of 100,000
+    "exploration_final_eps": 0.1,
+}
 TUNED: dict[str, dict[str, Any]] = {
-    "LunarLander-v3": {
-        "learning_rate": 6.3e-4,
-        "batch_size": 128,
-        "buffer_size": 50_000,
-        "learning_starts": 0,
-        "gamma": 0.99,
-        "target_update_interval": 250,
-        "train_freq": 4,
-        "gradient_steps": -1,
-        "exploration_fraction": 0.12,
-        "exploration_final_eps": 0.1,
-        "policy_kwargs": {"net_arch": [256, 256]},
-    },
+    "LunarLander-v3": _LUNARLANDER_TUNED,
+    "Acrobot-v1": _LUNARLANDER_TUNED,
     "CartPole-v1": {
         "learning_rate": 2.3e-3,
         "batch_size": 64,
@@ -30,16 +34,27 @@ TUNED: dict[str, dict[str, Any]] = {
         "target_update_interval": 10,
         "train_freq": 256,
         "gradient_steps": 128,
-        "exploration_fraction": 0.16,
+        "exploration_steps": 8_000,  # 0.16 of 50,000
         "exploration_final_eps": 0.04,
-        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+    "MountainCar-v0": {
+        "learning_rate": 4e-3,
+        "batch_size": 128,
+        "buffer_size": 10_000,
+        "learning_starts": 1_000,
+        "gamma": 0.98,
+        "target_update_interval": 600,
+        "train_freq": 16,
+        "gradient_steps": 8,
+        "exploration_steps": 24_000,  # 0.2 of 120,000
+        "exploration_final_eps": 0.07,
     },
 }
-MAX_STEPS = {"LunarLander-v3": 300_000, "CartPole-v1": 100_000}
+"""Arguments of `DQN`, but for the steps until epsilon is at its final value."""
 
 
 def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
-    """Train until the mean of `window` training returns is `goal`, at most `MAX_STEPS`."""
+    """Train until the mean of `window` training returns is `goal`, or for our preset's steps."""
     start = time.time()
     import torch
     from stable_baselines3 import DQN
@@ -63,8 +78,18 @@ def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
                 solved.append(self.num_timesteps)
             return not solved
 
-    model = DQN("MlpPolicy", env, seed=seed, device="cpu", **TUNED[env])
-    model.learn(MAX_STEPS[env], callback=Stop())
+    steps = config_for(env).steps
+    tuned = dict(TUNED[env])
+    model = DQN(
+        "MlpPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        exploration_fraction=tuned.pop("exploration_steps") / steps,
+        policy_kwargs={"net_arch": [256, 256]},
+        **tuned,
+    )
+    model.learn(steps, callback=Stop())
     seconds = time.time() - start
     evaluation, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=100)
     return {
