@@ -120,10 +120,10 @@ def test_updates_per_episode() -> None:
         CountingEnv(lengths=(3, 4)), updates_per_step=0, updates_per_episode=5, learning_starts=0
     )
     states = play(runner, 10)
-    for before, after in itertools.pairwise(states):
+    for number, (before, after) in enumerate(itertools.pairwise(states), start=1):
         ended = after.time_step.terminated | after.time_step.truncated
         made = int(after.learner.updates - before.learner.updates)
-        steps_done = 2 * (states.index(after))
+        steps_done = 2 * number
         expected = 5 * int(ended.sum()) if steps_done >= runner.config.first_learning_step else 0
         assert made == expected
 

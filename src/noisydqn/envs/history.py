@@ -47,7 +47,7 @@ class History:
 
     def due(self) -> np.ndarray:
         """Where the next step begins a span [envs]."""
-        if self.period is None:
+        if self.period is None or not self.over.any():
             return self._cut
         return self._cut | (self.over & (self.episode + 1 - self.span >= self.period))
 

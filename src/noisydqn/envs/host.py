@@ -135,8 +135,8 @@ class HostEnvironment:
         ]
         if subprocess:
             # Not a fork: JAX's threads would not survive it.
-            return HostVector(AsyncVectorEnv(makers, context="spawn"), own=False)
-        return HostVector(SyncVectorEnv(makers), own=False, draws=mode is not None)
+            return HostVector(AsyncVectorEnv(makers, copy=False, context="spawn"), own=False)
+        return HostVector(SyncVectorEnv(makers, copy=False), own=False, draws=mode is not None)
 
 
 def _num_actions(space: spaces.Space[Any]) -> int:
@@ -170,10 +170,10 @@ class _Encoding:
         return _Encoding(shape, dtype, channels_first)
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Encode a batch."""
+        """Encode a batch; a copy, as the vector may use its memory again."""
         if self.channels_first:
             observations = np.moveaxis(observations, 1, -1)
-        return np.ascontiguousarray(observations, self.dtype)
+        return np.array(observations, self.dtype, order="C")
 
 
 class HostVector:
