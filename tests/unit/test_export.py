@@ -181,7 +181,6 @@ def test_onnx_plays_like_the_original(case: Case, tmp_path: Path) -> None:
     np.testing.assert_allclose(one, ours[:1], atol=1e-5)
 
 
-@pytest.mark.filterwarnings("default")  # PyTorch's own, of what it does inside
 @pytest.mark.parametrize("name", TRACED)
 def test_torch_plays_like_the_original(name: str, tmp_path: Path) -> None:
     case = CASES[name]

@@ -41,7 +41,8 @@ class PolicyModule(nn.Module):
         name = f"constant_{self._next}"
         self._next += 1
         if name not in self._buffers:
-            self.register_buffer(name, torch.tensor(value))
+            # In C order, as a program is saved by its tensors' storage and warns of any other.
+            self.register_buffer(name, torch.from_numpy(np.array(value, order="C")))
         return self.get_buffer(name)
 
     def to_float(self, x: Tensor) -> Tensor:
