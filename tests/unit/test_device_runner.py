@@ -226,6 +226,33 @@ def test_updates_per_episode_with_several_seeds() -> None:
     assert any(len(set(updates)) > 1 for updates in made)
 
 
+def test_an_environment_may_keep_a_key_in_its_state() -> None:
+    """Keys of resets and of steps are of one kind: episodes begin in both."""
+
+    counting = CountingEnv()
+
+    class Keeper:
+        num_actions = 2
+        default_params = None
+
+        def observe(self, state: Any) -> jax.Array:
+            return counting.observe(state[0])
+
+        def reset_env(self, key: jax.Array, params: Any) -> Any:
+            observation, state = counting.reset_env(key, params)
+            return observation, (state, key)
+
+        def step_env(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> Any:
+            observation, inner, *rest = counting.step_env(key, state[0], action, params)
+            return observation, (inner, state[1]), *rest
+
+        def is_truncated(self, state: Any, params: Any) -> jax.Array:
+            return counting.is_truncated(state[0], params)
+
+    states = play(make(Keeper()), 8)
+    assert sum(int(state.time_step.last.sum()) for state in states) > 0
+
+
 def test_seeds_side_by_side_are_the_seeds_alone() -> None:
     """Not to the bit, as products are batched, but to rounding."""
     config = SMALL.replace(steps=40)

@@ -76,6 +76,18 @@ def test_time_steps(entry: Any, vectorisation: str) -> None:
         assert got.observation.dtype == np.float32
 
 
+def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
+    vector = make(CountingHostEnv).vector(2)
+    vector.reset(0)
+    vector.rest(np.array([True, False]))
+    resting = vector.step(np.array([0, 0])).observation
+    assert np.asarray(resting)[:, 0].tolist() == [0, 1]
+    vector.reset(0)
+    playing = vector.step(np.array([0, 0])).observation
+    assert np.asarray(playing)[:, 0].tolist() == [1, 1]
+    vector.close()
+
+
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
     program = host._program(config, env)  # pyright: ignore[reportPrivateUsage]

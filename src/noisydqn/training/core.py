@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn import build
 from noisydqn.agent import Agent, Metrics, UpdateNoise, act, draw_noise, values
@@ -42,7 +42,7 @@ Count = TypeVar("Count", int, Array)
 class TrainingState(NamedTuple):
     """Everything a run needs to go on, but for its environments."""
 
-    key: UInt32[Array, "2"]  # raw: wrapping it costs every call some 5 us
+    key: PRNGKeyArray
     learner: LearnerState
     replay: ReplayState
     time_step: TimeStep  # [envs, ...], the newest: no action was taken on it yet
@@ -107,7 +107,7 @@ class Core:
         policy = build.make_policy(config, self.spec, policy_key)
         row = self._row(time_step, jnp.zeros(envs, jnp.int32))
         return TrainingState(
-            key=jax.random.key_data(key),
+            key=key,
             learner=self.agent.init(policy.network),
             replay=self.replay.init(jax.tree.map(lambda x: x[0], row)),
             time_step=time_step,

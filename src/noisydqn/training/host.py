@@ -33,7 +33,11 @@ from noisydqn.types import TimeStep
 
 
 class _Program(NamedTuple):
-    """The core and its functions, compiled at their first call."""
+    """The core and its functions, compiled at their first call.
+
+    Their states hold the key as raw data: a call takes some 5 us to wrap a typed one that it takes
+    and gives back.
+    """
 
     core: Core
     init: Callable[[PRNGKeyArray], TrainingState]
@@ -49,15 +53,35 @@ def _program(config: Config, env: HostEnvironment) -> _Program:
     """Kept, so that training again in one process, with another seed, compiles nothing."""
     core = Core.create(config, env.spec)
 
+    def typed(state: TrainingState) -> TrainingState:
+        return state._replace(key=jax.random.wrap_key_data(state.key))
+
+    def raw(state: TrainingState) -> TrainingState:
+        return state._replace(key=jax.random.key_data(state.key))
+
+    def init(key: PRNGKeyArray) -> TrainingState:
+        return raw(core.init(key))
+
     def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
-        return core.act(core.observe(state, time_step), step)
+        state, actions = core.act(core.observe(typed(state), time_step), step)
+        return raw(state), actions
+
+    def learn(
+        state: TrainingState, due: Array, allowed: Array, sums: Flat[Metrics]
+    ) -> tuple[TrainingState, Flat[Metrics]]:
+        state, sums = core.learn(typed(state), due, allowed, sums)
+        return raw(state), sums
+
+    def probe(state: TrainingState) -> tuple[TrainingState, Probe]:
+        state, probed = core.probe(typed(state))
+        return raw(state), probed
 
     return _Program(
         core=core,
-        init=jax.jit(core.init),
+        init=jax.jit(init),
         act=jax.jit(act, donate_argnums=0),
-        learn=jax.jit(core.learn, donate_argnums=(0, 3)),
-        probe=jax.jit(core.probe, donate_argnums=0),
+        learn=jax.jit(learn, donate_argnums=(0, 3)),
+        probe=jax.jit(probe, donate_argnums=0),
     )
 
 
