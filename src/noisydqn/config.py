@@ -32,6 +32,12 @@ MAX_FRAMES = 16
 
 TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
 
+ADDED: dict[str, Any] = {
+    "evaluation_max_steps": MAX_COUNT,
+    "step_timeout": 600.0,
+}
+"""Options that configs of older runs lack, with the value that their absence implied."""
+
 OPTIONS_OF_DISTRIBUTIONS = {
     "loss": ("expected",),
     "atoms": ("categorical",),
@@ -78,6 +84,9 @@ class Config:
     """Environment: how Gymnasium's run side by side: "sync" in this process, "subprocess" one
     process each (for slow ones), "own" by the environment's vector entry point; "auto" is "own"
     for Atari, else "sync"."""
+    step_timeout: float = 600.0
+    """Environment: seconds that a step or a reset in a worker process may take. After that the run
+    is saved and ends: the worker hangs."""
     frame_stack: int = 1
     """Environment: newest observations that the network sees together."""
     reward_scale: float = 1.0
@@ -263,6 +272,9 @@ class Config:
     that reaches them (0: only at the end)."""
     evaluation_episodes: int = 10
     """Evaluation: episodes in each."""
+    evaluation_max_steps: int = 27_000
+    """Evaluation: steps after which an episode of an evaluation is truncated, so that a policy that
+    never ends one cannot stall the run (27,000 are half an hour of Atari)."""
     film_seconds: float = 20.0
     """Evaluation: length of the film of the best weights (0: no film)."""
 
@@ -271,7 +283,7 @@ class Config:
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
-            "epsilon_steps quantiles acting_quantiles keep learn_every"
+            "epsilon_steps quantiles acting_quantiles keep learn_every evaluation_max_steps"
         )
         not_negative = (
             "updates_per_step updates_per_episode learning_starts random_steps learning_rate_final "
@@ -280,7 +292,7 @@ class Config:
         )
         positive = (
             "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
-            "max_seconds target_rate max_gradient_norm munchausen_temperature"
+            "max_seconds target_rate max_gradient_norm munchausen_temperature step_timeout"
         )
         fraction = (
             "discount epsilon epsilon_final target_rate priority_exponent priority_exponent_final "

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from noisydqn.config import Config
+from noisydqn.config import ADDED, Config
 from noisydqn.errors import UserError
 from noisydqn.training.weights import write_json
 
@@ -263,6 +263,7 @@ def config_of(stored: dict[str, Any], path: Path) -> Config:
     """
     try:
         names = {field.name for field in dataclasses.fields(Config)}
+        stored = {**ADDED, **stored}
         if stored.keys() != names:
             raise ValueError(f"options differ: {', '.join(sorted(stored.keys() ^ names))}")
         return msgspec.convert(stored, Config)
