@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 Tree = TypeVar("Tree")
@@ -49,7 +50,9 @@ class Flat(Generic[Tree]):
         """The tree."""
         sizes = [math.prod(shape) for shape in self.shapes]
         # One split, whose gradient is one concatenation; slices would each add to all of it.
-        parts = jnp.split(self.vector, list(accumulate(sizes))[:-1], axis=-1) if sizes else []
+        # NumPy's own for its arrays, as JAX would compile one.
+        split = np.split if isinstance(self.vector, np.ndarray) else jnp.split
+        parts = split(self.vector, list(accumulate(sizes))[:-1], axis=-1) if sizes else []
         batch = self.vector.shape[:-1]
         leaves = [
             part.reshape(*batch, *shape) for part, shape in zip(parts, self.shapes, strict=True)

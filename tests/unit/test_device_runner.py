@@ -14,6 +14,7 @@ from tests.trees import priorities
 from noisydqn import PRESETS
 from noisydqn.agent import Agent, act
 from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.training import device
 from noisydqn.training.core import TrainingState
 from noisydqn.training.device import DeviceRunner
 
@@ -177,11 +178,25 @@ def test_random_steps_come_first() -> None:
 def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
     """Weak types included: else the program is compiled twice."""
     runner = DeviceRunner.create(PRESETS[preset], CatcherPixels())
-    before = jax.eval_shape(runner.init, jax.random.key(0))
+    before = jax.eval_shape(lambda key: (runner.init(key), runner.empty_log()), jax.random.key(0))
     number = jnp.int32(1)
-    after, _ = jax.eval_shape(runner.chunk, before, number, number)
+    after = jax.eval_shape(runner.advance, *before, number, number, number)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
+def test_a_chunk_in_parts_gives_the_bits_of_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Calls are cut to what a signal may wait for; what is learned must not depend on that."""
+    config = SMALL.replace(steps=80, chunk_steps=40, learning_starts=22, updates_per_step=0.5)
+    ends: list[np.ndarray] = []
+    for seconds in (1e-9, 1e9):  # one step at a time, and as many as parts may grow to
+        monkeypatch.setattr(device, "PART_SECONDS", seconds)
+        chunks = train(config, CountingEnv())
+        ends.append(np.asarray(chunks[-1].policy(0).network.advantage.weight_mu))
+        assert len(chunks[0].seeds[0].episodes) > 2
+    assert (ends[0] == ends[1]).all()
 
 
 def test_steps_that_are_no_whole_number_of_chunks() -> None:

@@ -20,6 +20,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate
+from noisydqn.training.stop import Stop
 from noisydqn.types import TimeStep
 
 SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)
@@ -90,10 +91,10 @@ def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
 
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
-    program = host._program(config, env)  # pyright: ignore[reportPrivateUsage]
+    made = host.programs(config, env)
     vector = env.vector(config.num_envs)
-    state = program.init(jax.random.key(0))
-    return host._Run(config, program, vector, state, vector.reset(0))  # pyright: ignore[reportPrivateUsage]
+    state = made.init(jax.random.key(0))
+    return host._Run(config, made, vector, state, vector.reset(0), Stop())  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_is_stored_is_what_happened() -> None:
@@ -104,7 +105,7 @@ def test_what_is_stored_is_what_happened() -> None:
     for _ in range(15):
         run._step()  # pyright: ignore[reportPrivateUsage]
         taken.append(np.asarray(run.state.replay.rows.action[len(taken)]))
-    replay = run.program.core.replay
+    replay = run.made.core.replay
     leaves = np.flatnonzero(priorities(run.state.replay.tree))
     got = replay.transitions(run.state.replay.rows, jnp.asarray(leaves))
     assert len(leaves) > 15

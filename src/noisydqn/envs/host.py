@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import FlattenObservation
 
 from noisydqn.config import Config
@@ -77,14 +78,17 @@ class HostEnvironment:
         finally:
             vector.close()
 
-    def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-        """Make one environment."""
-        return catalogue.make(
+    def make(
+        self, render_mode: str | None = None, max_steps: int | None = None
+    ) -> gymnasium.Env[Any, Any]:
+        """Make one environment, whose episodes are truncated after `max_steps`, too, if given."""
+        env = catalogue.make(
             self.entry,
             kwargs=json.loads(self.kwargs),
             max_episode_steps=self.max_episode_steps,
             render_mode=render_mode,
         )
+        return env if max_steps is None else TimeLimit(env, max_steps)
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
@@ -110,7 +114,12 @@ class HostEnvironment:
         return OBSERVATION_RATE if is_image else None
 
     def vector(
-        self, num_envs: int, *, processes: bool = False, pictures: bool = False
+        self,
+        num_envs: int,
+        *,
+        processes: bool = False,
+        pictures: bool = False,
+        max_steps: int | None = None,
     ) -> "HostVector":
         """Make some of them, in step.
 
@@ -118,6 +127,8 @@ class HostEnvironment:
             num_envs: how many.
             processes: in processes of their own, if they were asked for.
             pictures: with `HostVector.picture`; only where `frame_rate` is not None.
+            max_steps: steps after which episodes are truncated, beside the environment's own
+                limit; a vector of an id's own does not know it.
         """
         if self.vectorisation == "own":
             assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
@@ -130,7 +141,7 @@ class HostEnvironment:
         subprocess = processes and self.vectorisation == "subprocess"
         mode = "rgb_array" if pictures and self._draws else None
         makers = [
-            partial(guarded, partial(self.make, mode), i, own_process=subprocess)
+            partial(guarded, partial(self.make, mode, max_steps), i, own_process=subprocess)
             for i in range(num_envs)
         ]
         if subprocess:

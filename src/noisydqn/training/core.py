@@ -10,10 +10,12 @@ All of it is pure and compiled by the runner. In a cycle:
 
 import dataclasses
 import math
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn import build
@@ -91,6 +93,28 @@ class Core:
         config = self.config
         network = state.learner.online.tree
         return Policy(network, state.moments, config.observation_clip, config.frame_stack)
+
+    def copy_policy(self, state: TrainingState, seed: int | None = None) -> Policy:
+        """A copy of the policy of a state that was computed; of one of the seeds on its first axis.
+
+        By way of NumPy, so that nothing is compiled.
+        """
+
+        def copy(x: Array) -> np.ndarray:
+            return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
+
+        online, moments = jax.tree.map(copy, (state.learner.online, state.moments))
+        config = self.config
+        policy = Policy(online.tree, moments, config.observation_clip, config.frame_stack)
+        return jax.tree.map(jnp.asarray, policy)
+
+    @property
+    def noisy_layers(self) -> list[str]:
+        """The names of the noisy layers."""
+        policy = jax.eval_shape(
+            partial(build.make_policy, self.config, self.spec), jax.random.key(0)
+        )
+        return list(noisy_layers(policy.network))
 
     def init(self, key: PRNGKeyArray) -> TrainingState:
         """The state before the first time step: as if an episode had ended everywhere."""

@@ -5,7 +5,9 @@ seeds; seeds are trained side by side with `vmap`.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,14 +17,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.agent import Agent, Metrics
-from noisydqn.build import Policy
+from noisydqn.checkpoint.arrays import structs
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.compilation import Compiler, Program
 from noisydqn.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
+from noisydqn.training.stop import Stop
 from noisydqn.types import Row
 
 
@@ -36,13 +40,18 @@ class DeviceState(NamedTuple):
 
 
 class ChunkLog(NamedTuple):
-    """What happened in a chunk, on the device. Rows beyond the chunk's steps are zero."""
+    """What happened in a chunk, on the device. Rows of steps not made yet mean nothing."""
 
     ended: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
     episode_length: Int[Array, "steps envs"]
     sums: Flat[Metrics]  # over all updates
-    updates: Int[Array, ""]  # made in this chunk
+
+
+class ChunkEnd(NamedTuple):
+    """What is looked at after a chunk."""
+
+    updates: Int[Array, ""]  # since the start
     probe: Probe
 
 
@@ -103,40 +112,49 @@ class DeviceRunner:
             return allowed
         return jnp.minimum(allowed, self.config.max_updates - state.learner.updates)
 
-    def chunk(
-        self, state: DeviceState, step: Int[Array, ""], number: Int[Array, ""]
-    ) -> tuple[DeviceState, ChunkLog]:
-        """Run `number` steps of all environments, at most `chunk_steps` in all."""
+    def empty_log(self) -> ChunkLog:
+        """The log of a chunk before its first step."""
         shape = (self.vector_steps, self.config.num_envs)
-        updates_before = state.training.learner.updates
-        sums = Agent.no_metrics()
-        episodes = (jnp.zeros(shape, jnp.bool_), jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
+        return ChunkLog(
+            ended=jnp.zeros(shape, jnp.bool_),
+            episode_return=jnp.zeros(shape, jnp.float32),
+            episode_length=jnp.zeros(shape, jnp.int32),
+            sums=Agent.no_metrics(),
+        )
+
+    def advance(
+        self,
+        state: DeviceState,
+        log: ChunkLog,
+        step: Int[Array, ""],
+        start: Int[Array, ""],
+        number: Int[Array, ""],
+    ) -> tuple[DeviceState, ChunkLog]:
+        """Run a part of a chunk: `number` steps of all environments, from its step `start` on.
+
+        `step` counts environment steps before the chunk. A chunk gives the same bits in one part
+        as in many.
+        """
+        sums = log.sums.with_vector(jnp.where(start == 0, 0, log.sums.vector))
 
         def body(
-            i: Int[Array, ""],
-            carry: tuple[DeviceState, tuple[Array, Array, Array], Flat[Metrics]],
-        ):
-            state, (ended, returns, lengths), sums = carry
-            state, sums = self.step(state, step + i * self.config.num_envs, sums)
-            episodes = (
-                ended.at[i].set(state.training.time_step.last),
-                returns.at[i].set(state.episode_return),
-                lengths.at[i].set(state.episode_length),
+            i: Int[Array, ""], carry: tuple[DeviceState, ChunkLog]
+        ) -> tuple[DeviceState, ChunkLog]:
+            state, log = carry
+            state, sums = self.step(state, step + i * self.config.num_envs, log.sums)
+            return state, ChunkLog(
+                ended=log.ended.at[i].set(state.training.time_step.last),
+                episode_return=log.episode_return.at[i].set(state.episode_return),
+                episode_length=log.episode_length.at[i].set(state.episode_length),
+                sums=sums,
             )
-            return state, episodes, sums
 
-        state, episodes, sums = jax.lax.fori_loop(0, number, body, (state, episodes, sums))
+        return jax.lax.fori_loop(start, start + number, body, (state, log._replace(sums=sums)))
+
+    def end(self, state: DeviceState) -> tuple[DeviceState, ChunkEnd]:
+        """Look at the noise after a chunk."""
         training, probe = self.core.probe(state.training)
-        updates = training.learner.updates - updates_before
-        ended, returns, lengths = episodes
-        return state._replace(training=training), ChunkLog(
-            ended=ended,
-            episode_return=returns,
-            episode_length=lengths,
-            sums=sums,
-            updates=updates,
-            probe=probe,
-        )
+        return state._replace(training=training), ChunkEnd(training.learner.updates, probe)
 
     @property
     def vector_steps(self) -> int:
@@ -144,20 +162,57 @@ class DeviceRunner:
         return max(self.config.chunk_steps // self.config.num_envs, 1)
 
 
-class _Program(NamedTuple):
-    """A runner and its two functions, compiled at their first call."""
+class DevicePrograms(NamedTuple):
+    """A runner and its functions, compiled for a number of seeds."""
 
     runner: DeviceRunner
-    init: Callable[[PRNGKeyArray], DeviceState]
-    chunk: Callable[[DeviceState, Array, Array], tuple[DeviceState, ChunkLog]]
+    init: Program[tuple[DeviceState, ChunkLog]]  # of keys
+    advance: Program[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
+    end: Program[tuple[DeviceState, ChunkEnd]]  # of state
+
+    @property
+    def in_order(self) -> tuple[Program[Any], ...]:
+        """What to compile, the longest first."""
+        return self.advance, self.init, self.end
 
 
 @lru_cache(maxsize=8)
-def _program(config: Config, env: DeviceEnvironment) -> _Program:
-    """Kept, so that training again in one process, with another seed, compiles nothing."""
+def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
+    """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
     runner = DeviceRunner.create(config, env)
-    chunk = jax.jit(partial(_chunk_of_seeds, runner), donate_argnums=0)
-    return _Program(runner, jax.jit(jax.vmap(runner.init)), chunk)
+
+    def start(key: PRNGKeyArray) -> tuple[DeviceState, ChunkLog]:
+        return runner.init(key), runner.empty_log()
+
+    keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
+    init = Program("start", jax.vmap(start), lambda: (keys,), optimize=False)
+    advance = _of_seeds(runner.advance, num_seeds, 2)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return DevicePrograms(
+        runner,
+        init,
+        Program("training", advance, lambda: (*init.shapes, count, count, count), donate=(0, 1)),
+        Program("noise", _of_seeds(runner.end, num_seeds, 1), lambda: init.shapes[:1], donate=(0,)),
+    )
+
+
+def _of_seeds(function: Callable[..., Any], num_seeds: int, states: int) -> Callable[..., Any]:
+    """A function of one seed for several: its first `states` arguments have an axis of seeds."""
+
+    def of_several(*args: Any) -> Any:
+        axes = [0] * states + [None] * (len(args) - states)
+        return jax.vmap(function, in_axes=axes)(*args)
+
+    def of_one(*args: Any) -> Any:
+        # A batch of one costs time in every product; without it nothing is copied.
+        one = jax.tree.map(lambda x: x[0], args[:states])
+        return jax.tree.map(lambda x: x[None], function(*one, *args[states:]))
+
+    return of_several if num_seeds > 1 else of_one
+
+
+PART_SECONDS = 0.5
+"""About how long one call runs, which nothing can interrupt."""
 
 
 def run(
@@ -165,6 +220,9 @@ def run(
     env: DeviceEnvironment,
     keys: PRNGKeyArray,
     checkpoint: Checkpoint | None = None,
+    *,
+    stop: Stop | None = None,
+    compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
@@ -172,80 +230,131 @@ def run(
         config: the options. Its `seed` is not used here: `keys` stand for it.
         env: the environment to train on.
         keys: a key for each seed.
-        checkpoint: where to go on from; None starts anew.
+        checkpoint: where to resume; None starts anew.
+        stop: if it is asked for, an unfinished chunk is yielded and training ends.
+        compiler: compiles the programs; None compiles them here.
 
     Raises:
         UserError: the checkpoint does not fit the config.
+        StoppedError: a stop was asked for before the first step.
     """
-    program = _program(config.of_program, env)
-    runner = program.runner
-    num_seeds = len(keys)
-    total = config.total_steps // config.num_envs
-    done, updates = 0, np.zeros(num_seeds, np.int64)
-    if checkpoint is None:
-        state = program.init(keys)
-    else:
-        state, done, updates = _restore(program, keys, checkpoint)
-    while done < total and (config.max_updates is None or updates.min() < config.max_updates):
-        number = min(runner.vector_steps, total - done)
-        state, log = program.chunk(state, jnp.int32(done * config.num_envs), jnp.int32(number))
-        log = jax.tree.map(np.asarray, log)
-        updates += log.updates
-        seeds = [
-            _seed_chunk(jax.tree.map(lambda x, i=i: x[i], log), state, done, int(updates[i]))
-            for i in range(num_seeds)
+    made = programs(config.of_program, env, len(keys))
+    if compiler is not None:
+        compiler.wait(*made.in_order)
+    training = _Run(config, made, keys, stop or Stop())
+    if checkpoint is not None:
+        training.restore(checkpoint)
+    yield from training.chunks()
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(
+        self, config: Config, made: DevicePrograms, keys: PRNGKeyArray, stop: Stop
+    ) -> None:
+        self.config, self.made, self.stop = config, made, stop
+        self.state, self.log = made.init(keys)
+        self.layers = made.runner.core.noisy_layers
+        self.done = 0  # steps of all environments before the chunk under way
+        self.start = 0  # of it, those that are made
+        self.updates = np.zeros(len(keys), np.int64)  # before the chunk under way
+        self._most = 1  # steps in the next part
+
+    @property
+    def steps(self) -> int:
+        """Environment steps since the start."""
+        return (self.done + self.start) * self.config.num_envs
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Train to the end of the budget, or until a stop is asked for."""
+        config, total = self.config, self.config.total_steps // self.config.num_envs
+        limit = math.inf if config.max_updates is None else config.max_updates
+        while self.done < total and self.updates.min() < limit:
+            if not self._advance(min(self.made.runner.vector_steps, total - self.done)):
+                yield self._chunk([])
+                return
+            yield self._chunk(self._end())
+
+    def _advance(self, number: int) -> bool:
+        """Make the rest of a chunk of `number` steps; returns whether all of it was made.
+
+        The parts are as long as the last one's time allows. One ends where learning starts.
+        """
+        num_envs = self.config.num_envs
+        learning = math.ceil(self.config.first_learning_step / num_envs) - self.done - 1
+        while self.start < number:
+            if self.stop.asked:
+                return False
+            end = learning if self.start < learning < number else number
+            part = min(self._most, end - self.start)
+            before = time.perf_counter()
+            self.state, self.log = self.made.advance(
+                self.state,
+                self.log,
+                np.int32(self.done * num_envs),
+                np.int32(self.start),
+                np.int32(part),
+            )
+            jax.block_until_ready(self.log)
+            seconds = time.perf_counter() - before
+            self.start += part
+            self._most = min(4 * part, math.ceil(part * PART_SECONDS / seconds))
+            if self.start == learning:
+                self._most = 1  # steps take longer from here on
+        return True
+
+    def _end(self) -> list[SeedChunk]:
+        """Close the chunk; returns what each seed did in it."""
+        self.state, end = self.made.end(self.state)
+        log, end = jax.tree.map(np.asarray, (self.log, end))
+        seeds: list[SeedChunk] = []
+        for i, updates in enumerate(end.updates):
+            of_seed: ChunkLog = jax.tree.map(lambda x, i=i: x[i], log)
+            probe: Probe = jax.tree.map(lambda x, i=i: x[i], end.probe)
+            made = int(updates - self.updates[i])
+            episodes = self._episodes(of_seed)
+            seeds.append(seed_chunk(int(updates), made, episodes, of_seed.sums, probe, self.layers))
+        self.done, self.start = self.done + self.start, 0
+        self.updates = np.array(end.updates, np.int64)
+        return seeds
+
+    def _episodes(self, log: ChunkLog) -> list[Episode]:
+        return [
+            Episode(
+                step=(self.done + int(i) + 1) * self.config.num_envs,
+                episode_return=float(log.episode_return[i, e]),
+                length=int(log.episode_length[i, e]),
+            )
+            for i, e in np.argwhere(log.ended[: self.start])
         ]
-        done += number
-        policy = partial(_policy, runner.core, state.training)
-        snapshot = partial(_snapshot, state, done, updates.copy())
-        yield Chunk(done * config.num_envs, seeds, state, policy, snapshot)
+
+    def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
+        policy = partial(self.made.runner.core.copy_policy, self.state.training)
+        return Chunk(self.steps, seeds, self.state, policy, self.snapshot)
+
+    # Stopping and resuming
+
+    def snapshot(self) -> Snapshot:
+        """All that is needed to resume here, be it in the middle of a chunk."""
+        arrays = {
+            "counts": np.array([self.done, self.start]),
+            "updates": self.updates,
+            "log": self.log,
+            "state": _with_rows(self.state, None),
+        }
+        return Snapshot(arrays, self.state.training.replay.rows, 1, self.done + self.start)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Resume from a checkpoint."""
+        checkpoint.check_rows(self.state.training.replay.rows, 1)
+        state = checkpoint.read("state", structs(_with_rows(self.state, None)))
+        self.log = checkpoint.read("log", structs(self.log))
+        self.done, self.start = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
+        self.updates = np.array(checkpoint.read("updates", self.updates))
+        rows = checkpoint.read_rows(self.state.training.replay.rows, 1)
+        self.state = _with_rows(state, rows)
 
 
 def _with_rows(state: DeviceState, rows: Row | None) -> DeviceState:
     return state._replace(training=state.training.with_rows(rows))
-
-
-def _snapshot(state: DeviceState, done: int, updates: np.ndarray) -> Snapshot:
-    arrays = {"done": np.array(done), "updates": updates, "state": _with_rows(state, None)}
-    return Snapshot(arrays, state.training.replay.rows, 1, done)
-
-
-def _restore(
-    program: "_Program", keys: PRNGKeyArray, checkpoint: Checkpoint
-) -> tuple[DeviceState, int, np.ndarray]:
-    """State, vector steps and updates of a checkpoint."""
-    like = jax.eval_shape(program.init, keys)
-    checkpoint.check_rows(like.training.replay.rows, 1)
-    state = checkpoint.read("state", _with_rows(like, None))
-    done = int(checkpoint.read("done", np.array(0)))
-    updates = np.array(checkpoint.read("updates", np.zeros(len(keys), np.int64)))
-    rows = checkpoint.read_rows(program.init(keys).training.replay.rows, 1)
-    return _with_rows(state, rows), done, updates
-
-
-def _policy(core: Core, training: TrainingState, index: int) -> Policy:
-    return jax.tree.map(lambda x: x[index], core.policy(training))
-
-
-def _chunk_of_seeds(
-    runner: DeviceRunner, state: DeviceState, step: Int[Array, ""], number: Int[Array, ""]
-) -> tuple[DeviceState, ChunkLog]:
-    if len(state.episode_return) > 1:
-        return jax.vmap(runner.chunk, in_axes=(0, None, None))(state, step, number)
-    # A batch of one costs time in every product; without it nothing is copied.
-    one = runner.chunk(jax.tree.map(lambda x: x[0], state), step, number)
-    return jax.tree.map(lambda x: x[None], one)
-
-
-def _seed_chunk(log: ChunkLog, state: DeviceState, done: int, updates: int) -> SeedChunk:
-    envs = log.ended.shape[1]
-    episodes = [
-        Episode(
-            step=(done + int(i) + 1) * envs,
-            episode_return=float(log.episode_return[i, e]),
-            length=int(log.episode_length[i, e]),
-        )
-        for i, e in np.argwhere(log.ended)
-    ]
-    network = state.training.learner.online.tree
-    return seed_chunk(updates, int(log.updates), episodes, log.sums, log.probe, network)

@@ -1,8 +1,10 @@
 """Evaluation: whole episodes with mean weights, the noise off."""
 
 import dataclasses
-from collections.abc import Iterator
-from functools import partial
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.agent import act
 from noisydqn.build import Policy
+from noisydqn.compilation import Program, program_for
+from noisydqn.config import MAX_COUNT
 from noisydqn.envs import frames
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment, HostVector
@@ -20,12 +24,16 @@ from noisydqn.types import TimeStep
 SIDE_BY_SIDE = 50
 """At most so many of Gymnasium's environments play at once in an evaluation."""
 
+PART_SECONDS = 0.3
+"""About how long one compiled call plays."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The outcome of an evaluation."""
 
     returns: tuple[float, ...]
+    truncated: int = 0  # episodes that the limit of steps ended
     caught_fraction: float | None = None  # of all fruit, in games where fruit is caught or missed
 
     @property
@@ -41,32 +49,63 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """What is written to `summary.json` and printed as JSON."""
         caught = {} if self.caught_fraction is None else {"caught_fraction": self.caught_fraction}
-        return {"episodes": len(self.returns), "mean_return": self.mean_return, **caught}
+        return {
+            "episodes": len(self.returns),
+            "mean_return": self.mean_return,
+            "truncated_episodes": self.truncated,
+            **caught,
+        }
 
     def describe(self) -> str:
         """The outcome in words."""
         caught = self.caught_fraction
         fruit = "" if caught is None else f", {caught:.2%} of the fruit caught"
-        return f"return {self.mean_return:.1f}{fruit}"
+        limit = f", {self.truncated} truncated" if self.truncated else ""
+        return f"return {self.mean_return:.1f}{fruit}{limit}"
 
 
 def evaluate(
-    env: DeviceEnvironment | HostEnvironment, policy: Policy, *, episodes: int, key: PRNGKeyArray
+    env: DeviceEnvironment | HostEnvironment,
+    policy: Policy,
+    *,
+    episodes: int,
+    key: PRNGKeyArray,
+    max_steps: int = MAX_COUNT,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Play `episodes` whole episodes with mean weights.
+
+    Args:
+        env: the environment.
+        policy: what plays.
+        episodes: how many.
+        key: of the episodes.
+        max_steps: steps after which an episode is truncated.
+        check: called every now and then; it may raise to leave the evaluation.
 
     Raises:
         EnvironmentFailedError: an environment of Gymnasium failed.
     """
     if isinstance(env, HostEnvironment):
-        return _evaluate_host(env, policy, episodes, int(jax.random.bits(key)))
-    played = _play(env, episodes, policy, key)
+        seed = int(jax.random.bits(key))
+        return _evaluate_host(env, policy, episodes, seed, max_steps, check)
+    played = _evaluate_device(env, policy, episodes, key, max_steps, check)
+    truncated = int(np.sum(~np.asarray(played.over)))
     counts = {name: int(np.sum(count)) for name, count in played.counts.items()}
     returns = tuple(float(x) for x in np.asarray(played.returns))
     if not {"caught", "missed"} <= counts.keys():
-        return Evaluation(returns)
+        return Evaluation(returns, truncated)
     fruit = counts["caught"] + counts["missed"]
-    return Evaluation(returns, counts["caught"] / max(fruit, 1))
+    return Evaluation(returns, truncated, counts["caught"] / max(fruit, 1))
+
+
+def evaluation_programs(
+    env: DeviceEnvironment | HostEnvironment, policy: Policy, episodes: int
+) -> tuple[Program[Any], ...]:
+    """What `evaluate` runs for policies like `policy`, to be compiled before."""
+    if isinstance(env, HostEnvironment):
+        return (greedy_program(policy, env.spec.observation, min(episodes, SIDE_BY_SIDE)),)
+    return _device_programs(env, episodes, *_shapes(policy))
 
 
 # Environments in JAX
@@ -77,40 +116,98 @@ class _Playing(NamedTuple):
     env_states: Any
     time_step: TimeStep
     stack: Shaped[Array, "episodes ..."]
+    steps: Int[Array, ""]
     over: Bool[Array, " episodes"]
     returns: Float[Array, " episodes"]
     counts: dict[str, Array]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _play(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArray) -> _Playing:
-    """Play `episodes` episodes in step until the last is over."""
+class _DevicePrograms(NamedTuple):
+    begin: Program[_Playing]  # of policy and key
+    play: Program[_Playing]  # of policy, playing and the step to end at
+
+
+def _shapes(policy: Policy) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The structure of a policy, and shapes and types of its arrays."""
+    leaves, structure = jax.tree.flatten(policy)
+    return structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+
+
+@lru_cache(maxsize=8)
+def _device_programs(
+    env: DeviceEnvironment,
+    episodes: int,
+    structure: Any,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+) -> _DevicePrograms:
+    policy: Policy = jax.tree.unflatten(structure, leaves)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    begin: Program[_Playing] = Program(
+        "evaluation", partial(_begin, env, episodes), lambda: (policy, key), optimize=False
+    )
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    play = partial(_play, env)
+    return _DevicePrograms(
+        begin, Program("evaluation", play, lambda: (policy, begin.shapes, count), donate=(1,))
+    )
+
+
+def _evaluate_device(
+    env: DeviceEnvironment,
+    policy: Policy,
+    episodes: int,
+    key: PRNGKeyArray,
+    max_steps: int,
+    check: Callable[[], None],
+) -> _Playing:
+    """Play in parts that take a fraction of a second, as nothing can interrupt a compiled call."""
+    made = _device_programs(env, episodes, *_shapes(policy))
+    playing, part = made.begin(policy, key), 1
+    while (steps := int(playing.steps)) < max_steps and not np.all(playing.over):
+        check()
+        before = time.perf_counter()
+        end = min(steps + part, max_steps)
+        playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
+        seconds = time.perf_counter() - before
+        part = min(4 * part, math.ceil(part * PART_SECONDS / seconds))
+    return playing
+
+
+def _begin(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArray) -> _Playing:
     vector = VectorEnvironment(env, env.default_params, episodes)
     key, reset_key = jax.random.split(key)
     env_states, time_step = vector.reset(reset_key)
-    start = _Playing(
+    return _Playing(
         key=key,
         env_states=env_states,
         time_step=time_step,
         stack=frames.start(time_step.observation, policy.frames),
+        steps=jnp.int32(0),
         over=jnp.zeros(episodes, jnp.bool_),
-        returns=jnp.zeros(episodes),
+        returns=jnp.zeros(episodes, jnp.float32),
         counts=jax.tree.map(jnp.zeros_like, time_step.info),
     )
-    going_on = jnp.zeros(episodes, jnp.bool_)
+
+
+def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing, end: Array) -> _Playing:
+    """Play in lockstep until the last episode is over, or up to step `end`."""
+    episodes = len(playing.over)
+    vector = VectorEnvironment(env, env.default_params, episodes)
+    no_restart = jnp.zeros(episodes, jnp.bool_)
 
     def step(playing: _Playing) -> _Playing:
         key, step_key = jax.random.split(playing.key)
         seen = policy.preprocess(playing.stack)
         actions = act(policy.network, seen, None, shared=True)
-        env_states, time_step = vector.step(step_key, playing.env_states, actions, going_on)
+        env_states, time_step = vector.step(step_key, playing.env_states, actions, no_restart)
         counted = ~playing.over
         observation = time_step.observation
         return _Playing(
             key=key,
             env_states=env_states,
             time_step=time_step,
-            stack=frames.push(playing.stack, observation, going_on, policy.frames),
+            stack=frames.push(playing.stack, observation, no_restart, policy.frames),
+            steps=playing.steps + 1,
             over=playing.over | time_step.last,
             returns=playing.returns + counted * time_step.reward,
             counts=jax.tree.map(
@@ -118,14 +215,15 @@ def _play(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyArr
             ),
         )
 
-    return jax.lax.while_loop(lambda playing: ~jnp.all(playing.over), step, start)
+    return jax.lax.while_loop(
+        lambda playing: ~jnp.all(playing.over) & (playing.steps < end), step, playing
+    )
 
 
 # Environments of Gymnasium
 
 
-@jax.jit
-def greedy(
+def _greedy(
     policy: Policy,
     stack: Shaped[Array, "envs ..."],
     observation: Shaped[Array, "envs ..."],
@@ -137,6 +235,19 @@ def greedy(
     return stack, jnp.argmax(q, axis=-1).astype(jnp.int32), q
 
 
+greedy = jax.jit(_greedy)
+
+
+def greedy_program(
+    policy: Policy, observation: jax.ShapeDtypeStruct, num_envs: int
+) -> Program[tuple[Array, Array, Array]]:
+    """`greedy` for policies like `policy` in some environments in lockstep."""
+    seen = jax.ShapeDtypeStruct((num_envs, *observation.shape), observation.dtype)
+    stack = jax.eval_shape(partial(frames.start, frames=policy.frames), seen)
+    started = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
+    return program_for("evaluation", _greedy, policy, stack, seen, started)
+
+
 def play(
     vector: HostVector, policy: Policy, seed: int
 ) -> Iterator[tuple[TimeStep, np.ndarray, np.ndarray]]:
@@ -144,34 +255,48 @@ def play(
 
     Yields each time step with the actions [envs] chosen on it and the values [envs, A].
     """
+    choose = greedy_program(policy, vector.spec.observation, vector.num_envs)
     time_step = vector.reset(seed)
     started = np.ones(vector.num_envs, bool)
     stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
     while True:
-        stack, actions, q = greedy(policy, stack, time_step.observation, started)
+        stack, actions, q = choose(policy, stack, time_step.observation, started)
         yield time_step, np.asarray(actions), np.asarray(q)
         started = np.asarray(time_step.last)
         time_step = vector.step(np.asarray(actions))
 
 
-def _evaluate_host(env: HostEnvironment, policy: Policy, episodes: int, seed: int) -> Evaluation:
-    """Each environment plays its share of the episodes, however long they are."""
-    size = min(episodes, SIDE_BY_SIDE)
+def _evaluate_host(
+    env: HostEnvironment,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    max_steps: int,
+    check: Callable[[], None],
+) -> Evaluation:
+    """Each environment plays its share of the episodes."""
+    vector = env.vector(min(episodes, SIDE_BY_SIDE), max_steps=max_steps)
+    size = vector.num_envs  # fewer, where no more can be made
     left = np.array([len(range(i, episodes, size)) for i in range(size)])
-    over, running = np.ones(size, bool), np.zeros(size)
+    most = (max_steps + 1) * int(left[0])  # where an id's own vector knows no limit
+    over, running, length = np.ones(size, bool), np.zeros(size), np.zeros(size, int)
     returns: list[float] = []
-    vector = env.vector(size)
+    truncated = 0
     try:
-        for time_step, _, _ in play(vector, policy, seed):
+        for step, (time_step, _, _) in enumerate(play(vector, policy, seed)):
+            check()
             running = np.where(over, 0, running) + time_step.reward
-            over = np.asarray(time_step.last)
+            length = np.where(over, 0, length + 1)
+            over = np.asarray(time_step.last) | (step >= most)
             ended = over & (left > 0)
             returns += running[ended].tolist()
+            limited = ended & (length >= max_steps) & ~np.asarray(time_step.terminated)
+            truncated += int(limited.sum())
             left -= ended
-            if not left.any():
+            if not left.any() or step >= most:
                 break
             if np.any(ended & (left == 0)):
                 vector.rest(left == 0)
     finally:
         vector.close()
-    return Evaluation(tuple(returns))
+    return Evaluation(tuple(returns), truncated)

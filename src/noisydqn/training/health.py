@@ -1,8 +1,6 @@
 """Whether training is still made of numbers."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
 from noisydqn.build import Policy
 from noisydqn.checkpoint.arrays import named
@@ -16,11 +14,6 @@ class DivergedError(UserError):
     def with_hint(self, hint: str) -> "DivergedError":
         """The same, with one more thing to say."""
         return DivergedError(f"{self}; {hint}")
-
-
-@jax.jit
-def _finite(policy: Policy) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(policy)])
 
 
 def check(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int, int]) -> None:
@@ -38,8 +31,7 @@ def check(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int, int])
     """
     made = chunk.updates - before
     finite = round(chunk.metrics["finite"] * made) if made else 0
-    flags = zip(named(policy), _finite(policy).tolist(), strict=True)
-    bad = [name for name, is_finite in flags if not is_finite]
+    bad = [name for name, x in named(policy).items() if not np.isfinite(np.asarray(x)).all()]
     if finite == made and not bad:
         return
     values = ", ".join(f"{name} {chunk.metrics[name]}" for name in ("loss", "gradient_norm"))

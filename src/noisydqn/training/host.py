@@ -10,8 +10,8 @@ run computes does not depend on how fast anything is.
 
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,35 +22,41 @@ from noisydqn.agent import Agent, Metrics
 from noisydqn.checkpoint.arrays import structs
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.compilation import Compiler, Program
 from noisydqn.config import Config
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
-from noisydqn.training.report import Chunk, Episode, seed_chunk
+from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
+from noisydqn.training.stop import Stop
 from noisydqn.types import TimeStep
 
 
-class _Program(NamedTuple):
-    """The core and its functions, compiled at their first call.
+class HostPrograms(NamedTuple):
+    """The core and its functions.
 
     Their states hold the key as raw data: a call takes some 5 us to wrap a typed one that it takes
     and gives back.
     """
 
     core: Core
-    init: Callable[[PRNGKeyArray], TrainingState]
-    act: Callable[[TrainingState, TimeStep, np.int32], tuple[TrainingState, Array]]
-    learn: Callable[
-        [TrainingState, np.int32, np.int32, Flat[Metrics]], tuple[TrainingState, Flat[Metrics]]
-    ]
-    probe: Callable[[TrainingState], tuple[TrainingState, Probe]]
+    init: Program[TrainingState]  # of a key
+    act: Program[tuple[TrainingState, Array]]  # of state, time step, step
+    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, due, allowed, sums
+    probe: Program[tuple[TrainingState, Probe]]  # of state
+
+    @property
+    def in_order(self) -> tuple[Program[Any], ...]:
+        """What to compile, the longest first."""
+        return self.learn, self.init, self.act, self.probe
 
 
 @lru_cache(maxsize=8)
-def _program(config: Config, env: HostEnvironment) -> _Program:
-    """Kept, so that training again in one process, with another seed, compiles nothing."""
+def programs(config: Config, env: HostEnvironment) -> HostPrograms:
+    """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
     core = Core.create(config, env.spec)
 
     def typed(state: TrainingState) -> TrainingState:
@@ -59,7 +65,7 @@ def _program(config: Config, env: HostEnvironment) -> _Program:
     def raw(state: TrainingState) -> TrainingState:
         return state._replace(key=jax.random.key_data(state.key))
 
-    def init(key: PRNGKeyArray) -> TrainingState:
+    def start(key: PRNGKeyArray) -> TrainingState:
         return raw(core.init(key))
 
     def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
@@ -76,13 +82,33 @@ def _program(config: Config, env: HostEnvironment) -> _Program:
         state, probed = core.probe(typed(state))
         return raw(state), probed
 
-    return _Program(
+    init = Program("start", start, lambda: (jax.random.key(0),), optimize=False)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    sums = jax.eval_shape(Agent.no_metrics)
+    shown = partial(_shown, env.spec, config.num_envs)
+    return HostPrograms(
         core=core,
-        init=jax.jit(init),
-        act=jax.jit(act, donate_argnums=0),
-        learn=jax.jit(learn, donate_argnums=(0, 3)),
-        probe=jax.jit(probe, donate_argnums=0),
+        init=init,
+        act=Program("acting", act, lambda: (init.shapes, shown(), count), donate=(0,)),
+        learn=Program("learning", learn, lambda: (init.shapes, count, count, sums), donate=(0, 3)),
+        probe=Program("noise", probe, lambda: (init.shapes,), donate=(0,)),
     )
+
+
+def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
+    """Shapes and types of the time steps of a vector."""
+    observation = spec.observation
+
+    def blank() -> TimeStep:
+        return TimeStep(
+            observation=jnp.zeros((num_envs, *observation.shape), observation.dtype),
+            reward=jnp.zeros(num_envs, jnp.float32),
+            terminated=jnp.zeros(num_envs, jnp.bool_),
+            truncated=jnp.zeros(num_envs, jnp.bool_),
+            info={},
+        )
+
+    return jax.eval_shape(blank)
 
 
 class _Episodes:
@@ -126,6 +152,9 @@ def run(
     key: PRNGKeyArray,
     checkpoint: Checkpoint | None = None,
     warn: Callable[[str], None] = warnings.warn,
+    *,
+    stop: Stop | None = None,
+    compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
@@ -133,26 +162,31 @@ def run(
         config: the options. Its `seed` is not used here: `key` stands for it.
         env: the environment to train on.
         key: of everything random.
-        checkpoint: where to go on from; None starts anew.
+        checkpoint: where to resume; None starts anew.
         warn: told of environments that could not be put back to where they were.
+        stop: if it is asked for, an unfinished chunk is yielded and training ends.
+        compiler: compiles the programs; None compiles them here.
 
     Raises:
-        EnvironmentFailedError: an environment raised, or gave what it did not declare. A last chunk
-            of what was trained until then is yielded before.
+        EnvironmentFailedError: an environment raised, or gave what it did not declare. The
+            unfinished chunk is yielded before.
         UserError: the checkpoint does not fit the config.
+        StoppedError: a stop was asked for before the first step.
     """
-    program = _program(config.of_program, env)
+    made = programs(config.of_program, env)
+    if compiler is not None:
+        compiler.wait(*made.in_order)
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
-        checkpoint.check_rows(jax.eval_shape(program.init, training_key).replay.rows, 0)
+        checkpoint.check_rows(made.init.shapes.replay.rows, 0)
     vector = env.vector(config.num_envs, processes=True)
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
-        run = _Run(config, program, vector, program.init(training_key), first)
+        training = _Run(config, made, vector, made.init(training_key), first, stop or Stop())
         if checkpoint is not None:
-            run.restore(checkpoint, warn)
-        yield from run.chunks()
+            training.restore(checkpoint, warn)
+        yield from training.chunks()
     finally:
         vector.close()
 
@@ -163,50 +197,68 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        program: _Program,
+        made: HostPrograms,
         vector: HostVector,
         state: TrainingState,
         first: TimeStep,
+        stop: Stop,
     ) -> None:
-        self.config, self.program, self.vector = config, program, vector
+        self.config, self.made, self.vector, self.stop = config, made, vector, stop
         self.state, self.time_step = state, first
+        self.layers = made.core.noisy_layers
         self.episodes = _Episodes(config.num_envs)
         self.steps = self.updates = 0
         self.due = 0  # updates that belong to the newest step and are not made yet
-        self.sums = Agent.no_metrics()
+        self.actions: np.ndarray | None = None  # chosen, but not taken yet
+        self.start, self.updates_before = 0, 0  # steps and updates before the chunk under way
+        self.ended: list[Episode] = []  # in the chunk under way
+        self.sums = Agent.no_metrics()  # over its updates
 
     def chunks(self) -> Iterator[Chunk]:
-        """Train to the end of the budget."""
-        config, num_envs = self.config, self.config.num_envs
-        total = config.total_steps
-        size = max(config.chunk_steps // num_envs, 1) * num_envs
-        failure: EnvironmentFailedError | None = None
-        while self.steps < total and self._allowed(1) and failure is None:
-            ended: list[Episode] = []
-            updates_before = self.updates
-            self.sums = Agent.no_metrics()
-            end = min(self.steps + size, total)
-            try:
-                while self.steps < end:
-                    ended += self._step()
-            except EnvironmentFailedError as error:
-                failure = error
+        """Train to the end of the budget, or until a stop is asked for."""
+        total = self.config.total_steps
+        while self.start < total and (self.steps > self.start or self._allowed(1)):
+            failure = self._advance(min(self.start + self._size, total))
+            if failure is not None or (self.stop.asked and self.steps < total):
+                yield self._chunk([])
+                if failure is not None:
+                    raise failure
+                return
             if self.steps == total:
                 self._learn()
-            yield self._chunk(ended, self.updates - updates_before)
-        if failure is not None:
-            raise failure
+            yield self._chunk([self._end()])
 
-    def _step(self) -> list[Episode]:
-        """One step of all environments; returns the episodes that it ends."""
-        step = np.int32(self.steps)
-        self.state, actions = self.program.act(self.state, self.time_step, step)
-        self._learn()  # goes on while the environments take their step
-        self.time_step = self.vector.step(np.asarray(actions))
+    @property
+    def _size(self) -> int:
+        """Steps in a whole chunk."""
+        num_envs = self.config.num_envs
+        return max(self.config.chunk_steps // num_envs, 1) * num_envs
+
+    def _advance(self, end: int) -> EnvironmentFailedError | None:
+        """Make the steps up to `end`, unless a stop is asked for; returns what went wrong."""
+        try:
+            while self.steps < end and not self.stop.asked:
+                self._step()
+        except EnvironmentFailedError as failure:
+            return failure
+        return None
+
+    def _step(self) -> None:
+        """One step of all environments.
+
+        Where it failed between acting and stepping, the next call takes the actions then chosen.
+        """
+        if self.actions is None:
+            step = np.int32(self.steps)
+            self.state, actions = self.made.act(self.state, self.time_step, step)
+            self._learn()  # runs while the environments take their step
+            self.actions = np.asarray(actions)
+        self.time_step = self.vector.step(self.actions)
+        self.actions = None
         ended = self.time_step.last
-        self.due = self.program.core.updates_due(self.steps, int(ended.sum()))
+        self.due = self.made.core.updates_due(self.steps, int(ended.sum()))
         self.steps += self.config.num_envs
-        return self.episodes.take(self.time_step, self.steps)
+        self.ended += self.episodes.take(self.time_step, self.steps)
 
     def _allowed(self, due: int) -> int:
         """How many of the updates due may be made."""
@@ -214,48 +266,62 @@ class _Run:
         return due if limit is None else min(due, limit - self.updates)
 
     def _learn(self) -> None:
-        """Start the updates that are due, and a new draw of noise if it is due."""
+        """Start the updates that are due, and resample the noise if that is due."""
         due, self.due = self.due, 0
         if due == 0 and self.config.acting_noise == "update":
             return
         learning = self.steps >= self.config.first_learning_step
         number = self._allowed(due) if learning else 0
-        self.state, self.sums = self.program.learn(
+        self.state, self.sums = self.made.learn(
             self.state, np.int32(due), np.int32(number), self.sums
         )
         self.updates += number
 
-    def _chunk(self, ended: list[Episode], made: int) -> Chunk:
-        self.state, probe = self.program.probe(self.state)
-        core, state = self.program.core, self.state
-        network = state.learner.online.tree
-        report = seed_chunk(self.updates, made, ended, self.sums, probe, network)
+    def _end(self) -> SeedChunk:
+        """Close the chunk; returns what happened in it."""
+        self.state, probe = self.made.probe(self.state)
+        made = self.updates - self.updates_before
+        report = seed_chunk(self.updates, made, self.ended, self.sums, probe, self.layers)
+        self.start, self.updates_before, self.ended = self.steps, self.updates, []
+        self.sums = Agent.no_metrics()
+        return report
+
+    def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
+        core, state = self.made.core, self.state
         return Chunk(
             steps=self.steps,
-            seeds=[report],
+            seeds=seeds,
             state=state,
-            policy=lambda _: jax.tree.map(jnp.copy, core.policy(state)),
+            policy=lambda _: core.copy_policy(state),
             snapshot=self.snapshot,
         )
 
-    # Stopping and going on
+    # Stopping and resuming
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to go on after this chunk."""
+        """All that is needed to resume here, be it in the middle of a chunk or of a step."""
         state, history = self.state, self.vector.history
+        acted = self.actions is not None
+        none = np.full(self.config.num_envs, -1, np.int32)
+        counts = [self.steps, self.updates, self.due, self.start, self.updates_before]
         arrays = {
-            "counts": np.array([self.steps, self.updates, self.due, len(history.actions)]),
+            "counts": np.array([*counts, len(history.actions), len(self.ended)]),
             "state": state.with_rows(None),
             "time_step": jax.tree.map(np.asarray, self.time_step),
+            "actions": none if self.actions is None else self.actions.astype(np.int32),
             "episodes": self.episodes.counts,
+            "ended": _as_arrays(self.ended),
+            "sums": self.sums,
             "history": history,
         }
-        return Snapshot(arrays, state.replay.rows, 0, self.steps // self.config.num_envs)
+        written = self.steps // self.config.num_envs + acted
+        return Snapshot(arrays, state.replay.rows, 0, written)
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
-        """Go on from a checkpoint; the environments were just reset with the run's own seed."""
-        counts = checkpoint.read("counts", np.zeros(4, np.int64))
-        self.steps, self.updates, self.due, length = (int(x) for x in counts)
+        """Resume from a checkpoint; the environments were just reset with the run's own seed."""
+        counts = [int(x) for x in checkpoint.read("counts", np.zeros(7, np.int64))]
+        *counts, length, ended = counts
+        self.steps, self.updates, self.due, self.start, self.updates_before = counts
         saved = self.vector.history
         most = self.steps // self.config.num_envs
         saved = saved._replace(
@@ -263,6 +329,11 @@ class _Run:
         )
         saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
+        chunk = min(ended, self._size)
+        self.ended = _episodes(checkpoint.read("ended", _as_arrays([Episode(0, 0.0, 0)] * chunk)))
+        self.sums = checkpoint.read("sums", structs(self.sums))
+        actions = checkpoint.read("actions", np.zeros(self.config.num_envs, np.int32))
+        self.actions = np.array(actions) if (actions >= 0).all() else None
         rows = self.state.replay.rows
         like = structs(self.state.with_rows(None))
         state = checkpoint.read("state", like)
@@ -274,15 +345,29 @@ class _Run:
     def _play_again(
         self, saved: SavedHistory, newest: TimeStep, warn: Callable[[str], None]
     ) -> TimeStep:
-        """Put the environments back; where that fails, cut the episode under way."""
+        """Put the environments back; where that fails, truncate the episode under way."""
         differs = self.vector.restore(saved, newest)
         if not differs.any():
             return newest
         names = ", ".join(map(str, np.flatnonzero(differs)))
         warn(
             f"environment {names} did not play again as before: it is not deterministic. Its "
-            "episode is cut and another begins; from here on the run differs from one that was "
-            "not interrupted"
+            "episode is truncated and another begins; from here on the run differs from one that "
+            "was not interrupted"
         )
         self.episodes.cut(differs)
         return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
+
+
+def _as_arrays(episodes: list[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, returns and lengths of episodes."""
+    return (
+        np.array([episode.step for episode in episodes], np.int64),
+        np.array([episode.episode_return for episode in episodes], np.float64),
+        np.array([episode.length for episode in episodes], np.int64),
+    )
+
+
+def _episodes(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[Episode]:
+    steps, returns, lengths = (array.tolist() for array in arrays)
+    return [Episode(*episode) for episode in zip(steps, returns, lengths, strict=True)]

@@ -4,8 +4,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import msgspec
 from noisydqn.build import Policy
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
+from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
@@ -23,13 +25,13 @@ from noisydqn.envs.select import environment_spec
 from noisydqn.errors import UserError
 from noisydqn.training import device, host
 from noisydqn.training.curves import save_curves
-from noisydqn.training.evaluate import Evaluation, evaluate
+from noisydqn.training.evaluate import Evaluation, evaluate, evaluation_programs
 from noisydqn.training.film import save_film
 from noisydqn.training.folder import RunFolder, read_summary
 from noisydqn.training.health import check
 from noisydqn.training.record import RunRecord, SeedRecord
 from noisydqn.training.report import Chunk, SeedChunk
-from noisydqn.training.stop import Stop
+from noisydqn.training.stop import Stop, StoppedError
 from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.training.weights import policy_like, save_policy, write_json
 
@@ -54,7 +56,7 @@ class _Pending(NamedTuple):
     steps: int
     seconds: float
     policy: Policy
-    future: Future[Evaluation] | None  # None: only when the run goes on
+    future: Future[Evaluation] | None  # None: only when the run resumes
 
 
 class SeedRun:
@@ -66,15 +68,16 @@ class SeedRun:
         env: DeviceEnvironment | HostEnvironment,
         folder: RunFolder,
         terminal: Terminal | None,
+        stop: Stop,
     ) -> None:
-        self.config, self.env, self.folder = config, env, folder
+        self.config, self.env, self.folder, self.stop = config, env, folder, stop
         self.keys = seed_keys(config.seed)
         self.terminal = terminal
         self.trackers: list[Tracker] = []
         self.files: FileTracker | None = None
         self.final: Policy | None = None
         self.best: Policy | None = None
-        self.best_return = -float("inf")
+        self.best_return = self.newest_return = -math.inf  # of evaluations
         self.episodes = self.updates = 0
         self.recent: deque[float] = deque(maxlen=config.window)  # returns
         self.solved_at: tuple[int, float] | None = None
@@ -125,31 +128,49 @@ class SeedRun:
 
     # Evaluations on the way
 
-    def start_evaluation(self, pool: ThreadPoolExecutor | None, steps: int, seconds: float) -> None:
-        """Evaluate the newest policy in another thread; without a pool, when the run goes on."""
+    def start_evaluation(self, pool: Background | None, steps: int, seconds: float) -> None:
+        """Evaluate the newest policy in another thread; without a pool, when the run resumes."""
         assert self.final is not None  # noqa: S101 - a chunk came before
         self.pending.append(self._started(pool, _Pending(steps, seconds, self.final, None)))
 
-    def restart_evaluations(self, pool: ThreadPoolExecutor) -> None:
-        """Make those that had been asked for when the run was saved."""
+    def restart_evaluations(self, pool: Background) -> None:
+        """Make those that were left when the run was saved."""
         self.pending = [self._started(pool, pending) for pending in self.pending]
 
-    def _started(self, pool: ThreadPoolExecutor | None, pending: _Pending) -> _Pending:
+    def _started(self, pool: Background | None, pending: _Pending) -> _Pending:
         if pool is None:
             return pending
         key = jax.random.fold_in(self.keys.selection, pending.steps)
-        episodes = self.config.evaluation_episodes
-        future = pool.submit(evaluate, self.env, pending.policy, episodes=episodes, key=key)
-        return pending._replace(future=future)
+        return pending._replace(
+            future=pool.submit(partial(self._evaluate, pending.policy, key)),
+        )
 
-    def collect(self, *, wait: bool) -> None:
-        """Take in the evaluations that are done, or all that were started, in their order."""
+    def _evaluate(self, policy: Policy, key: jax.Array) -> Evaluation:
+        config = self.config
+        return evaluate(
+            self.env,
+            policy,
+            episodes=config.evaluation_episodes,
+            key=key,
+            max_steps=config.evaluation_max_steps,
+            check=self.stop.check,
+        )
+
+    def collect(self, *, all_of_them: bool) -> None:
+        """Take in the evaluations that are done, or wait for all that were started, in order.
+
+        Those that a stop ends are left for when the run resumes.
+        """
         while self.pending:
             steps, seconds, policy, future = self.pending[0]
-            if future is None or not (wait or future.done()):
+            if future is None or not (all_of_them or future.done()):
+                return
+            try:
+                evaluation = wait(future, self.stop.check)
+            except StoppedError:
                 return
             self.pending.pop(0)
-            evaluation = future.result()
+            self.newest_return = evaluation.mean_return
             if evaluation.mean_return >= self.best_return:
                 self.best, self.best_return = policy, evaluation.mean_return
                 save_policy(self.folder.best, policy)
@@ -159,7 +180,7 @@ class SeedRun:
             for tracker in self.trackers:
                 tracker.evaluation(steps, seconds, evaluation)
 
-    # Stopping and going on
+    # Stopping and resuming
 
     def record(self) -> SeedRecord:
         """What a checkpoint holds of this, beside the policies."""
@@ -169,6 +190,7 @@ class SeedRun:
             updates=self.updates,
             recent=list(self.recent),
             best_return=None if self.best is None else self.best_return,
+            newest_return=None if self.best is None else self.newest_return,
             solved_at=self.solved_at,
             pending=[(pending.steps, pending.seconds) for pending in self.pending],
             sizes=self.files.sizes(),
@@ -188,8 +210,8 @@ class SeedRun:
         policies = {"final": like, "best": best, "pending": [like] * len(record.pending)}
         policies: dict[str, Any] = checkpoint.read(name, policies)
         self.final, self.best = policies["final"], policies["best"]
-        if record.best_return is not None:
-            self.best_return = record.best_return
+        if record.best_return is not None and record.newest_return is not None:
+            self.best_return, self.newest_return = record.best_return, record.newest_return
         self.pending = [
             _Pending(*when, policy, None)
             for when, policy in zip(record.pending, policies["pending"], strict=True)
@@ -230,18 +252,20 @@ class SeedRun:
             self.trackers = []
 
     def report(self, terminal: Terminal) -> None:
-        """Evaluate the best weights in episodes of their own, and film them.
+        """Evaluate the best weights in episodes of their own, and record their video.
 
         What was done already, before the run was resumed, is not done again.
+
+        Raises:
+            StoppedError: a stop was asked for.
         """
         config, policy = self.config, self.best_policy
         save_curves(self.folder)
         filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
         if self.summary["evaluation"] is None:
-            episodes = config.evaluation_episodes
-            evaluation = evaluate(self.env, policy, episodes=episodes, key=self.keys.report)
-            self.summary["evaluation"] = evaluation.summary()
+            self.summary["evaluation"] = self._evaluate(policy, self.keys.report).summary()
             write_json(self.folder.summary, self.summary)
+        self.stop.check()
         if config.film_seconds > 0 and not filmed:
             try:
                 save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
@@ -257,8 +281,10 @@ class Loop:
         env: the environment.
         folders: a folder for each seed.
         checkpoints: where the checkpoints of all of them are.
-        checkpoint: where to go on from; None begins anew.
+        checkpoint: where to resume; None begins anew.
         terminal: the live view.
+        stop: whether to stop.
+        compiler: compiles the programs.
 
     Raises:
         UserError: the checkpoint does not fit the configs.
@@ -272,10 +298,13 @@ class Loop:
         checkpoints: Path,
         checkpoint: Checkpoint | None,
         terminal: Terminal,
+        stop: Stop,
+        compiler: Compiler,
     ) -> None:
         self.config, self.env, self.terminal = seeds[0], env, terminal
+        self.stop, self.compiler = stop, compiler
         self.runs = [
-            SeedRun(seed, env, folder, terminal if i == 0 else None)
+            SeedRun(seed, env, folder, terminal if i == 0 else None, stop)
             for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
         ]
         self.steps = self.evaluated = 0
@@ -314,7 +343,7 @@ class Loop:
         self.terminal.say(f"going on after {self.steps:,} steps, from {checkpoint.path}")
         return [seed.sizes for seed in record.seeds]
 
-    def train(self, stop: Stop) -> None:
+    def train(self) -> None:
         """Train until the budget is used up, it is solved, or it is asked to stop.
 
         Evaluates and saves on the way. At the end, too, the checkpoint comes first: what follows
@@ -322,53 +351,81 @@ class Loop:
         """
         start = time.perf_counter() - self.seconds
         try:
-            with ThreadPoolExecutor(max_workers=1) as pool:
+            with Background(1, "evaluation") as pool:
                 for run in self.runs:
                     run.restart_evaluations(pool)
                 self._confirm()
-                chunk = None if self._finished else self._train(pool, stop, start)
-                if not stop.asked and self.evaluated < self.steps:
+                chunk = None if self._finished else self._train(pool, start)
+                if not self.stop.asked and self.evaluated < self.steps:
                     self._evaluate(pool)
                 if chunk is not None:
                     self._save(chunk)
                 for run in self.runs:
-                    run.collect(wait=True)
-        finally:
+                    run.collect(all_of_them=True)
+        except Exception:
             self.writer.wait()
+            raise
+        self.writer.wait()
         self.seconds = time.perf_counter() - start
 
-    def _train(self, pool: ThreadPoolExecutor, stop: Stop, start: float) -> Chunk | None:
-        """Returns the last chunk, None if there was none."""
+    def _train(self, pool: Background, start: float) -> Chunk | None:
+        """Returns the last chunk, None if there was none or it is saved already."""
         every = self.config.evaluation_every or MAX_COUNT
         chunk, last, saved = None, time.perf_counter(), time.perf_counter()
         interval = self.config.checkpoint_seconds or math.inf
-        with closing(self._chunks()) as chunks:
+        with closing(self._chunks()) as chunks, suppress(StoppedError):
             for chunk in chunks:
                 now = time.perf_counter()
+                if not chunk.seeds:
+                    self._take_unfinished(chunk, now - start)
+                    continue
                 self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
                 last = now
                 if self._to_confirm or chunk.steps // every > self.evaluated // every:
-                    self._evaluate(None if stop.asked else pool)
+                    self._evaluate(None if self.stop.asked else pool)
                 self._confirm()
-                if stop.asked or self._finished:
-                    break
+                if self.stop.asked or self._finished:
+                    return chunk
                 if now - saved >= interval and not self.writer.busy:
                     self._save(chunk)
                     saved = time.perf_counter()
-        return chunk
+        return chunk if chunk is not None and chunk.seeds else None
 
     def _chunks(self) -> Generator[Chunk]:
+        """Start all compiling, what training needs first, and the runner."""
         keys = [run.keys.training for run in self.runs]
-        if isinstance(self.env, HostEnvironment):
-            return host.run(self.config, self.env, keys[0], self.checkpoint, self.terminal.warn)
-        return device.run(self.config, self.env, jnp.stack(keys), self.checkpoint)
+        config, env, stop, compiler = self.config, self.env, self.stop, self.compiler
+        if isinstance(env, HostEnvironment):
+            compiler.start(*host.programs(config.of_program, env).in_order)
+            chunks = host.run(
+                *(config, env, keys[0], self.checkpoint, self.terminal.warn),
+                stop=stop,
+                compiler=compiler,
+            )
+        else:
+            compiler.start(*device.programs(config.of_program, env, len(keys)).in_order)
+            chunks = device.run(
+                config, env, jnp.stack(keys), self.checkpoint, stop=stop, compiler=compiler
+            )
+        policy = policy_like(config, environment_spec(env))
+        compiler.start(*evaluation_programs(env, policy, config.evaluation_episodes))
+        return chunks
 
     def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:
         for i, run in enumerate(self.runs):
             steps = self.steps, chunk.steps
             run.chunk(steps, seconds, speed, chunk.seeds[i], chunk.policy(i))
-            run.collect(wait=False)
+            run.collect(all_of_them=False)
         self.steps, self.seconds = chunk.steps, seconds
+
+    def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
+        """Save where a chunk was left; nobody else sees it, as the resumed run finishes it."""
+        if chunk.steps == 0:
+            return
+        for i, run in enumerate(self.runs):
+            run.final = chunk.policy(i)
+        self.steps, self.seconds = chunk.steps, seconds
+        self._save(chunk)
 
     @property
     def _finished(self) -> bool:
@@ -379,7 +436,9 @@ class Loop:
         if self.config.stop_at_return is None or any(run.solved_at is None for run in self.runs):
             return False
         goal = self.config.stop_at_evaluation
-        return goal is None or (self._to_confirm and all(r.best_return >= goal for r in self.runs))
+        return goal is None or (
+            self._to_confirm and all(r.newest_return >= goal for r in self.runs)
+        )
 
     @property
     def _to_confirm(self) -> bool:
@@ -394,9 +453,9 @@ class Loop:
         """
         if self._to_confirm:
             for run in self.runs:
-                run.collect(wait=True)
+                run.collect(all_of_them=True)
 
-    def _evaluate(self, pool: ThreadPoolExecutor | None) -> None:
+    def _evaluate(self, pool: Background | None) -> None:
         self.evaluated = self.steps
         for run in self.runs:
             run.start_evaluation(pool, self.steps, self.seconds)

@@ -10,8 +10,9 @@ class SeedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     updates: int
     recent: list[float]  # returns
     best_return: float | None  # None: no evaluation yet
+    newest_return: float | None  # of the newest evaluation
     solved_at: tuple[int, float] | None
-    pending: list[tuple[int, float]]  # steps and seconds of evaluations that are not made yet
+    pending: list[tuple[int, float]]  # steps and seconds of evaluations that were not made yet
     sizes: tuple[int, int, int]  # of the files of figures, bytes
 
 

@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from noisydqn.agent import Metrics
 from noisydqn.build import Policy
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.flat import Flat
-from noisydqn.noisy import noisy_layers
 from noisydqn.training.core import Probe
 
 
@@ -40,7 +40,7 @@ class Chunk:
     """What a run did since the last chunk."""
 
     steps: int  # since the start, summed over environments
-    seeds: list[SeedChunk]
+    seeds: list[SeedChunk]  # none where training stops in the middle of a chunk
     state: Any  # the runner's, void once the next chunk is asked for
     policy: Callable[[int], Policy]
     """The policy of the seed at an index: a copy, which stays valid. To be called while `state`
@@ -55,14 +55,15 @@ def seed_chunk(
     episodes: list[Episode],
     sums: Flat[Metrics],
     probe: Probe,
-    network: object,
+    layers: Sequence[str],
 ) -> SeedChunk:
-    """A seed's report, from sums over the `made` updates of a chunk."""
-    totals = sums.tree
+    """A seed's report, from sums over the `made` updates of a chunk and the noisy layers' names."""
+    # Not `sums.tree`, which would compile a split.
+    totals = jax.tree_util.tree_unflatten(sums.structure, np.asarray(sums.vector).tolist())
     return SeedChunk(
         updates=updates,
         episodes=episodes,
-        metrics={name: float(x) / made if made else math.nan for name, x in totals.items()},
-        sigma=dict(zip(noisy_layers(network), map(float, np.asarray(probe.sigma)), strict=True)),
+        metrics={name: x / made if made else math.nan for name, x in totals.items()},
+        sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
     )

@@ -2,15 +2,15 @@
 
 import dataclasses
 import errno
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 from noisydqn.build import Policy
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
+from noisydqn.compilation import Compiler, compilation_cache
 from noisydqn.config import Config
 from noisydqn.envs.catalogue import Maker
 from noisydqn.envs.device import DeviceEnvironment
@@ -35,7 +35,7 @@ from noisydqn.training.folder import (
 )
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop, seed_keys
-from noisydqn.training.stop import Stop, stoppable
+from noisydqn.training.stop import Stop, StoppedError, stoppable
 from noisydqn.training.trackers import Terminal
 from noisydqn.training.weights import load_policy, write_json
 
@@ -74,6 +74,7 @@ def train(
     out: Path | str | None = None,
     quiet: bool = False,
     resume: bool = False,
+    cache: Path | str | None = None,
     **options: Any,
 ) -> Result:
     """Train, evaluate and film; leaves a run folder. This is what `noisydqn train` does.
@@ -94,6 +95,8 @@ def train(
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
         resume: if `out` holds a run with these options go on with it, as `resume` does.
+        cache: folder of compiled programs, which the next run need not compile again; "" for none.
+            If None, `NOISYDQN_CACHE` or a folder in the user's cache folder.
         options: changes to the config, such as `seed=1`.
 
     Raises:
@@ -112,10 +115,10 @@ def train(
             raise UserError("--resume needs --out: name the folder of the run to go on with")
         if holds_run(out):
             changes = check_same(config, out)
-            return _resume(out, changes, maker, quiet=quiet)
+            return _resume(out, changes, maker, quiet=quiet, cache=cache)
     environment = make_environment(config, maker)
     out, folders = create_folders(config, out)
-    return _run(config, environment, out, folders, quiet=quiet)
+    return _run(config, environment, out, folders, quiet=quiet, cache=cache)
 
 
 def resume(
@@ -124,6 +127,7 @@ def resume(
     env: Maker | None = None,
     steps: int | None = None,
     quiet: bool = False,
+    cache: Path | str | None = None,
 ) -> Result:
     """Go on with a run where its newest whole checkpoint left it; `noisydqn resume` does this.
 
@@ -135,16 +139,25 @@ def resume(
         env: the function that made the environment, where the config cannot name it.
         steps: a new budget, at least as large as what was trained; None keeps the old.
         quiet: print nothing, unless interrupted.
+        cache: as in `train`.
 
     Raises:
         UserError: the folder holds no run or no whole checkpoint, or another process trains it.
         EnvironmentFailedError: as `train`.
         DivergedError: as `train`.
     """
-    return _resume(Path(folder), {} if steps is None else {"steps": steps}, env, quiet=quiet)
+    changes = {} if steps is None else {"steps": steps}
+    return _resume(Path(folder), changes, env, quiet=quiet, cache=cache)
 
 
-def _resume(out: Path, changes: dict[str, Any], maker: Maker | None, *, quiet: bool) -> Result:
+def _resume(
+    out: Path,
+    changes: dict[str, Any],
+    maker: Maker | None,
+    *,
+    quiet: bool,
+    cache: Path | str | None,
+) -> Result:
     runs = open_folders(out)
     for folder, _ in runs:
         refuse_without_checkpoints(out, folder)
@@ -156,7 +169,7 @@ def _resume(out: Path, changes: dict[str, Any], maker: Maker | None, *, quiet: b
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
     environment = make_environment(first, maker)
     config = first.replace(num_seeds=len(runs))
-    return _run(config, environment, out, folders, quiet=quiet, resumed=True)
+    return _run(config, environment, out, folders, quiet=quiet, cache=cache, resumed=True)
 
 
 def _run(
@@ -166,6 +179,7 @@ def _run(
     folders: list[RunFolder],
     *,
     quiet: bool,
+    cache: Path | str | None,
     resumed: bool = False,
 ) -> Result:
     """Train all seeds in the folders that were made for them."""
@@ -175,6 +189,7 @@ def _run(
         for place in places:
             stack.enter_context(locked(place.checkpoints))
         terminal = stack.enter_context(Terminal(config, quiet=quiet))
+        stack.enter_context(compilation_cache(cache, terminal.warn))
         try:
             return _run_locked(config, environment, out, folders, terminal, resumed=resumed)
         except OSError as error:
@@ -202,19 +217,19 @@ def _run_locked(
             "steps; raise --steps or lower --learning-starts"
         )
     results: list[SeedResult] = []
-    stop = Stop()
-    for loop in _loops(config, environment, out, folders, terminal, resumed=resumed):
-        for run in loop.runs if resumed else ():
-            write_config(run.folder, run.config)
-        with closing(loop):
-            stop = _train_and_report(loop, terminal, out)
-        results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
-        if stop.asked:
-            terminal.warn(
-                f"{stop.word} after {loop.steps:,} steps; weights and metrics are in {out}; "
-                f"to go on: noisydqn resume {out}"
-            )
-            break
+    with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
+        for loop in _loops(
+            config, environment, out, folders, terminal, stop, compiler, resumed=resumed
+        ):
+            for run in loop.runs if resumed else ():
+                write_config(run.folder, run.config)
+            with closing(loop):
+                _train_and_report(loop, terminal, out)
+            if loop.steps > 0:
+                results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+            if stop.asked:
+                terminal.warn(_stopped_line(stop, loop.steps, out))
+                break
     if config.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
     if not stop.asked:
@@ -254,6 +269,8 @@ def _loops(
     out: Path,
     folders: list[RunFolder],
     terminal: Terminal,
+    stop: Stop,
+    compiler: Compiler,
     *,
     resumed: bool,
 ) -> Iterator[Loop]:
@@ -262,7 +279,7 @@ def _loops(
 
     def loop(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Loop:
         checkpoint = newest_whole(place.checkpoints, terminal.warn) if resumed else None
-        return Loop(seeds, env, folders, place.checkpoints, checkpoint, terminal)
+        return Loop(seeds, env, folders, place.checkpoints, checkpoint, terminal, stop, compiler)
 
     if not isinstance(env, HostEnvironment):
         yield loop(seeds, folders, RunFolder(out))
@@ -273,26 +290,32 @@ def _loops(
         yield loop([seed], [folder], folder)
 
 
-def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> Stop:
-    """Train, save, then evaluate and film; returns whether it was asked to stop."""
-    with stoppable(terminal.warn) as stop:
-        try:
-            loop.train(stop)
-        except (EnvironmentFailedError, DivergedError) as failure:
-            if loop.steps == 0:
-                raise
-            loop.save()
-            raise failure.with_hint(f"what was trained until then is in {out}") from failure
+def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> None:
+    """Train and save, then evaluate and record a video, unless a stop is asked for."""
+    try:
+        loop.train()
+    except (EnvironmentFailedError, DivergedError) as failure:
+        if loop.steps == 0:
+            raise
         loop.save()
-        if stop.asked:
-            return stop
-        terminal.say("evaluating and filming the best weights")
-        stop.at_once = True
-        try:
-            loop.report(terminal)
-        except KeyboardInterrupt:
-            stop.signal = stop.signal or signal.SIGINT
-        return stop
+        raise failure.with_hint(f"what was trained until then is in {out}") from failure
+    if loop.steps == 0:
+        return
+    loop.save()
+    if loop.stop.asked:
+        return
+    terminal.say("evaluating and filming the best weights")
+    with suppress(StoppedError):
+        loop.report(terminal)
+
+
+def _stopped_line(stop: Stop, steps: int, out: Path) -> str:
+    if steps == 0:
+        return f"{stop.word} before the first step; to train: noisydqn resume {out}"
+    return (
+        f"{stop.word} after {steps:,} steps; weights and metrics are in {out}; to resume: "
+        f"noisydqn resume {out}"
+    )
 
 
 def _closing_line(out: Path, results: list[SeedResult]) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops training in good order, a second Ctrl-C quits at once."""
+"""Ctrl-C and SIGTERM: the first stops a run in good order, the second quits at once."""
 
 import dataclasses
 import signal
@@ -9,16 +9,19 @@ from types import FrameType
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
+class StoppedError(Exception):
+    """Work was left because the run was asked to stop."""
+
+
 @dataclasses.dataclass
 class Stop:
-    """Whether, and by which signal, training was asked to stop."""
+    """Whether, and by which signal, a run was asked to stop."""
 
     signal: int | None = None
-    at_once: bool = False  # there is nothing left to save: raise KeyboardInterrupt
 
     @property
     def asked(self) -> bool:
-        """Whether it was."""
+        """Whether a stop was requested."""
         return self.signal is not None
 
     @property
@@ -26,24 +29,34 @@ class Stop:
         """What happened."""
         return "" if self.signal is None else WORDS[signal.Signals(self.signal)]
 
+    def check(self) -> None:
+        """Leave the work at hand if a stop was requested.
+
+        Raises:
+            StoppedError: it was.
+        """
+        if self.asked:
+            raise StoppedError
+
 
 @contextmanager
 def stoppable(warn: Callable[[str], None]) -> Generator[Stop]:
-    """Note the signals that ask to stop; a second Ctrl-C interrupts at once."""
+    """Note the signals that ask to stop; the second raises KeyboardInterrupt.
+
+    A signal that is ignored, as in a job that a shell started in the background, stays ignored.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        again = stop.asked
-        if not again:
-            stop.signal = number
-        if stop.at_once or (again and number == signal.SIGINT):
+        if stop.asked:
             raise KeyboardInterrupt
-        if not again:
-            warn(f"{stop.word}: saving after this chunk (Ctrl-C again to quit without saving)")
+        stop.signal = number
+        warn(f"{stop.word}: saving (once more to quit without saving)")
 
+    wanted = [number for number in WORDS if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        before = {number: signal.signal(number, note) for number in WORDS}
+        before = {number: signal.signal(number, note) for number in wanted}
     except ValueError:  # not the main thread: signals are not ours to handle
         yield stop
         return

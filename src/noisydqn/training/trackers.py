@@ -206,6 +206,7 @@ class Terminal:
         self._total, self._max_updates = config.steps, config.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._last_line = -math.inf
+        self._compiled = False
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -234,6 +235,14 @@ class Terminal:
         self._recent.clear()
         self._progress.reset(self._task, description="compiling")
         self.say(what)
+
+    def compiling(self, names: Sequence[str]) -> None:
+        """Show what is being compiled; nothing any more if there are no names."""
+        if names and not self._live and not self._compiled:
+            self.say(f"compiling {', '.join(names)}")
+        self._compiled = True
+        if names:
+            self._progress.update(self._task, description=f"compiling {', '.join(names)}")
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
