@@ -4,7 +4,7 @@ Nothing is imported here, so that the layers for PyTorch and Keras need no JAX.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsIndex
 
 NoiseKind = Literal["factorised", "independent"]
 NoiseMode = Literal["sample", "mean", "frozen"]
@@ -33,8 +33,14 @@ def initial_values(
     """Section 3.2 of Fortunato et al. 2018, for weights and biases alike.
 
     Raises:
-        ValueError: a size below 1, a negative `sigma_init`, or an unknown kind of noise.
+        ValueError: a size that is not an integer above 0, a negative `sigma_init`, or an unknown
+            kind of noise.
     """
+    for size in (in_features, out_features):
+        if not isinstance(size, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"a noisy layer needs whole numbers of inputs and outputs, got {size!r}"
+            )
     if in_features < 1 or out_features < 1:
         raise ValueError(
             f"a noisy layer needs at least one input and one output, got {in_features} inputs "

@@ -16,6 +16,7 @@ A function that was compiled before (`jax.jit`, `tf.function`, `Model.predict`) 
 was compiled in.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,13 @@ except ImportError as error:
     ) from error
 
 Tensor = Any
+
+_REFUSED = {
+    "lora_rank": "which would leave mu as it is and learn another weight without noise",
+    "lora_alpha": "which belongs to lora_rank",
+    "quantization_config": "as quantized weights cannot have noise",
+}
+"""Arguments of `keras.layers.Dense` that mean nothing for a noisy layer, and why."""
 
 
 class _HeldSeed(keras.random.SeedGenerator):
@@ -51,12 +59,21 @@ class _HeldSeed(keras.random.SeedGenerator):
 class NoisyDense(keras.layers.Layer):
     """A dense layer whose weights and biases are `mu + sigma * epsilon`.
 
+    Takes the arguments of `keras.layers.Dense`, by place and by name; those of kernel and bias are
+    for their means, mu. `lora_rank` and quantization are refused.
+
     Args:
         units: number of outputs, q.
         activation: function of the outputs, or its name.
         use_bias: whether there is a bias.
+        kernel_initializer: of the kernel's means, with a seed of its own; None samples them
+            uniformly within ±1/sqrt(p) (factorised) or ±sqrt(3/p) (independent).
+        bias_initializer: of the biases' means, likewise.
         kernel_regularizer: of the kernel's means.
         bias_regularizer: of the biases' means.
+        activity_regularizer: of the outputs.
+        kernel_constraint: of the kernel's means.
+        bias_constraint: of the biases' means.
         noise: `"factorised"` draws p + q normals for p inputs and takes products of them
             (equations 10 and 11); `"independent"` draws p * q + q.
         sigma_init: with factorised noise sigma_0, so that every sigma starts at
@@ -66,11 +83,12 @@ class NoisyDense(keras.layers.Layer):
         follow_training: if true, the layer uses its means unless it is called with
             `training=True`.
         seed: of initial values and noise; None takes a random one. Layers of one seed draw the
-            same noise: give each its own.
-        kwargs: as any layer: `name`, `dtype`, `trainable`, `activity_regularizer`.
+            same noise, and so does a clone (`keras.models.clone_model`): give each its own.
+        kwargs: as any layer: `name`, `dtype`, `trainable`.
 
     Raises:
-        ValueError: a size below 1, a negative `sigma_init`, or an unknown mode or kind of noise.
+        ValueError: a size that is not an integer above 0, a negative `sigma_init`, an unknown mode
+            or kind of noise, or an argument of `Dense` that is refused.
     """
 
     def __init__(
@@ -78,9 +96,14 @@ class NoisyDense(keras.layers.Layer):
         units: int,
         activation: str | Callable[[Tensor], Tensor] | None = None,
         use_bias: bool = True,
-        *,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = None,
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
         noise: NoiseKind = "factorised",
         sigma_init: float | None = None,
         mode: NoiseMode = "sample",
@@ -88,14 +111,26 @@ class NoisyDense(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        for name, reason in _REFUSED.items():
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(f"NoisyDense does not take {name}, {reason}: leave it out")
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        if isinstance(self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
+            raise ValueError(
+                f"NoisyDense does not take the quantized dtype {self.dtype_policy.name}: give a "
+                'floating-point one, such as "float32" or "mixed_bfloat16"'
+            )
         initial_values(1, units, noise, sigma_init)  # refuse now what cannot be built
         check_mode(mode)
-        self.units, self.use_bias = units, use_bias
+        self.units, self.use_bias = operator.index(units), use_bias
         function: Any = keras.activations.get(activation)
         self.activation: Callable[[Tensor], Tensor] = function
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.noise: NoiseKind = noise
         self.sigma_init = sigma_init
         self.mode: NoiseMode = mode
@@ -113,27 +148,29 @@ class NoisyDense(keras.layers.Layer):
         return noise_size(self.in_features, self.units, self.noise)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Make the parameters: `mu` uniform in ±1/sqrt(p) (factorised) or ±sqrt(3/p)."""
+        """Make the parameters, with the initial values that the class documents."""
         inputs = input_shape[-1]
         if inputs is None:
             raise ValueError("NoisyDense needs inputs whose last axis has a size, got None")
         self.in_features = inputs
         bound, sigma = initial_values(inputs, self.units, self.noise, self.sigma_init)
 
-        def pair(name: str, shape: tuple[int, ...], regularizer: Any) -> list[Any]:
+        def pair(name: str, shape: tuple[int, ...]) -> list[Any]:
             uniform = keras.initializers.RandomUniform(-bound, bound, self.seed_generator)
+            given: dict[str, Any] = {
+                "initializer": getattr(self, f"{name}_initializer") or uniform,
+                "regularizer": getattr(self, f"{name}_regularizer"),
+                "constraint": getattr(self, f"{name}_constraint"),
+            }
             constant = keras.initializers.Constant(sigma)
-            mu = self.add_weight(
-                name=f"{name}_mu", shape=shape, initializer=uniform, regularizer=regularizer
-            )
+            mu = self.add_weight(name=f"{name}_mu", shape=shape, **given)
             return [mu, self.add_weight(name=f"{name}_sigma", shape=shape, initializer=constant)]
 
-        shape = (inputs, self.units)
-        self.kernel_mu, self.kernel_sigma = pair("kernel", shape, self.kernel_regularizer)
+        self.kernel_mu, self.kernel_sigma = pair("kernel", (inputs, self.units))
         self.bias_mu: Any = None
         self.bias_sigma: Any = None
         if self.use_bias:
-            self.bias_mu, self.bias_sigma = pair("bias", (self.units,), self.bias_regularizer)
+            self.bias_mu, self.bias_sigma = pair("bias", (self.units,))
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: inputs})
         self.reset_noise()
         self.built = True
@@ -190,8 +227,12 @@ class NoisyDense(keras.layers.Layer):
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "noise": self.noise,
             "sigma_init": self.sigma_init,
             "mode": self.mode,

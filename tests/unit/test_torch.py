@@ -3,12 +3,17 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
+from noisydqn.errors import UserError
 from noisydqn.torch import (
     NoisyFeatures,
     NoisyLinear,
@@ -113,14 +118,14 @@ def test_noise_may_be_renewed_before_the_backward_pass(noise: str) -> None:
     np.testing.assert_allclose(layer.bias_sigma.grad, 2 * f, rtol=1e-6)
 
 
-# What PyTorch's own exporting code warns of has nothing to do with the layer.
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled(backend: str) -> None:
-    """In one graph, which renews the noise, sees what is held, and heeds the mode."""
+def test_compiled() -> None:
+    """In one graph, which resamples the noise, sees what is held, and heeds the mode.
+
+    The backend "aot_eager" takes every step of "eager", and traces the gradients besides.
+    """
     torch.compiler.reset()
     layer = NoisyLinear(4, 3)
-    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert not torch.equal(compiled(X), compiled(X))
     layer.mode = "frozen"
     held = compiled(X)
@@ -133,11 +138,11 @@ def test_compiled(backend: str) -> None:
     torch.testing.assert_close(compiled(X), layer(X))
 
 
-@pytest.mark.filterwarnings("default")
 def test_compiled_with_a_generator_of_its_own() -> None:
+    """One layer, as PyTorch warns of its own doing where a graph breaks between two."""
     torch.compiler.reset()
-    model, twin = two_layers(3), two_layers(3)
-    compiled = torch.compile(model, backend="eager")
+    layer, twin = two_layers(3)[0], two_layers(3)[0]
+    compiled = torch.compile(layer, backend="eager")
     for _ in range(2):
         torch.testing.assert_close(compiled(X), twin(X))
 
@@ -173,6 +178,60 @@ def test_in_place_of_linear() -> None:
     assert NoisyLinear(4, 3, device="meta").weight_mu.is_meta
 
 
+@pytest.fixture
+def empty_is_nan() -> Iterator[None]:
+    """PyTorch fills uninitialized memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assigned(layer: NoisyLinear) -> None:
+    parameters = NoisyLinear(4, 3, dtype=torch.float64).state_dict()
+    layer.load_state_dict(parameters, assign=True)
+
+
+@pytest.mark.usefixtures("empty_is_nan")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda layer: layer.to_empty(device="cpu"),
+        lambda layer: layer.to("meta").to_empty(device="cpu"),
+        lambda layer: layer.half().to_empty(device="cpu"),
+        assigned,
+    ],
+    ids=["to_empty", "meta", "half", "assign"],
+)
+def test_held_noise_is_never_uninitialized(device: str, move: Callable[[NoisyLinear], Any]) -> None:
+    layer = NoisyLinear(4, 3, device=device, mode="frozen")
+    move(layer)
+    for parameter in layer.parameters():
+        nn.init.ones_(parameter)  # which `to_empty` leaves to its caller
+    x = X.to(layer.weight_mu)
+    held = layer(x)
+    assert held.dtype == layer.weight_mu.dtype
+    assert held.isfinite().all()
+    assert held.unique().numel() > 1  # ones without noise give every output the same value
+    assert torch.equal(layer(x), held)
+    layer.reset_noise()
+    assert not torch.equal(layer(x), held)
+
+
+def test_given_noise_reaches_a_layer_whose_parameters_came_later() -> None:
+    layer, normals = NoisyLinear(4, 3, device="meta", mode="frozen"), torch.arange(7.0)
+    layer.load_state_dict(NoisyLinear(4, 3).state_dict(), assign=True)
+    layer.reset_noise(normals)
+    assert torch.equal(layer.held_normals, normals)
+
+
+def test_held_noise_is_converted_with_the_layer() -> None:
+    layer = NoisyLinear(4, 3)
+    held = layer.held_normals
+    assert layer.to("cpu").held_normals is held  # a CUDA graph reads this very tensor
+    assert torch.equal(layer.double().held_normals, held.double())
+
+
 def test_make_noisy() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Sequential(nn.Linear(6, 3, bias=False)))
     assert make_noisy(model, sigma_init=0.1) is model
@@ -181,6 +240,125 @@ def test_make_noisy() -> None:
     assert second.bias_mu is None
     assert second.weight_sigma[0, 0].item() == pytest.approx(0.1 / 6**0.5)
     assert isinstance(make_noisy(nn.Linear(2, 2)), NoisyLinear)
+    make_noisy(model, sigma_init=0.2)
+    assert noisy_layers(model) == [first, second]
+    assert second.weight_sigma[0, 0].item() == pytest.approx(0.1 / 6**0.5)
+
+
+def test_make_noisy_changes_layers_where_they_are() -> None:
+    """So whatever refers to a layer has the noisy one, with all that belonged to the plain one."""
+    linear = nn.Linear(4, 4, device="meta", dtype=torch.float64).eval()
+    vars(linear)["tag"] = "head"
+    linear.bias.requires_grad_(False)
+    seen: list[nn.Module] = []
+    handle = linear.register_forward_hook(lambda module, *_: seen.append(module))
+    model = nn.ModuleDict({"one": linear, "again": linear, "list": nn.ModuleList([linear])})
+    model["parent"] = model  # a cycle
+    make_noisy(model, follow_training=True)
+    layer = noisy_layers(model)[0]
+    assert model["one"] is model["again"] is layer is linear
+    assert (layer.tag, layer.training) == ("head", False)
+    frozen = [name for name, value in layer.named_parameters() if not value.requires_grad]
+    assert frozen == ["bias_mu", "bias_sigma"]
+    assert [name for name, _ in layer.named_parameters()][:2] == ["weight_mu", "weight_sigma"]
+    assert layer.weight_sigma.is_meta
+    assert layer.weight_sigma.dtype == torch.float64
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    x = X.double()
+    assert torch.equal(layer(x), layer(x))
+    assert seen == [layer, layer]
+    handle.remove()
+    layer.train()
+    assert not torch.equal(layer(x), layer(x))
+    assert len(seen) == 2
+
+
+def test_make_noisy_keeps_shared_parameters() -> None:
+    one, two = nn.Linear(4, 4), nn.Linear(4, 4)
+    two.weight = one.weight.requires_grad_(False)
+    first, second = noisy_layers(make_noisy(nn.Sequential(one, two)))
+    assert first.weight_mu is second.weight_mu
+    assert first.weight_sigma is second.weight_sigma
+    assert not first.weight_sigma.requires_grad
+    assert first.bias_mu is not second.bias_mu
+    assert not torch.equal(first(X), second(X))  # noise of its own
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_make_noisy_in_a_transformer(training: bool) -> None:
+    """Whose fast path, in evaluation, would read the weights of the layers instead."""
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0, batch_first=True)
+    model = make_noisy(nn.TransformerEncoder(layer, 2)).train(training)
+    assert len(noisy_layers(model)) == 4
+    with torch.no_grad():
+        mask = torch.tensor([[False, True], [False, False]])
+        one, other = [model(X.expand(2, 2, 4), src_key_padding_mask=mask) for _ in range(2)]
+    assert not torch.equal(one, other)
+
+
+class Special(nn.Linear):
+    pass
+
+
+def pruned() -> nn.Linear:
+    prune.random_unstructured(linear := nn.Linear(4, 4), "weight", 1)
+    return linear
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    return model
+
+
+def replaced() -> nn.Linear:
+    linear = nn.Linear(4, 4)
+    linear.forward = torch.relu
+    return linear
+
+
+def distributed() -> nn.Module:
+    model = nn.Module.__new__(nn.parallel.DistributedDataParallel)  # without other processes
+    nn.Module.__init__(model)
+    model.module = nn.Linear(4, 4)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(1, 1, 1), "found no torch.nn.Linear"),
+        (lambda: nn.MultiheadAttention(4, 2), "found no torch.nn.Linear"),
+        (lambda: nn.LazyLinear(4), "run one batch through the model first"),
+        (lambda: Special(4, 4), "test_torch.Special is a subclass of Linear"),
+        (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), "its weights are computed"),
+        (pruned, "its weights are computed"),
+        (tied, "'2.1': it shares a parameter with '2.0'"),
+        (replaced, "its forward was replaced"),
+        (distributed, "wrap it after make_noisy"),
+        (lambda: torch.jit.trace(nn.Linear(4, 3), X), "torch.jit compiled it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what it makes still exists
+def test_make_noisy_refuses(make: Callable[[], nn.Module], message: str) -> None:
+    """In one line, before anything is changed."""
+    refused, beside = make(), nn.Linear(4, 4)
+    model = nn.Sequential(beside, nn.ReLU(), refused)
+    if "found no" in message:
+        model = refused
+    with pytest.raises(UserError, match=message) as raised:
+        make_noisy(model)
+    assert "\n" not in str(raised.value)
+    assert not noisy_layers(model)
+
+
+def test_a_noisy_layer_says_that_it_has_no_weight() -> None:
+    layer = NoisyLinear(4, 3, bias=False)
+    for name in ("weight", "bias"):
+        assert not hasattr(layer, name)
+        with pytest.raises(AttributeError, match=f"has no {name}, only its mean {name}_mu"):
+            getattr(layer, name)
 
 
 def test_features() -> None:
@@ -192,28 +370,54 @@ def test_features() -> None:
     assert features(X.reshape(2, 2, 2)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (gymnasium.spaces.Discrete(5), 5),
+        (gymnasium.spaces.MultiDiscrete([2, 3]), 5),
+        (gymnasium.spaces.MultiBinary(4), 4),
+        (gymnasium.spaces.Box(0, 1, ()), 1),
+    ],
+)
+def test_features_of_integers_are_one_hot(space: Any, size: int) -> None:
+    """As Stable-Baselines3 makes them, see its `get_flattened_obs_dim`."""
+    assert noisy_layers(NoisyFeatures(space))[0].in_features == size
+
+
+def test_features_refuse_several_arrays() -> None:
+    space = gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2))
+    with pytest.raises(UserError, match="of one array, got Dict: wrap the environment"):
+        NoisyFeatures(space)
+
+
 def test_refuses_an_unknown_mode() -> None:
     with pytest.raises(ValueError, match='mode must be "sample", "mean" or "frozen", got \'off\''):
         NoisyLinear(2, 2, mode="off")  # pyright: ignore[reportArgumentType]
     layer = NoisyLinear(2, 2)
     with pytest.raises(ValueError, match="got 'off'"):
         set_mode(layer, "off")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"floating-point dtype, got torch\.complex64"):
+        NoisyLinear(2, 2, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"whole numbers of inputs and outputs, got 4\.0"):
+        NoisyLinear(4.0, 2)  # pyright: ignore[reportArgumentType]
     layer.mode = "off"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match="got 'off'"):
         layer(torch.ones(2))
 
 
-@pytest.mark.parametrize(("package", "named"), [("torch", "PyTorch"), ("keras", "Keras")])
-def test_without_the_package_there_is_one_line(package: str, named: str) -> None:
+def test_without_the_package_there_is_one_line() -> None:
     """And `import noisydqn` works all the same."""
     code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
+        "import importlib, sys; sys.modules |= {'torch': None, 'keras': None}\n"
         "import noisydqn, noisydqn.errors\n"
-        f"try: import noisydqn.{package}\n"
-        "except ImportError as error: print(error); raise SystemExit(7)"
+        "for package in ('torch', 'keras'):\n"
+        "    try: importlib.import_module('noisydqn.' + package)\n"
+        "    except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 7, done.stderr
-    assert done.stdout.count("\n") == 1
-    assert f"needs {named}" in done.stdout
-    assert f"pip install 'noisydqn[{package}]'" in done.stdout
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line, package, named in zip(lines, ("torch", "keras"), ("PyTorch", "Keras"), strict=True):
+        assert f"needs {named}" in line
+        assert f"pip install 'noisydqn[{package}]'" in line
