@@ -117,6 +117,11 @@ def test_refuses(option: str, value: Any, message: str) -> None:
             "--noise-in head and --exploration greedy exclude each other",
         ),
         (
+            {"dueling": False, "dueling_hidden": (64, 32)},
+            "--dueling-hidden 64 32 and --no-dueling exclude each other: give --dueling, or leave",
+        ),
+        ({"dueling_hidden": (0,)}, "--dueling-hidden must be at least 1 everywhere"),
+        (
             {"munchausen_scale": 0.9},
             "--munchausen-scale 0.9 and --no-munchausen exclude each other: give --munchausen",
         ),
@@ -181,7 +186,8 @@ def test_the_rainbow_of_its_paper() -> None:
         "steps": 200_000_000 // 4,
         "schedule_updates": 200_000_000 // 4 // 4,
         "replay_capacity": 1_000_000,
-        "hidden": (512,),
+        "hidden": (),
+        "dueling_hidden": (512,),
         "torso": "nature",
     }
     assert build.make_head(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
