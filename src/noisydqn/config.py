@@ -153,7 +153,8 @@ class Config:
     """Network: layer normalisation before the ReLU of each layer of `hidden`, `dueling_hidden` and
     an mlp torso."""
     dueling: bool = True
-    """Network: separate heads for value and advantage."""
+    """Network: separate heads for value and advantage. Without `dueling_hidden` each is one layer:
+    together they can express no more than one head, though they learn and explore otherwise."""
     dueling_hidden: tuple[int, ...] = ()
     """Network: widths of hidden layers that the value head and the advantage head each have to
     themselves, after those of `hidden`; noisy as those are. Needs --dueling."""
