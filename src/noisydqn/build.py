@@ -70,6 +70,7 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
         spec.num_actions,
         head=make_head(config),
         dueling=config.dueling,
+        dueling_hidden=config.dueling_hidden,
         noisy=config.noisy,
         noisy_hidden=config.noise_in == "all",
         layer_norm=config.layer_norm,

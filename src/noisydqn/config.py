@@ -35,6 +35,7 @@ TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "note
 ADDED: dict[str, Any] = {
     "evaluation_max_steps": MAX_COUNT,
     "step_timeout": 600.0,
+    "dueling_hidden": (),
 }
 """Options that configs of older runs lack, with the value that their absence implied."""
 
@@ -149,9 +150,14 @@ class Config:
     """Network: widths of the layers between torso and heads; noisy, unless exploration has no
     noise."""
     layer_norm: bool = False
-    """Network: layer normalisation before the ReLU of each layer of `hidden` and an mlp torso."""
+    """Network: layer normalisation before the ReLU of each layer of `hidden`, `dueling_hidden` and
+    an mlp torso."""
     dueling: bool = True
-    """Network: separate heads for value and advantage."""
+    """Network: separate heads for value and advantage. Without `dueling_hidden` each is one layer:
+    together they can express no more than one head, though they learn and explore otherwise."""
+    dueling_hidden: tuple[int, ...] = ()
+    """Network: widths of hidden layers that the value head and the advantage head each have to
+    themselves, after those of `hidden`; noisy as those are. Needs --dueling."""
     distribution: Literal["expected", "categorical", "quantile", "implicit-quantile"] = "expected"
     """Network: what is learned of an action's return: its mean, or its distribution as logits of
     atoms (C51), as quantiles (QR), or as a function of the fraction (IQN)."""
@@ -181,7 +187,8 @@ class Config:
     noise: Literal["factorised", "independent"] = "factorised"
     """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
     noise_in: Literal["all", "head"] = "all"
-    """Noise: which layers are noisy: those of `hidden` and the outputs, or the outputs alone."""
+    """Noise: which layers are noisy: those of `hidden` and `dueling_hidden` and the outputs, or the
+    outputs alone."""
     sigma_init: float | None = None
     """Noise: factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (0.5 if not given);
     independent: where each sigma starts (0.017 if not given)."""
@@ -307,7 +314,9 @@ class Config:
         self._check("film_seconds", lambda x: x <= limit, f"at most {limit}")
         self._check("n_step", lambda x: 1 <= x <= MAX_N_STEP, f"between 1 and {MAX_N_STEP}")
         self._check(
-            "hidden torso_widths", lambda x: min(x, default=1) >= 1, "at least 1 everywhere"
+            "hidden dueling_hidden torso_widths",
+            lambda x: min(x, default=1) >= 1,
+            "at least 1 everywhere",
         )
         self._check("updates_per_step", lambda x: not 0 < x < shortest, f"0 or at least {shortest}")
         self._check("frame_stack", lambda x: x <= MAX_FRAMES, f"at most {MAX_FRAMES}")
@@ -396,6 +405,11 @@ class Config:
             raise ConfigError(
                 f"--noise-in head and --exploration {self.exploration} exclude each other: no "
                 "layer is noisy then"
+            )
+        if self.dueling_hidden and not self.dueling:
+            raise ConfigError(
+                f"--dueling-hidden {' '.join(map(str, self.dueling_hidden))} and --no-dueling "
+                "exclude each other: give --dueling, or leave it out"
             )
         self._check_learning_rule()
 

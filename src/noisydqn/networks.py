@@ -5,6 +5,7 @@ convolution is several times slower inside a compiled loop; elsewhere they are X
 """
 
 import abc
+import itertools
 import math
 from typing import ClassVar
 
@@ -296,6 +297,9 @@ def features(
 Layer = NoisyLinear | eqx.nn.Linear
 """A linear layer of the network; the plain one starts like the means of the noisy one."""
 
+Norms = tuple[eqx.nn.LayerNorm, ...] | None
+"""The normalisation of each layer of a hidden stack, or None."""
+
 
 class FractionEmbedding(eqx.Module):
     """Features of a fraction tau: `relu(sum_i w_i cos(pi i tau) + b)` (Dabney et al. 2018b, eq. 4).
@@ -319,20 +323,30 @@ class QNetwork(eqx.Module):
 
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
     over actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage head
-    alone gives Q. With `noisy` hidden layers and heads are noisy, else plain: then there is
-    nothing to draw; without `noisy_hidden` the hidden layers stay plain all the same. With
-    `layer_norm` what enters the ReLU of each hidden layer is normalised (Ba et al. 2016).
+    alone gives Q. With `dueling_hidden` each of the two heads is a stream: it has these hidden
+    layers to itself, after those of `hidden`, which both share. With `noisy` hidden layers and
+    heads are noisy, else plain, without noise to sample; without `noisy_hidden` the hidden layers
+    stay plain all the same, those of the streams too. With `layer_norm` what enters the ReLU of
+    each hidden layer is normalised (Ba et al. 2016).
 
     An implicit quantile head multiplies what enters the last hidden layer with an embedding of
-    each fraction: the torso's features where there is one hidden layer, as in its paper.
+    each fraction: the torso's features where there is one hidden layer, as in its paper. With
+    `dueling_hidden` it multiplies what enters both streams.
+
+    Raises:
+        ValueError: `dueling_hidden` without `dueling`.
     """
 
     torso: Torso
     hidden: tuple[Layer, ...]
+    advantage_hidden: tuple[Layer, ...]
+    value_hidden: tuple[Layer, ...]
     advantage: Layer
     value: Layer | None
     embedding: FractionEmbedding | None
-    norms: tuple[eqx.nn.LayerNorm, ...] | None
+    norms: Norms
+    advantage_norms: Norms
+    value_norms: Norms
     head: Head = eqx.field(static=True)
 
     def __init__(
@@ -343,6 +357,7 @@ class QNetwork(eqx.Module):
         *,
         head: Head | None = None,
         dueling: bool = True,
+        dueling_hidden: tuple[int, ...] = (),
         noisy: bool = True,
         noisy_hidden: bool = True,
         layer_norm: bool = False,
@@ -350,28 +365,43 @@ class QNetwork(eqx.Module):
         sigma_init: float | None = None,
         key: PRNGKeyArray,
     ) -> None:
-        keys = jax.random.split(key, len(hidden) + 2)
-        sizes = (torso.out_features, *hidden)
+        if dueling_hidden and not dueling:
+            raise ValueError(f"dueling_hidden {dueling_hidden} needs dueling: there are no streams")
 
         def layer(inputs: int, outputs: int, key: PRNGKeyArray, noisy: bool = noisy) -> Layer:
             if not noisy:
                 return eqx.nn.Linear(inputs, outputs, key=key)
             return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
 
+        def stack(
+            inputs: int, widths: tuple[int, ...], keys: PRNGKeyArray
+        ) -> tuple[tuple[Layer, ...], Norms]:
+            pairs = zip(itertools.pairwise((inputs, *widths)), keys, strict=True)
+            layers = tuple(layer(*sizes, key, noisy and noisy_hidden) for sizes, key in pairs)
+            return layers, tuple(map(eqx.nn.LayerNorm, widths)) if layer_norm else None
+
+        keys = jax.random.split(key, len(hidden) + 2)
+        embedding_key, stream_key = (jax.random.fold_in(key, len(keys) + i) for i in range(2))
+        advantage_keys, value_keys = jax.random.split(stream_key, (2, len(dueling_hidden)))
+        sizes = (torso.out_features, *hidden)
         self.torso = torso
-        self.hidden = tuple(
-            layer(inputs, outputs, hidden_key, noisy and noisy_hidden)
-            for inputs, outputs, hidden_key in zip(sizes[:-1], sizes[1:], keys[2:], strict=True)
-        )
+        self.hidden, self.norms = stack(sizes[0], hidden, keys[2:])
+        stream = sizes[-1], dueling_hidden
+        self.advantage_hidden, self.advantage_norms = stack(*stream, advantage_keys)
+        self.value_hidden, self.value_norms = stack(*stream, value_keys)
+        last = (*sizes, *dueling_hidden)[-1]
         self.head = head = Expected() if head is None else head
-        self.advantage = layer(sizes[-1], num_actions * head.outputs, keys[0])
-        self.value = layer(sizes[-1], head.outputs, keys[1]) if dueling else None
-        self.norms = tuple(eqx.nn.LayerNorm(width) for width in hidden) if layer_norm else None
+        self.advantage = layer(last, num_actions * head.outputs, keys[0])
+        self.value = layer(last, head.outputs, keys[1]) if dueling else None
         self.embedding = None
         if isinstance(head, ImplicitQuantile):
-            width = sizes[-2] if hidden else sizes[-1]
-            embedding_key = jax.random.fold_in(key, len(keys))
+            width = sizes[self.embedded_depth]
             self.embedding = FractionEmbedding(head.cosines, width, key=embedding_key)
+
+    @property
+    def embedded_depth(self) -> int:
+        """How many shared hidden layers come before the product with a fraction's embedding."""
+        return len(self.hidden) if self.advantage_hidden else max(len(self.hidden) - 1, 0)
 
     def __call__(
         self, x: Float[Array, "..."], noise: NetworkNoise | None, *, own_noise: bool = False
@@ -405,32 +435,48 @@ class QNetwork(eqx.Module):
         """The head's outputs [A, N] of the torso's features, N fractions being asked for if any."""
         draw = without_noise(self) if noise is None else noise
 
-        def hidden(x: Array, indices: range) -> Array:
-            for i in indices:
-                x = _apply(self.hidden[i], x, draw.hidden[i], own_noise)
-                x = jax.nn.relu(x if self.norms is None else self.norms[i](x))
-            return x
+        def shared(x: Array, start: int, end: int) -> Array:
+            layers, norms = self.hidden[start:end], self.norms and self.norms[start:end]
+            return _hidden(layers, norms, draw.hidden[start:end], x, own_noise)
 
         depth = len(self.hidden)
         if self.embedding is None:
-            return self._heads(hidden(features, range(depth)), draw, own_noise)
+            return self._heads(shared(features, 0, depth), draw, own_noise)
         assert fractions is not None  # noqa: S101 - the caller knows its head
-        last = max(depth - 1, 0)
-        embedded = hidden(features, range(last)) * jax.vmap(self.embedding)(fractions)
-        returns = jax.vmap(lambda x: self._heads(hidden(x, range(last, depth)), draw, own_noise))
+        last = self.embedded_depth
+        embedded = shared(features, 0, last) * jax.vmap(self.embedding)(fractions)
+        returns = jax.vmap(lambda x: self._heads(shared(x, last, depth), draw, own_noise))
         return returns(embedded)[..., 0].T
 
     def _heads(
         self, x: Float[Array, " features"], draw: NetworkNoise, own_noise: bool
     ) -> Float[Array, "actions outputs"]:
         outputs = self.head.outputs
-        advantage = _apply(self.advantage, x, draw.advantage, own_noise)
+        stream = self.advantage_hidden, self.advantage_norms, draw.advantage_hidden
+        advantage = _apply(
+            self.advantage, _hidden(*stream, x, own_noise), draw.advantage, own_noise
+        )
         if outputs > 1:  # one output stays a vector, of which XLA makes the better program
             advantage = advantage.reshape(-1, outputs)
         if self.value is not None:
-            value = _apply(self.value, x, draw.value, own_noise)
+            stream = self.value_hidden, self.value_norms, draw.value_hidden
+            value = _apply(self.value, _hidden(*stream, x, own_noise), draw.value, own_noise)
             advantage = value + advantage - jnp.mean(advantage, axis=0)
         return advantage.reshape(-1, outputs)
+
+
+def _hidden(
+    layers: tuple[Layer, ...],
+    norms: Norms,
+    draws: tuple[Noise | None, ...],
+    x: Array,
+    own_noise: bool,
+) -> Array:
+    """Apply hidden layers, each followed by its normalisation, if any, and ReLU."""
+    for i, layer in enumerate(layers):
+        x = _apply(layer, x, draws[i], own_noise)
+        x = jax.nn.relu(x if norms is None else norms[i](x))
+    return x
 
 
 def _apply(layer: Layer, x: Array, noise: Noise | None, own_noise: bool) -> Array:

@@ -116,11 +116,13 @@ _CLASSIC = Config(
     evaluation_episodes=100,
 )
 
-_LANDER = _CLASSIC.replace(env="LunarLander-v3", steps=300_000, stop_at_return=200.0, window=50)
-
-_LUNARLANDER = _LANDER.replace(
+_LUNARLANDER = _CLASSIC.replace(
     preset="lunarlander",
+    env="LunarLander-v3",
+    steps=300_000,
     chunk_steps=4_000,  # an evaluation takes as long as some 4,000 steps
+    stop_at_return=200.0,
+    window=50,
     stop_at_evaluation=230.0,  # without noise some fly off, or hover, where with noise they land
     layer_norm=True,
     distribution="quantile",
@@ -176,7 +178,9 @@ _ATARI = Config(
 _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one step
     preset="rainbow",
     steps=50_000_000,
+    hidden=(),
     dueling=True,
+    dueling_hidden=(512,),
     double=True,
     noise="factorised",
     sigma_init=0.5,
@@ -190,18 +194,15 @@ _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one s
     schedule_updates=12_500_000,
 )
 
-_RAINBOW_LUNARLANDER = _LANDER.replace(
+_RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
     preset="rainbow-lunarlander",
-    num_envs=1,
+    hidden=(128,),
+    dueling_hidden=(128,),
     distribution="categorical",
+    quantiles=None,
     v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
     v_max=50.0,
-    learning_rate=5e-4,
-    discount=0.99,
     n_step=3,
-    batch_size=32,
-    updates_per_step=1.0,
-    learn_every=8,
 )
 
 PRESETS: dict[str, Config] = {
@@ -270,11 +271,14 @@ DESCRIPTIONS = {
     "minatar": "MinAtar's games; without another id Breakout",
     "atari": "Atari's games, 4 frames of 84 x 84, sticky actions; without another id Pong",
     "rainbow": (
-        "all of Rainbow with its paper's options for Atari, but 8 environments in step: "
-        "200 million frames of Pong"
+        "Rainbow for Atari, the network and options of its paper, 200 million frames; without "
+        "another id Pong. Unlike there 8 environments in lockstep, sticky actions instead of "
+        "no-op starts, and episodes that outlast a lost life"
     ),
     "rainbow-lunarlander": (
-        "all of Rainbow (noisy, dueling, double, prioritised, 3-step, 51 atoms) on LunarLander-v3"
+        "all of Rainbow (noisy, two dueling streams, double, prioritised, 3-step, 51 atoms) on "
+        "LunarLander-v3, until what `lunarlander` reaches; with that preset's layer normalisation, "
+        "noise held for an episode and slowly moving target instead of the paper's"
     ),
 }
 

@@ -22,6 +22,7 @@ CATEGORICAL = {"distribution": "categorical", "atoms": 11, "v_min": -2.0, "v_max
 QUANTILE = {"distribution": "quantile", "quantiles": 5}
 IMPLICIT = {"distribution": "implicit-quantile", "quantiles": 5, "acting_quantiles": 4}
 PLAIN = {"double": False, "dueling": False}
+STREAMS = {"dueling_hidden": (6,)}
 SOFT = {"munchausen": True, "munchausen_temperature": 0.2}
 
 
@@ -67,6 +68,8 @@ def make_batch() -> Batch:
         QUANTILE | SOFT | {"exploration": "greedy"},
         IMPLICIT,
         IMPLICIT | PLAIN | SOFT,
+        IMPLICIT | STREAMS,
+        CATEGORICAL | STREAMS | {"noise": "independent"},
     ],
     ids=str,
 )

@@ -50,25 +50,42 @@ def linear(network, noise, name, x):
     return functional.linear(x, weight, bias + network[f"{name}.bias_sigma"] * bias_noise)
 
 
+def depth(network, stack):
+    return len({name.split(".")[1] for name in network if name.startswith(f"{stack}.")})
+
+
 def forward(rule, network, noise, x, taus=None):
     """Outputs [B, A, N]; `taus` [B, N] are an implicit quantile network's."""
-    depth = len({name.split(".")[1] for name in network if name.startswith("hidden.")})
     if taus is not None:
         x = x[:, None, :]
-    for i in range(depth):
-        if taus is not None and i == depth - 1:
-            count = network["embedding.linear.weight"].shape[1]
-            cosines = torch.cos(math.pi * torch.arange(count) * taus[..., None])
-            x = x * torch.relu(linear(network, noise, "embedding.linear", cosines))
+
+    def embedded(x):
+        if taus is None:
+            return x
+        count = network["embedding.linear.weight"].shape[1]
+        cosines = torch.cos(math.pi * torch.arange(count) * taus[..., None])
+        return x * torch.relu(linear(network, noise, "embedding.linear", cosines))
+
+    def head(name, x):
+        for i in range(depth(network, f"{name}_hidden")):
+            x = torch.relu(linear(network, noise, f"{name}_hidden.{i}", x))
+        return linear(network, noise, name, x)
+
+    streams = depth(network, "value_hidden") > 0
+    for i in range(depth(network, "hidden")):
+        if not streams and i == depth(network, "hidden") - 1:
+            x = embedded(x)
         x = torch.relu(linear(network, noise, f"hidden.{i}", x))
-    advantage = linear(network, noise, "advantage", x)
+    if streams:
+        x = embedded(x)
+    advantage = head("advantage", x)
     if taus is not None:
         advantage = advantage.transpose(1, 2)  # [B, A, N]
     else:
         advantage = advantage.unflatten(1, (rule.num_actions, -1))
     if not any(name.startswith("value.") for name in network):
         return advantage
-    value = linear(network, noise, "value", x)
+    value = head("value", x)
     value = value.transpose(1, 2) if taus is not None else value[:, None, :]
     return value + advantage - advantage.mean(dim=1, keepdim=True)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +13,13 @@ import pytest
 
 from noisydqn import PRESETS, Config, UserError, build, losses
 from noisydqn.bootstrap import Munchausen
+from noisydqn.config import ADDED
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.noisy import noisy_layers
 from noisydqn.presets import DESCRIPTIONS
+from noisydqn.training.folder import config_of
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,11 @@ def test_refuses(option: str, value: Any, message: str) -> None:
             "--noise-in head and --exploration greedy exclude each other",
         ),
         (
+            {"dueling": False, "dueling_hidden": (64, 32)},
+            "--dueling-hidden 64 32 and --no-dueling exclude each other: give --dueling, or leave",
+        ),
+        ({"dueling_hidden": (0,)}, "--dueling-hidden must be at least 1 everywhere"),
+        (
             {"munchausen_scale": 0.9},
             "--munchausen-scale 0.9 and --no-munchausen exclude each other: give --munchausen",
         ),
@@ -181,12 +189,35 @@ def test_the_rainbow_of_its_paper() -> None:
         "steps": 200_000_000 // 4,
         "schedule_updates": 200_000_000 // 4 // 4,
         "replay_capacity": 1_000_000,
-        "hidden": (512,),
+        "hidden": (),
+        "dueling_hidden": (512,),
         "torso": "nature",
+        "frame_stack": 4,
+        "reward_clip": 1.0,
     }
     assert build.make_head(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
     config = dataclasses.asdict(PRESETS["rainbow"])
     assert {name: config[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["rainbow", "rainbow-lunarlander"])
+def test_rainbows_have_all_of_it(name: str) -> None:
+    config = PRESETS[name]
+    assert config.exploration == "noisy"
+    assert config.noise_in == "all"
+    assert config.dueling_hidden
+    assert config.double
+    assert config.replay == "prioritised"
+    assert config.n_step == 3
+    head = build.make_head(config)
+    assert isinstance(head, Categorical)
+    assert head.atoms == 51
+
+
+def test_options_that_older_configs_lack_keep_what_their_absence_implied() -> None:
+    config = Config(**ADDED)
+    stored = {name: x for name, x in dataclasses.asdict(config).items() if name not in ADDED}
+    assert config_of(stored, Path("config.json")) == config
 
 
 def test_seeds_stay_within_32_bits() -> None:

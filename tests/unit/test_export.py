@@ -95,6 +95,16 @@ CASES: dict[str, Case] = {
         BASE.replace(**IMPLICIT, hidden=(), dueling=False),
         spec((4,), np.float32, 3),
     ),
+    "streams": (
+        BASE.replace(
+            distribution="categorical", atoms=5, hidden=(), dueling_hidden=(16, 8), layer_norm=True
+        ),
+        spec((4,), np.float32, 3),
+    ),
+    "implicit quantiles of streams": (
+        BASE.replace(**IMPLICIT, dueling_hidden=(8,)),
+        spec((4,), np.float32, 3),
+    ),
     "mlp": (BASE.replace(torso="mlp", torso_widths=(8, 6)), spec((2, 3), np.float32, 3)),
     "normalised layers": (
         BASE.replace(torso="mlp", torso_widths=(8,), hidden=(16, 8), layer_norm=True),
@@ -107,7 +117,7 @@ CASES: dict[str, Case] = {
 }
 TRACED = [
     *("vector", "bits", "frames in colour", "normalised bytes", "atoms", "quantiles, plain"),
-    *("implicit quantiles", "normalised layers", "impala"),
+    *("implicit quantiles", "streams", "normalised layers", "impala"),
 ]
 """Cases that show PyTorch every step."""
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from noisydqn import NoisyLinear, sample_noise
+from noisydqn import PRESETS, NoisyLinear, build, sample_noise
+from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.heads import Categorical, Head, ImplicitQuantile, Quantile
 from noisydqn.networks import (
     Conv,
@@ -24,6 +25,7 @@ from noisydqn.networks import (
     features,
     max_pool,
 )
+from noisydqn.noisy import FactorisedNoise, noisy_layers
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -173,6 +175,139 @@ def test_dueling_heads_of_distributions(head: Head) -> None:
     np.testing.assert_allclose(returns, expected, rtol=1e-4, atol=1e-5)
     if isinstance(head, Categorical):
         np.testing.assert_allclose(jnp.sum(jax.nn.softmax(returns), axis=1), 1, rtol=1e-5)
+
+
+def layer_written_out(layer: Any, draw: FactorisedNoise, x: np.ndarray) -> np.ndarray:
+    mu, sigma = np.asarray(layer.weight_mu), np.asarray(layer.weight_sigma)
+    output = np.asarray(draw.output)
+    weight = mu + sigma * np.outer(output, np.asarray(draw.input))
+    return x @ weight.T + np.asarray(layer.bias_mu) + np.asarray(layer.bias_sigma) * output
+
+
+def hidden_written_out(layers: Any, draws: Any, norms: Any, x: np.ndarray) -> np.ndarray:
+    """Hidden layers, each followed by layer normalisation, if any, and ReLU."""
+    for i, (layer, draw) in enumerate(zip(layers, draws, strict=True)):
+        x = layer_written_out(layer, draw, x)
+        if norms is not None:
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+            x = x * np.asarray(norms[i].weight) + np.asarray(norms[i].bias)
+        x = np.maximum(x, 0)
+    return x
+
+
+def filled(tree: Any, rng: np.random.Generator) -> Any:
+    """Unit normals in place of shapes, so that nothing is compiled to make them."""
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), tree)
+
+
+@pytest.mark.parametrize(
+    ("head", "hidden", "layer_norm"),
+    [
+        (Categorical(7, -1.0, 1.0), (6,), True),
+        (ImplicitQuantile(7, 4), (6,), True),
+        (ImplicitQuantile(7, 4), (), False),
+    ],
+)
+def test_dueling_streams(head: Head, hidden: tuple[int, ...], layer_norm: bool) -> None:
+    """Each head has hidden layers to itself; a fraction's embedding multiplies what enters both."""
+    shapes = jax.eval_shape(
+        lambda: QNetwork(
+            Flatten(5),
+            hidden,
+            3,
+            head=head,
+            dueling_hidden=(8, 4),
+            layer_norm=layer_norm,
+            key=jax.random.key(0),
+        )
+    )
+    rng = np.random.default_rng(0)
+    network: Any = filled(shapes, rng)
+    noise = filled(jax.eval_shape(lambda: sample_noise(shapes, jax.random.key(0))), rng)
+    x = np.linspace(-1, 2, 5, dtype=np.float32)
+    fractions = np.linspace(0.1, 0.7, 7, dtype=np.float32)
+    entering = hidden_written_out(network.hidden, noise.hidden, network.norms, x)
+    if network.embedding is not None:
+        linear = network.embedding.linear
+        order = np.arange(linear.weight.shape[1])
+        embedded = np.cos(np.pi * order * fractions[:, None]) @ linear.weight.T
+        entering = entering * np.maximum(embedded + linear.bias, 0)  # [7, features]
+    advantage = hidden_written_out(
+        network.advantage_hidden, noise.advantage_hidden, network.advantage_norms, entering
+    )
+    value = hidden_written_out(
+        network.value_hidden, noise.value_hidden, network.value_norms, entering
+    )
+    a = layer_written_out(network.advantage, noise.advantage, advantage)
+    v = layer_written_out(network.value, noise.value, value)
+    a, v = (a.reshape(3, 7), v) if network.embedding is None else (a.T, v.T)
+    expected = v + a - a.sum(0) / 3
+    for own_noise in (False, True):
+        returns = network.returns(jnp.asarray(x), noise, fractions, own_noise=own_noise)
+        np.testing.assert_allclose(returns, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
+
+
+def test_streams_have_weights_and_noise_of_their_own() -> None:
+    """And leave all other layers and their names as they are without streams."""
+    key = jax.random.key(0)
+    head = ImplicitQuantile(7, 4)
+
+    def make(**options: Any) -> QNetwork:
+        return QNetwork(Flatten(5), (5,), 5, head=head, key=key, **options)
+
+    without, streams = jax.eval_shape(make), make(dueling_hidden=(5,))
+    keys = jax.random.split(key, 3)
+    others = {
+        "hidden.0": NoisyLinear(5, 5, key=keys[2]),
+        "advantage": NoisyLinear(5, 5, key=keys[0]),
+        "value": NoisyLinear(5, 1, key=keys[1]),
+    }
+    assert list(noisy_layers(without)) == list(others)
+    layers = noisy_layers(streams)
+    assert eqx.tree_equal({name: layers.pop(name) for name in others}, others)
+    embedding = FractionEmbedding(head.cosines, 5, key=jax.random.fold_in(key, 3))
+    assert eqx.tree_equal(streams.embedding, embedding)
+    assert list(layers) == ["advantage_hidden.0", "value_hidden.0"]
+    ours, theirs = (np.asarray(layer.weight_mu) for layer in layers.values())
+    assert not np.isin(ours, [theirs, others["hidden.0"].weight_mu]).any()
+    noise = sample_noise(streams, key)
+    ours, theirs = (noise.advantage_hidden[0], noise.value_hidden[0])
+    assert not np.isin(np.concatenate(ours), np.concatenate(theirs)).any()
+
+
+def test_streams_need_two_heads() -> None:
+    with pytest.raises(ValueError, match=r"dueling_hidden \(4,\) needs dueling"):
+        QNetwork(Flatten(5), (), 3, dueling=False, dueling_hidden=(4,), key=jax.random.key(0))
+
+
+def test_rainbows_network_for_pong() -> None:
+    """The layers of Hessel et al. 2018: convolutions, then two streams of 512 noisy units."""
+    seen = jax.ShapeDtypeStruct((84, 84), jnp.uint8)
+    policy = jax.eval_shape(
+        lambda: build.make_policy(
+            PRESETS["rainbow"], EnvironmentSpec(seen, 6, numbered(6)), jax.random.key(0)
+        )
+    )
+    paths, _ = jax.tree_util.tree_flatten_with_path(policy.network)
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in paths}
+    convolutions = {
+        "torso.convs.0": ((8, 8, 4, 32), (32,)),
+        "torso.convs.1": ((4, 4, 32, 64), (64,)),
+        "torso.convs.2": ((3, 3, 64, 64), (64,)),
+    }
+    noisy = {
+        "advantage_hidden.0": (512, 7 * 7 * 64),
+        "value_hidden.0": (512, 7 * 7 * 64),
+        "advantage": (6 * 51, 512),
+        "value": (51, 512),
+    }
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, (kernel, bias) in convolutions.items():
+        expected |= {f"{name}.kernel": kernel, f"{name}.bias": bias}
+    for name, weight in noisy.items():
+        for of in ("mu", "sigma"):
+            expected |= {f"{name}.weight_{of}": weight, f"{name}.bias_{of}": weight[:1]}
+    assert shapes == expected
 
 
 def test_action_values_are_means_at_the_acting_fractions() -> None:

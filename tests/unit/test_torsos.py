@@ -103,6 +103,8 @@ def test_noise_in_the_head_alone() -> None:
     everywhere, head = network(hidden=(6, 5)), network(hidden=(6, 5), noise_in="head")
     assert list(noisy_layers(everywhere)) == ["hidden.0", "hidden.1", "advantage", "value"]
     assert list(noisy_layers(head)) == ["advantage", "value"]
+    streams = network(hidden=(6,), dueling_hidden=(5,), noise_in="head")
+    assert list(noisy_layers(streams)) == ["advantage", "value"]
 
 
 # A module of the user's

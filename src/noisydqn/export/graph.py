@@ -255,20 +255,22 @@ def _num_actions(network: QNetwork) -> int:
 
 def _returns(network: QNetwork, ops: Ops, x: Any) -> Any:
     """The head's outputs [B, A, N]; of an implicit quantile head those of its acting fractions."""
-    last = len(network.hidden)
-    if isinstance(network.head, ImplicitQuantile):
-        last = max(last - 1, 0)
-    norms = network.norms
-    x = _hidden(ops, network.hidden[:last], norms, x)
+    hidden, norms = network.hidden, network.norms
     if network.embedding is not None and isinstance(network.head, ImplicitQuantile):
+        first = network.embedded_depth
+        x = _hidden(ops, hidden[:first], norms, x)
+        hidden, norms = hidden[first:], norms and norms[first:]
         embedded = _array(jax.vmap(network.embedding)(network.head.acting_fractions))
         x = ops.reshape(x, (-1, 1, embedded.shape[1]))
         x = ops.multiply(x, ops.constant(embedded))  # [B, N, features]
-        x = _hidden(ops, network.hidden[last:], norms and norms[last:], x)
-    advantage = _by_action(network, ops, _linear(ops, network.advantage, x), _num_actions(network))
+    x = _hidden(ops, hidden, norms, x)
+    advantage = _hidden(ops, network.advantage_hidden, network.advantage_norms, x)
+    advantage = _linear(ops, network.advantage, advantage)
+    advantage = _by_action(network, ops, advantage, _num_actions(network))
     if network.value is None:
         return advantage
-    value = _by_action(network, ops, _linear(ops, network.value, x), 1)
+    value = _hidden(ops, network.value_hidden, network.value_norms, x)
+    value = _by_action(network, ops, _linear(ops, network.value, value), 1)
     return ops.add(value, ops.subtract(advantage, ops.mean(advantage, 1)))
 
 
