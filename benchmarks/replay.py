@@ -77,10 +77,12 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
             state = put_call(state, *sample_call(state, key))
         return state
 
-    masses = jax.random.uniform(jax.random.key(3), (64, batch_size))
+    strata = jax.vmap(lambda key: sum_tree.strata(key, batch_size))(
+        jax.random.split(jax.random.key(3), 64)
+    )
 
     def tree_step(i: Any, tree: sum_tree.SumTree) -> sum_tree.SumTree:
-        indices, found = sum_tree.find(tree, masses[i % len(masses)] * sum_tree.total(tree))
+        indices, found = sum_tree.find(tree, jax.tree.map(lambda x: x[i % 64], strata))
         weights = (jnp.min(found) / found) ** half
         return sum_tree.put(tree, indices, (weights + 1e-4) ** half)
 

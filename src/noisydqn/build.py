@@ -58,7 +58,7 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
     """A policy with fresh weights for an environment."""
     observation = spec.observation
     running = config.normalise_observations == "running"
-    moments = normalise.init(observation.shape) if running else None
+    moments = normalise.init(observation.shape).rounded if running else None
     shape = observation.shape
     if config.frame_stack > 1:
         stack = jax.ShapeDtypeStruct((1, config.frame_stack, *shape), jnp.float32)

@@ -29,6 +29,22 @@ def filled(core: Core) -> TrainingState:
     return state
 
 
+def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
+    """Both are clipped."""
+    core = Core.create(SMALL.replace(reward_clip=0.5, normalise_rewards=True), SPEC)
+    state, envs = core.init(jax.random.key(0)), core.config.num_envs
+    step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
+    nothing, rewards = jnp.zeros(envs, jnp.bool_), [0.0, 100.0, -3.0, 0.25]
+    for i, reward in enumerate(rewards):
+        time_step = TimeStep(jnp.zeros((envs, 3)), jnp.full(envs, reward), nothing, nothing, {})
+        state = step(state, time_step, jnp.int32(i))
+    assert state.replay.rows.reward[:4].tolist() == [[x] * envs for x in (0.0, 0.5, -0.5, 0.25)]
+    discount = core.config.discount
+    second = 0.5 * discount - 0.5
+    expected = np.var([0.5, second, second * discount + 0.25])
+    assert float(state.return_scale.moments.rounded.variance) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(("due", "allowed"), [(3, 3), (3, 2), (3, 0), (20, 20)])
 def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
     """In bursts: batches and noise are drawn before, priorities set after those made."""

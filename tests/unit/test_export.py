@@ -127,7 +127,7 @@ def make(case: Case) -> Policy:
     policy = with_learned_norms(build.make_policy(config, of, jax.random.key(0)))
     seen = jnp.asarray(example_observations(policy, of, 50))
     if policy.moments is not None:
-        moments = normalise.update(policy.moments, seen)
+        moments = normalise.update(normalise.init(seen.shape[1:]), seen).rounded
         policy = eqx.tree_at(lambda p: p.moments, policy, moments)
     # Centred, so that every action is the best of some observations.
     centre = values(policy.network, policy.preprocess(seen), None).mean(0)

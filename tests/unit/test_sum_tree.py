@@ -1,14 +1,29 @@
 """The sum tree against a plain array of priorities."""
 
+import math
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.trees import build, places_at
 
 from noisydqn.replay import sum_tree
 from noisydqn.replay.sum_tree import FANOUT
+
+FIND, GET, PUT = map(jax.jit, (sum_tree.find, sum_tree.get, sum_tree.put))
+
+STRATA = jax.jit(sum_tree.strata, static_argnums=1)
+
+
+def find(tree: sum_tree.SumTree, masses: list[float]) -> tuple[jax.Array, jax.Array]:
+    """Find the leaves at some masses, each below the tree's total."""
+    total = Fraction(float(sum_tree.total(tree)))
+    shares = [math.floor(Fraction(mass) / total * 2**55) for mass in masses]
+    return FIND(tree, places_at(np.array(shares)))
 
 
 def slow_find(priorities: np.ndarray, mass: float) -> int:
@@ -41,26 +56,25 @@ PRIORITIES = st.lists(st.tuples(st.integers(0, 299), st.integers(0, 9)), min_siz
 def test_agrees_with_an_array(writes: list[list[tuple[int, int]]], fraction: float) -> None:
     tree, twin = sum_tree.init(300), np.zeros(300)
     for write in writes:
-        unique = dict(write)
-        indices, values = np.array(list(unique)), np.array(list(unique.values()), np.float32)
-        tree = sum_tree.put(tree, jnp.asarray(indices), jnp.asarray(values))
-        twin[indices] = values
-    np.testing.assert_array_equal(sum_tree.get(tree, jnp.arange(300)), twin)
+        indices, values = np.full(30, sum_tree.NOWHERE, np.int32), np.zeros(30, np.float32)
+        for at, (index, value) in enumerate(dict(write).items()):
+            indices[at], values[at], twin[index] = index, value, value
+        tree = PUT(tree, indices, values)
+    np.testing.assert_array_equal(GET(tree, np.arange(300)), twin)
     assert float(sum_tree.total(tree)) == twin.sum()
     if twin.sum() > 0:
-        total = np.float32(twin.sum())
-        mass = float(min(np.float32(fraction * total), np.nextafter(total, np.float32(0))))
-        assert int(sum_tree.find(tree, jnp.asarray([mass]))[0][0]) == slow_find(twin, mass)
+        mass = math.floor(fraction * twin.sum()) + 0.5  # as far from an edge as there is
+        assert int(find(tree, [mass])[0][0]) == slow_find(twin, mass)
 
 
 def test_every_boundary_between_two_leaves() -> None:
     priorities = np.zeros(FANOUT * 3, np.float32)
     priorities[[0, 5, FANOUT - 1, FANOUT, 2 * FANOUT + 7]] = [1, 2, 3, 4, 5]
     tree = sum_tree.put(sum_tree.init(FANOUT * 3), jnp.arange(FANOUT * 3), jnp.asarray(priorities))
-    found, priority = sum_tree.find(tree, jnp.arange(15, dtype=jnp.float32))
+    found, priority = find(tree, [edge + side for edge in range(15) for side in (1e-5, 1 - 1e-5)])
     expected = [0] + [5] * 2 + [FANOUT - 1] * 3 + [FANOUT] * 4 + [2 * FANOUT + 7] * 5
-    assert found.tolist() == expected
-    np.testing.assert_array_equal(priority, priorities[expected])
+    assert found.tolist() == np.repeat(expected, 2).tolist()
+    np.testing.assert_array_equal(priority, priorities[np.repeat(expected, 2)])
 
 
 def test_nowhere_is_passed_over() -> None:
@@ -82,14 +96,13 @@ def test_of_values_for_one_index_the_largest_counts() -> None:
 
 
 def test_never_finds_an_empty_leaf() -> None:
-    """Not even for a mass at or beyond the total, where rounding may lead."""
+    """Not even at either end of the mass, where rounding may lead."""
     priorities = np.zeros(1000, np.float32)
     filled = np.random.default_rng(0).choice(1000, 40, replace=False)
     priorities[filled] = np.random.default_rng(1).uniform(1e-6, 1e3, 40)
     tree = sum_tree.put(sum_tree.init(1000), jnp.arange(1000), jnp.asarray(priorities))
-    total = float(sum_tree.total(tree))
-    mass = jnp.concatenate([jnp.linspace(0, total, 5000), jnp.array([total * 1.001, 2 * total])])
-    assert set(sum_tree.find(tree, mass)[0].tolist()) <= set(filled.tolist())
+    places = places_at(np.append(np.linspace(0, 2**55 - 2**33, 5000).astype(int), 2**55 - 1))
+    assert set(FIND(tree, places)[0].tolist()) <= set(filled.tolist())
 
 
 def test_sums_do_not_drift() -> None:
@@ -105,12 +118,55 @@ def test_sums_do_not_drift() -> None:
     assert float(jnp.sum(tree)) == 500 * sum_tree.levels(tree)
 
 
+@pytest.mark.parametrize("number", [1, 3, 32, 10_000])
+def test_a_place_in_every_stratum(number: int) -> None:
+    places = STRATA(jax.random.key(0), number)
+    (width,) = set(places.width.tolist())
+    assert 2**22 <= width <= 2**24
+    assert width % number == 0
+    assert np.array_equal(np.asarray(places.at) // (width // number), np.arange(number))
+
+
+def test_places_are_uniform_in_their_strata() -> None:
+    """Before the point and behind it, and independently."""
+    at, width, bits = STRATA(jax.random.key(0), 5000)
+    size = int(width[0]) // 5000
+    before, behind = np.asarray(at) % size / size, np.asarray(bits) / 2**32
+    for uniform in (before, behind, np.sqrt(12) * (before - 0.5) * (behind - 0.5) + 0.5):
+        assert abs(uniform.mean() - 0.5) < 5 / np.sqrt(12 * 5000)
+
+
 def test_frequencies() -> None:
     priorities = jnp.arange(1.0, 11.0)
     tree = sum_tree.put(sum_tree.init(500), jnp.arange(10) * 40, priorities)
     draws = 200_000
-    mass = jax.random.uniform(jax.random.key(0), (draws,)) * sum_tree.total(tree)
-    found = np.asarray(sum_tree.find(tree, mass)[0]) // 40
-    expected = np.arange(1, 11) / 55
-    error = np.bincount(found, minlength=10) / draws - expected
-    assert np.abs(error).max() < 5 * np.sqrt(expected * (1 - expected) / draws).max()
+    found = np.asarray(FIND(tree, STRATA(jax.random.key(0), draws))[0]) // 40
+    # One place in each of many strata: frequencies are right to a place on either side.
+    assert np.abs(np.bincount(found, minlength=10) - np.arange(1, 11) / 55 * draws).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("capacity", "equal"), [(10**7, False), (4 * 10**7, True), (4 * 10**7, False)]
+)
+def test_every_leaf_of_a_large_tree_in_proportion(capacity: int, equal: bool) -> None:
+    """Counted on even grids of places around some leaves, grids far finer than a leaf.
+
+    Among them are the leaves on either side of the border between two children of the root.
+    """
+    leaves = np.random.default_rng(0).standard_exponential(capacity, np.float32)
+    if equal:
+        leaves[:] = 1
+    tree, total = build(leaves), leaves.sum(dtype=np.float64)
+    grid, step = 2**14, 2**22
+    border = FANOUT ** (sum_tree.levels(tree) - 1)
+    for middle in (10, border, capacity // 3, capacity - 10):
+        before = leaves[:middle].sum(dtype=np.float64) / total
+        start = min(max(int(before * 2**55) - grid // 2 * step, 0), 2**55 - grid * step)
+        found = np.asarray(FIND(tree, places_at(start + np.arange(grid) * step))[0])
+        first, last = found[0], found[-1]
+        assert first < middle < last
+        assert (np.diff(found) >= 0).all()
+        expected = leaves[first : last + 1] / total * 2**55 / step
+        errors = np.abs(np.bincount(found - first) - expected)
+        # The first and the last leaf lie partly outside of the grid.
+        assert (errors <= 2 + 1e-4 * expected)[1:-1].all()

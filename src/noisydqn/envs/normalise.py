@@ -8,7 +8,10 @@ statistics of a past that no longer holds.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped, UInt
+
+from noisydqn import compensated
+from noisydqn.compensated import Sum
 
 EPSILON = 1e-8
 
@@ -27,29 +30,48 @@ class Moments(NamedTuple):
         return jnp.where(self.seen > 0, variance, 1)
 
 
-def init(shape: tuple[int, ...]) -> Moments:
+class RunningMoments(NamedTuple):
+    """The same, kept so that each further value counts, also after thousands of millions.
+
+    The count cannot overflow: a run has at most 2^30 steps and 2^30 environments, and each
+    environment also shows one observation before its first step.
+    """
+
+    seen: UInt[Array, ""]
+    mean: Sum
+    squares: Sum
+
+    @property
+    def rounded(self) -> Moments:
+        """The moments, as policies use them."""
+        return Moments(self.seen.astype(jnp.float32), self.mean.value, self.squares.value)
+
+
+def init(shape: tuple[int, ...]) -> RunningMoments:
     """Moments of nothing yet."""
-    return Moments(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
+    return RunningMoments(jnp.uint32(0), compensated.zero(shape), compensated.zero(shape))
 
 
 def update(
-    moments: Moments,
+    moments: RunningMoments,
     values: Shaped[Array, "batch ..."],
     counted: Bool[Array, " batch"] | None = None,
-) -> Moments:
+) -> RunningMoments:
     """Add a batch of values, or those that are `counted` (Chan et al. 1979, parallel form)."""
     x = values.astype(jnp.float32)
-    weights = jnp.ones(len(x)) if counted is None else counted.astype(jnp.float32)
+    weights = jnp.ones(len(x), jnp.float32) if counted is None else counted.astype(jnp.float32)
     size = jnp.sum(weights)
-    mean = jnp.tensordot(weights, x, 1) / jnp.maximum(size, 1)
-    squares = jnp.tensordot(weights, (x - mean) ** 2, 1)
-    seen = moments.seen + size
-    share = size / jnp.maximum(seen, 1)
-    delta = mean - moments.mean
-    return Moments(
+    # From the mean so far, so that a large mean takes no digits from small deviations.
+    deviations = (x - moments.mean.value) - moments.mean.rest
+    delta = jnp.tensordot(weights, deviations, 1) / jnp.maximum(size, 1)
+    squares = jnp.tensordot(weights, (deviations - delta) ** 2, 1)
+    seen = moments.seen + size.astype(jnp.uint32)
+    share = size / jnp.maximum(seen, 1).astype(jnp.float32)
+    between = delta**2 * moments.seen.astype(jnp.float32) * share
+    return RunningMoments(
         seen=seen,
-        mean=moments.mean + delta * share,
-        squares=moments.squares + squares + delta**2 * moments.seen * share,
+        mean=moments.mean.add(delta * share),
+        squares=moments.squares.add(squares + between),
     )
 
 
@@ -67,17 +89,17 @@ class ReturnScale(NamedTuple):
     """
 
     discounted_return: Float[Array, " envs"]
-    moments: Moments
+    moments: RunningMoments
 
     @property
     def scale(self) -> Float[Array, ""]:
         """What a reward is multiplied with."""
-        return 1 / jnp.sqrt(self.moments.variance + EPSILON)
+        return 1 / jnp.sqrt(self.moments.rounded.variance + EPSILON)
 
 
 def init_return_scale(num_envs: int) -> ReturnScale:
     """Nothing seen: rewards stay as they are."""
-    return ReturnScale(jnp.zeros(num_envs), init(()))
+    return ReturnScale(jnp.zeros(num_envs, jnp.float32), init(()))
 
 
 def update_return_scale(

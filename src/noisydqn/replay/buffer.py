@@ -113,9 +113,7 @@ class Replay:
         The factor 1/N of the paper's weights cancels, as they are divided by the batch's largest.
         At least one transition must be complete.
         """
-        uniform = jax.random.uniform(key, (batch_size,))
-        strata = (jnp.arange(batch_size) + uniform) / batch_size
-        indices, priority = sum_tree.find(state.tree, strata * sum_tree.total(state.tree))
+        indices, priority = sum_tree.find(state.tree, sum_tree.strata(key, batch_size))
         weights = (jnp.min(priority) / priority) ** beta
         return Batch(self.transitions(state.rows, indices), indices, weights)
 

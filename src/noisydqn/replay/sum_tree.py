@@ -6,14 +6,19 @@ recomputed from the children, never adjusted by differences, so they do not drif
 """
 
 import math
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 FANOUT = 8
 
 NOWHERE = 2**31 - 1
 """An index beyond every tree."""
+
+WIDTH_BITS = 24
+"""Bits of whole numbers that a float32 holds exactly."""
 
 SumTree = Float[Array, "blocks fanout"]
 """A heap of blocks of siblings, the root's first: entry e of all, in order, is block e + 1's sum.
@@ -72,21 +77,65 @@ def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) ->
     return tree
 
 
-def find(tree: SumTree, mass: Float[Array, " n"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """For each mass in [0, total) the first leaf at which the running sum of priorities exceeds it.
+class Places(NamedTuple):
+    """Places in the mass of a tree: `at / width` of its total, and further binary digits.
+
+    A float32 has 24 bits, too few to name each of tens of millions of leaves. So a place is a long
+    fixed-point number, of which `find` reads at every level as many bits as that level needs.
+    """
+
+    at: Int[Array, " n"]  # from 0 to width - 1
+    width: Int[Array, " n"]
+    bits: UInt[Array, " n"]  # what follows the point
+
+
+def strata(key: PRNGKeyArray, number: int) -> Places:
+    """Sample one place from each of `number` equal parts of the mass, in order."""
+    digits = max(WIDTH_BITS - 1 - (number - 1).bit_length(), 0)
+    fine, bits = jax.random.bits(key, (2, number), jnp.uint32)
+    first = jnp.arange(number, dtype=jnp.int32) * 2**digits
+    at = first + (fine >> (32 - digits)).astype(jnp.int32)
+    return Places(at, jnp.full(number, number * 2**digits, jnp.int32), bits)
+
+
+def find(tree: SumTree, places: Places) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Find for each place the first leaf at which the running sum of priorities exceeds it.
+
+    Each node shares its width among its children in proportion to their sums, in whole units and
+    without a gap, as an arithmetic decoder does. What the chosen child gets is stretched by a power
+    of two to some 2^23 units again, and the place's next bits become its low digits. So at every
+    level a child's share is right to some 2^-22 of its node, however many leaves the tree has.
+
+    Example: sums 1 1 6 and a place 5 of width 16. The edges are 2 4 16, so the third child is
+    chosen, with place 5 - 4 = 1 of width 12.
 
     Returns the leaves and their priorities, which are above zero whatever rounding does to sums.
     """
-    block, priority = jnp.zeros(mass.shape, jnp.int32), jnp.zeros_like(mass)
-    up_to = jnp.tri(FANOUT, dtype=jnp.float32).T
+    at, width, bits = places
+    block, priority = jnp.zeros_like(at), jnp.zeros(at.shape, jnp.float32)
+    up_to = jnp.tri(FANOUT, dtype=jnp.float32)
     for level in range(levels(tree)):
         values = tree[_above(level) + block]
         # A product with a triangle, as XLA's own running sum takes several times longer here.
-        running = jnp.matmul(values, up_to, precision="highest")
-        mass = jnp.clip(mass, 0, jnp.nextafter(running[:, -1], 0))
-        passed = running <= mass[:, None]
-        mass = mass - jnp.max(jnp.where(passed, running, 0), axis=-1)
-        child = jnp.sum(passed, axis=-1, dtype=jnp.int32)
+        running = jnp.matmul(up_to, values.T, precision="highest")  # [fanout, n]
+        node = running[-1]
+        edges = (running / node * width.astype(jnp.float32)).astype(jnp.int32)
+        # A quotient need not be exactly 1 on every device, and `at` must lie below the last edge.
+        edges = jnp.where(running < node, edges, width)
+        passed = edges <= at
+        child = jnp.sum(passed, axis=0, dtype=jnp.int32)
+        start = jnp.max(jnp.where(passed, edges, 0), axis=0)
+        end = jnp.min(jnp.where(passed, NOWHERE, edges), axis=0)
+        at, width, bits = _stretch(Places(at - start, end - start, bits))
         block = block * FANOUT + child
         priority = jnp.take_along_axis(values, child[:, None], axis=-1)[:, 0]
     return block, priority
+
+
+def _stretch(places: Places) -> Places:
+    """Move bits from behind the point before it, until the width has `WIDTH_BITS` bits."""
+    at, width, bits = places
+    shift = jnp.maximum(jax.lax.clz(width) - (32 - WIDTH_BITS), 0)
+    unsigned = shift.astype(jnp.uint32)
+    digits = (bits >> (32 - unsigned)).astype(jnp.int32)
+    return Places((at << shift) | digits, width << shift, bits << unsigned)

@@ -47,10 +47,10 @@ class TrainingState(NamedTuple):
     key: PRNGKeyArray
     learner: LearnerState
     replay: ReplayState
-    time_step: TimeStep  # [envs, ...], the newest: no action was taken on it yet
+    time_step: TimeStep  # [envs, ...], the newest, reward clipped: no action was taken on it yet
     stack: Shaped[Array, "envs ..."]  # of frames, the newest that of `time_step`
     noise: Flat[NetworkNoise]  # the draw to act with next; [envs, ...] unless shared
-    moments: normalise.Moments | None  # of observations
+    moments: normalise.RunningMoments | None  # of observations
     return_scale: normalise.ReturnScale | None
 
     def with_rows(self, rows: Row | None) -> "TrainingState":
@@ -92,7 +92,8 @@ class Core:
         """The policy of a state."""
         config = self.config
         network = state.learner.online.tree
-        return Policy(network, state.moments, config.observation_clip, config.frame_stack)
+        moments = None if state.moments is None else state.moments.rounded
+        return Policy(network, moments, config.observation_clip, config.frame_stack)
 
     def copy_policy(self, state: TrainingState, seed: int | None = None) -> Policy:
         """A copy of the policy of a state that was computed; of one of the seeds on its first axis.
@@ -137,21 +138,26 @@ class Core:
             time_step=time_step,
             stack=frames.start(time_step.observation, config.frame_stack),
             noise=self._draw(policy.network, noise_key),
-            moments=policy.moments,
+            moments=None if policy.moments is None else normalise.init(spec.shape),
             return_scale=normalise.init_return_scale(envs) if config.normalise_rewards else None,
         )
 
     def observe(self, state: TrainingState, time_step: TimeStep) -> TrainingState:
-        """Take in what the environments show next; after the last step that is a reset."""
+        """Take in what the environments show next; after the last step that is a reset.
+
+        Rewards are clipped here, before anything learns of them.
+        """
         config, started = self.config, state.time_step.last
         observation, reward = time_step.observation, time_step.reward
+        if config.reward_clip is not None:
+            reward = jnp.clip(reward, -config.reward_clip, config.reward_clip)
         moments, scale = state.moments, state.return_scale
         if moments is not None:
             moments = normalise.update(moments, observation)
         if scale is not None:
             scale = normalise.update_return_scale(scale, reward, started, config.discount)
         return state._replace(
-            time_step=time_step._replace(info={}),
+            time_step=time_step._replace(reward=reward, info={}),
             stack=frames.push(state.stack, observation, started, config.frame_stack),
             moments=moments,
             return_scale=scale,
@@ -176,11 +182,10 @@ class Core:
         return state._replace(key=key, replay=replay), actions
 
     def _row(self, time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
-        reward, bound = time_step.reward, self.config.reward_clip
         return Row(
             observation=time_step.observation,
             action=action,
-            reward=reward if bound is None else jnp.clip(reward, -bound, bound),
+            reward=time_step.reward,
             terminated=time_step.terminated,
             last=time_step.last,
         )
