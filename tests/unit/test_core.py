@@ -42,6 +42,7 @@ def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
     discount = core.config.discount
     second = 0.5 * discount - 0.5
     expected = np.var([0.5, second, second * discount + 0.25])
+    assert state.return_scale is not None
     assert float(state.return_scale.moments.rounded.variance) == pytest.approx(expected, rel=1e-5)
 
 

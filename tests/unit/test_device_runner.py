@@ -194,7 +194,8 @@ def test_a_chunk_in_parts_gives_the_bits_of_a_whole_one(
     for seconds in (1e-9, 1e9):  # one step at a time, and as many as parts may grow to
         monkeypatch.setattr(device, "PART_SECONDS", seconds)
         chunks = train(config, CountingEnv())
-        ends.append(np.asarray(chunks[-1].policy(0).network.advantage.weight_mu))
+        arrays = jax.tree.leaves(chunks[-1].policy(0).network)
+        ends.append(np.concatenate([np.ravel(x) for x in arrays]))
         assert len(chunks[0].seeds[0].episodes) > 2
     assert (ends[0] == ends[1]).all()
 
@@ -214,11 +215,14 @@ def test_max_updates_is_exact() -> None:
 def test_metrics_are_means_over_updates() -> None:
     config = SMALL.replace(learning_starts=22, updates_per_step=1)
     runner = DeviceRunner.create(config, CountingEnv())
-    state, log = jax.jit(runner.chunk)(runner.init(jax.random.key(0)), jnp.int32(0), jnp.int32(10))
-    assert int(log.updates) == 0
+    advance, start = jax.jit(runner.advance), jnp.int32(0)
+    state, log = runner.init(jax.random.key(0)), runner.empty_log()
+    state, log = advance(state, log, jnp.int32(0), start, jnp.int32(10))
+    assert int(state.training.learner.updates) == 0
     assert not log.sums.vector.any()
-    _, log = jax.jit(runner.chunk)(state, jnp.int32(20), jnp.int32(10))
-    assert int(log.updates) == 20
+    state, _ = jax.jit(runner.end)(state)
+    state, log = advance(state, log, jnp.int32(20), start, jnp.int32(10))
+    assert int(state.training.learner.updates) == 20
     chunks = train(config, CountingEnv())
     assert np.isnan(chunks[0].seeds[0].metrics["loss"])
     second = chunks[1].seeds[0]

@@ -43,7 +43,9 @@ def test_after_a_thousand_million_values_each_still_counts() -> None:
     batches = np.random.default_rng(0).normal(7, 1, (20_000, 16)).astype(np.float32)
     start = normalise.init(())
     start = RunningMoments(
-        jnp.uint32(many), start.mean.add(jnp.float32(mean)), start.squares.add(4.0 * many)
+        jnp.uint32(many),
+        start.mean.add(jnp.float32(mean)),
+        start.squares.add(jnp.float32(4.0 * many)),
     )
     moments = add_all(start, batches)
     new = batches.astype(np.float64)
