@@ -25,9 +25,9 @@ MIXED = spaces.Dict({"image": IMAGE, "speed": spaces.Box(-1, 1, (4,))})
 NESTED = spaces.Dict(
     {
         "z": spaces.Tuple([spaces.Discrete(3, start=-1), spaces.MultiBinary([2, 2])]),
-        "a": spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 1], [-2, 0]]),
+        "a": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]), start=np.array([[0, 1], [-2, 0]])),
         "m": spaces.Dict(
-            {"x": spaces.Box(-5, 5, (), np.float64), "i": spaces.Box(0, 9, (2,), int)}
+            {"x": spaces.Box(-5, 5, (), np.float64), "i": spaces.Box(0, 9, (2,), np.int64)}
         ),
     }
 )

@@ -256,7 +256,8 @@ def describe_space(space: gym.Space[Any]) -> Space:
     match space:
         case gym.Box() if space.dtype.name in get_args(Dtype) and len(space.shape) <= MAX_AXES:
             low, high = _common(space.low), _common(space.high)
-            return Box(space.shape, space.dtype.name, low, high)
+            kind: Any = space.dtype.name
+            return Box(space.shape, kind, low, high)
         case gym.Discrete():
             return Discrete(int(space.n), int(space.start))
         case gym.MultiDiscrete():
