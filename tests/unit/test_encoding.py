@@ -11,11 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
+from tests.host_envs import ShowingEnv
 
 from noisydqn import Config, UserError, build
 from noisydqn.envs import frames
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.policy import describe
 
@@ -271,6 +274,38 @@ def test_actions_are_the_environments_own() -> None:
     assert of.decode_actions(np.array([0, 2])).tolist() == [5, 7]
     assert of.action_names == ("5", "6", "7")
     assert Encoding.of(IMAGE, ACTIONS, ["a", "b", "c"]).action_names == ("a", "b", "c")
+
+
+class Seeded(ShowingEnv):
+    """Shows samples that follow from the seed of the episode."""
+
+    def __init__(self) -> None:
+        image = spaces.Box(0, 255, (6, 5, 3), np.uint8)  # of its own, as spaces hold a generator
+        super().__init__(spaces.Dict({"a": image, "b": spaces.Tuple([spaces.Discrete(3)])}))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.observation_space.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+
+def test_an_environment_that_shows_parts_is_played_again() -> None:
+    env = HostEnvironment.create(Config(env="python:tests"), Seeded)
+    played, restored = env.vector(2), env.vector(2)
+    for vector in (played, restored):
+        vector.remember()
+        vector.reset(3)
+    actions = np.array([0, 1])
+    newest = [played.step(actions) for _ in range(6)][-1]
+    assert not restored.restore(played.history, newest).any()
+    np.testing.assert_array_equal(
+        restored.step(actions).observation, played.step(actions).observation
+    )
+
+
+def test_parts_of_a_vector_that_an_id_brings_itself_are_checked_as_they_are_stored() -> None:
+    vector = HostVector(SyncVectorEnv([Seeded] * 2), own=True)
+    vector.reset(0)
+    assert vector.step(np.array([0, 1])).observation.shape == (2, 93)
 
 
 class Unknown(gymnasium.Space[int]):
