@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from noisydqn.config import Config
     from noisydqn.errors import UserError
     from noisydqn.noisy import NoisyLinear, sample_noise
-    from noisydqn.policy import load_policy
+    from noisydqn.policy import GreedyPolicy, load_policy
     from noisydqn.presets import PRESETS
     from noisydqn.training.run import Result, resume, train
 
 __all__ = [
     "PRESETS",
     "Config",
+    "GreedyPolicy",
     "NoisyLinear",
     "Result",
     "UserError",
@@ -27,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "noisydqn.config",
+    "GreedyPolicy": "noisydqn.policy",
     "NoisyLinear": "noisydqn.noisy",
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",

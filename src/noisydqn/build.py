@@ -1,7 +1,7 @@
 """From a config to the parts of a run."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from noisydqn.bootstrap import Munchausen
 from noisydqn.config import Config
 from noisydqn.envs import frames, normalise
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import UserError
 from noisydqn.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
 from noisydqn.imports import PYTHON
 from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
@@ -33,7 +34,7 @@ CONV_LAYERS = {
 """(channels, size, stride) of each convolution of a torso."""
 
 NATURE_PIXELS, MINATAR_PIXELS = 36, 3
-"""The smallest images that these torsos take."""
+"""The smallest images for which "auto" takes these torsos."""
 
 
 class Policy(eqx.Module):
@@ -65,7 +66,7 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
         shape = jax.eval_shape(frames.merge, stack).shape[1:]
     torso_key, head_key, sigma_key = jax.random.split(key, 3)
     network = QNetwork(
-        _make_torso(config, shape, torso_key),
+        _make_torso(config, torso_name(config, observation), shape, torso_key),
         config.hidden,
         spec.num_actions,
         head=make_head(config),
@@ -100,15 +101,45 @@ def _with_kaiming_sigmas(network: QNetwork, key: PRNGKeyArray) -> QNetwork:
     return eqx.tree_at(sigmas, network, drawn)
 
 
-def choose_torso(shape: tuple[int, ...]) -> str:
-    """The torso that "auto" stands for, by the shape of what the network sees."""
-    if len(shape) not in (2, 3) or min(shape[:2]) < MINATAR_PIXELS:
+def choose_torso(shape: tuple[int, ...], dtype: Any) -> str:
+    """Choose the torso that "auto" stands for, by shape and type of one stored observation.
+
+    Convolutions are for images and boards, [height, width, channels] of any type, or
+    [height, width] of bytes or booleans. Other numbers [h, w], such as stacked vectors, are flat.
+    """
+    has_planes = len(shape) == 3 or (len(shape) == 2 and np.dtype(dtype).kind in "ub")
+    if not has_planes or min(shape[:2]) < MINATAR_PIXELS:
         return "flat"
     return "nature" if min(shape[:2]) >= NATURE_PIXELS else "minatar"
 
 
-def _make_torso(config: Config, shape: tuple[int, ...], key: PRNGKeyArray) -> Torso:
-    name = choose_torso(shape) if config.torso == "auto" else config.torso
+def torso_name(config: Config, observation: jax.ShapeDtypeStruct) -> str:
+    """Name the torso that a config has for observations that are stored like this.
+
+    Raises:
+        UserError: it has convolutions, for which the observations are no images or too small.
+    """
+    shape = observation.shape
+    if config.torso == "auto":
+        return choose_torso(shape, observation.dtype)
+    least = 0
+    if config.torso in CONV_LAYERS:
+        least = 1
+        for _, size, stride in reversed(CONV_LAYERS[config.torso]):
+            least = (least - 1) * stride + size
+    elif config.torso == "notebook":
+        least = NotebookTorso.SMALLEST
+    elif config.torso == "impala":
+        least = 1
+    if least > 0 and (len(shape) not in (2, 3) or min(shape) < 1 or min(shape[:2]) < least):
+        raise UserError(
+            f"--torso {config.torso} needs images of {least} x {least} or more, but observations "
+            f"are {list(shape)}: choose --torso auto, flat or mlp"
+        )
+    return config.torso
+
+
+def _make_torso(config: Config, name: str, shape: tuple[int, ...], key: PRNGKeyArray) -> Torso:
     if name == "flat":
         return Flatten(int(np.prod(shape)))
     if name == "mlp":

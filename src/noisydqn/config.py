@@ -140,9 +140,9 @@ class Config:
     """Network: "flat" is for vectors, as they are; "mlp" plain layers before those of `hidden`;
     "catcher" two small convolutions, "minatar" one, "nature" the three of Mnih et al. 2015,
     "impala" the residual ones of Espeholt et al. 2018, "notebook" the first notebook's two with
-    max-pooling; "auto" goes by the observation's shape: flat, minatar below 36 pixels, nature from
-    there on. "python:module.function" is called with the observation's shape and a key, and makes
-    an equinox.Module of your own."""
+    max-pooling; "auto" goes by the observation: images and boards [height, width, channels] have
+    minatar below 36 pixels and nature from there on, all else is flat. "python:module.function" is
+    called with the observation's shape and a key, and makes an equinox.Module of your own."""
     torso_widths: tuple[int, ...] | None = None
     """Network: mlp: widths of its layers (128 128 if not given); impala: channels of its stages
     (16 32 32 if not given)."""

@@ -28,6 +28,7 @@ def _shared(folder: RunFolder) -> list[Path]:
     """The files of a run that are shared, whether they are there or not."""
     return [
         folder.config,
+        folder.spaces,
         folder.best,
         folder.final,
         folder.summary,

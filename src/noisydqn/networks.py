@@ -265,6 +265,7 @@ class NotebookTorso(Torso):
 
     chunk: ClassVar[int | None] = 16
     POOL: ClassVar = 4
+    SMALLEST: ClassVar = 26  # pixels of the smallest image
 
     def __init__(self, shape: tuple[int, ...], *, key: PRNGKeyArray) -> None:
         height, width, channels = (*shape, 1)[:3]

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisydqn.build import Policy
+from noisydqn.build import Policy, torso_name
 from noisydqn.checkpoint.arrays import named
-from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.config import Config
+from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.export import read_safetensors, spec_of
+from noisydqn.export import read_card, read_safetensors, spec_of_run
+from noisydqn.networks import QNetwork
 from noisydqn.training import weights
 from noisydqn.training.evaluate import greedy
 from noisydqn.training.folder import config_of, open_folder
@@ -21,8 +23,11 @@ State = np.ndarray
 """The newest frames [B, frames, ...] of a policy that sees several."""
 
 
-class LoadedPolicy:
-    """A policy with mean weights, called as those of Stable-Baselines3 are.
+class GreedyPolicy:
+    """A policy that plays with mean weights, called as those of Stable-Baselines3 are.
+
+    It takes observations and gives actions in the environment's own terms, and needs no
+    environment.
 
     Args:
         policy: network and statistics.
@@ -31,8 +36,21 @@ class LoadedPolicy:
 
     def __init__(self, policy: Policy, spec: EnvironmentSpec) -> None:
         self.policy, self.spec = policy, spec
+        self._encoding = spec.encoding
 
-    def __call__(self, observation: Any) -> np.ndarray:
+    @property
+    def network(self) -> QNetwork:
+        """The network."""
+        return self.policy.network
+
+    def __repr__(self) -> str:
+        parameters = sum(x.size for x in jax.tree.leaves(self.network) if hasattr(x, "size"))
+        return (
+            f"GreedyPolicy({self._encoding.words} -> {self.spec.num_actions} actions, "
+            f"{parameters:,} parameters)"
+        )
+
+    def __call__(self, observation: Any) -> Any:
         """The greedy action, of an observation or of a batch of them."""
         return self.predict(observation)[0]
 
@@ -42,37 +60,36 @@ class LoadedPolicy:
         state: State | None = None,
         episode_start: Any = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, State | None]:
+    ) -> tuple[Any, State | None]:
         """The greedy action under mean weights.
 
         Args:
-            observation: one, or a batch [B, ...], as the environment shows it.
+            observation: one, or a batch of them, as the environment or a vector environment shows
+                it: an array, a number, or a dictionary or tuple of these.
             state: what the last call gave, where the policy sees several frames; None begins.
             episode_start: whether an episode starts [B]; its frames then begin anew.
-            deterministic: must be true: there is no noise in mean weights.
+            deterministic: must be true: mean weights hold nothing random.
 
         Returns:
-            The action, a number or [B], counted from 0, and the state, which is None where the
-            policy sees one frame.
+            The environment's own action, an `np.int64`, or an array [B] of a batch; and the state,
+            which is None where the policy sees one frame.
 
         Raises:
-            UserError: the observation has another shape or type than the policy was trained with,
-                or `deterministic` is false.
+            UserError: the observation or the state is not one of the environment's, or
+                `deterministic` is false.
         """
         if not deterministic:
             raise UserError(
                 "deterministic=False: this policy has mean weights, in which nothing is random; "
                 "call predict with deterministic=True"
             )
-        batch, single = self._batch(observation)
-        started = np.ones(len(batch), bool) if state is None else np.zeros(len(batch), bool)
-        if episode_start is not None:
-            started |= np.broadcast_to(np.asarray(episode_start, bool), started.shape)
+        batch, single = self._encoding.read(observation)
+        started = np.full(len(batch), state is None) | _starts(episode_start, len(batch))
         stack = self._stack(batch, state)
-        stack, actions, _ = greedy(self.policy, stack, jnp.asarray(batch), jnp.asarray(started))
-        chosen = np.asarray(actions, np.int64)
+        stack, places, _ = greedy(self.policy, stack, jnp.asarray(batch), jnp.asarray(started))
+        actions = self._encoding.decode_actions(np.asarray(places))
         frames = None if self.policy.frames == 1 else np.asarray(stack)
-        return (chosen[0, ...] if single else chosen), frames
+        return (actions[0] if single else actions), frames
 
     def values(self, observation: Any) -> np.ndarray:
         """The action values, [A] or [B, A], of observations that start an episode.
@@ -80,7 +97,7 @@ class LoadedPolicy:
         Raises:
             UserError: as `predict`.
         """
-        batch, single = self._batch(observation)
+        batch, single = self._encoding.read(observation)
         started = jnp.ones(len(batch), bool)
         _, _, q = greedy(self.policy, self._stack(batch, None), jnp.asarray(batch), started)
         return np.asarray(q)[0] if single else np.asarray(q)
@@ -96,33 +113,64 @@ class LoadedPolicy:
                 f"the state has shape {list(np.shape(state))}, expected {list(expected)}: give "
                 "what the last call of predict gave, for as many observations"
             )
-        return jnp.asarray(state)
-
-    def _batch(self, observation: Any) -> tuple[np.ndarray, bool]:
-        """A batch of observations as they were trained with, and whether it was a single one."""
-        given = np.asarray(observation)
-        shape, dtype = self.spec.observation.shape, np.dtype(self.spec.observation.dtype)
-        if len(shape) == 3 and given.shape[-3:] == (shape[2], *shape[:2]) != shape:
-            given = np.moveaxis(given, -3, -1)  # channels first
-        single = given.ndim == len(shape)
-        batch = given[None] if single else given
-        real = given.dtype.kind in "fiub" and dtype == np.float32
-        if batch.shape[1:] != shape or not (real or given.dtype == dtype):
-            raise UserError(
-                f"the observation is {given.dtype} {list(given.shape)}, expected {dtype} "
-                f"{list(shape)} or a batch of these: give what the environment shows"
-            )
-        return np.ascontiguousarray(batch, dtype), single
+        return jnp.asarray(state, batch.dtype)
 
 
-def load_policy(path: Path | str, which: str = "best") -> LoadedPolicy:
+def _starts(given: Any, size: int) -> np.ndarray:
+    """Where an episode starts, [size]."""
+    starts = np.asarray(False if given is None else given, bool)
+    if starts.shape not in ((), (1,), (size,)):
+        raise UserError(
+            f"episode_start has shape {list(starts.shape)}, expected [{size}]: give one for each "
+            "observation"
+        )
+    return np.broadcast_to(starts, size)
+
+
+def describe(config: Config, spec: EnvironmentSpec) -> str:
+    """Say in one line what observations become and which torso sees them.
+
+    Raises:
+        UserError: the config's torso has convolutions, for which the observations are no images.
+    """
+    encoding, torso = spec.encoding, torso_name(config, spec.observation)
+    what = [encoding.words]
+    box = isinstance(encoding.observation, Box)
+    shape = spec.observation.shape
+    if torso in ("flat", "mlp"):
+        changed = not box or len(shape) != 1
+        what += [f"-> flattened to {encoding.size} numbers"] if changed else []
+    elif encoding.axes:
+        what += [f"with channels first -> {shape}"]
+    elif len(shape) == 3:
+        what += ["with channels last"]
+    notes: list[str] = []
+    if any(part.is_bytes for part, _ in encoding.parts):
+        kinds = {part.words.partition(" ")[0] for part, _ in encoding.parts if part.is_bytes}
+        mixed = encoding.dtype != np.uint8
+        name = "images" if kinds == {"image"} else "bytes"
+        if mixed or config.normalise_observations == "scale":
+            notes += [f"{name} divided by 255"]
+    if any(not isinstance(part, Box) and part.size > 1 for part, _ in encoding.parts):
+        notes += ["categories one-hot"]
+    has_planes = any(len(part.shape) > 1 for part, _ in encoding.parts)
+    if torso in ("flat", "mlp") and has_planes:
+        notes += ["no convolutions"]
+    if config.frame_stack > 1:
+        notes += [f"{config.frame_stack} frames together"]
+    return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
+
+
+def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
     """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
 
         policy = noisydqn.load_policy("runs/one")
         action, _ = policy.predict(observation, deterministic=True)
 
+    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
+
     Args:
-        path: folder or file. A folder needs its environment installed, a file does not.
+        path: folder or file.
         which: of a folder, the `"best"` weights or the `"final"` ones.
 
     Raises:
@@ -130,22 +178,19 @@ def load_policy(path: Path | str, which: str = "best") -> LoadedPolicy:
     """
     path = Path(path)
     if not path.is_file():
-        return _of_folder(path, which)
+        folder, config = open_folder(path)
+        spec = spec_of_run(folder, config)
+        return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
     if path.suffix != ".safetensors":
         raise UserError(
             f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
         )
-    arrays, card = read_safetensors(path)
-    spec = spec_of(card)
-    config = config_of(card["config"], path)
+    arrays, text = read_safetensors(path)
+    spec, options = read_card(text, path)
+    config = config_of(options, path)
     expected = weights.policy_like(config, spec)
-    for name, leaf in named(expected).items():
-        if name.endswith("_sigma"):  # only means were exported
-            arrays[name] = np.zeros(leaf.shape, leaf.dtype)
-    return LoadedPolicy(weights.fit(expected, arrays, path), spec)
-
-
-def _of_folder(path: Path, which: str) -> LoadedPolicy:
-    folder, config = open_folder(path)
-    spec = environment_spec(make_environment(config))
-    return LoadedPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
+    for name in named(expected):
+        mean = arrays.get(name.removesuffix("_sigma") + "_mu")
+        if name.endswith("_sigma") and mean is not None:  # only means were exported
+            arrays[name] = np.zeros_like(mean)
+    return GreedyPolicy(weights.fit(expected, arrays, path), spec)

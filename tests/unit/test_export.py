@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
 from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.cli import main
 from noisydqn.envs import normalise
+from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.export import (
     SUFFIXES,
@@ -28,11 +30,12 @@ from noisydqn.export import (
     export_policy,
     export_run,
     graph,
+    read_card,
 )
 from noisydqn.heads import Categorical, Expected, Head
 from noisydqn.imports import name_of
 from noisydqn.networks import Flatten
-from noisydqn.policy import LoadedPolicy
+from noisydqn.policy import GreedyPolicy
 from noisydqn.training.folder import RunFolder, create_folders
 from noisydqn.training.weights import save_policy
 
@@ -57,6 +60,7 @@ CASES: dict[str, Case] = {
         BASE.replace(dueling=False, exploration="greedy"),
         spec((3,), np.float32, 2),
     ),
+    "frames of numbers": (BASE.replace(frame_stack=3), spec((), np.float32, 2)),
     "frames of vectors": (BASE.replace(frame_stack=3), spec((4,), np.float32, 2)),
     "bits": (BASE.replace(torso="minatar"), spec((10, 10, 4), np.bool_, 3)),
     "bytes": (PRESETS["catcher"].replace(hidden=(16,)), spec((42, 42), np.uint8, 3)),
@@ -217,8 +221,8 @@ def test_safetensors_play_like_the_original(case: Case, tmp_path: Path) -> None:
 # load_policy
 
 
-def loaded(name: str) -> LoadedPolicy:
-    return LoadedPolicy(make(CASES[name]), CASES[name][1])
+def loaded(name: str) -> GreedyPolicy:
+    return GreedyPolicy(make(CASES[name]), CASES[name][1])
 
 
 def test_single_and_batched_observations() -> None:
@@ -248,24 +252,14 @@ def test_frames_are_kept_in_the_state() -> None:
 
 
 def test_images_with_channels_first_are_turned() -> None:
-    policy = loaded("frames in colour")
+    config, of = CASES["frames in colour"]
+    shown = spaces.Box(0, 255, (3, 10, 12), np.uint8)
+    turned = EnvironmentSpec.of(Encoding.of(shown, spaces.Discrete(3)))
+    assert turned.observation == of.observation
+    network = make((config, of))
+    first, last = GreedyPolicy(network, turned), GreedyPolicy(network, of)
     image = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
-    turned = np.moveaxis(image, -1, 0)
-    np.testing.assert_array_equal(policy.values(turned), policy.values(image))
-
-
-@pytest.mark.parametrize(
-    ("name", "observation", "message"),
-    [
-        ("vector", np.zeros(7), r"is float64 \[7\], expected float32 \[8\] or a batch"),
-        ("bytes", np.zeros((42, 42)), r"is float64 \[42, 42\], expected uint8 \[42, 42\]"),
-        ("bits", np.zeros((10, 10, 4)), "expected bool"),
-        ("vector", "left", "expected float32"),
-    ],
-)
-def test_refuses_observations_that_do_not_fit(name: str, observation: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        loaded(name).predict(observation)
+    np.testing.assert_array_equal(first.values(np.moveaxis(image, -1, 0)), last.values(image))
 
 
 def test_refuses_what_it_cannot_do() -> None:
@@ -298,7 +292,9 @@ def test_a_run_is_exported_by_the_command(run: Path) -> None:
     assert printed.getvalue().splitlines() == lines
     card = json.loads((run / "policy.safetensors.json").read_text())
     assert card["observation"] == {"shape": [42, 42], "dtype": "uint8", "frames": 1}
-    assert card["actions"]["names"] == ["left", "right", "stay"]
+    assert card["actions"] == {"number": 3, "start": 0, "names": ["left", "right", "stay"]}
+    spaces_of_card = Encoding.from_json(json.dumps(card["spaces"]).encode())
+    assert spaces_of_card.observation == CASES["bytes"][1].encoding.observation
     seen = np.random.default_rng(0).integers(0, 256, (5, 42, 42), np.uint8)
     of_run = load_policy(run)
     of_file = load_policy(str(run / "policy-2.safetensors"))
@@ -333,6 +329,66 @@ def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:
     export_policy(tmp_path / "p.safetensors", "safetensors", make(CASES["vector"]), of, card)
     with pytest.raises(UserError, match="has a card of version 9, expected 1"):
         load_policy(tmp_path / "p.safetensors")
+
+
+def card_of(case: Case) -> dict[str, Any]:
+    return json.loads(json.dumps(describe(RunFolder(Path()), *case)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[" * 100_000,
+        '{"version": 1}',
+        json.dumps({**card_of(CASES["vector"]), "spaces": {"version": 1}}),
+        json.dumps({**card_of(CASES["vector"]), "spaces": None, "observation": {"shape": [-8]}}),
+        json.dumps(
+            {
+                **card_of(CASES["vector"]),
+                "spaces": None,
+                "observation": {"shape": [2**28] * 8, "dtype": "float32"},
+            }
+        ),
+    ],
+    ids=["text", "deep", "empty", "spaces", "negative", "huge"],
+)
+def test_cards_from_files_are_checked(text: str) -> None:
+    with pytest.raises(UserError, match=r"^p has a damaged card \(.*\): export it again$") as error:
+        read_card(text, Path("p"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_card_without_spaces_describes_observations_as_they_are_stored() -> None:
+    card = card_of(CASES["bytes"])
+    card.pop("spaces")
+    of, options = read_card(json.dumps(card), Path("p"))
+    assert of.encoding == CASES["bytes"][1].encoding
+    assert options == card["config"]
+
+
+@pytest.mark.parametrize("where", ["card", "weights"])
+def test_a_changed_bit_is_noticed(where: str, tmp_path: Path) -> None:
+    file, _ = export(tmp_path, CASES["vector, plain"], "safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1 if where == "weights" else data.index(b"mean weights are exported")] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="is damaged and cannot be read"):
+        load_policy(file)
+
+
+def test_onnx_gives_the_environments_own_actions(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    config, _ = CASES["vector, plain"]
+    encoding = Encoding.of(spaces.Box(-1, 1, (3,)), spaces.Discrete(2, start=-4))
+    of = EnvironmentSpec.of(encoding)
+    file, policy = export(tmp_path, (config, of), "onnx")
+    assert json.loads(card_path(file).read_text())["actions"]["start"] == -4
+    seen = example_observations(policy, of, 20)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (action,) = session.run(["action"], {"observation": seen})
+    np.testing.assert_array_equal(action, GreedyPolicy(policy, of)(seen))
+    assert set(action) == {-4, -3}
 
 
 def make_torso(shape: tuple[int, ...], key: jax.Array) -> eqx.Module:

@@ -62,7 +62,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def run(tmp_path: Path) -> Path:
     """A run's folder."""
     config = PRESETS["catcher"].replace(hidden=(8,))
-    out, (folder,) = create_folders(config, tmp_path / "run")
+    out, (folder,) = create_folders(config, tmp_path / "run", SPEC)
     for path in (folder.best, folder.final):
         save_policy(path, build.make_policy(config, SPEC, jax.random.key(0)))
     evaluation = {"episodes": 10, "mean_return": 274.5, "caught_fraction": 0.9993}
@@ -78,8 +78,8 @@ def test_there_and_back(
     assert main(["push", str(run), "me/catcher", "--private"]) == 0
     assert capsys.readouterr().out == "https://huggingface.co/me/catcher\n"
     there = {path.name for path in (stub.root / "me/catcher").iterdir()}
-    weights = {"best.safetensors", "final.safetensors"}
-    assert there == {"README.md", "config.json", "summary.json", "policy.mp4", ".private", *weights}
+    needed = {"config.json", "spaces.json", "best.safetensors", "final.safetensors"}
+    assert there == {"README.md", "summary.json", "policy.mp4", ".private", *needed}
     assert (stub.root / "me/catcher/.private").read_text() == "True"
 
     for name in ("runs/catcher", "runs/catcher-2"):  # nothing is overwritten

@@ -29,7 +29,9 @@ def push(
 
 
 def merge(stack: Shaped[Array, "envs frames ..."]) -> Shaped[Array, "envs ..."]:
-    """One array out of a stack: images side by side as channels, vectors end to end."""
+    """One array out of a stack: images side by side as channels, vectors and numbers end to end."""
+    if stack.ndim == 2:
+        return stack
     images = stack[..., None] if stack.ndim == 4 else stack
     moved = jnp.moveaxis(images, 1, -2)
     return moved.reshape(*moved.shape[:-2], -1)

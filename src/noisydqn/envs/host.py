@@ -12,24 +12,22 @@ from functools import cached_property, partial
 from typing import Any
 
 import gymnasium
-import jax
 import numpy as np
-from gymnasium import logger, spaces
+from gymnasium import logger
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import TimeLimit
-from gymnasium.wrappers.vector import FlattenObservation
 
 from noisydqn.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry
+from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.guard import EnvironmentFailedError, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.types import TimeStep
 
-BYTE = 255
 SPAN_EPISODES = 8
 """Episodes that Atari's own vector plays under one seed: a seeded reset takes it as long as a
 hundred steps, as the console boots anew."""
@@ -150,43 +148,6 @@ class HostEnvironment:
         return HostVector(SyncVectorEnv(makers, copy=False), own=False, draws=mode is not None)
 
 
-def _num_actions(space: spaces.Space[Any]) -> int:
-    if not isinstance(space, spaces.Discrete):
-        kind = "continuous" if isinstance(space, spaces.Box) else type(space).__name__
-        raise UserError(
-            f"the action space {space} is {kind}, expected Discrete: noisydqn learns a value for "
-            "each action; wrap the environment so that it offers a list of actions"
-        )
-    return int(space.n)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Encoding:
-    """How observations of a Box become what is stored: type, and place of an image's channels."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    channels_first: bool
-
-    @staticmethod
-    def of(space: spaces.Box) -> "_Encoding":
-        shape = space.shape
-        # The channels are the shortest of the first and the last axis of three.
-        channels_first = len(shape) == 3 and shape[0] < shape[2]
-        full_bytes = space.dtype == np.uint8 and bool((space.high == BYTE).all())
-        keep = full_bytes or space.dtype == np.bool_
-        dtype = np.dtype(space.dtype if keep else np.float32)
-        if channels_first:
-            shape = (*shape[1:], shape[0])
-        return _Encoding(shape, dtype, channels_first)
-
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Encode a batch; a copy, as the vector may use its memory again."""
-        if self.channels_first:
-            observations = np.moveaxis(observations, 1, -1)
-        return np.array(observations, self.dtype, order="C")
-
-
 class HostVector:
     """Environments in step, as time steps [num_envs, ...] in NumPy."""
 
@@ -204,20 +165,9 @@ class HostVector:
         `seeds_some`: such a vector can reset some environments, with a seed for each.
         """
         try:
-            actions = vector.single_action_space
-            num_actions = _num_actions(actions)
-            space = vector.single_observation_space
-            if not isinstance(space, spaces.Box):
-                if not space.is_np_flattenable:
-                    raise UserError(
-                        f"the observation space {space} is not supported: expected Box, Discrete, "
-                        "MultiDiscrete, MultiBinary, or Dict or Tuple of these; wrap the "
-                        "environment so that it shows an array"
-                    )
-                vector = FlattenObservation(vector)
-                space = vector.single_observation_space
-            assert isinstance(space, spaces.Box)  # noqa: S101 - what flattening gives
-            self._encode = _Encoding.of(space)
+            names = getattr(vector.unwrapped, "action_names", None)
+            spaces = vector.single_observation_space, vector.single_action_space
+            encoding = Encoding.of(*spaces, names)
         except BaseException:
             vector.close()
             raise
@@ -225,11 +175,9 @@ class HostVector:
         self._seeds_some = seeds_some
         self._seeds = np.zeros(vector.num_envs, np.int64)
         self._history: History | None = None
-        self._first_action = int(actions.start)  # pyright: ignore[reportAttributeAccessIssue]
+        self._encode, self._first_action = encoding.encode, encoding.actions.start
         self._steps = 0
-        observation = jax.ShapeDtypeStruct(self._encode.shape, self._encode.dtype)
-        meanings = getattr(vector.unwrapped, "action_names", None)
-        self.spec = EnvironmentSpec(observation, num_actions, meanings or numbered(num_actions))
+        self.spec = EnvironmentSpec.of(encoding)
 
     @property
     def num_envs(self) -> int:
@@ -269,9 +217,10 @@ class HostVector:
                 reward, terminated, truncated = (
                     np.where(begun, 0, x).astype(x.dtype) for x in (reward, terminated, truncated)
                 )
-            self._check("observation", observation)
             self._check("reward", reward)
         time_step = self._time_step(observation, reward, terminated, truncated)
+        if self._own:
+            self._check("observation", np.asarray(time_step.observation))
         if history is not None:
             history.take(actions, np.asarray(time_step.reward), np.asarray(time_step.last), begun)
         return time_step
@@ -335,8 +284,6 @@ class HostVector:
         space = self._guarded.single_observation_space
         batch: Any = create_empty_array(space, self.num_envs)
         batch = concatenate(space, observations, batch)
-        if isinstance(self._vector, FlattenObservation):
-            batch = self._vector.observations(batch)
         return batch, np.array(totals), np.array(over)
 
     def _replay_own(self, saved: SavedHistory) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -391,7 +338,7 @@ class HostVector:
 
     def _time_step(
         self,
-        observation: np.ndarray,
+        observation: Any,
         reward: Any,
         terminated: Any,
         truncated: Any,

@@ -5,10 +5,10 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import safetensors.numpy
 
@@ -16,12 +16,14 @@ from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
+from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export.graph import input_shape
-from noisydqn.training.folder import RunFolder, free_path, open_folders
-from noisydqn.training.weights import load_policy
+from noisydqn.training.folder import RunFolder, free_path, open_folders, read_spaces
+from noisydqn.training.weights import checksum, load_policy
 
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
@@ -30,6 +32,25 @@ CARD, CARD_VERSION = "noisydqn-card", 1
 CHECKED = 64
 """Observations on which a file is compared with the policy before it is handed out."""
 TOLERANCE = 1e-3
+MAX_CARD_BYTES = 2**24
+
+
+class _Observation(msgspec.Struct):
+    shape: Shape
+    dtype: Dtype
+
+
+class _Actions(msgspec.Struct):
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
+class _Card(msgspec.Struct):
+    """What is read of a card; `spaces` is None where observations are shown as they are stored."""
+
+    observation: _Observation
+    actions: _Actions
+    config: dict[str, Any]
+    spaces: Encoding | None = None
 
 
 def export_run(
@@ -58,7 +79,7 @@ def export_run(
             f"--out names one file, but {path} holds {len(runs)} runs: name one run's folder"
         )
     for folder, config in runs:
-        spec = environment_spec(make_environment(config))
+        spec = spec_of_run(folder, config)
         policy = load_policy(folder.weights(weights), config, spec)
         file = free_path(folder.path / f"policy{SUFFIXES[file_format]}") if out is None else out
         for taken in (file, card_path(file)):
@@ -66,6 +87,24 @@ def export_run(
                 raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
         export_policy(file, file_format, policy, spec, describe(folder, config, spec))
         yield file
+
+
+def spec_of_run(folder: RunFolder, config: Config) -> EnvironmentSpec:
+    """Read the interface of a run's environment, or ask the environment if the run is an old one.
+
+    Raises:
+        UserError: the file is damaged, or an old run's environment cannot be made.
+    """
+    spec = read_spaces(folder)
+    if spec is not None:
+        return spec
+    try:
+        return environment_spec(make_environment(config))
+    except UserError as error:
+        raise UserError(
+            f"{folder.path} has no {folder.spaces.name}, so its policy needs the environment: "
+            f"{error}"
+        ) from error
 
 
 def card_path(file: Path) -> Path:
@@ -85,11 +124,18 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
             "dtype": str(np.dtype(observation.dtype)),
             "frames": config.frame_stack,
         },
-        "actions": {"number": spec.num_actions, "names": list(spec.action_names)},
+        "actions": {
+            "number": spec.num_actions,
+            "start": spec.encoding.actions.start,
+            "names": list(spec.action_names),
+        },
+        "spaces": msgspec.to_builtins(spec.encoding),
         "preprocessing": {
             "normalise": config.normalise_observations,
             "clip": config.observation_clip if _running(config) else None,
             "images": "[height, width] or [height, width, channels], bytes from 0 to 255",
+            "parts": "end to end in the order of spaces, categories one-hot; bytes among other "
+            "numbers divided by 255",
             "frames": "the newest last, the first of an episode repeated",
         },
         "training": {"noise": "mean weights are exported", **summary},
@@ -135,7 +181,12 @@ def _write_safetensors(path: Path, policy: Policy, card: str) -> None:
     arrays = {
         name: np.asarray(x) for name, x in named(policy).items() if not name.endswith("_sigma")
     }
-    path.write_bytes(safetensors.numpy.save(arrays, {"format": CARD, "card": card}))
+    about = {"format": CARD, "card": card, "sha256": _checksum(arrays, card)}
+    path.write_bytes(safetensors.numpy.save(arrays, about))
+
+
+def _checksum(arrays: dict[str, np.ndarray], card: str) -> str:
+    return checksum({**arrays, "card": np.frombuffer(card.encode(), np.uint8)})
 
 
 def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> np.ndarray:
@@ -157,8 +208,8 @@ def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None
         raise RuntimeError(f"{path} differs from its policy by {difference}: a defect of export")
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the card of an exported file.
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Read the arrays and the card's text of an exported file.
 
     Raises:
         UserError: it is damaged or was not made by `export_policy`.
@@ -177,17 +228,35 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
             f"{path} holds no exported policy: name a run's folder, or a file that noisydqn export "
             "--format safetensors made"
         )
-    card = json.loads(metadata["card"])
-    if card.get("version") != CARD_VERSION:
+    text = metadata.get("card", "")
+    if _checksum(arrays, text) != metadata.get("sha256"):
         raise UserError(
-            f"{path} has a card of version {card.get('version')}, expected {CARD_VERSION}: use "
-            "the version of noisydqn that wrote it"
+            f"{path} is damaged and cannot be read (its contents are not those that were "
+            "written): export it again"
         )
-    return arrays, card
+    return arrays, text
 
 
-def spec_of(card: dict[str, Any]) -> EnvironmentSpec:
-    """The interface of the environment that a card describes."""
-    seen, actions = card["observation"], card["actions"]
-    observation = jax.ShapeDtypeStruct(tuple(seen["shape"]), np.dtype(seen["dtype"]))
-    return EnvironmentSpec(observation, actions["number"], tuple(actions["names"]))
+def read_card(text: str, path: Path) -> tuple[EnvironmentSpec, dict[str, Any]]:
+    """Read the card of the file `path`: the interface of its environment, and the options.
+
+    Raises:
+        UserError: it is damaged or of another version.
+    """
+    try:
+        if len(text) > MAX_CARD_BYTES:
+            raise ValueError(f"{len(text):,} characters, expected at most {MAX_CARD_BYTES:,}")
+        stored = msgspec.json.decode(text, type=dict[str, Any])
+        version = stored.get("version")
+        if version != CARD_VERSION:
+            raise UserError(
+                f"{path} has a card of version {version}, expected {CARD_VERSION}: use the "
+                "version of noisydqn that wrote it"
+            )
+        card = msgspec.convert(stored, _Card)
+        seen = card.observation
+        encoding = card.spaces or Encoding.as_stored(seen.shape, seen.dtype, card.actions.names)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} has a damaged card ({reason}): export it again") from error
+    return EnvironmentSpec.of(encoding), card.config

@@ -152,8 +152,9 @@ def _preprocess(
         x = ops.multiply(x, ops.constant(_array(1 / 255)))
     if policy.frames == 1:
         return x, shape
-    if len(shape) == 1:  # vectors end to end
-        return ops.reshape(x, (-1, policy.frames * shape[0])), (policy.frames * shape[0],)
+    if len(shape) <= 1:  # vectors and numbers end to end
+        size = policy.frames * int(np.prod(shape))
+        return ops.reshape(x, (-1, size)), (size,)
     height, width, channels = (*shape, 1)[:3]
     x = ops.reshape(x, (-1, policy.frames, height, width, channels))
     x = ops.transpose(x, (0, 2, 3, 1, 4))  # images side by side as channels

@@ -93,8 +93,8 @@ class _Writer:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as ONNX, with the card among its metadata.
 
-    Its input is `observation` [batch, ...]; its outputs are `values` [batch, A] and `action`
-    [batch], the greedy one.
+    Its input is `observation` [batch, ...], as it is stored; its outputs are `values` [batch, A]
+    and `action` [batch], the environment's own number of the greedy one.
 
     Raises:
         UserError: as `policy_values`.
@@ -103,7 +103,9 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     writer = _Writer()
     values = policy_values(policy, writer, INPUT, spec.observation)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
-    writer.nodes.append(helper.make_node("ArgMax", [VALUES], [ACTION], axis=-1, keepdims=0))
+    place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
+    first = writer.constant(np.array(spec.encoding.actions.start, np.int64))
+    writer.nodes.append(helper.make_node("Add", [place, first], [ACTION]))
     kind = helper.np_dtype_to_tensor_dtype(dtype)
     inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *shape])]
     outputs = [

@@ -113,6 +113,9 @@ class PolicyModule(nn.Module):
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
 
+    The place of the largest value is counted from 0: the environment's own action is the card's
+    `actions.start` more.
+
     Raises:
         UserError: as `policy_values`.
     """

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from noisydqn.config import ADDED, Config
+from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.training.weights import write_json
+from noisydqn.training.weights import write_beside, write_json
 
 FORMAT_VERSION = 1
 DEFAULT_PARENT = Path("runs")
@@ -24,6 +26,11 @@ class RunFolder:
     def config(self) -> Path:
         """The config."""
         return self.path / "config.json"
+
+    @property
+    def spaces(self) -> Path:
+        """The environment's spaces, so that its policy can be loaded without it."""
+        return self.path / "spaces.json"
 
     @property
     def final(self) -> Path:
@@ -120,8 +127,15 @@ def _make_out(config: Config, out: Path | None) -> Path:
     return out
 
 
-def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFolder]]:
+def create_folders(
+    config: Config, out: Path | None, spec: EnvironmentSpec | None = None
+) -> tuple[Path, list[RunFolder]]:
     """Make a run's folder and in it one for each seed, with its config: itself for a single seed.
+
+    Args:
+        config: of the run.
+        out: the folder, new or empty; None takes a new one under `runs/`.
+        spec: the interface of the environment; None leaves it to `write_spaces`.
 
     Raises:
         UserError: `out` holds something already, is a file, or cannot be written to.
@@ -133,6 +147,8 @@ def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFold
             folder = RunFolder(out / f"seed{seed}" if config.num_seeds > 1 else out)
             folder.path.mkdir(exist_ok=True)
             write_config(folder, config.replace(seed=seed, num_seeds=1))
+            if spec is not None:
+                write_spaces(folder, spec)
             folders.append(folder)
     except OSError as error:
         raise UserError(
@@ -145,6 +161,25 @@ def create_folders(config: Config, out: Path | None) -> tuple[Path, list[RunFold
 def write_config(folder: RunFolder, config: Config) -> None:
     """Write the config of one seed's run."""
     write_json(folder.config, {"version": FORMAT_VERSION, **dataclasses.asdict(config)})
+
+
+def write_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
+    """Write the spaces of the environment of one seed's run."""
+    write_beside(folder.spaces, spec.encoding.to_json())
+
+
+def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
+    """Read the interface of the environment of a run; None if the run is older than the file.
+
+    Raises:
+        UserError: the file is damaged or of another version.
+    """
+    try:
+        return EnvironmentSpec.of(Encoding.from_json(folder.spaces.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _unusable(folder.spaces, error) from error
 
 
 def holds_run(path: Path) -> bool:

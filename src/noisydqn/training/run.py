@@ -19,6 +19,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
+from noisydqn.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.torsos import TorsoMaker
 from noisydqn.training.evaluate import Evaluation, evaluate
@@ -32,6 +33,7 @@ from noisydqn.training.folder import (
     open_folders,
     refuse_without_checkpoints,
     write_config,
+    write_spaces,
 )
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop, seed_keys
@@ -48,7 +50,7 @@ class SeedResult:
     """What the run of one seed came to."""
 
     folder: Path
-    policy: Policy  # the best
+    policy: GreedyPolicy  # the best
     summary: dict[str, Any]  # as in summary.json
 
 
@@ -117,7 +119,7 @@ def train(
             changes = check_same(config, out)
             return _resume(out, changes, maker, quiet=quiet, cache=cache)
     environment = make_environment(config, maker)
-    out, folders = create_folders(config, out)
+    out, folders = create_folders(config, out, environment_spec(environment))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache)
 
 
@@ -217,16 +219,22 @@ def _run_locked(
             "steps; raise --steps or lower --learning-starts"
         )
     results: list[SeedResult] = []
+    spec = environment_spec(environment)
+    terminal.say(describe(config, spec))
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
         for loop in _loops(
             config, environment, out, folders, terminal, stop, compiler, resumed=resumed
         ):
             for run in loop.runs if resumed else ():
                 write_config(run.folder, run.config)
+                write_spaces(run.folder, spec)
             with closing(loop):
                 _train_and_report(loop, terminal, out)
             if loop.steps > 0:
-                results += [SeedResult(r.folder.path, r.best_policy, r.summary) for r in loop.runs]
+                results += [
+                    SeedResult(r.folder.path, GreedyPolicy(r.best_policy, spec), r.summary)
+                    for r in loop.runs
+                ]
             if stop.asked:
                 terminal.warn(_stopped_line(stop, loop.steps, out))
                 break

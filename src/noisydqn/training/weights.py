@@ -27,8 +27,8 @@ DTYPES = {"float32": "F32"}
 MAX_HEADER_BYTES = 2**20
 
 
-def _sum(arrays: dict[str, np.ndarray]) -> str:
-    """A sum of the values, by name."""
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """Sum up the values, by name: SHA-256 in hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
@@ -41,7 +41,7 @@ def save_policy(path: Path, policy: Policy) -> None:
     The same policy gives the same bytes.
     """
     arrays = {name: np.asarray(x) for name, x in named(policy).items()}
-    about = {"format": FORMAT, "version": VERSION, "sha256": _sum(arrays)}
+    about = {"format": FORMAT, "version": VERSION, "sha256": checksum(arrays)}
     # One entry, as safetensors writes several in any order.
     write_beside(path, safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
 
@@ -92,7 +92,7 @@ def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
             stored = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in slices.items()}
             _check_arrays(path, stored, expected)
             arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in expected}
-        if _sum(arrays) != sum_of_all:
+        if checksum(arrays) != sum_of_all:
             raise ValueError("its values are not those that were written")
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise UserError(

@@ -1,0 +1,402 @@
+"""What observations become: their encoding, its description in JSON, and the torso for them."""
+
+import json
+import math
+from typing import Any, cast
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
+from tests.host_envs import ShowingEnv
+
+from noisydqn import Config, UserError, build
+from noisydqn.envs import frames
+from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.policy import describe
+
+IMAGE = spaces.Box(0, 255, (6, 5, 3), np.uint8)
+BITS = spaces.Box(0, 1, (10, 10, 4), cast(Any, bool))
+MIXED = spaces.Dict({"image": IMAGE, "speed": spaces.Box(-1, 1, (4,))})
+NESTED = spaces.Dict(
+    {
+        "z": spaces.Tuple([spaces.Discrete(3, start=-1), spaces.MultiBinary([2, 2])]),
+        "a": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]), start=np.array([[0, 1], [-2, 0]])),
+        "m": spaces.Dict(
+            {"x": spaces.Box(-5, 5, (), np.float64), "i": spaces.Box(0, 9, (2,), np.int64)}
+        ),
+    }
+)
+ACTIONS = spaces.Discrete(3, start=5)
+
+
+def encoding(space: spaces.Space[Any]) -> Encoding:
+    return Encoding.of(space, ACTIONS)
+
+
+def spec(space: spaces.Space[Any]) -> EnvironmentSpec:
+    return EnvironmentSpec.of(encoding(space))
+
+
+def samples(space: spaces.Space[Any], number: int) -> tuple[list[Any], Any]:
+    """Observations, and the same as a vector environment shows them."""
+    space.seed(0)
+    one_by_one = [space.sample() for _ in range(number)]
+    batch: Any = create_empty_array(space, number)
+    return one_by_one, concatenate(space, one_by_one, batch)
+
+
+def flat(space: spaces.Space[Any], value: Any) -> np.ndarray:
+    """The slow twin: Gymnasium's own flattening, part by part, with bytes from 0 to 1."""
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([flat(space[key], value[key]) for key in space.spaces])
+    if isinstance(space, spaces.Tuple):
+        return np.concatenate([flat(s, x) for s, x in zip(space.spaces, value, strict=True)])
+    scale = np.float32(1 / 255 if space.dtype == np.uint8 else 1)
+    return np.asarray(spaces.flatten(space, value), np.float32) * scale
+
+
+@pytest.mark.parametrize(
+    "space", [MIXED, NESTED, spaces.Discrete(4, start=2), spaces.MultiDiscrete([2, 3])], ids=str
+)
+def test_parts_are_joined_as_gymnasium_flattens_them(space: spaces.Space[Any]) -> None:
+    of = encoding(space)
+    one_by_one, shown = samples(space, 5)
+    expected = np.stack([flat(space, x) for x in one_by_one])
+    for got in (of.encode(shown), of.read(shown)[0]):
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == of.dtype == np.float32
+    assert of.read(shown)[1] is False
+    single, is_single = of.read(one_by_one[2])
+    assert is_single
+    np.testing.assert_array_equal(single, expected[2:3])
+
+
+@pytest.mark.parametrize("space", [IMAGE, BITS, MIXED, NESTED, spaces.Box(0, np.inf, ())], ids=str)
+def test_a_description_survives_json(space: spaces.Space[Any]) -> None:
+    of = encoding(space)
+    again = Encoding.from_json(of.to_json())
+    assert again == of
+    assert hash(again) == hash(of)
+    assert (again.shape, again.dtype, again.axes) == (of.shape, of.dtype, of.axes)
+    _, shown = samples(space, 3)
+    np.testing.assert_array_equal(again.encode(shown), of.encode(shown))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "stored", "turned"),
+    [
+        ((84, 84, 3), np.uint8, (84, 84, 3), False),
+        ((3, 84, 84), np.uint8, (84, 84, 3), True),
+        ((4, 84, 84), np.uint8, (84, 84, 4), True),  # stacked by the environment
+        ((12, 60, 80), np.uint8, (60, 80, 12), True),
+        ((4, 84, 84, 3), np.uint8, (84, 84, 12), True),
+        ((4, 3, 84, 84), np.uint8, (84, 84, 12), True),
+        ((4, 84, 84), np.float32, (84, 84, 4), True),  # no board is so large
+        ((7, 7, 20), np.float32, (7, 7, 20), False),
+        ((9, 9, 17), np.uint8, (9, 9, 17), False),
+        ((7, 7, 20), np.int8, (7, 7, 20), False),
+        ((3, 8, 8), np.float32, (3, 8, 8), False),
+        ((10, 10, 12), bool, (10, 10, 12), False),
+        ((17, 9, 9), np.uint8, (17, 9, 9), False),
+        ((5, 40, 50), np.float32, (40, 50, 5), True),
+        ((37, 40, 50), np.float32, (37, 40, 50), False),
+    ],
+)
+def test_only_unmistakable_images_have_their_channels_moved(
+    shape: tuple[int, ...], dtype: Any, stored: tuple[int, ...], turned: bool
+) -> None:
+    space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+    of = encoding(space)
+    assert of.shape == stored
+    assert bool(of.axes) == turned
+    value = space.sample()
+    got = of.encode(value[None])[0]
+    expected = value
+    if turned:  # the picture at some channel of some frame
+        expected = np.moveaxis(value, int(np.argmin(value.shape[-3:])) + value.ndim - 3, -1)
+        expected = np.moveaxis(expected, 0, 2).reshape(stored) if value.ndim == 4 else expected
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "torso"),
+    [
+        ((42, 42), np.uint8, "nature"),
+        ((84, 84, 4), np.uint8, "nature"),
+        ((12, 10, 3), np.uint8, "minatar"),
+        ((10, 10, 4), np.bool_, "minatar"),
+        ((10, 10), np.bool_, "minatar"),
+        ((10, 10, 4), np.float32, "minatar"),  # gymnax's MinAtar
+        ((7, 7, 20), np.float32, "minatar"),
+        ((5, 5), np.float32, "flat"),  # kinematics of five cars
+        ((60, 40), np.float32, "flat"),  # a window of prices
+        ((2, 8, 8), np.float32, "flat"),
+        ((2, 2, 2, 2), np.float32, "flat"),
+        ((8,), np.float32, "flat"),
+        ((), np.float32, "flat"),
+    ],
+)
+def test_torsos_are_chosen_by_shape_and_type(
+    shape: tuple[int, ...], dtype: Any, torso: str
+) -> None:
+    assert build.choose_torso(shape, dtype) == torso
+
+
+@pytest.mark.parametrize(
+    ("torso", "shape", "smallest"),
+    [("nature", (20, 84), 36), ("catcher", (8, 8), 12), ("minatar", (4,), 3), ("impala", (5,), 1)],
+)
+def test_torsos_that_observations_are_too_small_for(
+    torso: str, shape: tuple[int, ...], smallest: int
+) -> None:
+    config = Config(torso=torso)
+    seen = jax.ShapeDtypeStruct(shape, np.float32)
+    with pytest.raises(UserError, match=f"torso {torso} needs images of {smallest} x {smallest}"):
+        build.make_policy(config, EnvironmentSpec(seen, 2, numbered(2)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("torso", "smallest"), [("nature", 36), ("catcher", 12), ("minatar", 3), ("notebook", 26)]
+)
+def test_the_smallest_image_of_a_torso_has_features(torso: str, smallest: int) -> None:
+    def features(side: int) -> int:
+        seen = EnvironmentSpec(jax.ShapeDtypeStruct((side, side), np.uint8), 2, numbered(2))
+        config = Config(torso=torso, hidden=())
+        made: Any = jax.eval_shape(lambda: build.make_policy(config, seen, jax.random.key(0)))
+        return made.network.torso.out_features
+
+    assert features(smallest) > 0
+    with pytest.raises(UserError, match="needs images"):
+        features(smallest - 1)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, ()),
+        spaces.Discrete(5),
+        spaces.Box(-1, 1, (4, 5)),
+        MIXED,
+        IMAGE,
+        spaces.MultiBinary(3),
+    ],
+    ids=str,
+)
+def test_frames_of_any_observation_can_be_seen_together(space: spaces.Space[Any]) -> None:
+    of = spec(space)
+    config = Config(frame_stack=4, hidden=(), exploration="greedy", dueling=False)
+    batch = jnp.asarray(of.encoding.encode(samples(space, 2)[1]))
+
+    def seen_and_values(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        policy = build.make_policy(config, of, jax.random.key(0))
+        seen = policy.preprocess(frames.start(batch, 4))
+        return seen, policy.network(seen[0], None)
+
+    seen, values = jax.eval_shape(seen_and_values, batch)
+    assert seen.size == 2 * 4 * math.prod(of.observation.shape)
+    assert values.shape == (3,)
+
+
+def test_frames_of_numbers_stay_in_order() -> None:
+    stack = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(frames.merge(stack), stack)
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "words"),
+    [
+        (spaces.Box(-1, 1, (8,)), {}, "vector (8,); torso flat"),
+        (
+            spaces.Box(0, 255, (84, 84), np.uint8),
+            {"frame_stack": 4},
+            "image (84, 84), images divided by 255, 4 frames together; torso nature",
+        ),
+        (
+            spaces.Box(0, 255, (3, 84, 84), np.uint8),
+            {},
+            "image (3, 84, 84) with channels first -> (84, 84, 3), images divided by 255; "
+            "torso nature",
+        ),
+        (BITS, {}, "board (10, 10, 4) with channels last; torso minatar"),
+        (
+            spaces.Box(-1, 1, (7, 7, 20)),
+            {},
+            "array (7, 7, 20) with channels last; torso minatar",
+        ),
+        (
+            spaces.Box(-1, 1, (5, 5)),
+            {},
+            "matrix (5, 5) -> flattened to 25 numbers, no convolutions; torso flat",
+        ),
+        (spaces.Box(-1, 1, (5, 5)), {"torso": "minatar"}, "matrix (5, 5); torso minatar"),
+        (
+            spaces.Dict({"a": spaces.Box(0, 255, (84, 84, 3), np.uint8), "b": MIXED["speed"]}),
+            {},
+            "image (84, 84, 3) and vector (4,) -> flattened to 21172 numbers, images divided by "
+            "255, no convolutions; torso flat",
+        ),
+        (
+            spaces.Discrete(16),
+            {},
+            "Discrete(16) -> flattened to 16 numbers, categories one-hot; torso flat",
+        ),
+        (
+            spaces.Tuple([spaces.Box(0, 1, (2,))] * 9),
+            {},
+            ", ".join(["vector (2,)"] * 5) + " and 4 more -> flattened to 18 numbers; torso flat",
+        ),
+    ],
+    ids=lambda x: str(x) if isinstance(x, spaces.Space) else "",
+)
+def test_what_was_decided_is_said(space: Any, options: Any, words: str) -> None:
+    assert describe(Config(**options), spec(space)) == f"observations: {words}"
+
+
+def test_environments_in_jax_are_described_as_they_are_stored() -> None:
+    seen = jax.ShapeDtypeStruct((3, 20, 20), np.uint8)
+    of = EnvironmentSpec(seen, 2, ("left", "right"))
+    again = EnvironmentSpec.of(Encoding.from_json(of.encoding.to_json()))
+    assert again.observation == seen
+    assert again.encoding.axes == ()
+    assert again.action_names == ("left", "right")
+
+
+def test_actions_are_the_environments_own() -> None:
+    of = encoding(IMAGE)
+    assert of.decode_actions(np.array([0, 2])).tolist() == [5, 7]
+    assert of.action_names == ("5", "6", "7")
+    assert Encoding.of(IMAGE, ACTIONS, ["a", "b", "c"]).action_names == ("a", "b", "c")
+
+
+class Seeded(ShowingEnv):
+    """Shows samples that follow from the seed of the episode."""
+
+    def __init__(self) -> None:
+        image = spaces.Box(0, 255, (6, 5, 3), np.uint8)  # of its own, as spaces hold a generator
+        super().__init__(spaces.Dict({"a": image, "b": spaces.Tuple([spaces.Discrete(3)])}))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.observation_space.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+
+def test_an_environment_that_shows_parts_is_played_again() -> None:
+    env = HostEnvironment.create(Config(env="python:tests"), Seeded)
+    played, restored = env.vector(2), env.vector(2)
+    for vector in (played, restored):
+        vector.remember()
+        vector.reset(3)
+    actions = np.array([0, 1])
+    newest = [played.step(actions) for _ in range(6)][-1]
+    assert not restored.restore(played.history, newest).any()
+    np.testing.assert_array_equal(
+        restored.step(actions).observation, played.step(actions).observation
+    )
+
+
+def test_parts_of_a_vector_that_an_id_brings_itself_are_checked_as_they_are_stored() -> None:
+    vector = HostVector(SyncVectorEnv([Seeded] * 2), own=True)
+    vector.reset(0)
+    assert vector.step(np.array([0, 1])).observation.shape == (2, 93)
+
+
+class Unknown(gymnasium.Space[int]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "message"),
+    [
+        (Unknown(), ACTIONS, "is not supported: expected Box, Discrete"),
+        (spaces.Dict({"a": spaces.Text(3)}), ACTIONS, "observation space Text.* is not supported"),
+        (spaces.Box(0, 1, (0,)), ACTIONS, "holds 0 numbers, expected 1"),
+        (spaces.Discrete(10**9), ACTIONS, "holds 1,000,000,000 numbers"),
+        (IMAGE, spaces.Discrete(10**6), "too many actions"),
+        (IMAGE, spaces.Box(0, 1, (2,)), "is continuous, expected Discrete"),
+    ],
+)
+def test_spaces_that_are_refused(space: Any, actions: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Encoding.of(space, actions)
+    assert "\n" not in str(error.value)
+
+
+def damaged(**changes: Any) -> bytes:
+    stored = json.loads(encoding(spaces.Box(0, 1, (2, 3, 4))).to_json())
+    return json.dumps({**stored, **changes}).encode()
+
+
+BOX = {"kind": "Box", "shape": [2], "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nothing",
+        b"[" * 100_000,
+        b" " * 2**23,
+        b'{"observation":' + b'{"kind":"Tuple","spaces":[' * 50_000,
+        damaged(version=2),
+        damaged(more=1),
+        damaged(axes=[0, 1]),
+        damaged(axes=[0, 1, 1]),
+        damaged(action_names=["a"]),
+        damaged(actions={"kind": "Discrete", "n": 0}),
+        damaged(actions={"kind": "Discrete", "n": 2**20}, action_names=[]),
+        damaged(observation={**BOX, "shape": [-1]}),
+        damaged(observation={**BOX, "shape": [2**28, 2**28]}),
+        damaged(observation={**BOX, "shape": [1] * 9}),
+        damaged(observation={**BOX, "dtype": "object"}),
+        damaged(observation={**BOX, "kind": "Sequence"}),
+        damaged(observation={"kind": "MultiDiscrete", "nvec": [2], "start": [], "shape": [1]}),
+        damaged(observation={"kind": "Dict", "keys": ["a", "a"], "spaces": [BOX, BOX]}),
+    ],
+    ids=lambda data: str(data[:60]),
+)
+def test_descriptions_from_files_are_checked(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        Encoding.from_json(data)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, msgspec.ValidationError | msgspec.DecodeError | ValueError)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "message"),
+    [
+        (spaces.Box(-1, 1, (8,)), np.zeros(7), r"is float64 \[7\], expected float32 \[8\] or a"),
+        (spaces.Box(-1, 1, (8,)), np.zeros((1, 1, 8)), r"is float64 \[1, 1, 8\], expected"),
+        (spaces.Box(-1, 1, (8,)), "left", "expected float32"),
+        (spaces.Box(-1, 1, (2,)), [[1, 2], [1]], "cannot become an array"),
+        (spaces.Box(-1, 1, (2,)), [0.0, np.nan], r"observation\[1\] is nan, .* all finite"),
+        (spaces.Box(-1, 1, (2,)), [1e300, 0.0], r"observation\[0\] is 1e\+300"),
+        (IMAGE, np.zeros((6, 5, 3)), r"is float64 \[6, 5, 3\], expected uint8 \[6, 5, 3\]"),
+        (IMAGE, np.zeros((3, 6, 5), np.uint8), r"is uint8 \[3, 6, 5\], expected"),
+        (BITS, np.zeros((10, 10, 4)), "expected bool"),
+        (spaces.Discrete(4), 4, "observation is 4, expected an integer from 0 to 3"),
+        (spaces.Discrete(4), -1, "observation is -1, expected an integer from 0 to 3"),
+        (spaces.Discrete(4), 1.0, "is float64 .*, expected an integer from 0 to 3"),
+        (spaces.MultiDiscrete([2, 3]), np.array([0, 3]), r"observation\[1\] is 3"),
+        (spaces.MultiBinary(2), np.array([0, 2]), r"observation\[1\] is 2, expected zeros"),
+        (MIXED, np.zeros(4), "is ndarray, expected a dictionary of image, speed"),
+        (MIXED, {"image": 0}, "has the keys image, expected image, speed"),
+        (
+            MIXED,
+            {"image": np.zeros((2, 6, 5, 3), np.uint8), "speed": np.zeros((3, 4))},
+            r"batches of different sizes \(\[2\] and \[3\]\)",
+        ),
+        (spaces.Tuple([spaces.Discrete(3)] * 2), [0, 1], "is list, expected a tuple of 2"),
+        (spaces.Tuple([spaces.Discrete(3)] * 2), (0, 3), r"observation\[1\] is 3"),
+    ],
+)
+def test_observations_that_do_not_fit(space: Any, observation: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        encoding(space).read(observation)
+    assert "\n" not in str(error.value)
