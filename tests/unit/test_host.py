@@ -90,7 +90,7 @@ def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
 
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
-    program = host._program(config, env)  # pyright: ignore[reportPrivateUsage]
+    program = host._program(config, env.spec)  # pyright: ignore[reportPrivateUsage]
     vector = env.vector(config.num_envs)
     state = program.init(jax.random.key(0))
     return host._Run(config, program, vector, state, vector.reset(0))  # pyright: ignore[reportPrivateUsage]
@@ -450,7 +450,9 @@ def test_missing_packages_are_named(
 
 def test_missing_box2d_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_box2d(*_: Any, **__: Any) -> None:
-        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+        raise gymnasium.error.DependencyNotInstalled(
+            'run `pip install swig` followed by `pip install "gymnasium[box2d]"`'
+        )
 
     monkeypatch.setattr("gymnasium.make", no_box2d)
     with pytest.raises(UserError, match=r"pip install 'noisydqn\[box2d\]'"):

@@ -66,11 +66,11 @@ def test_a_run_of_ones_own_environment_is_found_again(
 ) -> None:
     out = tmp_path / "run"
     assert main(["train", "python:tests.host_envs.Cue", *flags(), "--out", str(out)]) == 0
-    assert "no film: the environment draws no pictures" in capsys.readouterr().err
+    assert "no video: the environment draws no pictures" in capsys.readouterr().err
     assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary(out)["evaluation"]
     assert main(["record", str(out)]) == 2
-    assert "no film" in capsys.readouterr().err
+    assert "no video" in capsys.readouterr().err
 
 
 def test_a_function_that_cannot_be_imported_again(
@@ -79,7 +79,7 @@ def test_a_function_that_cannot_be_imported_again(
     out = tmp_path / "run"
     noisydqn.train(env=lambda: Cue(), out=out, **TINY)  # noqa: PLW0108 - that it is one matters
     assert main(["evaluate", str(out)]) == 2
-    assert "names nothing that can be imported" in capsys.readouterr().err
+    assert "cannot be found again by its name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,11 @@ def play(
 
 def _evaluate_host(env: HostEnvironment, policy: Policy, episodes: int, seed: int) -> Evaluation:
     """Each environment plays its share of the episodes, however long they are."""
-    size = min(episodes, SIDE_BY_SIDE)
+    vector = env.vector(min(episodes, SIDE_BY_SIDE), fewer=True)
+    size = vector.num_envs
     left = np.array([len(range(i, episodes, size)) for i in range(size)])
     over, running = np.ones(size, bool), np.zeros(size)
     returns: list[float] = []
-    vector = env.vector(size)
     try:
         for time_step, _, _ in play(vector, policy, seed):
             running = np.where(over, 0, running) + time_step.reward

@@ -26,6 +26,7 @@ from noisydqn.config import Config
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.flat import Flat
 from noisydqn.training.core import Core, Probe, TrainingState
 from noisydqn.training.report import Chunk, Episode, seed_chunk
@@ -49,9 +50,9 @@ class _Program(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _program(config: Config, env: HostEnvironment) -> _Program:
+def _program(config: Config, spec: EnvironmentSpec) -> _Program:
     """Kept, so that training again in one process, with another seed, compiles nothing."""
-    core = Core.create(config, env.spec)
+    core = Core.create(config, spec)
 
     def typed(state: TrainingState) -> TrainingState:
         return state._replace(key=jax.random.wrap_key_data(state.key))
@@ -141,7 +142,7 @@ def run(
             of what was trained until then is yielded before.
         UserError: the checkpoint does not fit the config.
     """
-    program = _program(config.of_program, env)
+    program = _program(config.of_program, env.spec)
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(jax.eval_shape(program.init, training_key).replay.rows, 0)
