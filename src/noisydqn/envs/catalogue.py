@@ -191,9 +191,9 @@ class _clear_errors:  # noqa: N801 - used like a function
         not_known = gymnasium.error.UnregisteredEnv | gymnasium.error.VersionNotFound
         if isinstance(error, not_known) and self.is_named:
             return UserError(unknown(name))
+        if isinstance(error, ImportError) and name in gymnasium.registry:
+            return UserError(f"{name} cannot be made: {reason}")
         if isinstance(error, ModuleNotFoundError) and self.is_named:
-            if name in gymnasium.registry:
-                return UserError(f"{name} needs a package that is not installed: {reason}")
             return UserError(
                 f"{name} names a module that cannot be imported ({reason}): start in the folder "
                 "that holds it, or install it"

@@ -29,7 +29,7 @@ class Instance:
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env, self.in_use = env, False
         kind = type(env.unwrapped)
-        self.__module__, self.__qualname__ = kind.__module__, f"{kind.__qualname__}()"
+        self.__module__, self.__qualname__ = kind.__module__, kind.__qualname__
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """Lend the instance.

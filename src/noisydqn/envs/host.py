@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import jax
@@ -520,13 +520,17 @@ class HostVector:
         terminated: Any,
         truncated: Any,
     ) -> TimeStep:
-        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
-        reward = reward.astype(np.float32)
         if self._own:  # others are checked by their guards
+            with np.errstate(over="ignore"):
+                encoded = self._encode(observation)
+                reward = reward.astype(np.float32)
             self._check("observation", encoded)
             self._check("reward", reward)
+        else:
+            encoded = self._encode(observation)
+            reward = reward.astype(np.float32)
         return TimeStep(
-            observation=encoded,
+            observation=cast(Any, encoded),  # NumPy's arrays until they are stored
             reward=reward,
             terminated=terminated,
             truncated=truncated & ~terminated,

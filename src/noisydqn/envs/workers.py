@@ -160,6 +160,8 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 if not self._pipes[index].poll():  # its last words, if any, are read first
                     raise self._lost(index)
             if missing and not events:
+                for index in missing:
+                    self.processes[index].kill()
                 raise self._failure(
                     min(missing), f"hangs: no answer within {timeout:g} s (--step-timeout)"
                 )

@@ -270,5 +270,6 @@ def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
         part.replace(path)
     finally:
         process.kill()
-        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate()  # closes its pipes
         part.unlink(missing_ok=True)
