@@ -110,7 +110,7 @@ def test_instances_are_made_again_from_their_specs() -> None:
 
 def test_instances_that_cannot_be_made_again_are_used_themselves() -> None:
     own = CountingHostEnv()
-    wrapped = TransformReward(gymnasium.make("CartPole-v1"), lambda reward: -reward)
+    wrapped = TransformReward(gymnasium.make("CartPole-v1"), lambda reward: -float(reward))
     unregistered: list[gymnasium.Env[Any, Any]] = [own, Unrecorded(gymnasium.make("CartPole-v1"))]
     for env in unregistered:
         entry, options = accept(env)

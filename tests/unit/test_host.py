@@ -569,9 +569,9 @@ def test_an_old_step_within_a_limit_is_named() -> None:
 @pytest.mark.parametrize(
     ("shown", "reward", "message"),
     [
-        (np.array([0, 1e300, 0, 0]), 0.0, "observation is inf as float32"),
-        (np.zeros(4), 1e39, "reward is inf as float32"),
-        (np.zeros(4), np.nan, "reward is nan as float32"),
+        (np.array([0, 1e300, 0, 0]), 0.0, r"observation is 1e\+300, which cannot be stored as fl"),
+        (np.zeros(4), 1e39, r"reward is 1e\+39, which cannot be stored as float32"),
+        (np.zeros(4), np.nan, "reward is nan, which cannot be stored as float32"),
     ],
 )
 def test_an_ids_own_vector_is_checked_as_it_is_stored(

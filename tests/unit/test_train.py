@@ -13,6 +13,7 @@ import pytest
 from tests.host_envs import BrokenEnv, CountingHostEnv, Cue
 
 import noisydqn
+from noisydqn import cli
 from noisydqn.cli import main
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.presets import PRESETS, config_for
@@ -188,6 +189,17 @@ def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
     assert "what was trained until then is in" in line
     assert any("RuntimeError: the motor is 100% broken" in text for text in trace)
     assert any("host_envs.py" in text for text in trace)
+
+
+def test_the_installed_command_finds_modules_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["noisydqn", "--version"])
+    monkeypatch.setattr(sys, "path", ["installed"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run()
+    assert sys.path == ["installed", str(tmp_path)]
 
 
 def test_every_environment_gets_options_that_suit_it() -> None:

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -29,6 +29,7 @@ from noisydqn.envs.guard import EnvironmentFailedError, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
 from noisydqn.envs.pictures import NoPictureError, as_picture
 from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
 from noisydqn.envs.workers import WorkerVector
 from noisydqn.errors import UserError, in_one_line, is_stop
 from noisydqn.types import TimeStep
@@ -521,29 +522,33 @@ class HostVector:
         truncated: Any,
     ) -> TimeStep:
         if self._own:  # others are checked by their guards
-            with np.errstate(over="ignore"):
-                encoded = self._encode(observation)
-                reward = reward.astype(np.float32)
-            self._check("observation", encoded)
-            self._check("reward", reward)
-        else:
-            encoded = self._encode(observation)
-            reward = reward.astype(np.float32)
+            self._check("observation", observation, self._encode.dtype)
+            self._check("reward", reward, FLOAT32)
+        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
         return TimeStep(
-            observation=cast(Any, encoded),  # NumPy's arrays until they are stored
-            reward=reward,
+            observation=encoded,
+            reward=reward.astype(np.float32),
             terminated=terminated,
             truncated=truncated & ~terminated,
             info={},
         )
 
-    def _check(self, name: str, values: np.ndarray) -> None:
-        """Check what is stored; float32 has no place for large numbers, which become infinite."""
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            place = np.argwhere(~np.isfinite(values))[0]
+    def _check(self, name: str, values: np.ndarray, stored: np.dtype[Any]) -> None:
+        """Check what is stored as another type; beyond float32 it would become infinite."""
+        if values.dtype == stored and stored.kind != "f":
+            return
+        if stored.kind != "f":
+            fine = cast_quietly(values, stored) == values
+        elif values.dtype.itemsize > FLOAT32.itemsize:
+            fine = np.abs(values) <= MAX_FLOAT32
+        else:
+            fine = np.isfinite(values)
+        if not fine.all():
+            place = np.argwhere(~fine)[0]
             raise EnvironmentFailedError(
                 f"the environment failed at step {self._steps} of environment {int(place[0])}: "
-                f"{name} is {values[tuple(place)]} as {values.dtype}; correct the environment"
+                f"{name} is {values[tuple(place)]}, which cannot be stored as {stored}; correct "
+                "the environment"
             )
 
     def picture(self, time_step: TimeStep) -> np.ndarray:

@@ -31,6 +31,10 @@ def read(space: spaces.Space[Any], value: Any, name: str) -> Any:
     """
     if isinstance(space, spaces.Box):
         return _box(space, value, name)
+    if isinstance(space, spaces.Discrete) and isinstance(value, int | np.integer):
+        if space.start <= value < space.start + space.n:
+            return value
+        raise WrongValueError(f"{name} is {value}, declared is {space}")
     if isinstance(space, spaces.Dict):
         if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
             raise WrongValueError(f"{name} does not have the keys {list(space.spaces)}")
@@ -70,9 +74,9 @@ def _box(space: spaces.Box, value: Any, name: str) -> np.ndarray:
     if dtype.kind != "f":
         return array if array.dtype == dtype else _exact(array, dtype, space, name)
     if array.dtype != dtype:
-        array = _cast(array, dtype)
+        array = cast_quietly(array, dtype)
     # Numbers of more than 32 bits are stored as float32.
-    stored = array if dtype.itemsize <= FLOAT32.itemsize else _cast(array, FLOAT32)
+    stored = array if dtype.itemsize <= FLOAT32.itemsize else cast_quietly(array, FLOAT32)
     if not np.isfinite(stored).all():
         place = list(map(int, np.argwhere(~np.isfinite(stored))[0]))
         given = np.asarray(value)[tuple(place)]
@@ -81,7 +85,8 @@ def _box(space: spaces.Box, value: Any, name: str) -> np.ndarray:
     return array
 
 
-def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def cast_quietly(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Cast without NumPy's warnings; whoever calls compares what came of it."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype)
 
@@ -90,7 +95,7 @@ def _exact(
     array: np.ndarray, dtype: np.dtype[Any] | None, space: spaces.Space[Any], name: str
 ) -> np.ndarray:
     """Cast to the type of a space that is not one of floats, if no value changes by it."""
-    cast = _cast(array, np.dtype(dtype))
+    cast = cast_quietly(array, np.dtype(dtype))
     if array.dtype.kind == cast.dtype.kind == "b" or (cast == array).all():
         return cast
     place = list(map(int, np.argwhere(cast != array)[0]))
