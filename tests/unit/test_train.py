@@ -195,7 +195,7 @@ def test_the_installed_command_finds_modules_of_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["noisydqn", "--version"])
+    monkeypatch.setattr(sys, "argv", ["noisydqn", "--help"])
     monkeypatch.setattr(sys, "path", ["installed"])
     with pytest.raises(SystemExit, match="0"):
         cli.run()
