@@ -1,5 +1,9 @@
 """Environments of Gymnasium with known answers, and broken ones."""
 
+import os
+import signal
+import sys
+import time
 from typing import Any
 
 import gymnasium
@@ -119,6 +123,101 @@ class Cue(gymnasium.Env[np.ndarray, np.int64]):
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         return self._seen(), 1.0 if (action == 1) == (self.cue > 0) else -1.0, True, False, {}
+
+
+class Fatal(CountingHostEnv):
+    """Ends its process in the second step, or sleeps in it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.time == 1:
+            if self.how == "exit":
+                os._exit(3)
+            if self.how == "sleep":
+                time.sleep(600)
+            os.kill(os.getpid(), signal.Signals[self.how])
+        return super().step(action)
+
+
+class Panic(BaseException):
+    """What bindings to other languages raise, which is not an `Exception`."""
+
+
+class Raising(CountingHostEnv):
+    """Raises where it is asked to: in its constructor, reset, step, render or close."""
+
+    def __init__(
+        self, where: str, error: BaseException, actions: spaces.Space[Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.action_space = self.action_space if actions is None else actions
+        self.where, self.error = where, error
+        self.render_mode = "rgb_array"
+        self._raise("constructor")
+
+    def _raise(self, where: str) -> None:
+        if self.where == where:
+            if isinstance(self.error, SystemExit):
+                sys.exit(3)
+            raise self.error
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self._raise("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._raise("step")
+        return super().step(action)
+
+    def render(self) -> Any:
+        self._raise("render")
+        return np.zeros((4, 6, 3), np.uint8)
+
+    def close(self) -> None:
+        self._raise("close")
+
+
+class Giving(CountingHostEnv):
+    """Gives what it is told to: some of observation, reward, terminated; or a whole outcome."""
+
+    def __init__(self, space: spaces.Space[Any] | None = None, **given: Any) -> None:
+        super().__init__()
+        self.observation_space = self.observation_space if space is None else space
+        self.given = given
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        first = self.given.get("first", observation)
+        return self.given.get("start", (first, info))
+
+    def step(self, action: np.int64) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        given = self.given
+        outcome = (
+            given.get("observation", observation),
+            given.get("reward", reward),
+            given.get("terminated", terminated),
+            truncated,
+            info,
+        )
+        return given.get("outcome", outcome)
+
+
+class Drawing(CountingHostEnv):
+    """Draws the pictures that it is given, one after the other."""
+
+    metadata: dict[str, Any] = {"render_fps": 0}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(self, pictures: list[Any]) -> None:
+        super().__init__()
+        self.render_mode = "rgb_array"
+        self.pictures = pictures
+
+    def render(self) -> Any:
+        return self.pictures[self.time % len(self.pictures)]
 
 
 class Forgetful(CountingHostEnv):

@@ -329,5 +329,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """The installed command."""
+    """The installed command; modules of the folder that it is started in can be imported."""
+    sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""The one kind of error that is meant for the user."""
+"""Errors that are meant for the user, and one line for any other error."""
+
+MAX_REASON = 300
+"""Characters of another error's message that are shown."""
 
 
 class UserError(Exception):
@@ -11,3 +14,37 @@ class UserError(Exception):
 
 class MissingExtraError(UserError, ImportError):
     """An optional package is not installed; the message says how to install it."""
+
+
+class EnvironmentFailedError(UserError):
+    """An environment raised or gave what cannot be learned from. What was trained is saved.
+
+    `traceback` is that of what the environment raised, empty if it raised nothing.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.line, _, self.traceback = message.partition("\n")
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.line
+
+    def with_hint(self, hint: str) -> "EnvironmentFailedError":
+        """The same, with one more thing to say."""
+        return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
+
+
+def in_one_line(error: BaseException) -> str:
+    """Name an error and its message in one line."""
+    message = " ".join(str(error).split())
+    if len(message) > MAX_REASON:
+        message = f"{message[:MAX_REASON]}..."
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
+def is_stop(error: BaseException) -> bool:
+    """Tell whether an error is a request to stop the program, which nothing may swallow.
+
+    `SystemExit` is not one: an environment that calls `sys.exit` has failed.
+    """
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)

@@ -2,17 +2,71 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
+from types import MethodType
 from typing import Any
 
-from noisydqn.errors import UserError
+from gymnasium.envs.registration import EnvSpec
+
+from noisydqn.errors import UserError, in_one_line
 
 PYTHON = "python:"
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """The name under which a function is kept in a config: `"python:module.function"`."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{PYTHON}{getattr(function, '__module__', '')}.{name}"
+def name_of(function: Any) -> str:
+    """The name under which a function is kept in a config: `"python:module.function"`.
+
+    What importing that name does not give again, such as a lambda, has a name in angle brackets,
+    `"python:<module.function>"`, which `find` refuses.
+    """
+    if isinstance(function, EnvSpec):
+        return f"{PYTHON}<{function.id}>"
+    name = _described(function)
+    if not name.startswith("__main__."):  # another program's main module is another module
+        try:
+            if _is_same(_imported(name), function):
+                return f"{PYTHON}{name}"
+        except Exception:  # noqa: S110 - importing runs code, which may raise anything
+            pass
+    return f"{PYTHON}<{name}>"
+
+
+def _described(function: Any) -> str:
+    described = function
+    while isinstance(described, partial):
+        described = described.func
+    if not hasattr(described, "__qualname__"):
+        described = type(described)
+    return f"{described.__module__}.{described.__qualname__}"
+
+
+def _is_same(found: Any, function: Any) -> bool:
+    if isinstance(found, MethodType) and isinstance(function, MethodType):
+        return found == function  # each access binds it anew
+    return found is function
+
+
+def _imported(name: str) -> Any:
+    """Import what `"module.name"` names, or `"module.Class.name"`: the longest module counts.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module has no such name.
+    """
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            inside = error.name is not None and module.startswith(error.name)
+            if length == 1 or not inside:  # a module that it imports is missing
+                raise
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError("it is not 'module.function'")
 
 
 def find(name: str) -> Callable[..., Any]:
@@ -21,11 +75,21 @@ def find(name: str) -> Callable[..., Any]:
     Raises:
         UserError: it cannot be imported.
     """
-    module, _, function = name.removeprefix(PYTHON).rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    path = name.removeprefix(PYTHON)
+    if "<" in path:
         raise UserError(
-            f"{name} names nothing that can be imported ({error}): name a function in a module of "
-            "this folder or of an installed package"
+            f"{name} cannot be found again by its name: pass the function itself from Python, as "
+            "env= for an environment, or train with a function of a module"
+        )
+    try:
+        found = _imported(path)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(
+            f"{name} names nothing that can be imported ({in_one_line(error)}): name a function in "
+            "a module of this folder or of an installed package"
         ) from error
+    if not callable(found):
+        raise UserError(f"{name} is {type(found).__name__}, expected a function")
+    return found

@@ -1,7 +1,11 @@
 """The host runner and its environments: what is seen, stored and refused."""
 
 import itertools
+import re
+import signal
+import sys
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import gymnasium
@@ -11,15 +15,29 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests import probes
-from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, ShowingEnv
+from tests.host_envs import (
+    BrokenEnv,
+    CountingHostEnv,
+    CountingVectorEnv,
+    Cue,
+    Drawing,
+    Fatal,
+    Giving,
+    Panic,
+    Raising,
+    ShowingEnv,
+)
 from tests.trees import priorities
 
 from noisydqn import Config
+from noisydqn.build import make_policy
+from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate
+from noisydqn.training.film import video_problem
 from noisydqn.training.stop import Stop
 from noisydqn.types import TimeStep
 
@@ -91,7 +109,7 @@ def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
 
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
-    made = host.programs(config, env)
+    made = host.programs(config, env.spec)
     vector = env.vector(config.num_envs)
     state = made.init(jax.random.key(0))
     return host._Run(config, made, vector, state, vector.reset(0), Stop())  # pyright: ignore[reportPrivateUsage]
@@ -252,6 +270,34 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
     assert np.mean(actions[1_000:]) == pytest.approx(0.1, abs=0.03)
 
 
+def test_an_environment_that_breaks_in_a_worker_process_ends_a_run_in_good_order() -> None:
+    """The last chunk holds what was trained; the process that trains keeps its signals."""
+    env = make(partial(Fatal, "SIGKILL"), vectorisation="subprocess", step_timeout=60.0)
+    chunks: list[int] = []
+    with pytest.raises(EnvironmentFailedError, match="of environment 0 was killed by SIGKILL"):
+        chunks.extend(c.steps for c in host.run(SMALL.replace(num_envs=1), env, jax.random.key(0)))
+    assert chunks == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_one_instance_is_trained_on_and_evaluated() -> None:
+    config = SMALL.replace(num_envs=1)
+    counting = CountingHostEnv()
+    env = HostEnvironment.create(config, Instance(counting))
+    chunks = host.run(config, env, jax.random.key(0))
+    first = next(chunks)
+    with pytest.raises(UserError, match="one instance, which is in use: give a function"):
+        evaluate(env, first.policy(0), episodes=3, key=jax.random.key(0))
+    (*_, last) = chunks
+    played = counting.episode
+    assert len(evaluate(env, last.policy(0), episodes=3, key=jax.random.key(0)).returns) == 3
+    assert counting.episode == played + 3
+    for options in ({"num_envs": 2}, {"evaluation_every": 50}, {"vectorisation": "subprocess"}):
+        with pytest.raises(UserError, match="more than the one instance that was given as env"):
+            HostEnvironment.create(config.replace(**options), Instance(counting))
+
+
 def test_same_seed_same_bits_however_vectorised() -> None:
     def weights(vectorisation: str, seed: int) -> np.ndarray:
         env = make(Cue, vectorisation=vectorisation)
@@ -371,7 +417,6 @@ def test_observation_space_that_is_not_supported() -> None:
 # Failures
 
 
-@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -381,8 +426,8 @@ def test_observation_space_that_is_not_supported() -> None:
         ("reward", "reward is nan"),
     ],
 )
-def test_a_broken_environment_is_named(how: str, message: str, vectorisation: str) -> None:
-    env = make(partial(BrokenEnv, how), vectorisation=vectorisation)
+def test_a_broken_environment_is_named(how: str, message: str) -> None:
+    env = make(partial(BrokenEnv, how), vectorisation="subprocess" if how == "raise" else "sync")
     run = host.run(SMALL.replace(chunk_steps=10, num_envs=1), env, jax.random.key(0))
     where = "the environment failed at step 2 of episode 3 of environment 0: "
     chunks: list[int] = []
@@ -451,11 +496,186 @@ def test_missing_packages_are_named(
 
 def test_missing_box2d_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_box2d(*_: Any, **__: Any) -> None:
-        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+        raise gymnasium.error.DependencyNotInstalled(
+            'run `pip install swig` followed by `pip install "gymnasium[box2d]"`'
+        )
 
     monkeypatch.setattr("gymnasium.make", no_box2d)
     with pytest.raises(UserError, match=r"pip install 'noisydqn\[box2d\]'"):
         make("LunarLander-v3")
+
+
+def test_a_missing_package_of_a_named_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CartPole needs pygame to draw, and only to draw; the words come before training."""
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    env = make("CartPole-v1")
+    problem = "needs a package that is not installed: pip install 'noisydqn[classic-control]'"
+    assert video_problem(env) == f"to draw pictures it {problem}"
+
+
+def play_a_step(maker: Any, **options: Any) -> None:
+    vector = make(maker, **options).vector(1)
+    vector.reset(0)
+    vector.step(np.array([0]))
+
+
+@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+@pytest.mark.parametrize("error", [SystemExit(3), Panic("out of fuel"), RuntimeError("off\nroad")])
+def test_whatever_an_environment_raises_is_one_line(where: str, error: BaseException) -> None:
+    with pytest.raises(EnvironmentFailedError) as failure:
+        play_a_step(lambda: Raising(where, error))
+    assert f"raised {type(error).__name__}: {' '.join(str(error).split())}" in str(failure.value)
+    assert "Traceback" in failure.value.traceback
+
+
+def test_only_the_user_may_interrupt_an_environment() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        play_a_step(lambda: Raising("step", KeyboardInterrupt()))
+
+
+def test_closing_never_hides_the_first_error_and_is_told_once() -> None:
+    actions = spaces.MultiBinary(2)
+    with pytest.warns(UserWarning, match=r"close\(\) raised OSError: gone; it was ignored") as told:
+        make(lambda: Raising("close", OSError("gone"))).vector(3).close()
+    assert len(told) == 1
+    with (
+        pytest.warns(UserWarning, match="raised OSError: gone"),
+        pytest.raises(UserError, match="is MultiBinary, expected Discrete"),
+    ):
+        make(lambda: Raising("close", OSError("gone"), actions))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"outcome": (np.zeros(4), 0.0, False, {})}, "step returned 4 values, expected 5: obs"),
+        ({"outcome": None}, "step returned 1 values, expected 5"),
+        ({"start": np.zeros(4)}, r"reset returned ndarray, expected \(observation, info\)"),
+        ({"first": np.full(4, 1e300)}, r"observation\[0\] is 1e\+300, beyond float32"),
+        ({"reward": 1e39}, r"reward is 1e\+39, beyond float32"),
+        ({"terminated": None}, "terminated is None, expected True or False"),
+    ],
+)
+def test_what_an_environment_gives_is_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(EnvironmentFailedError, match=f"episode 0 of environment 0: {message}"):
+        play_a_step(partial(Giving, **given))
+
+
+def test_an_old_step_within_a_limit_is_named() -> None:
+    old = partial(Giving, outcome=(np.zeros(4), 0.0, False, {}))
+    with pytest.raises(EnvironmentFailedError, match="step must return 5 values: observation"):
+        play_a_step(old, max_episode_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("shown", "reward", "message"),
+    [
+        (np.array([0, 1e300, 0, 0]), 0.0, r"observation is 1e\+300, which cannot be stored as fl"),
+        (np.zeros(4), 1e39, r"reward is 1e\+39, which cannot be stored as float32"),
+        (np.zeros(4), np.nan, "reward is nan, which cannot be stored as float32"),
+    ],
+)
+def test_an_ids_own_vector_is_checked_as_it_is_stored(
+    shown: np.ndarray, reward: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make("noisydqn-tests/CountingVector-v0", vectorisation="own")
+    vector = env.vector(2)
+    vector.reset(0)
+    outcome = np.zeros((2, 4)), np.zeros(2), np.zeros(2, bool), np.zeros(2, bool), {}
+    outcome[0][1], outcome[1][1] = shown, reward
+    monkeypatch.setattr(CountingVectorEnv, "step", lambda *_: outcome)
+    where = "the environment failed at step 1 of environment 1: "
+    with pytest.raises(EnvironmentFailedError, match=f"^{where}{message}"):
+        vector.step(np.zeros(2, int))
+
+
+class OldEnv:
+    __module__ = "gym.old"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (lambda: None, "returned None, expected an instance of gymnasium.Env"),
+        (lambda: 3, "returned an instance of int, expected an instance of gymnasium.Env"),
+        (lambda: CountingVectorEnv(2), "CountingVectorEnv is a vector of environments, expected"),
+        (lambda: SimpleNamespace(step=0), "returned an instance of types.SimpleNamespace"),
+        (partial(OldEnv), "gym.old.OldEnv is an environment of gym, expected one of its succ"),
+        (lambda: Giving(cast(Any, "left or right")), "observation_space of .* is str, expected"),
+    ],
+)
+def test_what_is_not_an_environment(entry: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(entry)
+
+
+class Limited(CountingHostEnv):
+    """Of this no more than two may exist at once."""
+
+    alive = 0
+    made = 0
+
+    def __init__(self) -> None:
+        if Limited.alive == 2:
+            raise OSError("the port is in use")
+        super().__init__()
+        Limited.alive += 1
+        Limited.made += 1
+
+    def close(self) -> None:
+        Limited.alive -= 1
+
+
+def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
+    env = make(Limited)
+    assert (Limited.alive, Limited.made) == (0, 1)
+    notices: list[str] = []
+    env.notices.tell = notices.append
+    policy = make_policy(SMALL, env.spec, jax.random.key(0))
+    for _ in range(2):
+        evaluation = evaluate(env, policy, episodes=5, key=jax.random.key(0))
+        assert sorted(evaluation.returns) == [6.0, 6.0, 6.0, 15.0, 15.0]
+    assert Limited.alive == 0
+    assert Limited.made == 1 + 2 * 2
+    (notice,) = notices
+    assert notice.startswith("evaluating with 2 environments, not 5: ")
+    assert "the port is in use" in notice
+    with pytest.raises(EnvironmentFailedError, match="the port is in use"):
+        env.vector(3)
+    assert Limited.alive == 0
+
+
+def test_environments_that_differ_are_refused() -> None:
+    sizes = itertools.count(1)
+    env = make(lambda: ShowingEnv(spaces.Box(0, 1, (next(sizes),))))
+    with pytest.raises(UserError, match="two environments that were made alike have the obs"):
+        env.vector(2)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ([None], "the environment drew no picture at step 0: render returned NoneType"),
+        ([np.zeros((0, 4, 3), np.uint8)], r"render returned shape \[0, 4, 3\], expected \[height"),
+        ([[]], "render returned an empty list"),
+        (["text"], "render returned str"),
+        ([np.full((4, 4, 3), 999)], "render returned values from 999 to 999, expected 0 to 255"),
+    ],
+)
+def test_what_keeps_a_video_from_being_made(pictures: list[Any], message: str) -> None:
+    problem = video_problem(make(partial(Drawing, pictures)))
+    assert problem is not None
+    assert re.search(message, problem)
+
+
+def test_a_render_that_raises_keeps_a_video_from_being_made() -> None:
+    problem = video_problem(make(lambda: Raising("render", Panic("no screen"))))
+    assert problem is not None
+    assert "it raised Panic: no screen" in problem
+    assert "draws no pictures" in (video_problem(make(CountingHostEnv)) or "")
 
 
 def test_max_episode_steps_cuts_and_does_not_terminate() -> None:

@@ -220,7 +220,7 @@ def test_a_function_of_ones_own_is_given_again(
     noisydqn.train(env=make, out=tmp_path / "whole", **TINY)
     out = tmp_path / "killed"
     train_until(4, monkeypatch, env=make, out=out, checkpoint_seconds=1e-9, **TINY)
-    with pytest.raises(UserError, match="names nothing that can be imported"):
+    with pytest.raises(UserError, match="cannot be found again by its name"):
         noisydqn.resume(out)
     noisydqn.resume(out, env=make, quiet=True)
     assert results(out) == results(tmp_path / "whole")

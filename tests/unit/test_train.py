@@ -13,6 +13,7 @@ import pytest
 from tests.host_envs import BrokenEnv, CountingHostEnv, Cue
 
 import noisydqn
+from noisydqn import cli
 from noisydqn.cli import main
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.presets import PRESETS, config_for
@@ -66,11 +67,11 @@ def test_a_run_of_ones_own_environment_is_found_again(
 ) -> None:
     out = tmp_path / "run"
     assert main(["train", "python:tests.host_envs.Cue", *flags(), "--out", str(out)]) == 0
-    assert "no film: the environment draws no pictures" in capsys.readouterr().err
+    assert "no video: the environment draws no pictures" in capsys.readouterr().err
     assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary(out)["evaluation"]
     assert main(["record", str(out)]) == 2
-    assert "no film" in capsys.readouterr().err
+    assert "no video" in capsys.readouterr().err
 
 
 def test_a_function_that_cannot_be_imported_again(
@@ -79,7 +80,7 @@ def test_a_function_that_cannot_be_imported_again(
     out = tmp_path / "run"
     noisydqn.train(env=lambda: Cue(), out=out, **TINY)  # noqa: PLW0108 - that it is one matters
     assert main(["evaluate", str(out)]) == 2
-    assert "names nothing that can be imported" in capsys.readouterr().err
+    assert "cannot be found again by its name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,17 @@ def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
     assert "what was trained until then is in" in line
     assert any("RuntimeError: the motor is 100% broken" in text for text in trace)
     assert any("host_envs.py" in text for text in trace)
+
+
+def test_the_installed_command_finds_modules_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["noisydqn", "--help"])
+    monkeypatch.setattr(sys, "path", ["installed"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run()
+    assert sys.path == ["installed", str(tmp_path)]
 
 
 def test_every_environment_gets_options_that_suit_it() -> None:

@@ -5,24 +5,29 @@ import importlib
 import importlib.util
 import json
 import os
+import re
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
-from noisydqn.errors import UserError
+from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line, is_stop
 
 Maker = Callable[..., gymnasium.Env[Any, Any]]
 """What makes an environment."""
 
-Entry = str | Maker
-"""An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), or what makes an environment."""
+Entry = str | EnvSpec | Maker
+"""An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), a spec of its registry, or what makes an
+environment."""
 
 PACKAGES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
 """Namespaces of ids: the module that brings them, and our extra that installs it."""
 
-BOX2D = ("LunarLander", "LunarLanderContinuous", "BipedalWalker", "CarRacing")
+EXTRAS = {"box2d": "box2d", "classic-control": "classic-control", "toy-text": "classic-control"}
+"""Extras of Gymnasium, and ours that install the same packages."""
 
 ATARI_KWARGS = {
     "stack_num": 1,  # frames are stacked by whoever sees them
@@ -73,22 +78,63 @@ def make(
     """Make one environment.
 
     Raises:
-        UserError: the id is not known, a package is missing, or the arguments do not fit.
+        UserError: the id is not known, a package is missing, the arguments do not fit, or what was
+            made is not an environment of Gymnasium.
+        EnvironmentFailedError: its constructor raised.
     """
-    if callable(entry):
-        env = entry(**kwargs)
-        return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
-    register(entry)
-    rendering = {} if render_mode is None else {"render_mode": render_mode}
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pictures are wanted, not sound
     with _clear_errors(entry, kwargs):
-        return gymnasium.make(
+        if not isinstance(entry, str | EnvSpec):
+            env = entry(**kwargs)
+            check_environment(env)
+            return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+        if isinstance(entry, str):
+            register(entry)
+        rendering = {} if render_mode is None else {"render_mode": render_mode}
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pictures are wanted, not sound
+        env = gymnasium.make(
             entry,
             max_episode_steps=max_episode_steps,
             disable_env_checker=True,
             **rendering,
             **kwargs,
         )
+        check_environment(env)
+        return env
+
+
+def check_environment(env: object) -> None:
+    """Refuse what is not a single environment of Gymnasium.
+
+    Raises:
+        UserError: it is not.
+    """
+    kind = _full_name(type(env))
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise UserError(
+            f"{kind} is a vector of environments, expected a single one: noisydqn makes its own "
+            "vectors, with --num-envs"
+        )
+    if not isinstance(env, gymnasium.Env):
+        if any(base.__module__.split(".")[0] == "gym" for base in type(env).__mro__):
+            raise UserError(
+                f"{kind} is an environment of gym, expected one of its successor gymnasium: derive "
+                "it from gymnasium.Env, or wrap it with the package shimmy"
+            )
+        returned = "None" if env is None else f"an instance of {kind}"
+        raise UserError(
+            f"what makes the environment returned {returned}, expected an instance of gymnasium.Env"
+        )
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gymnasium.Space):
+            raise UserError(
+                f"the {name} of {kind} is {_full_name(type(space))}, expected a space of "
+                f"gymnasium.spaces"
+            )
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
 def make_own_vector(
@@ -99,7 +145,6 @@ def make_own_vector(
     Raises:
         UserError: it brings none, or as `make`.
     """
-    register(entry)
     kwargs = dict(kwargs)
     if is_atari(entry):
         kwargs = {**ATARI_KWARGS, **kwargs}
@@ -109,10 +154,12 @@ def make_own_vector(
     elif max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
     with _clear_errors(entry, kwargs):
+        register(entry)
         mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
         vector = gymnasium.make_vec(entry, num_envs, vectorization_mode=mode, **kwargs)
     mode = vector.metadata.get("autoreset_mode")
     if mode != gymnasium.vector.AutoresetMode.NEXT_STEP:
+        vector.close()
         raise UserError(
             f"the vector environment of {entry} resets by {mode}, expected NEXT_STEP, which shows "
             "final observations: choose --vectorisation sync or subprocess"
@@ -121,33 +168,51 @@ def make_own_vector(
 
 
 class _clear_errors:  # noqa: N801 - used like a function
-    """Turns the errors of making an environment into one line each."""
+    """Turns whatever is raised by making an environment into one line."""
 
-    def __init__(self, entry: str, kwargs: Mapping[str, Any]) -> None:
-        self.entry, self.kwargs = entry, kwargs
+    def __init__(self, entry: Entry, kwargs: Mapping[str, Any]) -> None:
+        self.name = entry if isinstance(entry, str) else getattr(entry, "id", "the environment")
+        self.is_named = isinstance(entry, str)
+        self.kwargs = kwargs
 
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        entry = self.entry
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del kind, trace
+        if error is None or isinstance(error, UserError) or is_stop(error):
+            return
+        raise self._clear(error) from error
+
+    def _clear(self, error: BaseException) -> UserError:
+        name, reason = self.name, " ".join(str(error).split())
         if isinstance(error, gymnasium.error.DependencyNotInstalled):
-            extra = "box2d" if entry.startswith(BOX2D) else None
-            how = f"pip install 'noisydqn[{extra}]'" if extra else " ".join(str(error).split())
-            raise UserError(f"{entry} needs a package that is not installed: {how}") from error
-        if isinstance(error, gymnasium.error.UnregisteredEnv | gymnasium.error.VersionNotFound):
-            raise UserError(unknown(entry)) from error
-        if isinstance(error, ModuleNotFoundError):
-            raise UserError(
-                f"{entry} names a module that cannot be imported ({error}): start in the folder "
+            return UserError(f"{name} {missing_package(error)}")
+        not_known = gymnasium.error.UnregisteredEnv | gymnasium.error.VersionNotFound
+        if isinstance(error, not_known) and self.is_named:
+            return UserError(unknown(name))
+        if isinstance(error, ImportError) and name in gymnasium.registry:
+            return UserError(f"{name} cannot be made: {reason}")
+        if isinstance(error, ModuleNotFoundError) and self.is_named:
+            return UserError(
+                f"{name} names a module that cannot be imported ({reason}): start in the folder "
                 "that holds it, or install it"
-            ) from error
-        if isinstance(error, gymnasium.error.Error | TypeError) and (
-            self.kwargs or isinstance(error, gymnasium.error.Error)
-        ):
-            given = f" with --env-kwargs {json.dumps(dict(self.kwargs))}" if self.kwargs else ""
-            reason = " ".join(str(error).split())
-            raise UserError(f"{entry}{given} cannot be made: {reason}") from error
+            )
+        given = f" with --env-kwargs {json.dumps(dict(self.kwargs))}" if self.kwargs else ""
+        if isinstance(error, gymnasium.error.Error) or (given and isinstance(error, TypeError)):
+            return UserError(f"{name}{given} cannot be made: {reason}")
+        return EnvironmentFailedError(
+            f"{name}{given} cannot be made: its constructor raised {in_one_line(error)}; correct "
+            f"the environment\n{''.join(traceback.format_exception(error))}"
+        )
+
+
+def missing_package(error: BaseException) -> str:
+    """Say that a package is missing, and how to install it, as Gymnasium's error tells."""
+    extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))
+    ours = None if extra is None else EXTRAS.get(extra[1].replace("_", "-"))
+    how = " ".join(str(error).split()) if ours is None else f"pip install 'noisydqn[{ours}]'"
+    return f"needs a package that is not installed: {how}"
 
 
 def unknown(name: str, also: Mapping[str, Any] | None = None) -> str:

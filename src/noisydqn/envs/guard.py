@@ -1,65 +1,21 @@
-"""A check around every environment of Gymnasium, which names what is wrong with what it shows."""
+"""A check around every environment of Gymnasium, which names what is wrong with what it gives."""
 
-import signal
 import traceback
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from noisydqn.envs.catalogue import Maker
-from noisydqn.errors import UserError
+from noisydqn.envs.values import WrongValueError, read, read_flag, read_reward
+from noisydqn.errors import EnvironmentFailedError, in_one_line, is_stop
 
+__all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
 
-class EnvironmentFailedError(UserError):
-    """An environment raised or gave what cannot be learned from. What was trained is saved.
-
-    `traceback` is that of what the environment raised, empty if it raised nothing.
-    """
-
-    def __init__(self, message: "str | EnvironmentFailedError") -> None:
-        # From a process of its own an error comes as the argument of a new one.
-        if isinstance(message, EnvironmentFailedError):
-            message = str(message.args[0])
-        self.line, _, self.traceback = message.partition("\n")
-        super().__init__(message)
-
-    def __str__(self) -> str:
-        return self.line
-
-    def with_hint(self, hint: str) -> "EnvironmentFailedError":
-        """The same, with one more thing to say."""
-        return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
-
-
-def _problem(space: spaces.Space[Any], value: Any, name: str) -> str | None:
-    """What is wrong with a value of a space, with the name of the part that is wrong."""
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
-            return f"{name} has not the keys {list(space.spaces)}"
-        parts = [(space[key], value[key], f"{name}[{key!r}]") for key in space.spaces]
-    elif isinstance(space, spaces.Tuple):
-        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
-            return f"{name} is not a tuple of {len(space.spaces)}"
-        numbered_parts = enumerate(zip(space.spaces, value, strict=True))
-        parts = [(part, x, f"{name}[{i}]") for i, (part, x) in numbered_parts]
-    else:
-        return _array_problem(space, np.asarray(value), name)
-    return next((p for p in (_problem(*part) for part in parts) if p is not None), None)
-
-
-def _array_problem(space: spaces.Space[Any], value: np.ndarray, name: str) -> str | None:
-    """What is wrong with an array: its shape, or a number that is none."""
-    if value.shape != space.shape:
-        return f"{name} has shape {list(value.shape)}, declared is {list(space.shape or ())}"
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        place = list(map(int, np.argwhere(~np.isfinite(value))[0]))
-        return f"{name}{place or ''} is {value[tuple(place)]}"
-    if isinstance(space, spaces.Discrete) and not space.start <= value < space.start + space.n:
-        return f"{name} is {value}, declared is {space}"
-    return None
+OUTCOME = "observation, reward, terminated, truncated, info"
+OLD_STEP = "expected 5, got 4"
+"""Part of Python's message where one of Gymnasium's wrappers unpacks an old step."""
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -69,8 +25,23 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     k alone, so that it can be played again by itself.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        index: int,
+        notice: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        """Guard an environment.
+
+        Args:
+            env: the environment.
+            index: its place among those in lockstep.
+            notice: told, in a line, of what goes wrong while closing.
+        """
         super().__init__(env)
+        self.metadata = dict(env.metadata or {})  # a vector writes into it
+        self.notice = notice
+        self._space = env.observation_space
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
         self._restart = self._resting = False
         self._newest: Any = None
@@ -87,9 +58,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         sequence = np.random.SeedSequence([self._seed, self._episode])
         episode_seed = int(sequence.generate_state(1)[0])
         self._step = 0
-        observation, _ = self._call(self.env.reset, seed=episode_seed, options=options)
-        self._check(observation)
-        return observation, {}
+        shown = self._call(self.env.reset, seed=episode_seed, options=options)
+        if not isinstance(shown, tuple | list) or len(shown) != 2:
+            raise self._failure(
+                f"reset returned {type(shown).__name__}, expected (observation, info)"
+            )
+        return self._read(shown[0]), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step."""
@@ -99,16 +73,37 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._restart = False
             return self.reset()[0], 0.0, False, False, {}
         self._step += 1
-        observation, reward, terminated, truncated, _ = self._call(self.env.step, action)
-        self._check(observation)
-        if not np.isfinite(reward):
-            raise self._failure(f"reward is {reward}")
-        return observation, float(reward), bool(terminated), bool(truncated), {}
+        outcome = self._call(self.env.step, action)
+        if not isinstance(outcome, tuple | list) or len(outcome) != 5:
+            number = len(outcome) if isinstance(outcome, tuple | list) else 1
+            raise self._failure(f"step returned {number} values, expected 5: {OUTCOME}")
+        observation, reward, terminated, truncated, _ = outcome
+        observation = self._read(observation)
+        try:
+            reward = read_reward(reward)
+            terminated = read_flag(terminated, "terminated")
+            truncated = read_flag(truncated, "truncated")
+        except WrongValueError as error:
+            raise self._failure(str(error)) from None
+        return observation, reward, terminated, truncated, {}
+
+    def render(self) -> Any:
+        """Draw a picture."""
+        return self._call(self.env.render)
+
+    def close(self) -> None:
+        """Close the environment; whatever it raises is noticed and goes no further."""
+        try:
+            self.env.close()
+        except BaseException as error:
+            if is_stop(error):
+                raise
+            self.notice(f"the environment's close() raised {in_one_line(error)}; it was ignored")
 
     def replay(
         self, seeds: list[int], episodes: list[int], actions: list[np.ndarray]
     ) -> tuple[Any, float, bool]:
-        """Play an episode again; each argument has an entry for every environment in step.
+        """Play an episode again; each argument has an entry for every environment in lockstep.
 
         Returns the newest observation, the sum of the rewards, and whether the episode is over;
         then the next step starts another.
@@ -133,17 +128,22 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Where `envs`, play no more: show what was seen last, until a reset with a seed."""
         self._resting = envs[self._index]
 
-    def _check(self, observation: Any) -> None:
-        problem = _problem(self.env.observation_space, observation, "observation")
-        if problem is not None:
-            raise self._failure(problem)
-        self._newest = observation
+    def _read(self, observation: Any) -> Any:
+        try:
+            self._newest = read(self._space, observation, "observation")
+        except WrongValueError as error:
+            raise self._failure(str(error)) from None
+        return self._newest
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except Exception as error:
-            reason = f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
+        except BaseException as error:
+            if is_stop(error):
+                raise
+            reason = f"it raised {in_one_line(error)}"
+            if isinstance(error, ValueError) and OLD_STEP in str(error):
+                reason += f" (step must return 5 values: {OUTCOME})"
             raise self._failure(reason, traceback.format_exc()) from error
 
     def _failure(self, what: str, trace: str = "") -> EnvironmentFailedError:
@@ -153,10 +153,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
 
 
-def guarded(make: Maker, index: int, *, own_process: bool) -> GuardedEnv:
-    """Make an environment and guard it; `index` is its place among those in step."""
-    if own_process:
-        # Signals may reach every process; the one that trains decides what becomes of them.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return GuardedEnv(make(), index)
+def guarded(
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    index: int,
+    notice: Callable[[str], None] = warnings.warn,
+) -> GuardedEnv:
+    """Make an environment and guard it; the arguments are those of `GuardedEnv`."""
+    return GuardedEnv(make(), index, notice)

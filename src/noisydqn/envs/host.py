@@ -7,14 +7,16 @@ A step after the last of an episode is a reset whose action is void, as in Gymna
 import dataclasses
 import json
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import logger
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium import logger, spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import TimeLimit
 
@@ -22,33 +24,69 @@ from noisydqn.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.guard import EnvironmentFailedError, guarded
+from noisydqn.envs.given import Instance
+from noisydqn.envs.guard import EnvironmentFailedError, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
+from noisydqn.envs.pictures import NoPictureError, as_picture
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import UserError
+from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
+from noisydqn.envs.workers import WorkerVector
+from noisydqn.errors import UserError, in_one_line, is_stop
 from noisydqn.types import TimeStep
 
 SPAN_EPISODES = 8
 """Episodes that Atari's own vector plays under one seed: a seeded reset takes it as long as a
 hundred steps, as the console boots anew."""
 DEFAULT_RATE, OBSERVATION_RATE = 30.0, 15.0  # pictures a second; Atari decides 15 times a second
+MAX_RATE = 240.0
+PICTURE_MODES = {"rgb_array", "rgb_array_list"}
 
 
-@dataclasses.dataclass(frozen=True)
+class Notices:
+    """Tells each line once.
+
+    `tell` is where the lines go.
+    """
+
+    def __init__(self) -> None:
+        self.tell: Callable[[str], None] = warnings.warn
+        self._told: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        """Tell a line, unless it was told before."""
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
+
+class _Probe(NamedTuple):
+    """What one instance of an environment says of itself."""
+
+    spec: EnvironmentSpec
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    rate: float | None  # pictures a second, if it draws any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class HostEnvironment:
     """Any environment of Gymnasium with discrete actions.
 
     Args:
-        entry: its id, or what makes one.
+        entry: its id or spec, or what makes one.
         kwargs: arguments for it, as JSON.
-        max_episode_steps: steps after which an episode is cut; None: its own limit.
+        max_episode_steps: steps after which an episode is truncated; None: its own limit.
         vectorisation: "sync", "subprocess" or "own", see `Config`.
+        step_timeout: seconds after which a worker process that gives no answer hangs.
+        notices: told of what goes wrong but ends nothing.
     """
 
     entry: Entry
     kwargs: str
     max_episode_steps: int | None
     vectorisation: str
+    step_timeout: float = 600.0
+    notices: Notices = dataclasses.field(default_factory=Notices)
 
     @staticmethod
     def create(config: Config, entry: Entry) -> "HostEnvironment":
@@ -62,54 +100,88 @@ class HostEnvironment:
             vectorisation = "own" if catalogue.is_atari(entry) else "sync"
         if vectorisation == "own" and not isinstance(entry, str):
             raise UserError("--vectorisation own needs an environment that is given by its id")
-        limit = config.max_episode_steps
-        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation)
+        if isinstance(entry, Instance):
+            _check_instance(config)
+        limit, timeout = config.max_episode_steps, config.step_timeout
+        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation, timeout)
         _ = env.spec  # refuse what is not supported now
         return env
 
     @cached_property
-    def spec(self) -> EnvironmentSpec:
-        """The interface of the environment."""
+    def _probe(self) -> _Probe:
         vector = self.vector(1)
         try:
-            return vector.spec
+            observation_space, action_space = vector.spaces
+            return _Probe(vector.spec, observation_space, action_space, self._rate(vector))
         finally:
             vector.close()
 
-    def make(
-        self, render_mode: str | None = None, max_steps: int | None = None
-    ) -> gymnasium.Env[Any, Any]:
-        """Make one environment, whose episodes are truncated after `max_steps`, too, if given."""
-        env = catalogue.make(
+    def _rate(self, vector: "HostVector") -> float | None:
+        """Pictures a second, None if it draws none."""
+        if self.vectorisation == "own":
+            return None
+        modes = vector.metadata.get("render_modes") or ()
+        if not isinstance(self.entry, str | EnvSpec):  # it draws as it was made, whatever it could
+            modes = () if vector.render_mode is None else (vector.render_mode,)
+        if not PICTURE_MODES.intersection(modes):
+            return None
+        rate = vector.metadata.get("render_fps")
+        if not isinstance(rate, int | float) or not 0 < rate <= MAX_RATE:
+            return DEFAULT_RATE
+        return float(rate)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The interface of the environment."""
+        return self._probe.spec
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+        """Make one environment.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        return self._maker(render_mode)()
+
+    def _maker(self, render_mode: str | None) -> Callable[[], gymnasium.Env[Any, Any]]:
+        # Of functions alone, so that a worker process need not import JAX.
+        return partial(
+            catalogue.make,
             self.entry,
             kwargs=json.loads(self.kwargs),
             max_episode_steps=self.max_episode_steps,
             render_mode=render_mode,
         )
-        return env if max_steps is None else TimeLimit(env, max_steps)
-
-    @cached_property
-    def _metadata(self) -> dict[str, Any]:
-        if self.vectorisation == "own":
-            return {}
-        env = self.make()
-        env.close()
-        if callable(self.entry):  # it draws as it was made, whatever it could
-            return {**env.metadata, "render_modes": [env.render_mode]}
-        return dict(env.metadata)
-
-    @property
-    def _draws(self) -> bool:
-        return "rgb_array" in (self._metadata.get("render_modes") or ())
 
     @property
     def frame_rate(self) -> float | None:
         """Pictures a second, if there are any: drawn by the environment, or its observations."""
-        if self._draws:
-            return float(self._metadata.get("render_fps") or DEFAULT_RATE)
+        if self._probe.rate is not None:
+            return self._probe.rate
         is_image = len(self.spec.observation.shape) > 1
         is_image &= self.spec.observation.dtype == np.uint8
         return OBSERVATION_RATE if is_image else None
+
+    @cached_property
+    def video_problem(self) -> str | None:
+        """What keeps a video from being made, in a line, or None: found by drawing one picture."""
+        if self.frame_rate is None:
+            return (
+                "the environment draws no pictures (its render mode is not rgb_array) and its "
+                "observations are not images"
+            )
+        try:
+            vector = self.vector(1, pictures=True)
+            try:
+                vector.picture(vector.reset(0))
+            finally:
+                vector.close()
+        except UserError as error:
+            cause = error.__cause__
+            if isinstance(cause, gymnasium.error.DependencyNotInstalled):
+                return f"to draw pictures it {catalogue.missing_package(cause)}"
+            return str(error)
+        return None
 
     def vector(
         self,
@@ -118,8 +190,9 @@ class HostEnvironment:
         processes: bool = False,
         pictures: bool = False,
         max_steps: int | None = None,
+        fewer: bool = False,
     ) -> "HostVector":
-        """Make some of them, in step.
+        """Make some of them, in lockstep.
 
         Args:
             num_envs: how many.
@@ -127,6 +200,10 @@ class HostEnvironment:
             pictures: with `HostVector.picture`; only where `frame_rate` is not None.
             max_steps: steps after which episodes are truncated, beside the environment's own
                 limit; a vector of an id's own does not know it.
+            fewer: make do with fewer than `num_envs`, where no more can be made.
+
+        Raises:
+            UserError: they cannot be made.
         """
         if self.vectorisation == "own":
             assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
@@ -135,17 +212,86 @@ class HostEnvironment:
             own = catalogue.make_own_vector(
                 self.entry, num_envs, kwargs=kwargs, max_episode_steps=limit
             )
-            return HostVector(own, own=True, seeds_some=catalogue.is_atari(self.entry))
-        subprocess = processes and self.vectorisation == "subprocess"
-        mode = "rgb_array" if pictures and self._draws else None
-        makers = [
-            partial(guarded, partial(self.make, mode, max_steps), i, own_process=subprocess)
-            for i in range(num_envs)
-        ]
-        if subprocess:
-            # Not a fork: JAX's threads would not survive it.
-            return HostVector(AsyncVectorEnv(makers, copy=False, context="spawn"), own=False)
-        return HostVector(SyncVectorEnv(makers, copy=False), own=False, draws=mode is not None)
+            seeds_some = catalogue.is_atari(self.entry)
+            return HostVector(own, own=True, seeds_some=seeds_some, notices=self.notices)
+        if processes and self.vectorisation == "subprocess":
+            maker = self._maker(None)
+            workers = WorkerVector(
+                [partial(guarded, maker, i) for i in range(num_envs)],
+                self._probe.observation_space,
+                self._probe.action_space,
+                timeout=self.step_timeout,
+                notice=self.notices,
+            )
+            return HostVector(workers, own=False, notices=self.notices)
+        draws = pictures and self._probe.rate is not None
+        mode = "rgb_array" if draws else None
+        envs = self._made(num_envs, mode, max_steps, fewer=fewer)
+        vector = SyncVectorEnv([partial(_given, env) for env in envs], copy=False)
+        return HostVector(vector, own=False, draws=draws, notices=self.notices)
+
+    def _made(
+        self, num_envs: int, render_mode: str | None, max_steps: int | None, *, fewer: bool
+    ) -> list[GuardedEnv]:
+        """Make environments one after the other, which must have the same spaces."""
+        envs: list[GuardedEnv] = []
+        make = self._maker(render_mode)
+        if max_steps is not None:
+            make = partial(_limited, make, max_steps)
+        if fewer and isinstance(self.entry, Instance):
+            num_envs = 1
+        try:
+            for i in range(num_envs):
+                envs.append(guarded(make, i, self.notices))
+                _check_same_spaces(envs[0], envs[-1])
+        except BaseException as error:
+            if fewer and len(envs) > 0 and isinstance(error, UserError):
+                self.notices(f"evaluating with {len(envs)} environments, not {num_envs}: {error}")
+                return envs
+            for env in envs:
+                env.close()
+            raise
+        return envs
+
+
+def _limited(
+    make: Callable[[], gymnasium.Env[Any, Any]], max_steps: int
+) -> gymnasium.Env[Any, Any]:
+    return TimeLimit(make(), max_steps)
+
+
+def _given(env: GuardedEnv) -> GuardedEnv:
+    return env
+
+
+def _check_instance(config: Config) -> None:
+    """Refuse options that need a second instance of an environment, where there is but one."""
+    needs = {
+        f"--num-envs {config.num_envs}": config.num_envs > 1,
+        f"--evaluation-every {config.evaluation_every}": config.evaluation_every > 0,
+        f"--stop-at-evaluation {config.stop_at_evaluation}": config.stop_at_evaluation is not None,
+        f"--vectorisation {config.vectorisation}": config.vectorisation == "subprocess",
+        f"--env-kwargs {config.env_kwargs}": bool(json.loads(config.env_kwargs)),
+    }
+    asked = [option for option, is_asked in needs.items() if is_asked]
+    if asked:
+        raise UserError(
+            f"{asked[0]} needs more than the one instance that was given as env, which cannot be "
+            "made again: give a function that makes one"
+        )
+
+
+def _check_same_spaces(first: GuardedEnv, other: GuardedEnv) -> None:
+    pairs = {
+        "observation": (first.observation_space, other.observation_space),
+        "action": (first.action_space, other.action_space),
+    }
+    for name, (one, another) in pairs.items():
+        if one != another:
+            raise UserError(
+                f"two environments that were made alike have the {name} spaces {one} and "
+                f"{another}, expected equal ones: correct the environment"
+            )
 
 
 class HostVector:
@@ -158,18 +304,23 @@ class HostVector:
         own: bool,
         draws: bool = False,
         seeds_some: bool = False,
+        notices: Callable[[str], None] = warnings.warn,
     ) -> None:
         """Take over a vector of environments.
 
-        `own`: it is no vector of guarded environments, but one that an id brings itself.
+        `own`: it is not a vector of guarded environments, but one that an id brings itself.
         `seeds_some`: such a vector can reset some environments, with a seed for each.
+        `notices`: told, in a line, of what goes wrong while closing.
         """
+        self._vector, self._notices = vector, notices
+        self.spaces = vector.single_observation_space, vector.single_action_space
+        self.metadata: dict[str, Any] = dict(vector.metadata or {})
+        self.render_mode = vector.render_mode
         try:
             names = getattr(vector.unwrapped, "action_names", None)
-            spaces = vector.single_observation_space, vector.single_action_space
-            encoding = Encoding.of(*spaces, names)
+            encoding = Encoding.of(*self.spaces, names)
         except BaseException:
-            vector.close()
+            self.close()
             raise
         self._vector, self._own, self._draws = vector, own, draws
         self._seeds_some = seeds_some
@@ -211,16 +362,12 @@ class HostVector:
         )
         history = self._history
         begun = np.zeros(self.num_envs, bool) if history is None else history.due()
-        if self._own:
-            if history is not None and begun.any():
-                observation = self._begin(history.episode + 1, begun)
-                reward, terminated, truncated = (
-                    np.where(begun, 0, x).astype(x.dtype) for x in (reward, terminated, truncated)
-                )
-            self._check("reward", reward)
+        if self._own and history is not None and begun.any():
+            observation = self._begin(history.episode + 1, begun)
+            reward, terminated, truncated = (
+                np.where(begun, 0, x).astype(x.dtype) for x in (reward, terminated, truncated)
+            )
         time_step = self._time_step(observation, reward, terminated, truncated)
-        if self._own:
-            self._check("observation", np.asarray(time_step.observation))
         if history is not None:
             history.take(actions, np.asarray(time_step.reward), np.asarray(time_step.last), begun)
         return time_step
@@ -318,23 +465,15 @@ class HostVector:
         level, logger.min_level = logger.min_level, logger.ERROR + 1  # we say it ourselves
         try:
             return function(*args, **kwargs)
-        except EnvironmentFailedError:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, EnvironmentFailedError) or is_stop(error):
+                raise
             raise EnvironmentFailedError(
-                f"the environments failed at step {self._steps}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())}\n{traceback.format_exc()}"
+                f"the environments failed at step {self._steps}: {in_one_line(error)}\n"
+                f"{traceback.format_exc()}"
             ) from error
         finally:
             logger.min_level = level
-
-    def _check(self, name: str, values: np.ndarray) -> None:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            env = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise EnvironmentFailedError(
-                f"the environment failed at step {self._steps} of environment {env}: {name} is "
-                "not finite; correct the environment"
-            )
 
     def _time_step(
         self,
@@ -344,6 +483,10 @@ class HostVector:
         truncated: Any,
     ) -> TimeStep:
         encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        if self._own:  # others are checked by their guards
+            shown = observation if isinstance(observation, np.ndarray) else encoded
+            self._check("observation", shown, np.dtype(self.spec.observation.dtype))
+            self._check("reward", reward, FLOAT32)
         return TimeStep(
             observation=encoded,
             reward=reward.astype(np.float32),
@@ -352,15 +495,47 @@ class HostVector:
             info={},
         )
 
+    def _check(self, name: str, values: np.ndarray, stored: np.dtype[Any]) -> None:
+        """Check what is stored as another type; beyond float32 it would become infinite."""
+        if values.dtype == stored and stored.kind != "f":
+            return
+        if stored.kind != "f":
+            fine = cast_quietly(values, stored) == values
+        elif values.dtype.itemsize > FLOAT32.itemsize:
+            fine = np.abs(values) <= MAX_FLOAT32
+        else:
+            fine = np.isfinite(values)
+        if not fine.all():
+            place = np.argwhere(~fine)[0]
+            raise EnvironmentFailedError(
+                f"the environment failed at step {self._steps} of environment {int(place[0])}: "
+                f"{name} is {values[tuple(place)]}, which cannot be stored as {stored}; correct "
+                "the environment"
+            )
+
     def picture(self, time_step: TimeStep) -> np.ndarray:
-        """What the first environment draws [height, width, 3] or, if nothing, what it shows."""
+        """What the first environment draws [height, width, 3] or, if nothing, what it shows.
+
+        Raises:
+            EnvironmentFailedError: it raised, or what it drew is not a picture.
+        """
         if self._draws:
-            drawn = self._vector.render()
-            return np.asarray(drawn[0], np.uint8)  # pyright: ignore[reportOptionalSubscript]
+            drawn: Any = self._call(self._vector.render)
+            try:
+                return as_picture(drawn[0])
+            except NoPictureError as error:
+                raise EnvironmentFailedError(
+                    f"the environment drew no picture at step {self._steps}: {error}"
+                ) from error
         shown = np.asarray(time_step.observation[0])
         shown = shown[..., None] if shown.ndim == 2 else shown
         return np.repeat(shown[..., -1:], 3, axis=-1) if shown.shape[-1] != 3 else shown
 
     def close(self) -> None:
-        """Close them all."""
-        self._vector.close()
+        """Close them all; what goes wrong with that is noticed and goes no further."""
+        try:
+            self._vector.close()
+        except BaseException as error:
+            if is_stop(error):
+                raise
+            self._notices(f"closing the environments raised {in_one_line(error)}; it was ignored")

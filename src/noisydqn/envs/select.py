@@ -4,7 +4,7 @@ import json
 
 from noisydqn.config import CATCHER, Config
 from noisydqn.envs import device
-from noisydqn.envs.catalogue import Maker
+from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
@@ -16,9 +16,9 @@ GYMNAX = "gymnax:"
 
 
 def make_environment(
-    config: Config, maker: Maker | None = None
+    config: Config, maker: Entry | None = None
 ) -> DeviceEnvironment | HostEnvironment:
-    """The environment of a config, or one that `maker` makes.
+    """The environment of a config, or one that `maker` makes or names.
 
     Raises:
         UserError: there is no such environment, or it cannot be used.

@@ -275,8 +275,8 @@ def _evaluate_host(
     check: Callable[[], None],
 ) -> Evaluation:
     """Each environment plays its share of the episodes."""
-    vector = env.vector(min(episodes, SIDE_BY_SIDE), max_steps=max_steps)
-    size = vector.num_envs  # fewer, where no more can be made
+    vector = env.vector(min(episodes, SIDE_BY_SIDE), max_steps=max_steps, fewer=True)
+    size = vector.num_envs
     left = np.array([len(range(i, episodes, size)) for i in range(size)])
     most = (max_steps + 1) * int(left[0])  # where an id's own vector knows no limit
     over, running, length = np.ones(size, bool), np.zeros(size), np.zeros(size, int)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from noisydqn.envs import catcher, frames
 from noisydqn.envs.catcher import CatcherPixels, CatcherState
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.errors import UserError
+from noisydqn.errors import UserError, in_one_line
 from noisydqn.training.evaluate import play
 from noisydqn.types import TimeStep
 
 HEIGHT = 384  # of the film, pixels
+MAX_WIDTH = 4 * HEIGHT  # of the game in it
 CATCHER_RATE = 30.0  # ticks a second
 PANEL = 192  # width of the panel beside the game, pixels
 BAR_HEIGHT = 120
@@ -117,13 +118,39 @@ def _host_shots(
 # The film
 
 
-def _scaled(picture: np.ndarray) -> np.ndarray:
-    """The picture at the film's height; small ones by whole factors, so that pixels stay sharp."""
+def video_problem(env: DeviceEnvironment | HostEnvironment) -> str | None:
+    """What keeps a video of an environment from being made, in a line, or None.
+
+    It is found by drawing one picture, so that it can be told before training.
+    """
+    if isinstance(env, HostEnvironment):
+        return env.video_problem
+    if isinstance(env, CatcherPixels):
+        return None
+    return "of the environments in JAX only Catcher draws pictures"
+
+
+def _width(picture: np.ndarray) -> int:
+    """The width, even, of a picture at the film's height."""
     height, width = picture.shape[:2]
-    factor = HEIGHT / height
-    size = (max(round(width * factor / 2) * 2, 2), HEIGHT)
+    return min(max(round(width * HEIGHT / height / 2) * 2, 2), MAX_WIDTH)
+
+
+def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
+    """The picture [HEIGHT, width, 3]; black is added to one whose sides have another ratio.
+
+    Small ones grow by copying, so that pixels stay sharp.
+    """
+    size = width, HEIGHT
+    factor = HEIGHT / picture.shape[0]
+    if _width(picture) != width or width == MAX_WIDTH:
+        factor = min(factor, width / picture.shape[1])
+        size = tuple(max(int(side * factor), 1) for side in picture.shape[1::-1])
     way = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize(size, way))
+    frame = Image.new("RGB", (width, HEIGHT))
+    scaled = Image.fromarray(picture).resize((size[0], size[1]), way)
+    frame.paste(scaled, ((width - size[0]) // 2, (HEIGHT - size[1]) // 2))
+    return np.asarray(frame)
 
 
 def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.ndarray:
@@ -161,23 +188,20 @@ def _shots(
     Raises:
         UserError: the environment shows nothing.
     """
+    if (problem := video_problem(env)) is not None:
+        raise UserError(f"no video: {problem}")
     if isinstance(env, HostEnvironment):
         rate = env.frame_rate
-        if rate is None:
-            raise UserError(
-                "no film: the environment draws no pictures (it has no render mode rgb_array) and "
-                "its observations are none"
-            )
+        assert rate is not None  # noqa: S101 - there is no problem
         seed = int(jax.random.bits(key))
         return _host_shots(env, policy, seconds, seed, rate), env.spec.action_names, rate
-    if isinstance(env, CatcherPixels):
-        return _catcher_shots(env, policy, seconds, key), env.action_names, CATCHER_RATE
-    raise UserError("no film: of the environments in JAX only Catcher draws pictures")
+    assert isinstance(env, CatcherPixels)  # noqa: S101 - there is no problem
+    return _catcher_shots(env, policy, seconds, key), env.action_names, CATCHER_RATE
 
 
 def film_frames(
     env: DeviceEnvironment | HostEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
-) -> tuple[Iterator[np.ndarray], float]:
+) -> tuple[Generator[np.ndarray], float]:
     """The frames [height, width, 3] of a film, and how many there are a second.
 
     Raises:
@@ -185,11 +209,14 @@ def film_frames(
     """
     shots, names, rate = _shots(env, policy, seconds, key)
 
-    def film() -> Iterator[np.ndarray]:
+    def film() -> Generator[np.ndarray]:
         low, high = np.inf, -np.inf  # of the values so far
+        width = None
         for shot in shots:
             low, high = min(low, float(shot.q.min())), max(high, float(shot.q.max()))
-            yield np.concatenate([_scaled(shot.picture), _panel(shot, names, low, high)], axis=1)
+            width = _width(shot.picture) if width is None else width
+            game = _scaled(shot.picture, width)
+            yield np.concatenate([game, _panel(shot, names, low, high)], axis=1)
 
     return film(), rate
 
@@ -207,22 +234,31 @@ def save_film(
 
     Raises:
         UserError: the path does not end in .mp4, the film cannot be written there, or the
-            environment shows nothing.
+            environment shows nothing or fails.
     """
     if path.suffix != ".mp4" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be a film: name an .mp4 file in a folder that exists")
     film, rate = film_frames(env, policy, seconds, key)
+    with contextlib.closing(film):
+        _encode(path, film, rate)
+
+
+def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
     first = next(film)
     height, width = first.shape[:2]
     part = path.with_name(f"{path.stem}.part.mp4")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y"]
+    command = ["-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command += ["-r", str(rate), "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", str(part)]
     # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive. The process
     # has a group of its own, so that Ctrl-C reaches only us.
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stderr=pipe, process_group=0)  # noqa: S603
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *command]
+        process = subprocess.Popen(command, stdin=pipe, stderr=pipe, process_group=0)  # noqa: S603
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"no video: ffmpeg cannot be started ({in_one_line(error)})") from error
     try:
         with contextlib.suppress(BrokenPipeError):  # ffmpeg stopped; its message is read below
             for frame in itertools.chain([first], film):
@@ -234,5 +270,6 @@ def save_film(
         part.replace(path)
     finally:
         process.kill()
-        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate()  # closes its pipes
         part.unlink(missing_ok=True)

@@ -55,9 +55,9 @@ class HostPrograms(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def programs(config: Config, env: HostEnvironment) -> HostPrograms:
+def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
     """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
-    core = Core.create(config, env.spec)
+    core = Core.create(config, spec)
 
     def typed(state: TrainingState) -> TrainingState:
         return state._replace(key=jax.random.wrap_key_data(state.key))
@@ -85,7 +85,7 @@ def programs(config: Config, env: HostEnvironment) -> HostPrograms:
     init = Program("start", start, lambda: (jax.random.key(0),), optimize=False)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     sums = jax.eval_shape(Agent.no_metrics)
-    shown = partial(_shown, env.spec, config.num_envs)
+    shown = partial(_shown, spec, config.num_envs)
     return HostPrograms(
         core=core,
         init=init,
@@ -173,7 +173,7 @@ def run(
         UserError: the checkpoint does not fit the config.
         StoppedError: a stop was asked for before the first step.
     """
-    made = programs(config.of_program, env)
+    made = programs(config.of_program, env.spec)
     if compiler is not None:
         compiler.wait(*made.in_order)
     env_key, training_key = jax.random.split(key)

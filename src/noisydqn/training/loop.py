@@ -396,7 +396,7 @@ class Loop:
         keys = [run.keys.training for run in self.runs]
         config, env, stop, compiler = self.config, self.env, self.stop, self.compiler
         if isinstance(env, HostEnvironment):
-            compiler.start(*host.programs(config.of_program, env).in_order)
+            compiler.start(*host.programs(config.of_program, env.spec).in_order)
             chunks = host.run(
                 *(config, env, keys[0], self.checkpoint, self.terminal.warn),
                 stop=stop,

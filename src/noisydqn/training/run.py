@@ -2,18 +2,22 @@
 
 import dataclasses
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 from noisydqn.build import Policy
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler, compilation_cache
 from noisydqn.config import Config
-from noisydqn.envs.catalogue import Maker
+from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.given import accept
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec, make_environment
@@ -71,7 +75,7 @@ class Result:
 def train(
     config: Config | None = None,
     *,
-    env: str | Maker | None = None,
+    env: Entry | gymnasium.Env[Any, Any] | None = None,
     torso: str | TorsoMaker | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
@@ -91,7 +95,8 @@ def train(
     Args:
         config: the options; if None those that suit `env`.
         env: an id, as on the command line, or a function that makes an environment of
-            Gymnasium; if None that of `config`.
+            Gymnasium, or such an environment, which is made again from its spec, without changes
+            made to it since, or trained on itself if it has none; if None that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
@@ -107,7 +112,9 @@ def train(
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
     """
+    env, brought = accept(env)
     maker = None if env is None or isinstance(env, str) else env
+    options = brought | options
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
     config = _config(config, env).replace(**options)
@@ -126,7 +133,7 @@ def train(
 def resume(
     folder: Path | str,
     *,
-    env: Maker | None = None,
+    env: Entry | gymnasium.Env[Any, Any] | None = None,
     steps: int | None = None,
     quiet: bool = False,
     cache: Path | str | None = None,
@@ -148,14 +155,15 @@ def resume(
         EnvironmentFailedError: as `train`.
         DivergedError: as `train`.
     """
+    entry, _ = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    return _resume(Path(folder), changes, env, quiet=quiet, cache=cache)
+    return _resume(Path(folder), changes, entry, quiet=quiet, cache=cache)
 
 
 def _resume(
     out: Path,
     changes: dict[str, Any],
-    maker: Maker | None,
+    maker: Entry | None,
     *,
     quiet: bool,
     cache: Path | str | None,
@@ -245,14 +253,15 @@ def _run_locked(
     return Result(out, results, stop.signal)
 
 
-def _config(config: Config | None, env: str | Maker | None) -> Config:
+def _config(config: Config | None, env: Entry | None) -> Config:
     if env is None:
         return PRESETS[DEFAULT_PRESET] if config is None else config
     if isinstance(env, str):
         return config_for(env) if config is None else config.replace(env=env)
     name = name_of(env)
     if config is None:
-        return PRESETS["default"].replace(env=name, preset=name.rpartition(".")[2].strip("<>"))
+        preset = re.sub(r"[^\w.-]+", "-", name.rpartition(".")[2].strip("<>"))
+        return PRESETS["default"].replace(env=name, preset=preset)
     return config.replace(env=name)
 
 

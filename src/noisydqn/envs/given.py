@@ -1,0 +1,127 @@
+"""What users give as an environment in Python: an id, a function, or an environment itself."""
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
+
+from noisydqn.envs.catalogue import Entry, Maker, check_environment
+from noisydqn.errors import UserError, is_stop
+
+
+class Given(NamedTuple):
+    """An environment that was given, and options that it brings."""
+
+    entry: Entry | None
+    options: dict[str, Any]
+
+
+class Instance:
+    """Makes one environment: the instance that was given, which only one at a time may use.
+
+    Closing what it makes does not close the instance, which belongs to who gave it.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env, self.in_use = env, False
+        kind = type(env.unwrapped)
+        self.__module__, self.__qualname__ = kind.__module__, kind.__qualname__
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        """Lend the instance.
+
+        Raises:
+            UserError: it is lent already.
+        """
+        if self.in_use:
+            raise UserError(
+                "the environment is one instance, which is in use: give a function that makes one"
+            )
+        self.in_use = True
+        return _Lent(self)
+
+
+class _Lent(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def __init__(self, instance: Instance) -> None:
+        super().__init__(instance.env)
+        self._instance = instance
+
+    def close(self) -> None:
+        self._instance.in_use = False
+
+
+def accept(env: object) -> Given:
+    """Take an environment as users give it.
+
+    An instance is made again from its spec, as often as needed; changes made to it since are lost.
+    One that cannot be made again is used itself, alone.
+
+    Raises:
+        UserError: it is not an id, a function, or an environment.
+    """
+    if env is None or isinstance(env, str):
+        return Given(env, {})
+    if isinstance(env, gymnasium.Env):
+        return _accept_instance(env)
+    if isinstance(env, type) and issubclass(env, VectorEnv):
+        raise UserError(
+            f"env is the class {env.__qualname__} of vectors of environments, expected a single "
+            "one: noisydqn makes its own vectors, with --num-envs"
+        )
+    if callable(env):
+        return Given(cast(Maker, env), {})  # what it makes is checked when it is called
+    if isinstance(env, EnvSpec):
+        return _accept_spec(_without_rendering(env))
+    check_environment(env)
+    raise AssertionError  # `check_environment` refuses whatever is not a gymnasium.Env
+
+
+def _accept_instance(env: gymnasium.Env[Any, Any]) -> Given:
+    check_environment(env)
+    try:
+        spec = _without_rendering(env.spec)
+        gymnasium.make(spec, disable_env_checker=True).close()
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        return Given(Instance(env), {"num_envs": 1})  # it cannot be made again, for any reason
+    return _accept_spec(spec)
+
+
+def _without_rendering(spec: EnvSpec | None) -> EnvSpec:
+    """A copy of a spec without its render mode: whoever needs pictures asks for them."""
+    if spec is None:
+        raise ValueError("there is no spec")
+    spec = copy.deepcopy(spec)
+    spec.kwargs.pop("render_mode", None)
+    return spec
+
+
+def _accept_spec(spec: EnvSpec) -> Given:
+    """A spec by its id and arguments, which a config can hold, or else itself."""
+    registered = gymnasium.registry.get(spec.id)
+    options: dict[str, Any] = {}
+    if registered is None or registered.entry_point != spec.entry_point or spec.additional_wrappers:
+        return Given(spec, options)
+    if spec.kwargs != registered.kwargs:
+        text = _as_json(spec.kwargs)
+        if text is None:
+            return Given(spec, options)
+        options["env_kwargs"] = text
+    if spec.max_episode_steps != registered.max_episode_steps:
+        if spec.max_episode_steps is None:
+            return Given(spec, options)
+        options["max_episode_steps"] = spec.max_episode_steps
+    return Given(spec.id, options)
+
+
+def _as_json(kwargs: Mapping[str, Any]) -> str | None:
+    try:
+        text = json.dumps(kwargs)
+        return text if json.loads(text) == kwargs else None
+    except (TypeError, ValueError):
+        return None

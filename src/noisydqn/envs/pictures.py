@@ -1,0 +1,59 @@
+"""Pictures that environments draw, whatever their form, as red, green and blue bytes."""
+
+from typing import Any
+
+import numpy as np
+
+CHANNELS = (1, 3, 4)
+"""Grey; red, green and blue; the same with opacity, which is left out."""
+
+
+class NoPictureError(Exception):
+    """What was drawn is not a picture; the message says what it is."""
+
+
+def as_picture(drawn: Any) -> np.ndarray:
+    """Convert what `render` returned to bytes [height, width, 3].
+
+    Accepted are an array or the last of a list of them; [height, width] or with 1, 3 or 4 channels,
+    first or last; bytes, booleans, integers from 0 to 255, floats from 0 to 1 or from 0 to 255.
+
+    Raises:
+        NoPictureError: it is none of these.
+    """
+    if isinstance(drawn, list | tuple) and all(isinstance(x, np.ndarray) for x in drawn):
+        if not drawn:
+            raise NoPictureError("render returned an empty list, expected a picture")
+        drawn = drawn[-1]
+    try:
+        array = np.asarray(drawn)
+    except ValueError as error:
+        raise NoPictureError(f"render returned what is not an array ({error})") from error
+    if array.dtype.kind not in "biuf":
+        kind = type(drawn).__name__
+        raise NoPictureError(f"render returned {kind}, expected an array [height, width, 3]")
+    return _as_bytes(_as_rgb(array))
+
+
+def _as_rgb(array: np.ndarray) -> np.ndarray:
+    shape = array.shape
+    if array.ndim == 3 and shape[2] not in CHANNELS and shape[0] in CHANNELS:
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in CHANNELS or array.size == 0:
+        raise NoPictureError(f"render returned shape {list(shape)}, expected [height, width, 3]")
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 255):
+        raise NoPictureError(
+            f"render returned values from {low:g} to {high:g}, expected 0 to 255, or floats from "
+            "0 to 1"
+        )
+    unit = array.dtype.kind == "b" or (array.dtype.kind == "f" and high <= 1)
+    return np.ascontiguousarray(np.rint(array * (255.0 if unit else 1.0)).astype(np.uint8))

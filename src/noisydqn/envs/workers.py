@@ -1,0 +1,299 @@
+"""Environments of Gymnasium in a process each.
+
+Whatever becomes of a worker process is noticed: it is killed, it ends, it gives no answer. A worker
+ends when the process that trains is gone, whatever became of that.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import selectors
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import (
+    CloudpickleWrapper,
+    batch_space,
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
+
+from noisydqn.envs.guard import GuardedEnv
+from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line
+
+START_SECONDS = 120.0
+"""Within so many seconds a worker has imported what it needs and made its environment."""
+CLOSE_SECONDS = 5.0
+"""After so many seconds a worker that was asked to end is killed."""
+
+
+class WorkerVector(VectorEnv[Any, Any, Any]):
+    """Guarded environments in a worker process each; resets by `AutoresetMode.NEXT_STEP`.
+
+    Observations come through shared memory, the same in every step.
+
+    Args:
+        makers: each makes one environment in its worker.
+        observation_space: of each environment.
+        action_space: of each environment.
+        timeout: seconds after which a worker that gives no answer hangs.
+        notice: told, in a line, of what goes wrong while closing.
+
+    Raises:
+        UserError: a maker cannot be sent to another process.
+        EnvironmentFailedError: an environment cannot be made there.
+    """
+
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], GuardedEnv]],
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        timeout: float,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.num_envs = len(makers)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+        self.processes: list[Any] = []
+        self._pipes: list[Connection] = []
+        self._selector = selectors.DefaultSelector()
+        self._timeout, self._notice, self._steps = timeout, notice, 0
+        atexit.register(self._kill)
+        try:
+            self._start(makers)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, makers: Sequence[Callable[[], GuardedEnv]]) -> None:
+        context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+        space = self.single_observation_space
+        memory: Any = create_shared_memory(space, self.num_envs, context)
+        self._observations = read_from_shared_memory(space, memory, self.num_envs)
+        for index, maker in enumerate(makers):
+            pipe, theirs = context.Pipe()
+            self._pipes.append(pipe)
+            args = (
+                index,
+                CloudpickleWrapper(maker),
+                theirs,
+                memory,
+                space,
+                self.single_action_space,
+            )
+            process = context.Process(target=_work, args=args, daemon=True)
+            try:
+                process.start()
+            except Exception as error:
+                raise UserError(
+                    f"the environment cannot be sent to another process ({in_one_line(error)}): "
+                    "use --vectorisation sync"
+                ) from error
+            theirs.close()
+            self.processes.append(process)
+            self._selector.register(pipe, selectors.EVENT_READ, index)
+            self._selector.register(process.sentinel, selectors.EVENT_READ, ~index)
+        self._gather(max(self._timeout, START_SECONDS))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Reset every environment with its seed; `seed` is a list of them."""
+        del options
+        self._send("reset", [(x,) for x in seed])
+        self._gather(self._timeout)
+        return self._observations, {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take a step in every environment."""
+        self._steps += 1
+        self._send("step", [(x,) for x in actions])
+        reward, terminated, truncated = zip(*self._gather(self._timeout), strict=True)
+        return (
+            self._observations,
+            np.array(reward, np.float64),
+            np.array(terminated, np.bool_),
+            np.array(truncated, np.bool_),
+            {},
+        )
+
+    def call(self, name: str, *args: Any) -> tuple[Any, ...]:
+        """Call a method of every environment with the same arguments."""
+        self._send("call", [(name, args)] * self.num_envs)
+        # A replay takes as many steps as it has actions, and a reset.
+        steps = 1 + max(map(len, args[-1])) if name == "replay" else 1
+        return tuple(self._gather(self._timeout * steps))
+
+    def _send(self, command: str, args: Sequence[tuple[Any, ...]]) -> None:
+        for index, pipe in enumerate(self._pipes):
+            try:
+                pipe.send((command, args[index]))
+            except OSError:
+                raise self._lost(index) from None
+
+    def _gather(self, timeout: float) -> list[Any]:
+        """Wait for one answer of every worker."""
+        answers: list[Any] = [None] * self.num_envs
+        missing = set(range(self.num_envs))
+        end = time.monotonic() + timeout
+        while missing:
+            events = self._selector.select(max(end - time.monotonic(), 0))
+            answered = missing.intersection(key.data for key, _ in events)
+            for index in sorted(answered):
+                answers[index] = self._receive(index)
+            missing -= answered
+            for index in missing.intersection(~key.data for key, _ in events):
+                if not self._pipes[index].poll():  # its last words, if any, are read first
+                    raise self._lost(index)
+            if missing and not events:
+                for index in missing:
+                    self.processes[index].kill()
+                raise self._failure(
+                    min(missing), f"hangs: no answer within {timeout:g} s (--step-timeout)"
+                )
+        return answers
+
+    def _receive(self, index: int) -> Any:
+        try:
+            fine, answer = self._pipes[index].recv()
+        except (EOFError, OSError):
+            raise self._lost(index) from None
+        if not fine:
+            raise EnvironmentFailedError(answer)
+        return answer
+
+    def _lost(self, index: int) -> EnvironmentFailedError:
+        """Say what became of a worker whose pipe is broken."""
+        process = self.processes[index]
+        process.join(1)
+        code = process.exitcode
+        if code is None:
+            return self._failure(index, "closed its pipe")
+        if code < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            hint = " (perhaps out of memory)" if -code == signal.SIGKILL else ""
+            return self._failure(index, f"was killed by {names.get(-code, -code)}{hint}")
+        main = "" if self._steps else " (a script needs `if __name__ == '__main__':` around train)"
+        return self._failure(index, f"ended with exit code {code}{main}")
+
+    def _failure(self, index: int, what: str) -> EnvironmentFailedError:
+        return EnvironmentFailedError(
+            f"the environments failed at step {self._steps}: the worker process of environment "
+            f"{index} {what}"
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers: those that do not end when asked to are killed."""
+        del kwargs
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close", ()))
+        end = time.monotonic() + CLOSE_SECONDS
+        for process, pipe in zip(self.processes, self._pipes, strict=False):
+            process.join(max(end - time.monotonic(), 0))
+            self._take_notices(pipe)
+        self._kill()
+        atexit.unregister(self._kill)
+        self._selector.close()
+        for pipe in self._pipes:
+            pipe.close()
+
+    def _take_notices(self, pipe: Connection) -> None:
+        """Read what a worker sent last, after answers that nobody waited for."""
+        with contextlib.suppress(EOFError, OSError):
+            while pipe.poll():
+                answer = pipe.recv()
+                for notice in answer[1] if answer[0] == "notices" else ():
+                    self._notice(notice)
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(1)
+
+
+# In the worker
+
+
+def _work(
+    index: int,
+    maker: Callable[[], GuardedEnv],
+    pipe: Connection,
+    memory: Any,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+) -> None:
+    """Serve one environment until the process that trains asks to end, or is gone."""
+    # Signals may reach every process of a group; the one that trains decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    notices: list[str] = []
+    env = None
+    try:
+        env = maker()
+        env.notice = notices.append
+        if env.observation_space != observation_space or env.action_space != action_space:
+            raise EnvironmentFailedError(
+                f"the environments differ: environment {index} has the spaces "
+                f"{env.observation_space} and {env.action_space}, the first one made had "
+                f"{observation_space} and {action_space}"
+            )
+        pipe.send((True, None))
+        _serve(env, index, pipe, memory)
+    except BaseException as error:
+        message = f"the environment's worker raised {in_one_line(error)}\n{traceback.format_exc()}"
+        if isinstance(error, UserError):
+            message = str(error.args[0])
+        with contextlib.suppress(OSError):
+            pipe.send((False, message))
+    if env is not None:
+        env.close()
+    with contextlib.suppress(OSError):
+        pipe.send(("notices", notices))
+
+
+def _serve(env: GuardedEnv, index: int, pipe: Connection, memory: Any) -> None:
+    over = False
+    while True:
+        try:
+            command, args = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer: Any = None
+        if command == "close":
+            return
+        if command == "call":
+            name, values = args
+            answer = getattr(env, name)(*values)
+        elif command == "reset" or over:
+            observation, _ = env.reset(seed=args[0]) if command == "reset" else env.reset()
+            over, answer = False, (0.0, False, False)
+            write_to_shared_memory(env.observation_space, index, observation, memory)
+        else:
+            observation, reward, terminated, truncated, _ = env.step(args[0])
+            over, answer = terminated or truncated, (reward, terminated, truncated)
+            write_to_shared_memory(env.observation_space, index, observation, memory)
+        pipe.send((True, answer))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - this runs in a worker
+    wait([parent.sentinel])
+    os._exit(1)
