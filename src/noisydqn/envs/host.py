@@ -482,11 +482,14 @@ class HostVector:
         terminated: Any,
         truncated: Any,
     ) -> TimeStep:
-        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        dtype = np.dtype(self.spec.observation.dtype)
         if self._own:  # others are checked by their guards
-            shown = observation if isinstance(observation, np.ndarray) else encoded
-            self._check("observation", shown, np.dtype(self.spec.observation.dtype))
             self._check("reward", reward, FLOAT32)
+            if isinstance(observation, np.ndarray):
+                self._check("observation", observation, dtype)
+        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        if self._own and not isinstance(observation, np.ndarray):
+            self._check("observation", encoded, dtype)
         return TimeStep(
             observation=encoded,
             reward=reward.astype(np.float32),
