@@ -13,9 +13,10 @@ from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export import read_safetensors, spec_of
+from noisydqn.settings import own_settings
 from noisydqn.training import weights
 from noisydqn.training.evaluate import greedy
-from noisydqn.training.folder import config_of, open_folder
+from noisydqn.training.folder import config_of, given_path, open_folder
 
 State = np.ndarray
 """The newest frames [B, frames, ...] of a policy that sees several."""
@@ -36,6 +37,7 @@ class LoadedPolicy:
         """The greedy action, of an observation or of a batch of them."""
         return self.predict(observation)[0]
 
+    @own_settings()
     def predict(
         self,
         observation: Any,
@@ -74,6 +76,7 @@ class LoadedPolicy:
         frames = None if self.policy.frames == 1 else np.asarray(stack)
         return (chosen[0, ...] if single else chosen), frames
 
+    @own_settings()
     def values(self, observation: Any) -> np.ndarray:
         """The action values, [A] or [B, A], of observations that start an episode.
 
@@ -115,6 +118,7 @@ class LoadedPolicy:
         return np.ascontiguousarray(batch, dtype), single
 
 
+@own_settings()
 def load_policy(path: Path | str, which: str = "best") -> LoadedPolicy:
     """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
 
@@ -128,7 +132,7 @@ def load_policy(path: Path | str, which: str = "best") -> LoadedPolicy:
     Raises:
         UserError: there is no policy, it is damaged, or the folder holds several runs.
     """
-    path = Path(path)
+    path = given_path(path, "the policy")
     if not path.is_file():
         return _of_folder(path, which)
     if path.suffix != ".safetensors":

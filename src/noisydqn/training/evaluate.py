@@ -15,6 +15,7 @@ from noisydqn.build import Policy
 from noisydqn.envs import frames
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.settings import own_settings
 from noisydqn.types import TimeStep
 
 SIDE_BY_SIDE = 50
@@ -50,6 +51,7 @@ class Evaluation:
         return f"return {self.mean_return:.1f}{fruit}"
 
 
+@own_settings()
 def evaluate(
     env: DeviceEnvironment | HostEnvironment, policy: Policy, *, episodes: int, key: PRNGKeyArray
 ) -> Evaluation:

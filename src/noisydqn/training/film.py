@@ -234,5 +234,5 @@ def save_film(
         part.replace(path)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()  # close the pipes, too
         part.unlink(missing_ok=True)
