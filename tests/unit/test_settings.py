@@ -27,7 +27,7 @@ STRICT = {
 @pytest.fixture
 def strict() -> Iterator[None]:
     """All of them for all threads, as environment variables make them."""
-    before = {name: getattr(jax.config, name) for name in STRICT}
+    before = dict(jax.config.values)
     with ExitStack() as stack:
         for name, value in STRICT.items():
             jax.config.update(name, value)

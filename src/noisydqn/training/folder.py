@@ -261,10 +261,7 @@ def open_folder(path: Place) -> tuple[RunFolder, Config]:
 
 
 def load_config(path: Place) -> Config:
-    """Load the options of a run, to start another run with them.
-
-        config = noisydqn.load_config("runs/one").replace(seed=1)
-        noisydqn.train(config)
+    """Load the options of a run, to start another: `train(load_config("runs/one"), seed=1)`.
 
     Args:
         path: a run's folder or its `config.json`. A folder of several seeds gives the options that
