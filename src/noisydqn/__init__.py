@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from noisydqn.noisy import NoisyLinear, sample_noise
     from noisydqn.policy import GreedyPolicy, load_policy
     from noisydqn.presets import PRESETS
+    from noisydqn.training.folder import load_config
     from noisydqn.training.run import Result, resume, train
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NoisyLinear",
     "Result",
     "UserError",
+    "load_config",
     "load_policy",
     "resume",
     "sample_noise",
@@ -33,18 +35,25 @@ _HOMES = {
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
+    "load_config": "noisydqn.training.folder",
     "load_policy": "noisydqn.policy",
     "resume": "noisydqn.training.run",
     "sample_noise": "noisydqn.noisy",
     "train": "noisydqn.training.run",
 }
+"""Where the public names are; each is imported when it is first asked for, as JAX is slow to."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: JAX is slow to import."""
+    """Import a public name."""
     if name not in _HOMES:
         raise AttributeError(f"module 'noisydqn' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those not imported yet."""
+    return [*_HOMES, *(name for name in globals() if name.startswith("__"))]
 
 
 gymnasium.register(

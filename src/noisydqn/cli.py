@@ -3,21 +3,26 @@
 JAX is imported by the commands that need it, so that `--help` answers at once.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
+import gymnasium
 import tyro
 
+from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
 from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
 from noisydqn.errors import UserError
-from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS, config_for
+from noisydqn.named import config_named
+from noisydqn.options import hint_of
+from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
 
 USAGE = """\
 usage: noisydqn COMMAND ...
@@ -32,12 +37,13 @@ commands:
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
-  presets                    list the presets
+  presets [NAME]             list the presets, or the options of one
 
 noisydqn COMMAND --help shows a command's options.
 
 NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that a module of yours
-registers, 'python:module.function' for what a function makes, or 'gymnax:Name'.
+registers, 'python:module.function' for what a function makes, 'gymnax:Name', or the folder or
+config.json of a run, to start another with its options.
 
 examples:
   noisydqn train                            learn Catcher from pixels
@@ -59,14 +65,16 @@ BAD_INPUT = 2
 class TrainArgs:
     """Train, evaluate and film an agent: noisydqn train [NAME] [options].
 
-    NAME, a preset or an environment, comes first and gives the options their defaults; noisydqn
-    presets lists the presets. Other names are ids of Gymnasium, 'module:Id' for an environment
-    that a module of yours registers, 'python:module.function' for what a function makes, and
-    'gymnax:Name'. Steps are decisions of the agent, summed over environments; updates are
-    optimiser steps.
+    NAME gives the options their defaults; noisydqn presets lists the presets. Other names are ids
+    of Gymnasium, 'module:Id' for an environment that a module of yours registers,
+    'python:module.function' for what a function makes, and 'gymnax:Name'. The folder of a run, or
+    its config.json, starts another run with its options. Steps are decisions of the agent, summed
+    over environments; updates are optimiser steps.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
+    """A preset, an environment or a run."""
     out: Path | None = None
     """Folder for the run, new or empty. If not given, a new one under runs/."""
     quiet: bool = False
@@ -156,40 +164,21 @@ class PullArgs:
     """Branch, tag or commit. If not given, the newest."""
 
 
-Args = TypeVar("Args")
+@dataclasses.dataclass(frozen=True)
+class PresetsArgs:
+    """List the presets, or the options of one."""
 
-
-def _parse(default: Args, argv: Sequence[str], command: str) -> Args:
-    """Parse a command's arguments; what cannot be parsed becomes one line."""
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                type(default), args=list(argv), prog=f"noisydqn {command}", default=default
-            )
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(
-                f"{_one_line(errors.getvalue())}; see noisydqn {command} --help"
-            ) from stop
-        raise
-
-
-def _one_line(boxed: str) -> str:
-    """The message of one of tyro's boxes: the text between its title and its first rule."""
-    message: list[str] = []
-    for line in boxed.splitlines()[1:]:
-        text = line.strip("│ ")
-        if set(text) <= {"─"}:
-            break
-        message.append(text)
-    return " ".join(message).removeprefix("Error parsing config: ")
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
+    """A preset."""
 
 
 def _train(argv: Sequence[str]) -> int:
-    named = bool(argv) and not argv[0].startswith("-")
-    name = argv[0] if named else DEFAULT_PRESET
-    args = _parse(TrainArgs(_config(name)), argv[named:], f"train {name}")
+    if wants_help(argv):
+        name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
+        show_help(TrainArgs(config_named(name), name), f"train {name}")
+    given = read(TrainArgs, argv, "train")
+    name = given.positionals[0] if given.positionals else DEFAULT_PRESET
+    args = fill(TrainArgs(config_named(name), name), given, "train")
     from noisydqn.training.run import train
 
     result = train(args.config, out=args.out, quiet=args.quiet, resume=args.resume)
@@ -201,23 +190,11 @@ def _code(stopped_by: int | None) -> int:
 
 
 def _resume(argv: Sequence[str]) -> int:
-    args = _parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
+    args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
     from noisydqn.training.run import resume
 
     result = resume(args.folder, steps=args.steps, quiet=args.quiet)
     return _code(result.signal)
-
-
-def _config(name: str) -> Config:
-    """The options of a preset, or those that suit an environment."""
-    if name in PRESETS:
-        return PRESETS[name]
-    if ":" not in name:  # others are looked for where they say they are
-        from noisydqn.envs.catalogue import is_registered, unknown
-
-        if not is_registered(name):
-            raise UserError(unknown(name, PRESETS))
-    return config_for(name)
 
 
 def _check_seed(seed: int | None) -> None:
@@ -226,7 +203,7 @@ def _check_seed(seed: int | None) -> None:
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    args = _parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
+    args = parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
     if not 1 <= args.episodes <= MAX_EPISODES:
         raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {args.episodes}")
     _check_seed(args.seed)
@@ -245,7 +222,7 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 
 def _record(argv: Sequence[str]) -> int:
-    args = _parse(RecordArgs(folder=tyro.MISSING), argv, "record")
+    args = parse(RecordArgs(folder=tyro.MISSING), argv, "record")
     if not 0 < args.seconds <= MAX_FILM_SECONDS:
         raise UserError(
             f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {args.seconds}"
@@ -259,7 +236,7 @@ def _record(argv: Sequence[str]) -> int:
 
 
 def _export(argv: Sequence[str]) -> int:
-    args = _parse(ExportArgs(folder=tyro.MISSING), argv, "export")
+    args = parse(ExportArgs(folder=tyro.MISSING), argv, "export")
     from noisydqn.export import card_path, export_run
 
     for path in export_run(args.folder, args.format, args.out, args.weights):
@@ -269,7 +246,7 @@ def _export(argv: Sequence[str]) -> int:
 
 
 def _push(argv: Sequence[str]) -> int:
-    args = _parse(PushArgs(folder=tyro.MISSING, name=tyro.MISSING), argv, "push")
+    args = parse(PushArgs(folder=tyro.MISSING, name=tyro.MISSING), argv, "push")
     from noisydqn.hub import push
 
     print(push(args.folder, args.name, private=args.private))
@@ -277,7 +254,7 @@ def _push(argv: Sequence[str]) -> int:
 
 
 def _pull(argv: Sequence[str]) -> int:
-    args = _parse(PullArgs(name=tyro.MISSING), argv, "pull")
+    args = parse(PullArgs(name=tyro.MISSING), argv, "pull")
     from noisydqn.hub import pull
 
     print(pull(args.name, args.out, revision=args.revision))
@@ -285,11 +262,26 @@ def _pull(argv: Sequence[str]) -> int:
 
 
 def _presets(argv: Sequence[str]) -> int:
-    if argv:
-        raise UserError(f"presets takes no arguments, got {' '.join(argv)}")
+    args = parse(PresetsArgs(), argv, "presets")
+    if args.name:
+        return _preset(args.name)
     width = max(map(len, PRESETS))
     for name in PRESETS:
         print(f"{name:{width}}  {DESCRIPTIONS[name]}")
+    return 0
+
+
+def _preset(name: str) -> int:
+    """Print a preset: what it is for, and the options in which it differs from the defaults."""
+    if name not in PRESETS:
+        hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
+        raise UserError(f"no preset {name!r}: {hint}")
+    config = PRESETS[name]
+    print(f"{name}: {DESCRIPTIONS[name]}\n")
+    print(f"noisydqn train {name} trains on {config.env} with these options:")
+    for words in flags_of(config, Config()):
+        print(f"  {shlex.join(words)}")
+    print("Other options have their defaults; noisydqn train --help explains all of them.")
     return 0
 
 
@@ -305,6 +297,17 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+def _no_command(argv: Sequence[str]) -> str:
+    """Say that a word is not a command, and which command was meant."""
+    word = argv[0]
+    is_name = word in PRESETS or word in gymnasium.registry or ":" in word or "/" in word
+    if word.startswith("-") or is_name:
+        hint = f"did you mean noisydqn train {shlex.join(argv)}?"
+    else:
+        hint = hint_of(word, COMMANDS) or f"there are {', '.join(COMMANDS)}"
+    return f"no command {word!r}: {hint}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 130 or 143 if stopped."""
     argv = sys.argv[1:] if argv is None else argv
@@ -316,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if argv[0] not in COMMANDS:
-            raise UserError(f"no command {argv[0]!r}: there are {', '.join(COMMANDS)}")
+            raise UserError(_no_command(argv))
         return COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         if isinstance(trace := getattr(error, "traceback", None), str) and trace:
@@ -326,6 +329,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("noisydqn: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGNALLED + signal.SIGPIPE
 
 
 def run() -> None:

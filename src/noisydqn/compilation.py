@@ -27,6 +27,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 import jax
 
 from noisydqn.errors import UserError
+from noisydqn.settings import own_settings
 
 R = TypeVar("R")
 
@@ -189,7 +190,8 @@ class Background:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(job())
+                with own_settings():
+                    future.set_result(job())
             except BaseException as error:  # whoever waits is told
                 future.set_exception(error)
             del future, job, item

@@ -11,12 +11,21 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON
+from noisydqn.options import (
+    ConfigError,
+    JsonObject,
+    convert_fields,
+    field_names,
+    flag,
+    refuse_unknown,
+    shown,
+)
 
 CATCHER = "noisydqn/Catcher-v0"
 
@@ -39,6 +48,12 @@ ADDED: dict[str, Any] = {
 }
 """Options that configs of older runs lack, with the value that their absence implied."""
 
+AROUND_PROGRAM = (
+    "preset seed num_seeds steps max_seconds stop_at_return window stop_at_evaluation "
+    "checkpoint_seconds keep evaluation_every evaluation_episodes evaluation_max_steps film_seconds"
+)
+"""Options of what happens around a compiled program, which is the same for all their values."""
+
 OPTIONS_OF_DISTRIBUTIONS = {
     "loss": ("expected",),
     "atoms": ("categorical",),
@@ -60,14 +75,6 @@ def check_seed(flag: str, seed: int) -> None:
         raise UserError(f"{flag} must be between 0 and {MAX_SEED}, got {seed}")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-class ConfigError(UserError, ValueError):
-    """An option has a value that cannot be used."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of a training run."""
@@ -76,7 +83,7 @@ class Config:
     env: Annotated[str, tyro.conf.Suppress] = CATCHER
 
     # The environment
-    env_kwargs: str = "{}"
+    env_kwargs: Annotated[str, JsonObject] = "{}"
     """Environment: arguments for it, as a JSON object, such as '{"gravity": -5}'."""
     max_episode_steps: int | None = None
     """Environment: steps after which an episode is cut; the cut is no termination. If not given,
@@ -286,7 +293,7 @@ class Config:
     """Evaluation: length of the film of the best weights (0: no film)."""
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        convert_fields(self)
         at_least_one = (
             "num_seeds steps num_envs chunk_steps batch_size target_period frame_stack window "
             "replay_capacity schedule_updates evaluation_episodes max_updates max_episode_steps "
@@ -329,15 +336,6 @@ class Config:
         self._check_torso()
         self._check_combinations()
 
-    def _check_choices(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
-            value = getattr(self, name)
-            optional = value is None and type(None) in get_args(hint)
-            if kinds and not optional and value not in get_args(kinds[0]):
-                choices = ", ".join(get_args(kinds[0]))
-                raise ConfigError(f"{_flag(name)} must be one of {choices}, got {value!r}")
-
     def _check_torso(self) -> None:
         if self.torso not in TORSOS and not self.torso.startswith(PYTHON):
             raise ConfigError(
@@ -355,12 +353,12 @@ class Config:
     def _check_env_kwargs(self) -> None:
         try:
             kwargs = json.loads(self.env_kwargs)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             kwargs = None
         if not isinstance(kwargs, dict):
             raise ConfigError(
                 f"--env-kwargs must be a JSON object such as '{{\"gravity\": -5}}', "
-                f"got {self.env_kwargs}"
+                f"got {shown(self.env_kwargs)}"
             )
 
     def _check(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
@@ -370,9 +368,9 @@ class Config:
             if value is None:
                 continue
             if not holds(value) or value == float("inf"):
-                raise ConfigError(f"{_flag(name)} must be {wanted}, got {value}")
+                raise ConfigError(f"{flag(name)} must be {wanted}, got {value}")
             if isinstance(value, int) and value > MAX_COUNT:
-                raise ConfigError(f"{_flag(name)} must be at most {MAX_COUNT}, got {value}")
+                raise ConfigError(f"{flag(name)} must be at most {MAX_COUNT}, got {value}")
 
     def _check_combinations(self) -> None:
         if (self.updates_per_step > 0) == (self.updates_per_episode > 0):
@@ -418,13 +416,13 @@ class Config:
         for name, distributions in OPTIONS_OF_DISTRIBUTIONS.items():
             if getattr(self, name) is not None and self.distribution not in distributions:
                 raise ConfigError(
-                    f"{_flag(name)} {getattr(self, name)} and --distribution {self.distribution} "
+                    f"{flag(name)} {getattr(self, name)} and --distribution {self.distribution} "
                     f"exclude each other: it belongs to {' and '.join(distributions)}"
                 )
         for name in ("munchausen_scale", "munchausen_temperature", "munchausen_minimum"):
             if getattr(self, name) is not None and not self.munchausen:
                 raise ConfigError(
-                    f"{_flag(name)} {getattr(self, name)} and --no-munchausen exclude each other: "
+                    f"{flag(name)} {getattr(self, name)} and --no-munchausen exclude each other: "
                     "give --munchausen, or leave it out"
                 )
         low, high = self.v_min, self.v_max
@@ -456,9 +454,15 @@ class Config:
 
     @property
     def of_program(self) -> "Config":
-        """The same for all seeds and lengths of a run, which share a compiled program."""
-        return self.replace(seed=0, num_seeds=1, steps=1, checkpoint_seconds=0.0, keep=1)
+        """The same for all runs that share a compiled program."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return self.replace(**{name: defaults[name] for name in AROUND_PROGRAM.split()})
 
     def replace(self, **changes: Any) -> "Config":
-        """A copy with some options changed, checked again."""
+        """A copy with some options changed, checked again.
+
+        Raises:
+            ConfigError: an option does not exist or cannot have that value.
+        """
+        refuse_unknown(changes, field_names(type(self)))
         return dataclasses.replace(self, **changes)

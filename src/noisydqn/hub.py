@@ -9,7 +9,7 @@ from typing import Any
 
 from noisydqn.config import Config
 from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.training.folder import DEFAULT_PARENT, RunFolder, free_path, open_folder
+from noisydqn.training.folder import DEFAULT_PARENT, RunFolder, free_path, given_path, open_folder
 
 try:
     import huggingface_hub
@@ -144,7 +144,7 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
             or `out` holds something.
     """
     _check_name(name)
-    out = free_path(DEFAULT_PARENT / name.split("/")[1]) if out is None else out
+    out = free_path(DEFAULT_PARENT / name.split("/")[1]) if out is None else given_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty, nothing was changed: name another folder")
     api = huggingface_hub.HfApi()

@@ -15,9 +15,10 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.networks import QNetwork
+from noisydqn.settings import own_settings
 from noisydqn.training import weights
 from noisydqn.training.evaluate import greedy
-from noisydqn.training.folder import config_of, open_folder
+from noisydqn.training.folder import config_of, given_path, open_folder
 
 State = np.ndarray
 """The newest frames [B, frames, ...] of a policy that sees several."""
@@ -54,6 +55,7 @@ class GreedyPolicy:
         """The greedy action, of an observation or of a batch of them."""
         return self.predict(observation)[0]
 
+    @own_settings()
     def predict(
         self,
         observation: Any,
@@ -91,6 +93,7 @@ class GreedyPolicy:
         frames = None if self.policy.frames == 1 else np.asarray(stack)
         return (actions[0] if single else actions), frames
 
+    @own_settings()
     def values(self, observation: Any) -> np.ndarray:
         """The action values, [A] or [B, A], of observations that start an episode.
 
@@ -161,6 +164,7 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
     return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
 
 
+@own_settings()
 def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
     """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
 
@@ -176,7 +180,7 @@ def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
     Raises:
         UserError: there is no policy, it is damaged, or the folder holds several runs.
     """
-    path = Path(path)
+    path = given_path(path, "the policy")
     if not path.is_file():
         folder, config = open_folder(path)
         spec = spec_of_run(folder, config)

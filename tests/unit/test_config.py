@@ -1,16 +1,19 @@
 """Options are checked when the config is made, and presets are what they say."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import noisydqn
 from noisydqn import PRESETS, Config, UserError, build, losses
 from noisydqn.bootstrap import Munchausen
 from noisydqn.config import ADDED
@@ -18,8 +21,9 @@ from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.noisy import noisy_layers
+from noisydqn.options import OTHER_NAMES, ConfigError, hints_of
 from noisydqn.presets import DESCRIPTIONS
-from noisydqn.training.folder import config_of
+from noisydqn.training.folder import RunFolder, config_of, read_config, write_config
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ from noisydqn.training.folder import config_of
         ("window", 0, "--window must be at least 1"),
         ("max_episode_steps", 0, "--max-episode-steps must be at least 1"),
         ("sigma_distribution", "kaiming-uniform", "needs --sigma-init"),
-        ("loss", "huber", "--loss must be one of smooth-l1, squared, got 'huber'"),
+        ("loss", "huber", "--loss must be one of smooth-l1, squared or None, got 'huber'"),
         ("distribution", "c51", "--distribution must be one of expected, categorical, quantile, "),
         ("max_gradient_norm", 0.0, "--max-gradient-norm must be above zero, got 0.0"),
         ("updates_per_step", 1e-9, "--updates-per-step must be 0 or at least 0.001, got 1e-09"),
@@ -71,6 +75,163 @@ def test_refuses(option: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Config(**{option: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "stored"),
+    [
+        ("steps", 1e5, 100_000),
+        ("steps", np.float32(64), 64),
+        ("seed", np.int64(3), 3),
+        ("seed", jnp.int32(3), 3),
+        ("seed", np.array(3), 3),
+        ("learning_rate", np.float32(0.5), 0.5),
+        ("discount", 1, 1.0),
+        ("double", np.bool_(False), False),
+        ("hidden", [64, 64], (64, 64)),
+        ("hidden", np.array([64, 32]), (64, 32)),
+        ("hidden", (64.0, np.int32(8)), (64, 8)),
+        ("hidden", [], ()),
+        ("noise", np.str_("independent"), "independent"),
+        ("loss", None, None),
+        ("max_updates", 1e3, 1_000),
+        (
+            "env_kwargs",
+            {"map": ["SF"], "size": (4, np.int64(4))},
+            '{"map": ["SF"], "size": [4, 4]}',
+        ),
+        ("env_kwargs", {}, "{}"),
+    ],
+)
+def test_converts_what_is_exactly_the_same(
+    option: str, given: Any, stored: Any, tmp_path: Path
+) -> None:
+    config = Config(**{option: given})
+    value = getattr(config, option)
+    assert (value, type(value)) == (stored, type(stored))
+    assert config == Config().replace(**{option: given})
+    assert hash(config) == hash(Config(**{option: stored}))
+    write_config(RunFolder(tmp_path), config)
+    assert read_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "message"),
+    [
+        ("double", "no", "--double must be True or False, got 'no'"),
+        ("double", 0, "--double must be True or False, got 0"),
+        ("steps", True, "--steps must be a whole number, got True"),
+        ("steps", "1000", "--steps must be a whole number, got '1000'"),
+        pytest.param("steps", 10**5_000, "got a number with too many digits", id="huge"),
+        pytest.param("learning_rate", 10**400, "--learning-rate must be a number", id="large"),
+        ("learning_rate", 2**53 + 1, "--learning-rate must be a number, got 9007199254740993"),
+        ("batch_size", 32.5, "--batch-size must be a whole number, got 32.5"),
+        ("batch_size", None, "--batch-size must be a whole number, got None"),
+        ("max_updates", "all", "--max-updates must be a whole number or None, got 'all'"),
+        ("hidden", "64,64", r"--hidden must be whole numbers such as \(128, 128\), got '64,64'"),
+        ("hidden", [64.5], r"--hidden must be whole numbers such as \(128, 128\), got \[64.5\]"),
+        ("hidden", 64, r"--hidden must be whole numbers such as \(128, 128\), got 64"),
+        ("hidden", np.ones((2, 2)), r"--hidden must be whole numbers .* got array\(\[\[1., 1.\], "),
+        ("noise", 3, "--noise must be one of factorised, independent, got 3"),
+        (
+            "env_kwargs",
+            {"size": {1, 2}},
+            "--env-kwargs must be what JSON can hold, which {1, 2} is",
+        ),
+        ("env_kwargs", {1: 2}, "--env-kwargs must be what JSON can hold, which {1: 2} is not"),
+        (
+            "env_kwargs",
+            {"x": math.nan},
+            "--env-kwargs must be what JSON can hold, which nan is not",
+        ),
+        pytest.param("env_kwargs", "[" * 100_000, "must be a JSON object", id="deep"),
+        ("env", Path("x"), "--env must be text, got PosixPath"),
+    ],
+)
+def test_refuses_what_is_not(option: str, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config(**{option: given})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [object(), b"x", 1j, math.nan, [None], {"x": object()}])
+def test_no_option_takes_nonsense(value: Any) -> None:
+    for name in hints_of(Config):
+        with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')} must "):
+            Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_no_number_is_infinite(value: float) -> None:
+    for name, hint in hints_of(Config).items():
+        if hint.kind in (int, float):
+            with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')} must "):
+                Config().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 1e-3}, "unknown option 'lr': did you mean learning_rate?"),
+        ({"total_timesteps": 10}, "unknown option 'total_timesteps': did you mean steps?"),
+        ({"learning_rte": 1e-3}, "unknown option 'learning_rte': did you mean learning_rate?"),
+        ({"verbose": 0}, "unknown option 'verbose': did you mean quiet?"),
+        ({"callback": print}, "unknown option 'callback': metrics, episodes and TensorBoard"),
+        ({"xyzzy": 0}, "unknown option 'xyzzy': noisydqn train --help lists the options"),
+        ({"preset": "cartpole"}, "preset='cartpole': give it first, as in train('cartpole')"),
+        ({"steps": "many"}, "--steps must be a whole number, got 'many'"),
+        ({"config": {"steps": 3}}, "the config is {'steps': 3}, expected a Config or a name"),
+        ({"config": "cartpol"}, "no environment 'cartpol': did you mean"),
+        ({"out": ""}, "--out must be a path, got ''"),
+        ({"out": 3}, "--out must be a path, got 3"),
+        ({"out": "~nobody-here/x"}, "--out ~nobody-here/x cannot be used"),
+    ],
+)
+def test_train_refuses_before_it_begins(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        noisydqn.train(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_replace_refuses_unknown_options() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'gamma': did you mean discount"):
+        Config().replace(gamma=0.9)
+
+
+def test_other_libraries_names_lead_to_options_that_exist() -> None:
+    assert OTHER_NAMES.keys() <= {*hints_of(Config), "out", "quiet"}
+    others = " ".join(OTHER_NAMES.values()).split()
+    assert not set(others) & hints_of(Config).keys()
+    assert len(set(others)) == len(others)
+
+
+def test_a_stored_config_is_converted_too(tmp_path: Path) -> None:
+    """An integer that was written as 100000.0."""
+    write_config(RunFolder(tmp_path), Config())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 1e5, "seed": 3.0}))
+    assert read_config(path) == Config(steps=100_000, seed=3)
+
+
+def test_runs_that_share_a_program_are_told_by_their_options() -> None:
+    one = Config(seed=1, steps=9, film_seconds=0, stop_at_return=3, window=2, evaluation_every=7)
+    assert one.of_program == Config().of_program
+    assert one.replace(batch_size=8).of_program != one.of_program
+    for config in PRESETS.values():
+        assert config.of_program.of_program == config.of_program
+
+
+def test_public_names_are_listed() -> None:
+    assert set(noisydqn.__all__) <= set(dir(noisydqn))
+    for name in noisydqn.__all__:
+        assert getattr(noisydqn, name) is not None
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(noisydqn))
 
 
 @pytest.mark.parametrize(
@@ -235,9 +396,9 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
         sigma_distribution="kaiming-uniform",
     )
     assert config == same
-    network = build.make_policy(
-        config, environment_spec(CatcherPixels()), jax.random.key(0)
-    ).network
+    config = config.replace(torso="flat", hidden=(64,))  # its noise is the same
+    spec = environment_spec(CatcherPixels())
+    network = eqx.filter_jit(build.make_policy)(config, spec, jax.random.key(0)).network
     for layer in noisy_layers(network).values():
         bound = 0.5 * math.sqrt(6 / layer.in_features)
         for sigma in (layer.weight_sigma, layer.bias_sigma):

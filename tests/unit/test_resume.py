@@ -19,7 +19,7 @@ import safetensors.numpy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.disks import mounted
 from tests.host_envs import CountingHostEnv, Cue, Forgetful
-from tests.unit.test_cli import interrupt
+from tests.processes import interrupt
 
 import noisydqn
 from noisydqn.checkpoint import rows as ring

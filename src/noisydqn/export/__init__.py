@@ -22,7 +22,14 @@ from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export.graph import input_shape
-from noisydqn.training.folder import RunFolder, free_path, open_folders, read_spaces
+from noisydqn.settings import own_settings
+from noisydqn.training.folder import (
+    RunFolder,
+    free_path,
+    given_path,
+    open_folders,
+    read_spaces,
+)
 from noisydqn.training.weights import checksum, load_policy
 
 Format = Literal["onnx", "torch", "safetensors"]
@@ -79,14 +86,22 @@ def export_run(
             f"--out names one file, but {path} holds {len(runs)} runs: name one run's folder"
         )
     for folder, config in runs:
-        spec = spec_of_run(folder, config)
-        policy = load_policy(folder.weights(weights), config, spec)
-        file = free_path(folder.path / f"policy{SUFFIXES[file_format]}") if out is None else out
-        for taken in (file, card_path(file)):
-            if taken.exists():
-                raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
-        export_policy(file, file_format, policy, spec, describe(folder, config, spec))
+        free = free_path(folder.path / f"policy{SUFFIXES[file_format]}")
+        file = free if out is None else given_path(out)
+        _export(folder, config, file, file_format, weights)
         yield file
+
+
+@own_settings()
+def _export(
+    folder: RunFolder, config: Config, file: Path, file_format: Format, weights: str
+) -> None:
+    spec = spec_of_run(folder, config)
+    policy = load_policy(folder.weights(weights), config, spec)
+    for taken in (file, card_path(file)):
+        if taken.exists():
+            raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
+    export_policy(file, file_format, policy, spec, describe(folder, config, spec))
 
 
 def spec_of_run(folder: RunFolder, config: Config) -> EnvironmentSpec:

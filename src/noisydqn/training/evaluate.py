@@ -19,6 +19,7 @@ from noisydqn.config import MAX_COUNT
 from noisydqn.envs import frames
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.settings import own_settings
 from noisydqn.types import TimeStep
 
 SIDE_BY_SIDE = 50
@@ -64,6 +65,7 @@ class Evaluation:
         return f"return {self.mean_return:.1f}{fruit}{limit}"
 
 
+@own_settings()
 def evaluate(
     env: DeviceEnvironment | HostEnvironment,
     policy: Policy,

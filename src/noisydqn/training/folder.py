@@ -1,6 +1,7 @@
 """The folder that a run leaves, and how it is read again."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,33 @@ from noisydqn.config import ADDED, Config
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
+from noisydqn.options import field_names, shown
 from noisydqn.training.weights import write_beside, write_json
 
 FORMAT_VERSION = 1
 DEFAULT_PARENT = Path("runs")
+
+
+Place = Path | str
+"""A path as users give it."""
+
+
+def given_path(path: object, what: str = "--out") -> Path:
+    """Take a path from the user: `~` is the home folder.
+
+    Args:
+        path: the path.
+        what: what it is called in a message.
+
+    Raises:
+        UserError: it is empty, not a path, or names the home folder of nobody.
+    """
+    try:
+        if not isinstance(path, Path | str) or not str(path) or "\0" in str(path):
+            raise UserError(f"{what} must be a path, got {shown(path)}: name a folder or a file")
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what} {path} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +135,8 @@ def _make_out(config: Config, out: Path | None) -> Path:
     """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
         while True:
-            out = free_path(DEFAULT_PARENT / f"{config.preset}-seed{config.seed}")
+            name = re.sub(r"[^\w.-]+", "-", config.preset)  # from a file it could be a path
+            out = free_path(DEFAULT_PARENT / f"{name}-seed{config.seed}")
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 out.mkdir()
@@ -128,7 +153,7 @@ def _make_out(config: Config, out: Path | None) -> Path:
 
 
 def create_folders(
-    config: Config, out: Path | None, spec: EnvironmentSpec | None = None
+    config: Config, out: Place | None, spec: EnvironmentSpec | None = None
 ) -> tuple[Path, list[RunFolder]]:
     """Make a run's folder and in it one for each seed, with its config: itself for a single seed.
 
@@ -141,6 +166,7 @@ def create_folders(
         UserError: `out` holds something already, is a file, or cannot be written to.
     """
     folders: list[RunFolder] = []
+    out = None if out is None else given_path(out)
     try:
         out = _make_out(config, out)
         for seed in range(config.seed, config.seed + config.num_seeds):
@@ -182,8 +208,9 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
         raise _unusable(folder.spaces, error) from error
 
 
-def holds_run(path: Path) -> bool:
-    """Whether a folder holds a run, or runs of several seeds."""
+def holds_run(path: Place) -> bool:
+    """Tell whether a folder holds a run, or runs of several seeds."""
+    path = given_path(path)
     return RunFolder(path).config.exists() or any(path.glob("seed*/config.json"))
 
 
@@ -235,12 +262,13 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:
+def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
     """The run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
         UserError: there is no run, or its config cannot be read.
     """
+    path = given_path(path, "DIR")
     try:
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
@@ -250,11 +278,11 @@ def open_folders(path: Path) -> list[tuple[RunFolder, Config]]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
-    runs = [(folder, read_config(folder)) for folder in folders]
+    runs = [(folder, read_config(folder.config)) for folder in folders]
     return sorted(runs, key=lambda run: run[1].seed)
 
 
-def open_folder(path: Path) -> tuple[RunFolder, Config]:
+def open_folder(path: Place) -> tuple[RunFolder, Config]:
     """The one run in a folder.
 
     Raises:
@@ -267,20 +295,39 @@ def open_folder(path: Path) -> tuple[RunFolder, Config]:
     return runs[0]
 
 
-def read_config(folder: RunFolder) -> Config:
-    """The config of a run.
+def load_config(path: Place) -> Config:
+    """Load the options of a run, to start another: `train(load_config("runs/one"), seed=1)`.
+
+    Args:
+        path: a run's folder or its `config.json`. A folder of several seeds gives the options that
+            all of them were started with.
+
+    Raises:
+        UserError: there is no run, or its config cannot be used.
+    """
+    path = given_path(path, "the run")
+    if path.is_file():
+        return read_config(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a run's folder or its config.json")
+    runs = open_folders(path)
+    return runs[0][1].replace(num_seeds=len(runs))
+
+
+def read_config(path: Path) -> Config:
+    """Read a `config.json`.
 
     Raises:
         UserError: it is damaged, of another version, or has options that do not exist.
     """
     try:
-        stored: dict[str, Any] = msgspec.json.decode(folder.config.read_bytes(), type=dict)
+        stored: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
         version = stored.pop("version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version}, expected {FORMAT_VERSION}")
-    except (OSError, ValueError) as error:
-        raise _unusable(folder.config, error) from error
-    return config_of(stored, folder.config)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(path, error) from error
+    return config_of(stored, path)
 
 
 def _unusable(path: Path, error: Exception) -> UserError:
@@ -297,10 +344,10 @@ def config_of(stored: dict[str, Any], path: Path) -> Config:
         UserError: there are options that do not exist, or values that cannot be used.
     """
     try:
-        names = {field.name for field in dataclasses.fields(Config)}
+        names = set(field_names(Config))
         stored = {**ADDED, **stored}
         if stored.keys() != names:
             raise ValueError(f"options differ: {', '.join(sorted(stored.keys() ^ names))}")
-        return msgspec.convert(stored, Config)
+        return Config(**stored)
     except ValueError as error:
         raise _unusable(path, error) from error

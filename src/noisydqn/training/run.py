@@ -23,8 +23,11 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
+from noisydqn.named import config_named
+from noisydqn.options import field_names, refuse_unknown, shown
 from noisydqn.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.settings import own_settings
 from noisydqn.torsos import TorsoMaker
 from noisydqn.training.evaluate import Evaluation, evaluate
 from noisydqn.training.film import save_film
@@ -33,6 +36,7 @@ from noisydqn.training.folder import (
     check_same,
     create_folders,
     free_path,
+    given_path,
     holds_run,
     open_folders,
     refuse_without_checkpoints,
@@ -41,6 +45,7 @@ from noisydqn.training.folder import (
 )
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop, seed_keys
+from noisydqn.training.memory import check_memory
 from noisydqn.training.stop import Stop, StoppedError, stoppable
 from noisydqn.training.trackers import Terminal
 from noisydqn.training.weights import load_policy, write_json
@@ -72,8 +77,9 @@ class Result:
         return self.signal is not None
 
 
+@own_settings()
 def train(
-    config: Config | None = None,
+    config: Config | str | None = None,
     *,
     env: Entry | gymnasium.Env[Any, Any] | None = None,
     torso: str | TorsoMaker | None = None,
@@ -93,7 +99,8 @@ def train(
     then saved, but not evaluated or filmed. A second Ctrl-C quits at once.
 
     Args:
-        config: the options; if None those that suit `env`.
+        config: the options, or what `noisydqn train` takes as NAME: a preset, an environment, or a
+            run whose options are taken; if None those that suit `env`.
         env: an id, as on the command line, or a function that makes an environment of
             Gymnasium, or such an environment, which is made again from its spec, without changes
             made to it since, or trained on itself if it has none; if None that of `config`.
@@ -117,8 +124,11 @@ def train(
     options = brought | options
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
-    config = _config(config, env).replace(**options)
-    out = None if out is None else Path(out)
+    refuse_unknown(options, [*field_names(Config), "out", "quiet", "resume", "cache"])
+    if "preset" in options:
+        raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
+    config = _config(_given_config(config), env).replace(**options)
+    out = None if out is None else given_path(out)
     if resume:
         if out is None:
             raise UserError("--resume needs --out: name the folder of the run to go on with")
@@ -126,10 +136,12 @@ def train(
             changes = check_same(config, out)
             return _resume(out, changes, maker, quiet=quiet, cache=cache)
     environment = make_environment(config, maker)
+    check_memory(config, environment)
     out, folders = create_folders(config, out, environment_spec(environment))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache)
 
 
+@own_settings()
 def resume(
     folder: Path | str,
     *,
@@ -157,7 +169,7 @@ def resume(
     """
     entry, _ = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    return _resume(Path(folder), changes, entry, quiet=quiet, cache=cache)
+    return _resume(given_path(folder, "the run"), changes, entry, quiet=quiet, cache=cache)
 
 
 def _resume(
@@ -226,6 +238,8 @@ def _run_locked(
             f"nothing will be learned: learning starts after {config.first_learning_step:,} "
             "steps; raise --steps or lower --learning-starts"
         )
+    if (tight := check_memory(config, environment)) is not None:
+        terminal.warn(tight)
     results: list[SeedResult] = []
     spec = environment_spec(environment)
     terminal.say(describe(config, spec))
@@ -251,6 +265,16 @@ def _run_locked(
     if not stop.asked:
         terminal.say(_closing_line(out, results))
     return Result(out, results, stop.signal)
+
+
+def _given_config(given: object) -> Config | None:
+    if given is None or isinstance(given, Config):
+        return given
+    if isinstance(given, str | Path):
+        return config_named(str(given))
+    raise UserError(
+        f"the config is {shown(given)}, expected a Config or a name: give an environment as env="
+    )
 
 
 def _config(config: Config | None, env: Entry | None) -> Config:
@@ -366,9 +390,11 @@ def evaluate_run(
         UserError: the folder holds no run, or weights that are missing or damaged.
     """
     for folder, config in open_folders(path):
-        env, policy = _load(folder, config, weights)
-        key = seed_keys(config.seed if seed is None else seed).report
-        yield folder.path, evaluate(env, policy, episodes=episodes, key=key)
+        with own_settings():
+            env, policy = _load(folder, config, weights)
+            key = seed_keys(config.seed if seed is None else seed).report
+            evaluation = evaluate(env, policy, episodes=episodes, key=key)
+        yield folder.path, evaluation
 
 
 def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -> Iterator[Path]:
@@ -390,12 +416,13 @@ def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -
             f"--out names one film, but {path} holds {len(runs)} runs: name one run's folder"
         )
     for folder, config in runs:
-        env, policy = _load(folder, config, "best")
-        film = free_path(folder.film) if out is None else out
-        if film.exists():
-            raise UserError(f"--out {film} exists, nothing was changed: name a new file")
-        key = seed_keys(config.seed if seed is None else seed).film
-        save_film(film, env, policy, seconds, key)
+        film = free_path(folder.film) if out is None else given_path(out)
+        with own_settings():
+            env, policy = _load(folder, config, "best")
+            if film.exists():
+                raise UserError(f"--out {film} exists, nothing was changed: name a new file")
+            key = seed_keys(config.seed if seed is None else seed).film
+            save_film(film, env, policy, seconds, key)
         yield film
 
 

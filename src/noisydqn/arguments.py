@@ -1,0 +1,234 @@
+"""The command line's arguments, read by the type hints of a command's dataclass.
+
+`tyro` makes `--help` from the same dataclasses. Reading is done here so that whatever is wrong
+becomes one line that shows the right form.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+import tyro
+
+from noisydqn.errors import UserError
+from noisydqn.options import Hint, expected, flag, hint_of, hints_of, shown
+
+YES, NO = ("true", "yes", "on"), ("false", "no", "off")
+NUMBER = re.compile(r"[-+]?[.\d]|-?inf|-?nan", re.IGNORECASE)
+BRACKETS = str.maketrans(dict.fromkeys("[](),", " "))
+
+Args = TypeVar("Args")
+
+
+class Given(NamedTuple):
+    """What a command line gave: values by field, and what stands outside of options."""
+
+    values: dict[str, Any]
+    positionals: list[str]
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Tell whether a command line asks for help."""
+    return "-h" in argv or "--help" in argv
+
+
+def show_help(default: Any, command: str) -> None:
+    """Print a command's options.
+
+    Raises:
+        SystemExit: always, with code 0.
+    """
+    tyro.cli(type(default), args=["--help"], prog=f"noisydqn {command}", default=default)
+
+
+def parse(default: Args, argv: Sequence[str], command: str) -> Args:
+    """Parse a command's arguments into a copy of `default`.
+
+    Raises:
+        UserError: an argument cannot be used.
+        SystemExit: help was asked for and given.
+    """
+    if wants_help(argv):
+        show_help(default, command)
+    given = read(type(default), argv, command)
+    return fill(default, given, command)
+
+
+def read(kind: type, argv: Sequence[str], command: str) -> Given:
+    """Read a command line into values for a dataclass.
+
+    Raises:
+        UserError: an option does not exist, is given twice, or has a value that cannot be used.
+    """
+    options = options_of(kind)
+    given = Given({}, [])
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            given.positionals.append(word)
+            continue
+        spelled, equals, value = word.partition("=")
+        name, negated = _option(spelled, options, command)
+        if name in given.values:
+            raise UserError(f"{flag(name)} is given twice: give it once")
+        given.values[name] = _value(name, options[name], negated, value if equals else None, rest)
+    return given
+
+
+def fill(default: Args, given: Given, command: str) -> Args:
+    """Put what was given into a copy of a dataclass.
+
+    Raises:
+        UserError: a positional is missing or superfluous, or a value is refused.
+    """
+    places = {name: hint for name, hint in _leaves(type(default)) if _is_positional(hint)}
+    usage = " ".join(["noisydqn", command, *map(_metavar, places.values()), "[options]"])
+    values = dict(given.values)
+    for (name, hint), text in zip(places.items(), given.positionals, strict=False):
+        values[name] = _text_value(name, text, hint)
+    if len(given.positionals) > len(places):
+        extra = given.positionals[len(places)]
+        hint = (
+            hint_of(extra.partition("=")[0], options_of(type(default)), flag)
+            or f"the form is {usage}"
+        )
+        raise UserError(f"unexpected {extra!r}: {hint}")
+    for name, hint in list(places.items())[len(given.positionals) :]:
+        if getattr(default, name) is tyro.MISSING:
+            raise UserError(f"{_metavar(hint)} is missing: the form is {usage}")
+    return _filled(default, values)
+
+
+def options_of(kind: type) -> dict[str, Hint]:
+    """List the options of a command's dataclass, and of the dataclasses in it, by name."""
+    return {name: hint for name, hint in _leaves(kind) if not _is_positional(hint)}
+
+
+def flags_of(options: Any, base: Any) -> Iterator[list[str]]:
+    """Spell the options of a dataclass that differ from `base` as flags with their values."""
+    for name, hint in _leaves(type(options)):
+        value = getattr(options, name)
+        if value == getattr(base, name):
+            continue
+        if hint.kind is bool:
+            yield [flag(name) if value else flag(f"no_{name}")]
+        elif isinstance(value, tuple):
+            yield [flag(name), *map(str, value)] if value else [flag(name), "[]"]
+        else:
+            yield [flag(name), "none" if value is None else str(value)]
+
+
+def _leaves(kind: type) -> Iterator[tuple[str, Hint]]:
+    """The fields of a dataclass and of those in it, but for suppressed ones."""
+    for name, hint in hints_of(kind).items():
+        if tyro.conf.Suppress in hint.marks:
+            continue
+        if isinstance(hint.kind, type) and dataclasses.is_dataclass(hint.kind):
+            yield from _leaves(hint.kind)
+        else:
+            yield name, hint
+
+
+def _is_positional(hint: Hint) -> bool:
+    return tyro.conf.Positional in hint.marks
+
+
+def _metavar(hint: Hint) -> str:
+    return next(metavar for mark in hint.marks if (metavar := getattr(mark, "metavar", None)))
+
+
+def _filled(default: Any, values: dict[str, Any]) -> Any:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        current = getattr(default, field.name)
+        if dataclasses.is_dataclass(current):
+            changes[field.name] = _filled(current, values)
+        elif field.name in values:
+            changes[field.name] = values[field.name]
+    return dataclasses.replace(default, **changes)
+
+
+def _option(spelled: str, options: dict[str, Hint], command: str) -> tuple[str, bool]:
+    """The name of an option, and whether it was spelled `--no-name`."""
+    name = spelled.removeprefix("--").replace("-", "_")
+    if spelled.startswith("--") and name in options:
+        return name, False
+    positive = name.removeprefix("no_")
+    if spelled.startswith("--no") and positive in options and options[positive].kind is bool:
+        return positive, True
+    hint = hint_of(spelled, options, flag) or f"see noisydqn {command} --help"
+    raise UserError(f"unknown option {spelled}: {hint}")
+
+
+def _value(name: str, hint: Hint, negated: bool, value: str | None, rest: list[str]) -> Any:
+    """The value of an option: `value`, if `=` came before it, else the words of `rest` it takes."""
+    if hint.kind is bool:
+        if value is None and rest and rest[0].lower() in (*YES, *NO):
+            value = rest.pop(0)
+        return _truth(name, value, negated)
+    if value is None:
+        if not rest or (rest[0].startswith("-") and not NUMBER.match(rest[0])):
+            raise UserError(f"{flag(name)} needs a value: {_form(name, hint)}")
+        value = rest.pop(0)
+        while get_origin(hint.kind) is tuple and rest and NUMBER.match(rest[0].strip("[]()")):
+            value = f"{value} {rest.pop(0)}"
+    return _text_value(name, value, hint)
+
+
+def _truth(name: str, value: str | None, negated: bool) -> bool:
+    if value is None:
+        return not negated
+    if negated or value.lower() not in (*YES, *NO, "1", "0"):
+        spelled = flag(f"no_{name}") if negated else flag(name)
+        raise UserError(f"{spelled} {value} is unclear: give {flag(name)} or {flag(f'no_{name}')}")
+    return value.lower() in (*YES, "1")
+
+
+def _text_value(name: str, text: str, hint: Hint) -> Any:
+    """The value that a text stands for.
+
+    Raises:
+        UserError: it stands for none.
+    """
+    kind = hint.kind
+    if kind in (str, Path):
+        if not text or "\0" in text:
+            raise UserError(f"{_label(name, hint)} must be {_form(name, hint)}, got {shown(text)}")
+        return kind(text)
+    if hint.optional and text.lower() == "none":
+        return None
+    try:
+        if get_origin(kind) is tuple:
+            return tuple(_number(word, int) for word in text.translate(BRACKETS).split())
+        if get_origin(kind) is Literal:
+            return get_args(kind)[get_args(kind).index(text)]
+        return _number(text, kind)
+    except ValueError:
+        raise UserError(f"{flag(name)} must be {_form(name, hint)}, got {shown(text)}") from None
+
+
+def _number(text: str, kind: type) -> Any:
+    """A number as it is written in Python, or a whole one as 1e5."""
+    try:
+        return kind(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return kind(number)
+
+
+def _label(name: str, hint: Hint) -> str:
+    return _metavar(hint) if _is_positional(hint) else flag(name)
+
+
+def _form(name: str, hint: Hint) -> str:
+    """The words for what an option takes on the command line."""
+    if get_origin(hint.kind) is tuple:
+        words = f"whole numbers such as {flag(name)} 128 128 (none of them: {flag(name)} [])"
+    else:
+        words = {Path: "a path", str: "a text"}.get(hint.kind) or expected(hint.kind)
+    return f"{words} or none" if hint.optional and hint.kind not in (str, Path) else words

@@ -1,0 +1,71 @@
+"""Training works whatever settings of JAX a program has made."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import noisydqn
+from noisydqn import UserError
+from noisydqn.export import export_run
+from noisydqn.settings import own_settings
+from noisydqn.training.run import evaluate_run, record_run
+
+STRICT = {
+    "jax_enable_x64": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_transfer_guard": "disallow",
+    "jax_disable_most_optimizations": True,  # compiled sooner
+}
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """All of them for all threads, as environment variables make them."""
+    before = dict(jax.config.values)
+    with ExitStack() as stack:
+        for name, value in STRICT.items():
+            jax.config.update(name, value)
+            stack.callback(jax.config.update, name, before[name])
+        yield
+
+
+@pytest.mark.usefixtures("strict")
+def test_everything_works_under_strict_settings(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = {"num_envs": 2, "hidden": (8,), "batch_size": 4, "replay_capacity": 64}
+    budget = {"steps": 32, "chunk_steps": 16, "learning_starts": 8, "evaluation_every": 16}
+    after = {"evaluation_episodes": 1, "film_seconds": 0.1, "evaluation_max_steps": 20}
+    config = noisydqn.PRESETS["cartpole"].replace(**options, **budget, **after)
+    noisydqn.train(config, out=out, quiet=True)
+    noisydqn.resume(out, steps=48, quiet=True)
+    policy = noisydqn.load_policy(out)
+    assert policy.values(np.zeros(4)).dtype == np.float32
+    assert int(policy(np.zeros(4))) in (0, 1)
+    assert [len(outcome.returns) for _, outcome in evaluate_run(out, 1, None, "best")] == [1]
+    assert [path.name for path in record_run(out, None, 0.1, None)] == ["policy-2.mp4"]
+    assert [path.name for path in export_run(out, "safetensors")] == ["policy.safetensors"]
+    assert noisydqn.load_policy(out / "policy.safetensors").spec.num_actions == 2
+    assert jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.usefixtures("strict")
+def test_settings_are_those_of_the_program_again() -> None:
+    with own_settings():
+        assert jnp.asarray(np.zeros(2)).dtype == jnp.float32
+    with jax.transfer_guard("allow"):
+        assert jnp.asarray(np.zeros(2)).dtype == jnp.float64
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def devices() -> None:
+        raise RuntimeError("Unable to initialize backend")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UserError, match=r"^JAX has no device"), own_settings():
+        pass
