@@ -62,6 +62,19 @@ def _array_problem(space: spaces.Space[Any], value: np.ndarray, name: str) -> st
     return None
 
 
+SUCCESS_KEYS = ("is_success", "success")
+"""Where environments report in `info` that an episode reached its goal."""
+
+
+def success(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return {"success": x} if an episode's last `info` reports one number for it, else {}."""
+    for key in SUCCESS_KEYS:
+        value = info.get(key)
+        if isinstance(value, bool | int | float | np.number | np.bool_):
+            return {"success": float(value)}
+    return {}
+
+
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Checks what an environment gives, names what is wrong, and seeds every episode.
 
@@ -99,11 +112,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._restart = False
             return self.reset()[0], 0.0, False, False, {}
         self._step += 1
-        observation, reward, terminated, truncated, _ = self._call(self.env.step, action)
+        observation, reward, terminated, truncated, info = self._call(self.env.step, action)
         self._check(observation)
         if not np.isfinite(reward):
             raise self._failure(f"reward is {reward}")
-        return observation, float(reward), bool(terminated), bool(truncated), {}
+        stats = success(info) if terminated or truncated else {}
+        return observation, float(reward), bool(terminated), bool(truncated), stats
 
     def replay(
         self, seeds: list[int], episodes: list[int], actions: list[np.ndarray]

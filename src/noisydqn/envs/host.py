@@ -22,7 +22,7 @@ from gymnasium.wrappers.vector import FlattenObservation
 from noisydqn.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.guard import EnvironmentFailedError, guarded
+from noisydqn.envs.guard import SUCCESS_KEYS, EnvironmentFailedError, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.errors import UserError
@@ -149,6 +149,16 @@ def _num_actions(space: spaces.Space[Any]) -> int:
     return int(space.n)
 
 
+def _final_stats(infos: dict[str, Any], last: np.ndarray) -> dict[str, np.ndarray]:
+    """Return "success" [envs] from a vector's infos where an episode ended, else NaN."""
+    for key in SUCCESS_KEYS:
+        values = np.asarray(infos.get(key))
+        if values.shape == last.shape and values.dtype.kind in "biuf":
+            reported = last & np.asarray(infos.get(f"_{key}", last), bool)
+            return {"success": np.where(reported, values, np.nan)} if reported.any() else {}
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Encoding:
     """How observations of a Box become what is stored: type, and place of an image's channels."""
@@ -216,6 +226,9 @@ class HostVector:
         self._history: History | None = None
         self._first_action = int(actions.start)  # pyright: ignore[reportAttributeAccessIssue]
         self._steps = 0
+        self.stats: dict[str, np.ndarray] = {}
+        """Statistics [envs] of the episodes that the newest step ended, such as "success"; NaN
+        where an environment reported none."""
         observation = jax.ShapeDtypeStruct(self._encode.shape, self._encode.dtype)
         meanings = getattr(vector.unwrapped, "action_names", None)
         self.spec = EnvironmentSpec(observation, num_actions, meanings or numbered(num_actions))
@@ -247,7 +260,7 @@ class HostVector:
             EnvironmentFailedError: an environment raised, or gave what it did not declare.
         """
         self._steps += 1
-        observation, reward, terminated, truncated, _ = self._call(
+        observation, reward, terminated, truncated, infos = self._call(
             self._vector.step, actions + self._first_action
         )
         history = self._history
@@ -261,6 +274,7 @@ class HostVector:
             self._check("observation", observation)
             self._check("reward", reward)
         time_step = self._time_step(observation, reward, terminated, truncated)
+        self.stats = _final_stats(infos, np.asarray(time_step.last)) if infos else {}
         if history is not None:
             history.take(actions, np.asarray(time_step.reward), np.asarray(time_step.last), begun)
         return time_step

@@ -166,7 +166,7 @@ def _shots(
         if rate is None:
             raise UserError(
                 "no film: the environment draws no pictures (it has no render mode rgb_array) and "
-                "its observations are none"
+                "its observations are not images"
             )
         seed = int(jax.random.bits(key))
         return _host_shots(env, policy, seconds, seed, rate), env.spec.action_names, rate

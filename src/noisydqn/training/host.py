@@ -92,8 +92,11 @@ class _Episodes:
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
         self._started = np.zeros(num_envs, bool)
 
-    def take(self, time_step: TimeStep, step: int) -> list[Episode]:
-        """Count a time step, reached after `step` steps; returns the episodes that it ends."""
+    def take(self, time_step: TimeStep, step: int, stats: dict[str, np.ndarray]) -> list[Episode]:
+        """Count a time step, reached after `step` steps; returns the episodes that it ends.
+
+        `stats` [envs] are those that the environments report of these episodes; NaN is none.
+        """
         self._returns += time_step.reward
         self._lengths += 1
         if self._started.any():  # a reset's reward is none, and it is no step
@@ -102,7 +105,12 @@ class _Episodes:
         if not last.any():
             return []
         return [
-            Episode(step, float(self._returns[i]), int(self._lengths[i]))
+            Episode(
+                step,
+                float(self._returns[i]),
+                int(self._lengths[i]),
+                {name: float(x[i]) for name, x in stats.items() if not np.isnan(x[i])},
+            )
             for i in np.flatnonzero(last)
         ]
 
@@ -206,7 +214,7 @@ class _Run:
         ended = self.time_step.last
         self.due = self.program.core.updates_due(self.steps, int(ended.sum()))
         self.steps += self.config.num_envs
-        return self.episodes.take(self.time_step, self.steps)
+        return self.episodes.take(self.time_step, self.steps, self.vector.stats)
 
     def _allowed(self, due: int) -> int:
         """How many of the updates due may be made."""

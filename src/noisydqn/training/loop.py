@@ -84,7 +84,7 @@ class SeedRun:
     def start(self, steps: int, sizes: tuple[int, int, int]) -> None:
         """Open the trackers, to go on after `steps`, with files that had these `sizes`."""
         self.files = FileTracker(self.folder, sizes)
-        self.trackers = [self.files, TensorBoardTracker(self.folder, steps)]
+        self.trackers = [self.files, TensorBoardTracker(self.folder, self.config, steps)]
         if self.terminal is not None:
             self.trackers.append(self.terminal)
 
@@ -140,6 +140,8 @@ class SeedRun:
         key = jax.random.fold_in(self.keys.selection, pending.steps)
         episodes = self.config.evaluation_episodes
         future = pool.submit(evaluate, self.env, pending.policy, episodes=episodes, key=key)
+        if self.terminal is not None:
+            self.terminal.evaluating(pending.steps)
         return pending._replace(future=future)
 
     def collect(self, *, wait: bool) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Episode:
     step: int  # environment steps taken when it ended, all environments counted
     episode_return: float
     length: int  # steps
+    stats: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """Statistics that the environment reports at an episode's end, such as "success"."""
 
 
 @dataclasses.dataclass(frozen=True)
