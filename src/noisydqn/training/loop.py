@@ -137,11 +137,11 @@ class SeedRun:
     def _started(self, pool: ThreadPoolExecutor | None, pending: _Pending) -> _Pending:
         if pool is None:
             return pending
+        if self.terminal is not None:
+            self.terminal.evaluating(pending.steps)
         key = jax.random.fold_in(self.keys.selection, pending.steps)
         episodes = self.config.evaluation_episodes
         future = pool.submit(evaluate, self.env, pending.policy, episodes=episodes, key=key)
-        if self.terminal is not None:
-            self.terminal.evaluating(pending.steps)
         return pending._replace(future=future)
 
     def collect(self, *, wait: bool) -> None:

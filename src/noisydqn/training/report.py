@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Episode:
     step: int  # environment steps taken when it ended, all environments counted
     episode_return: float
     length: int  # steps
-    stats: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+    stats: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     """Statistics that the environment reports at an episode's end, such as "success"."""
 
 

@@ -250,14 +250,16 @@ class Terminal:
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
-        self._console = Console(quiet=quiet, highlight=False, markup=False, emoji=False)
-        self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        plain["force_jupyter"] = False  # lines are text there, too
+        self._console = Console(quiet=quiet, **plain)
+        self._errors = Console(stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.steps, config.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
-        self._last_line = -math.inf
         self._evaluating: deque[int] = deque()  # steps
         self._waiting: deque[tuple[int, str]] = deque()  # steps, and a line about them
+        self._last_line = -math.inf
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
