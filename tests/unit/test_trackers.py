@@ -83,6 +83,18 @@ def test_lines_come_in_the_order_of_their_steps(
     ]
 
 
+def test_a_notebook_gets_lines_of_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its output says that it is a terminal, but keeps each frame of a bar."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Terminal(CONFIG, quiet=False) as terminal:
+        terminal.chunk(1_000, 1, 9, chunk())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("    1,000 of 4,000 steps")
+
+
 def result_of(folder: RunFolder, **evaluation: float) -> SeedResult:
     summary = {"steps": 4_000, "train_seconds": 2.0, "solved_at_step": 3_000}
     policy: Any = None
@@ -188,7 +200,7 @@ def test_tensorboard_explains_its_names(events: EventAccumulator) -> None:
     assert {"episode/Return", "episode/Success", "episode/Q-Error"} <= set(scalars)
     assert sum("error" in tag.lower() for tag in scalars) == 2
     assert "The loss" in events.SummaryMetadata("episode/Q-Error").summary_description
-    assert "TD error" in events.SummaryMetadata("learning/abs_td_error").summary_description
+    assert "TD errors" in events.SummaryMetadata("learning/priority_error").summary_description
     assert [event.value for event in events.Scalars("evaluation/mean_return")] == [2.0]
 
 

@@ -37,12 +37,12 @@ MEANINGS = {
     "episode/Length": "Steps of a training episode.",
     "episode/Success": "Success that the environment reports in the last info of an episode.",
     "episode/Q-Error": (
-        "The loss that is minimized, a mean over the updates of a chunk; `loss` in metrics.csv. "
-        "For distributions of returns it is not an error of action values."
+        "The loss that is minimized, with importance weights, a mean over the updates of a chunk; "
+        "`loss` in metrics.csv."
     ),
-    "learning/abs_td_error": (
-        "Mean |TD error| of action values, without the loss function or importance weights; "
-        "`q_error` in metrics.csv."
+    "learning/priority_error": (
+        "Mean size of the errors that set the priorities: TD errors or, for distributions of "
+        "returns, their losses, without importance weights; `q_error` in metrics.csv."
     ),
     "noise/action_change": "Share of observations on which noise changes the greedy action.",
     "evaluation/mean_return": "Mean return of whole episodes played without noise.",
@@ -190,7 +190,7 @@ class TensorBoardTracker:
             for name, value in episode.stats.items():
                 self._scalar(f"episode/{name.capitalize()}", value, episode.step)
         self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
-        self._scalar("learning/abs_td_error", chunk.metrics["q_error"], steps)
+        self._scalar("learning/priority_error", chunk.metrics["q_error"], steps)
         for name in ("q_mean", "q_min", "q_max", "gradient_norm"):
             self._scalar(f"learning/{name}", chunk.metrics[name], steps)
         self._scalar("speed/steps_per_second", speed, steps)
@@ -251,7 +251,8 @@ class Terminal:
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-        plain["force_jupyter"] = False  # lines are text there, too
+        if Console().is_jupyter:  # lines of text there, too: a bar would be kept, frame by frame
+            plain |= {"force_jupyter": False, "force_terminal": False}
         self._console = Console(quiet=quiet, **plain)
         self._errors = Console(stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
