@@ -1,9 +1,9 @@
-# make train   install, then train, evaluate and film Catcher from pixels (about a minute)
-# make test    install, then lint, types, docs and every test
-# make docs    the site, into build/docs
-# make notebooks  execute examples/*.ipynb, in about two minutes, and keep their outputs
-# make dist    sdist and wheel, into dist
-# make bench   the benchmarks, about an hour and a half
+# make train      install, then train, evaluate and film Catcher from pixels (about a minute)
+# make test       install, then lint, types, docs and every test
+# make docs       the site, into build/docs
+# make notebooks  execute the notebooks of examples/ and keep their outputs (some five minutes)
+# make dist       sdist and wheel, into dist
+# make bench      the benchmarks, about an hour and a half
 
 PYTHON ?= python3
 VENV := .venv
