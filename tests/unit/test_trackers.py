@@ -238,7 +238,7 @@ def test_plots(
     result = Result(folder.path, [result_of(folder)])
     returns, middle, noise = result.plot().axes
     named = {line.get_label(): list(line.get_ydata()) for line in returns.lines}  # pyright: ignore[reportArgumentType]
-    assert named.pop("training, with noise") == [1.0, 2.0, 4.0]
+    assert named.pop("training, exploring") == [1.0, 2.0, 4.0]
     means = [evaluation.mean_return for evaluation in evaluations]
     assert list(named.values()) == ([means] if means else [])
     assert middle.get_title() == title

@@ -19,7 +19,9 @@ MAX_WINDOW = 20
 """At most so many episodes are averaged in the curve of training episodes."""
 
 DPI = 110
-TRAINING, EVALUATION = "tab:blue", "tab:green"
+BLUE, GREEN = "tab:blue", "tab:green"
+TRAINING = "training, exploring"
+EVALUATION = "evaluation, greedy"
 
 
 def read_columns(path: Path) -> Columns:
@@ -94,25 +96,23 @@ def _window(number: int) -> int:
     return min(max(number // 10, 1), MAX_WINDOW)
 
 
-def _draw_episodes(axes: "Axes", steps: list[float], values: list[float], name: str) -> None:
+def _draw_episodes(axes: "Axes", steps: list[float], values: list[float]) -> None:
     """Draw a dot for each training episode, and their running mean if there are enough."""
-    axes.plot(steps, values, ".", color=TRAINING, markersize=4, alpha=0.35, label=name)
+    axes.plot(steps, values, ".", color=BLUE, markersize=4, alpha=0.35, label=TRAINING)
     window = _window(len(values))
     if window > 1:
         mean = running_mean(values, window)
-        axes.plot(steps, mean, color=TRAINING, label=f"mean of the newest {window}")
+        axes.plot(steps, mean, color=BLUE, label=f"mean of the newest {window}")
 
 
 def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None:
     axes.set(title="Return of an episode", ylabel="sum of rewards")
     if episodes:
-        name = "training, with noise"
-        _draw_episodes(axes, episodes["step"], episodes["return"], name)
+        _draw_episodes(axes, episodes["step"], episodes["return"])
     else:
         _say(axes, "no training episode ended")
     if evaluations:
-        label = "evaluation, no noise"
-        style: dict[str, Any] = {"color": EVALUATION, "markersize": 4, "label": label}
+        style: dict[str, Any] = {"color": GREEN, "markersize": 4, "label": EVALUATION}
         axes.plot(evaluations["step"], evaluations["mean_return"], "D-", **style)
     if axes.lines:
         _legend(axes)
@@ -120,14 +120,14 @@ def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None
 
 def _draw_fruit(axes: "Axes", evaluations: Columns) -> None:
     caught = [100 * x for x in evaluations["caught_fraction"]]
-    axes.plot(evaluations["step"], caught, "D-", color=EVALUATION, markersize=4)
+    axes.plot(evaluations["step"], caught, "D-", color=GREEN, markersize=4)
     axes.set(title="Fruit caught in evaluations", ylabel="% of all fruit", ylim=(0, 105))
 
 
 def _draw_successes(axes: "Axes", episodes: Columns) -> None:
     both = zip(episodes["step"], episodes["success"], strict=True)
     steps, successes = zip(*[(x, 100 * y) for x, y in both if not math.isnan(y)], strict=True)
-    _draw_episodes(axes, list(steps), list(successes), "training, with noise")
+    _draw_episodes(axes, list(steps), list(successes))
     axes.set(title="Success of training episodes", ylabel="% of episodes", ylim=(-5, 105))
     _legend(axes)
 
@@ -162,3 +162,4 @@ def _legend(axes: "Axes") -> None:
 def _say(axes: "Axes", what: str) -> None:
     place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
     axes.text(0.5, 0.5, what, **place)
+    axes.set_yticks([])
