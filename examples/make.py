@@ -27,7 +27,11 @@ def main() -> None:
         start = time.perf_counter()
         notebook = nbformat.read(path, 4)
         client = nbclient.NotebookClient(
-            notebook, timeout=1_800, kernel_name="python3", record_timing=False
+            notebook,
+            timeout=1_800,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
         )
         client.execute()
         nbformat.write(without_videos(notebook), path)

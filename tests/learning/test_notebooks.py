@@ -10,8 +10,21 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
+import noisydqn
+from noisydqn.training.run import Result, train
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST = 400_000  # bytes: pictures, but no video
+TINY: dict[str, Any] = {
+    "steps": 1_000,
+    "torso": "flat",
+    "hidden": (8,),
+    "evaluation_every": 0,
+    "evaluation_episodes": 1,
+    "film_seconds": 0.2,
+}
+"""What shortens the training runs here; `make notebooks` makes them as they are."""
+
 PICTURES = {"catcher": 2, "lunarlander": 1, "noise": 3, "noisy_layer_in_your_framework": 2}
 """Notebooks, and how many pictures each shows."""
 
@@ -47,8 +60,14 @@ def test_no_notebook_is_left_out() -> None:
 @pytest.mark.filterwarnings("default")  # of the plots' own
 @pytest.mark.parametrize("name", PICTURES)
 def test_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With few steps. Cells marked exact print what is saved: presets and sums are today's."""
-    monkeypatch.setenv("NOISYDQN_NOTEBOOK_STEPS", "1000")
+    """With tiny networks. Cells marked exact print what is saved: presets and sums are today's."""
+    results: list[Result] = []
+
+    def tiny_train(*args: Any, **options: Any) -> Result:
+        results.append(train(*args, **options | TINY))
+        return results[-1]
+
+    monkeypatch.setattr(noisydqn, "train", tiny_train)
     mpl.use("agg")
     names: dict[str, Any] = {"__name__": "__main__"}
     shown: list[Any] = []
@@ -57,7 +76,6 @@ def test_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         shown.append(value)
         if "exact" in cell["metadata"].get("tags", []):
             assert text == printed(cell)
-    results = [x for x in names.values() if type(x).__name__ == "Result"]
     plots = [x for x in shown if type(x).__name__ == "Curves"]
     assert len(plots) == len(results)
 
