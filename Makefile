@@ -1,14 +1,16 @@
-# make train   install, then train, evaluate and film Catcher from pixels (about a minute)
-# make test    install, then lint, types, docs and every test
-# make docs    the site, into build/docs
-# make bench   the benchmarks, about an hour and a half
+# make train      install, then train, evaluate and film Catcher from pixels (about a minute)
+# make test       install, then lint, types, docs and every test
+# make docs       the site, into build/docs
+# make notebooks  execute the notebooks of examples/ and keep their outputs (some five minutes)
+# make dist       sdist and wheel, into dist
+# make bench      the benchmarks, about an hour and a half
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint types docs bench clean
+.PHONY: train test lint types docs notebooks dist bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/noisydqn train
@@ -25,6 +27,12 @@ types: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python -m examples.make
+
+dist: $(VENV)/.installed-dev
+	$(BIN)/python -m build --no-isolation
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.torso

@@ -39,7 +39,7 @@ def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
     options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
     with trained(f"MinAtar/{game}-v1", *options, core=core) as done:
         with (done.folder / "evaluations.csv").open(newline="") as file:
-            curve = [(int(row["steps"]), float(row["mean_return"])) for row in csv.DictReader(file)]
+            curve = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
         return {
             "game": game,
             "seed": seed,

@@ -74,8 +74,13 @@ def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[
     assert lines[0] == f"catcher: 1,200 steps of noisydqn/Catcher-v0 into {folder}"
     assert any("of 1,200 steps" in line and "steps/s  sigma" in line for line in lines)
     assert sum("evaluation without noise: return" in line for line in lines) == 2
-    assert lines[-1].startswith("trained in ")
-    assert lines[-1].endswith(f"everything is in {folder}")
+    trained, played, places, following = lines[-4:]
+    assert trained.startswith("trained for 1,200 steps in ")
+    assert played.startswith("without noise the best of 2 evaluated: ")
+    assert played.endswith("% of the fruit caught")
+    assert places == f"the video, curves, metrics and weights are in {folder}"
+    assert following == f"next: noisydqn evaluate {folder}"
+    assert max(map(len, lines)) < 80 + len(str(folder))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -356,12 +361,12 @@ def test_summary(run_folder: Path) -> None:
 def test_metrics(run_folder: Path) -> None:
     with (run_folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["steps"]) for row in rows] == [400, 800, 1200]
+    assert [int(row["step"]) for row in rows] == [400, 800, 1200]
     assert {"loss", "action_change", "steps_per_second", "sigma.hidden.0", "sigma.value"} <= set(
         rows[0]
     )
     with (run_folder / "evaluations.csv").open() as file:
-        assert [int(row["steps"]) for row in csv.DictReader(file)] == [800, 1200]
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [800, 1200]
     with (run_folder / "episodes.csv").open() as file:
         episodes = list(csv.DictReader(file))
     summary = json.loads((run_folder / "summary.json").read_text())

@@ -151,7 +151,7 @@ def test_it_goes_on_until_an_evaluation_confirms_it(
     assert result.seeds[0].summary["steps"] == 180
     assert result.seeds[0].summary["evaluation"]["mean_return"] == 6.0
     with (tmp_path / "run" / "evaluations.csv").open() as file:
-        rows = [(row["steps"], float(row["mean_return"])) for row in csv.DictReader(file)]
+        rows = [(row["step"], float(row["mean_return"])) for row in csv.DictReader(file)]
     assert rows == [("60", 5.0), ("120", 7.5), ("180", 8.0)]
 
 

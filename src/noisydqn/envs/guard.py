@@ -2,8 +2,8 @@
 
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,19 @@ __all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
 OUTCOME = "observation, reward, terminated, truncated, info"
 OLD_STEP = "expected 5, got 4"
 """Part of Python's message where one of Gymnasium's wrappers unpacks an old step."""
+
+
+SUCCESS_KEYS = ("is_success", "success")
+"""Where environments report in `info` that an episode reached its goal."""
+
+
+def success(info: Any) -> dict[str, float]:
+    """Return {"success": x} if an episode's last `info` reports one number for it, else {}."""
+    for key in SUCCESS_KEYS:
+        value = cast(Mapping[str, Any], info).get(key) if isinstance(info, Mapping) else None
+        if isinstance(value, bool | int | float | np.number | np.bool_):
+            return {"success": float(value)}
+    return {}
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -77,7 +90,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(outcome, tuple | list) or len(outcome) != 5:
             number = len(outcome) if isinstance(outcome, tuple | list) else 1
             raise self._failure(f"step returned {number} values, expected 5: {OUTCOME}")
-        observation, reward, terminated, truncated, _ = outcome
+        observation, reward, terminated, truncated, info = outcome
         observation = self._read(observation)
         try:
             reward = read_reward(reward)
@@ -85,7 +98,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             truncated = read_flag(truncated, "truncated")
         except WrongValueError as error:
             raise self._failure(str(error)) from None
-        return observation, reward, terminated, truncated, {}
+        stats = success(info) if terminated or truncated else {}
+        return observation, reward, terminated, truncated, stats
 
     def render(self) -> Any:
         """Draw a picture."""

@@ -25,7 +25,7 @@ from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.given import Instance
-from noisydqn.envs.guard import EnvironmentFailedError, GuardedEnv, guarded
+from noisydqn.envs.guard import SUCCESS_KEYS, EnvironmentFailedError, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
 from noisydqn.envs.pictures import NoPictureError, as_picture
 from noisydqn.envs.spec import EnvironmentSpec
@@ -294,6 +294,16 @@ def _check_same_spaces(first: GuardedEnv, other: GuardedEnv) -> None:
             )
 
 
+def _final_stats(infos: dict[str, Any], last: np.ndarray) -> dict[str, np.ndarray]:
+    """Return "success" [envs] from a vector's infos where an episode ended, else NaN."""
+    for key in SUCCESS_KEYS:
+        values = np.asarray(infos.get(key))
+        if values.shape == last.shape and values.dtype.kind in "biuf":
+            reported = last & np.asarray(infos.get(f"_{key}", last), bool)
+            return {"success": np.where(reported, values, np.nan)} if reported.any() else {}
+    return {}
+
+
 class HostVector:
     """Environments in step, as time steps [num_envs, ...] in NumPy."""
 
@@ -328,6 +338,9 @@ class HostVector:
         self._history: History | None = None
         self._encode, self._first_action = encoding.encode, encoding.actions.start
         self._steps = 0
+        self.stats: dict[str, np.ndarray] = {}
+        """Statistics [envs] of the episodes that the newest step ended, such as "success"; NaN
+        where an environment reported none."""
         self.spec = EnvironmentSpec.of(encoding)
 
     @property
@@ -357,7 +370,7 @@ class HostVector:
             EnvironmentFailedError: an environment raised, or gave what it did not declare.
         """
         self._steps += 1
-        observation, reward, terminated, truncated, _ = self._call(
+        observation, reward, terminated, truncated, infos = self._call(
             self._vector.step, actions + self._first_action
         )
         history = self._history
@@ -368,6 +381,7 @@ class HostVector:
                 np.where(begun, 0, x).astype(x.dtype) for x in (reward, terminated, truncated)
             )
         time_step = self._time_step(observation, reward, terminated, truncated)
+        self.stats = _final_stats(infos, np.asarray(time_step.last)) if infos else {}
         if history is not None:
             history.take(actions, np.asarray(time_step.reward), np.asarray(time_step.last), begun)
         return time_step

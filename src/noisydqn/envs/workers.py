@@ -122,13 +122,18 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         """Take a step in every environment."""
         self._steps += 1
         self._send("step", [(x,) for x in actions])
-        reward, terminated, truncated = zip(*self._gather(self._timeout), strict=True)
+        answers = self._gather(self._timeout)
+        reward, terminated, truncated, given = zip(*answers, strict=True)
+        infos: dict[str, Any] = {}
+        for i, info in enumerate(given):
+            if info:
+                infos = self._add_info(infos, info, i)
         return (
             self._observations,
             np.array(reward, np.float64),
             np.array(terminated, np.bool_),
             np.array(truncated, np.bool_),
-            {},
+            infos,
         )
 
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
@@ -283,11 +288,11 @@ def _serve(env: GuardedEnv, index: int, pipe: Connection, memory: Any) -> None:
             answer = getattr(env, name)(*values)
         elif command == "reset" or over:
             observation, _ = env.reset(seed=args[0]) if command == "reset" else env.reset()
-            over, answer = False, (0.0, False, False)
+            over, answer = False, (0.0, False, False, {})
             write_to_shared_memory(env.observation_space, index, observation, memory)
         else:
-            observation, reward, terminated, truncated, _ = env.step(args[0])
-            over, answer = terminated or truncated, (reward, terminated, truncated)
+            observation, reward, terminated, truncated, info = env.step(args[0])
+            over, answer = terminated or truncated, (reward, terminated, truncated, info)
             write_to_shared_memory(env.observation_space, index, observation, memory)
         pipe.send((True, answer))
 

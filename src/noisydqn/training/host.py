@@ -118,8 +118,11 @@ class _Episodes:
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
         self._started = np.zeros(num_envs, bool)
 
-    def take(self, time_step: TimeStep, step: int) -> list[Episode]:
-        """Count a time step, reached after `step` steps; returns the episodes that it ends."""
+    def take(self, time_step: TimeStep, step: int, stats: dict[str, np.ndarray]) -> list[Episode]:
+        """Count a time step, reached after `step` steps; returns the episodes that it ends.
+
+        `stats` [envs] are those that the environments report of these episodes; NaN is none.
+        """
         self._returns += time_step.reward
         self._lengths += 1
         if self._started.any():  # a reset's reward is none, and it is no step
@@ -128,7 +131,12 @@ class _Episodes:
         if not last.any():
             return []
         return [
-            Episode(step, float(self._returns[i]), int(self._lengths[i]))
+            Episode(
+                step,
+                float(self._returns[i]),
+                int(self._lengths[i]),
+                {name: float(x[i]) for name, x in stats.items() if not np.isnan(x[i])},
+            )
             for i in np.flatnonzero(last)
         ]
 
@@ -258,7 +266,7 @@ class _Run:
         ended = self.time_step.last
         self.due = self.made.core.updates_due(self.steps, int(ended.sum()))
         self.steps += self.config.num_envs
-        self.ended += self.episodes.take(self.time_step, self.steps)
+        self.ended += self.episodes.take(self.time_step, self.steps, self.vector.stats)
 
     def _allowed(self, due: int) -> int:
         """How many of the updates due may be made."""
@@ -359,15 +367,22 @@ class _Run:
         return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
 
 
-def _as_arrays(episodes: list[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, returns and lengths of episodes."""
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _as_arrays(episodes: list[Episode]) -> _Arrays:
+    """Steps, returns, lengths and successes of episodes, NaN where none is known."""
     return (
         np.array([episode.step for episode in episodes], np.int64),
         np.array([episode.episode_return for episode in episodes], np.float64),
         np.array([episode.length for episode in episodes], np.int64),
+        np.array([episode.stats.get("success", np.nan) for episode in episodes], np.float64),
     )
 
 
-def _episodes(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[Episode]:
-    steps, returns, lengths = (array.tolist() for array in arrays)
-    return [Episode(*episode) for episode in zip(steps, returns, lengths, strict=True)]
+def _episodes(arrays: _Arrays) -> list[Episode]:
+    rows = zip(*(array.tolist() for array in arrays), strict=True)
+    return [
+        Episode(step, episode_return, length, {} if np.isnan(success) else {"success": success})
+        for step, episode_return, length, success in rows
+    ]

@@ -87,7 +87,7 @@ class SeedRun:
     def start(self, steps: int, sizes: tuple[int, int, int]) -> None:
         """Open the trackers, to go on after `steps`, with files that had these `sizes`."""
         self.files = FileTracker(self.folder, sizes)
-        self.trackers = [self.files, TensorBoardTracker(self.folder, steps)]
+        self.trackers = [self.files, TensorBoardTracker(self.folder, self.config, steps)]
         if self.terminal is not None:
             self.trackers.append(self.terminal)
 
@@ -140,6 +140,8 @@ class SeedRun:
     def _started(self, pool: Background | None, pending: _Pending) -> _Pending:
         if pool is None:
             return pending
+        if self.terminal is not None:
+            self.terminal.evaluating(pending.steps)
         key = jax.random.fold_in(self.keys.selection, pending.steps)
         return pending._replace(
             future=pool.submit(partial(self._evaluate, pending.policy, key)),

@@ -22,6 +22,8 @@ class Episode:
     step: int  # environment steps taken when it ended, all environments counted
     episode_return: float
     length: int  # steps
+    stats: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """Statistics that the environment reports at an episode's end, such as "success"."""
 
 
 @dataclasses.dataclass(frozen=True)

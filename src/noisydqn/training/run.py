@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -29,6 +29,7 @@ from noisydqn.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.settings import own_settings
 from noisydqn.torsos import TorsoMaker
+from noisydqn.training.curves import draw_curves, read_columns
 from noisydqn.training.evaluate import Evaluation, evaluate
 from noisydqn.training.film import save_film
 from noisydqn.training.folder import (
@@ -46,9 +47,13 @@ from noisydqn.training.folder import (
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop, seed_keys
 from noisydqn.training.memory import check_memory
+from noisydqn.training.show import Video
 from noisydqn.training.stop import Stop, StoppedError, stoppable
 from noisydqn.training.trackers import Terminal
 from noisydqn.training.weights import load_policy, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of a disk that is full, read-only or broken."""
@@ -75,6 +80,34 @@ class Result:
     def interrupted(self) -> bool:
         """Whether it was stopped before its end."""
         return self.signal is not None
+
+    def plot(self, seed: int = 0) -> "Figure":
+        """Plot the curves of a seed; a notebook shows them where the call ends a cell.
+
+        Args:
+            seed: place of the seed in `seeds`, counted from 0.
+
+        Returns:
+            A `matplotlib.figure.Figure`, as in `curves.png`.
+        """
+        return draw_curves(RunFolder(self.seeds[seed].folder))
+
+    def video(self, seed: int = 0) -> Video:
+        """Return the video of a seed; a notebook plays it where the call ends a cell.
+
+        Args:
+            seed: place of the seed in `seeds`, counted from 0.
+
+        Raises:
+            UserError: the run left no video.
+        """
+        path = RunFolder(self.seeds[seed].folder).film
+        if not path.exists():
+            raise UserError(
+                f"{path} does not exist: the run was stopped, has film_seconds=0, or its "
+                "environment cannot be drawn; noisydqn record makes a video of a run"
+            )
+        return Video(path)
 
 
 @own_settings()
@@ -263,7 +296,7 @@ def _run_locked(
     if config.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
     if not stop.asked:
-        terminal.say(_closing_line(out, results))
+        terminal.say("\n".join(_closing_lines(out, results)))
     return Result(out, results, stop.signal)
 
 
@@ -345,7 +378,7 @@ def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> None:
     loop.save()
     if loop.stop.asked:
         return
-    terminal.say("evaluating and filming the best weights")
+    terminal.say("playing the weights that are kept, without noise, for results and video")
     with suppress(StoppedError):
         loop.report(terminal)
 
@@ -359,20 +392,28 @@ def _stopped_line(stop: Stop, steps: int, out: Path) -> str:
     )
 
 
-def _closing_line(out: Path, results: list[SeedResult]) -> str:
+def _closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
+    """Say what was achieved, where things are, and what to do next."""
     summaries = [result.summary for result in results]
+    seconds = summaries[0]["train_seconds"]
+    solved = summaries[0]["solved_at_step"]
+    reached = "" if solved is None else f"; solved after {solved:,}"
     caught = [s["evaluation"].get("caught_fraction") for s in summaries]
     if None in caught:
-        means = ", ".join(f"{s['evaluation']['mean_return']:.1f}" for s in summaries)
-        outcome = f"return {means}"
+        returns = [f"{s['evaluation']['mean_return']:.1f}" for s in summaries]
+        outcome = f"a mean return of {', '.join(returns)}"
     else:
-        outcome = f"catch {', '.join(f'{x:.2%}' for x in caught)} of the fruit"
-    solved = summaries[0]["solved_at_step"]
-    steps = "" if solved is None else f", solved after {solved:,} steps"
-    return (
-        f"trained in {summaries[0]['train_seconds']:.0f} s{steps}; without noise the best weights "
-        f"{outcome}; everything is in {out}"
-    )
+        outcome = f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit caught"
+    folders = [RunFolder(result.folder) for result in results]
+    evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
+    weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
+    video = "the video, " if any(folder.film.exists() for folder in folders) else ""
+    return [
+        f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
+        f"without noise {weights}: {outcome}",
+        f"{video}curves, metrics and weights are in {out}",
+        f"next: noisydqn evaluate {out}",
+    ]
 
 
 def evaluate_run(

@@ -1,6 +1,7 @@
 """What watches a run: files, TensorBoard, and the terminal. None of it can change the run."""
 
 import csv
+import dataclasses
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.summary import hparams, scalar
 
 from noisydqn.config import Config
 from noisydqn.training.evaluate import Evaluation
@@ -26,7 +27,28 @@ RECENT_EPISODES = 20
 """How many episodes the return in the live view is a mean of."""
 
 PLAIN_SECONDS = 10.0
-"""Least time between two progress lines where the output is no terminal."""
+"""Least time between two progress lines where the output is not a terminal."""
+
+OLD_NAMES = {"steps": "step"}
+"""Columns of older runs' CSV files, and what they are called today."""
+
+MEANINGS = {
+    "episode/Return": "Return of a training episode, played with noise while learning.",
+    "episode/Length": "Steps of a training episode.",
+    "episode/Success": "Success that the environment reports in the last info of an episode.",
+    "episode/Q-Error": (
+        "The loss that is minimized, with importance weights, a mean over the updates of a chunk; "
+        "`loss` in metrics.csv."
+    ),
+    "learning/priority_error": (
+        "Mean size of the errors that set the priorities: TD errors or, for distributions of "
+        "returns, their losses, without importance weights; `q_error` in metrics.csv."
+    ),
+    "noise/action_change": "Share of observations on which noise changes the greedy action.",
+    "evaluation/mean_return": "Mean return of whole episodes played without noise.",
+    "evaluation/caught_fraction": "Fraction of the fruit caught in episodes without noise.",
+}
+"""What TensorBoard's tags mean; it shows these texts beside the plots."""
 
 
 _PROTO: Any = event_pb2  # made at run time, so without types
@@ -49,20 +71,24 @@ class Tracker(Protocol):
 
 
 class _CsvFile:
-    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay."""
+    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay.
+
+    Its header stays, too: a run that an older version began keeps that version's columns.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self._file = path.open("a", newline="")
         self._size = min(size, path.stat().st_size)
         self._file.truncate(self._size)
-        self._writer: Any = None
+        with path.open(newline="") as file:
+            self._header = next(csv.reader(file), None)
+        self._writer: Any = csv.writer(self._file)
 
     def write(self, row: dict[str, Any]) -> None:
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, fieldnames=list(row))
-            if self._size == 0:
-                self._writer.writeheader()
-        self._writer.writerow(row)
+        if self._header is None:
+            self._header = list(row)
+            self._writer.writerow(self._header)
+        self._writer.writerow([row.get(OLD_NAMES.get(x, x), "") for x in self._header])
         self._file.flush()
 
     def size(self) -> int:
@@ -75,6 +101,10 @@ class _CsvFile:
 
 class FileTracker:
     """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
+
+    The first column of each, `step`, counts environment steps, summed over environments, up to
+    the end of the chunk, the end of the episode, or the weights that were evaluated. An
+    episode's `success` is empty where the environment reports none.
 
     `sizes` are those that the files had when the run was saved: what came later is cut off.
     """
@@ -93,7 +123,7 @@ class FileTracker:
         """A row of metrics, and one for each episode that ended."""
         self._metrics.write(
             {
-                "steps": steps,
+                "step": steps,
                 "seconds": round(seconds, 3),
                 "updates": chunk.updates,
                 "steps_per_second": round(speed, 1),
@@ -108,12 +138,13 @@ class FileTracker:
                     "step": episode.step,
                     "return": episode.episode_return,
                     "length": episode.length,
+                    "success": episode.stats.get("success", ""),
                 }
             )
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
         """A row for the evaluation."""
-        row = {"steps": steps, "seconds": round(seconds, 3), **evaluation.summary()}
+        row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
         self._evaluations.write(row)
 
     def close(self) -> None:
@@ -125,12 +156,14 @@ class FileTracker:
 class TensorBoardTracker:
     """Writes TensorBoard events; the horizontal axis is environment steps.
 
+    The options of the run are hyperparameters, by which TensorBoard compares runs.
+
     In this thread: tensorboardX's own writer has another one, which dies when the disk is full,
     and then whoever writes waits for ever.
     """
 
-    def __init__(self, folder: RunFolder, steps: int = 0) -> None:
-        """Events of a run that goes on after `steps`; what was written of later ones is void."""
+    def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
+        """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.mkdir(exist_ok=True)
         # The name has the second in which it was made; the suffix keeps two of one second apart.
         self._writer = EventsWriter(str(folder.tensorboard / "events"), f".{steps}")
@@ -138,20 +171,27 @@ class TensorBoardTracker:
         if steps > 0:
             start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
             self._writer.write_event(_PROTO.Event(step=steps + 1, session_log=start))
+        # Without an experiment's summary TensorBoard finds options and metrics of all runs itself.
+        _, options, _ = hparams(hyperparameters(config), {})
+        self._writer.write_event(_PROTO.Event(wall_time=time.time(), summary=options))
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if not math.isnan(value):
-            event = _PROTO.Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            summary = scalar(name, value, summary_description=MEANINGS.get(name, ""))
+            event = _PROTO.Event(step=step, wall_time=time.time(), summary=summary)
             self._writer.write_event(event)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
-        """`episode/Return` of each episode, `episode/Q-Error` (the loss) and the rest."""
+        """Write each episode and the chunk's metrics; `MEANINGS` says what is what."""
         del seconds
         for episode in chunk.episodes:
             self._scalar("episode/Return", episode.episode_return, episode.step)
             self._scalar("episode/Length", episode.length, episode.step)
+            for name, value in episode.stats.items():
+                self._scalar(f"episode/{name.capitalize()}", value, episode.step)
         self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
-        for name in ("q_error", "q_mean", "q_min", "q_max", "gradient_norm"):
+        self._scalar("learning/priority_error", chunk.metrics["q_error"], steps)
+        for name in ("q_mean", "q_min", "q_max", "gradient_norm"):
             self._scalar(f"learning/{name}", chunk.metrics[name], steps)
         self._scalar("speed/steps_per_second", speed, steps)
         self._scalar("noise/action_change", chunk.action_change, steps)
@@ -163,7 +203,7 @@ class TensorBoardTracker:
             self._flushed = now
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Mean return and, where fruit falls, the fraction caught."""
+        """Write the mean return and, where fruit falls, the fraction caught."""
         del seconds
         self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
         if evaluation.caught_fraction is not None:
@@ -174,15 +214,24 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+def hyperparameters(config: Config) -> dict[str, str | int | float]:
+    """Return the options of a run as TensorBoard takes them: numbers, or text."""
+    options = dataclasses.asdict(config).items()
+    return {name: x if isinstance(x, bool | int | float) else str(x) for name, x in options}
+
+
 def _number(value: float, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}g}"
 
 
 def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
-    """The live view's figures in one line."""
+    """Return the live view's numbers in one line."""
     returns = [episode.episode_return for episode in recent]
     mean = sum(returns) / len(returns) if returns else math.nan
     figures = f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  {speed:,.0f} steps/s"
+    successes = [episode.stats["success"] for episode in recent if "success" in episode.stats]
+    if successes:
+        figures = f"success {sum(successes) / len(successes):.0%}  {figures}"
     if not chunk.sigma:
         return figures
     return f"{figures}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
@@ -196,15 +245,21 @@ class _FiguresColumn(ProgressColumn):
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
-    With several seeds it shows the first one's figures.
+    With several seeds it shows the first one's numbers. Plain lines come in the order of their
+    steps: those of training wait while the evaluation of an earlier step is under way.
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
-        self._console = Console(quiet=quiet, highlight=False, markup=False, emoji=False)
-        self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        if Console().is_jupyter:  # lines of text there, too: a bar would be kept, frame by frame
+            plain |= {"force_jupyter": False, "force_terminal": False}
+        self._console = Console(quiet=quiet, **plain)
+        self._errors = Console(stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.steps, config.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
+        self._evaluating: deque[int] = deque()  # steps
+        self._waiting: deque[tuple[int, str]] = deque()  # steps, and a line about them
         self._last_line = -math.inf
         self._compiled = False
         self._progress = Progress(
@@ -263,7 +318,13 @@ class Terminal:
         now = time.monotonic()
         if not self._live and (now - self._last_line >= PLAIN_SECONDS or done >= 1):
             self._last_line = now
-            self.say(f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}")
+            line = f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}"
+            self._waiting.append((steps, line))
+            self._say_waiting()
+
+    def evaluating(self, steps: int) -> None:
+        """Note that the evaluation of weights reached after `steps` has started."""
+        self._evaluating.append(steps)
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
         """Print the outcome."""
@@ -271,6 +332,15 @@ class Terminal:
             f"{steps:>9,} steps  {seconds:5.0f} s  evaluation without noise: "
             f"{evaluation.describe()}"
         )
+        if steps in self._evaluating:
+            self._evaluating.remove(steps)
+        self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        while self._waiting and self._waiting[0][0] <= min(self._evaluating, default=math.inf):
+            self.say(self._waiting.popleft()[1])
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Print what waits for evaluations that will not be made."""
+        self._evaluating.clear()
+        self._say_waiting()
