@@ -3,6 +3,7 @@
 JAX is imported by the commands that need it, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -79,6 +80,9 @@ class TrainArgs:
     """Folder for the run, new or empty. If not given, a new one under runs/."""
     quiet: bool = False
     """Print nothing."""
+    cache: str | None = None
+    """Folder of compiled programs, which the next run need not compile again; '' for none. If not
+    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     resume: bool = False
     """Go on with the run that --out holds, if it holds one, as noisydqn resume does."""
 
@@ -92,6 +96,9 @@ class ResumeArgs:
     steps: int | None = None
     """Environment steps to train for, counted from the start of the run. If not given, as many as
     it was started with."""
+    cache: str | None = None
+    """Folder of compiled programs, which the next run need not compile again; '' for none. If not
+    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     quiet: bool = False
     """Print nothing."""
 
@@ -181,7 +188,9 @@ def _train(argv: Sequence[str]) -> int:
     args = fill(TrainArgs(config_named(name), name), given, "train")
     from noisydqn.training.run import train
 
-    result = train(args.config, out=args.out, quiet=args.quiet, resume=args.resume)
+    result = train(
+        args.config, out=args.out, quiet=args.quiet, resume=args.resume, cache=args.cache
+    )
     return _code(result.signal)
 
 
@@ -193,7 +202,7 @@ def _resume(argv: Sequence[str]) -> int:
     args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
     from noisydqn.training.run import resume
 
-    result = resume(args.folder, steps=args.steps, quiet=args.quiet)
+    result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=args.cache)
     return _code(result.signal)
 
 
@@ -337,4 +346,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> None:
     """The installed command; modules of the folder that it is started in can be imported."""
     sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
-    sys.exit(main())
+    code = main()
+    compilation = sys.modules.get("noisydqn.compilation")
+    if compilation is not None and compilation.busy():
+        # A thread still compiles for a run that was stopped. Nothing can end it but this.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -22,11 +22,11 @@ from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec
-from noisydqn.errors import UserError
+from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.training import device, host
 from noisydqn.training.curves import save_curves
 from noisydqn.training.evaluate import Evaluation, evaluate, evaluation_programs
-from noisydqn.training.film import save_film
+from noisydqn.training.film import save_film, video_problem
 from noisydqn.training.folder import RunFolder, read_summary
 from noisydqn.training.health import check
 from noisydqn.training.record import RunRecord, SeedRecord
@@ -69,8 +69,10 @@ class SeedRun:
         folder: RunFolder,
         terminal: Terminal | None,
         stop: Stop,
+        warn: Callable[[str], None],
     ) -> None:
         self.config, self.env, self.folder, self.stop = config, env, folder, stop
+        self.warn = warn
         self.keys = seed_keys(config.seed)
         self.terminal = terminal
         self.trackers: list[Tracker] = []
@@ -171,6 +173,12 @@ class SeedRun:
                 evaluation = wait(future, self.stop.check)
             except StoppedError:
                 return
+            except EnvironmentFailedError:
+                raise
+            except UserError as error:  # no environment could be made beside those that train
+                self.pending.pop(0)
+                self.warn(f"not evaluated after {steps:,} steps: {error}")
+                continue
             self.pending.pop(0)
             self.newest_return = evaluation.mean_return
             if evaluation.mean_return >= self.best_return:
@@ -268,7 +276,7 @@ class SeedRun:
             self.summary["evaluation"] = self._evaluate(policy, self.keys.report).summary()
             write_json(self.folder.summary, self.summary)
         self.stop.check()
-        if config.film_seconds > 0 and not filmed:
+        if config.film_seconds > 0 and not filmed and video_problem(self.env) is None:
             try:
                 save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
             except UserError as error:
@@ -306,7 +314,7 @@ class Loop:
         self.config, self.env, self.terminal = seeds[0], env, terminal
         self.stop, self.compiler = stop, compiler
         self.runs = [
-            SeedRun(seed, env, folder, terminal if i == 0 else None, stop)
+            SeedRun(seed, env, folder, terminal if i == 0 else None, stop, terminal.warn)
             for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
         ]
         self.steps = self.evaluated = 0

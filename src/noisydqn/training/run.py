@@ -31,7 +31,7 @@ from noisydqn.settings import own_settings
 from noisydqn.torsos import TorsoMaker
 from noisydqn.training.curves import draw_curves, read_columns
 from noisydqn.training.evaluate import Evaluation, evaluate
-from noisydqn.training.film import save_film
+from noisydqn.training.film import save_film, video_problem
 from noisydqn.training.folder import (
     RunFolder,
     check_same,
@@ -276,6 +276,10 @@ def _run_locked(
     results: list[SeedResult] = []
     spec = environment_spec(environment)
     terminal.say(describe(config, spec))
+    if isinstance(environment, HostEnvironment):
+        environment.notices.tell = terminal.warn
+    if config.film_seconds > 0 and (problem := video_problem(environment)) is not None:
+        terminal.warn(f"no video: {problem}")
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
         for loop in _loops(
             config, environment, out, folders, terminal, stop, compiler, resumed=resumed

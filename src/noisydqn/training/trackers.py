@@ -242,6 +242,14 @@ class _FiguresColumn(ProgressColumn):
         return Text(task.fields["figures"], style="cyan")
 
 
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more; rich's own would end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from here on."""
+        self.quiet = True
+
+
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
@@ -253,8 +261,8 @@ class Terminal:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         if Console().is_jupyter:  # lines of text there, too: a bar would be kept, frame by frame
             plain |= {"force_jupyter": False, "force_terminal": False}
-        self._console = Console(quiet=quiet, **plain)
-        self._errors = Console(stderr=True, **plain)
+        self._console = _Console(quiet=quiet, **plain)
+        self._errors = _Console(stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.steps, config.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
