@@ -55,7 +55,8 @@ Process = subprocess.Popen[bytes]
 def start(work: str, out: Path, steps: int | None = None) -> Process:
     """Train, or go on with what `out` holds, in a process group of its own."""
     argv = ["train", *WORKS[work].split(), *COMMON.split()]
-    argv += [] if steps is None else ["--steps", str(steps)]
+    if steps is not None:
+        argv[argv.index("--steps") + 1] = str(steps)
     argv += ["--checkpoint-seconds", CHECKPOINT_SECONDS, "--out", str(out), "--resume"]
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "noisydqn", *argv],
