@@ -81,7 +81,7 @@ class TrainArgs:
     quiet: bool = False
     """Print nothing."""
     cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again; '' for none. If not
+    """Folder of compiled programs, which the next run need not compile again, or none. If not
     given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     resume: bool = False
     """Go on with the run that --out holds, if it holds one, as noisydqn resume does."""
@@ -97,7 +97,7 @@ class ResumeArgs:
     """Environment steps to train for, counted from the start of the run. If not given, as many as
     it was started with."""
     cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again; '' for none. If not
+    """Folder of compiled programs, which the next run need not compile again, or none. If not
     given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     quiet: bool = False
     """Print nothing."""
@@ -194,6 +194,10 @@ def _train(argv: Sequence[str]) -> int:
     return _code(result.signal)
 
 
+def _cache(given: str | None) -> str | None:
+    return "" if given == "none" else given
+
+
 def _code(stopped_by: int | None) -> int:
     return 0 if stopped_by is None else SIGNALLED + stopped_by
 
@@ -202,7 +206,7 @@ def _resume(argv: Sequence[str]) -> int:
     args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
     from noisydqn.training.run import resume
 
-    result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=args.cache)
+    result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=_cache(args.cache))
     return _code(result.signal)
 
 
