@@ -3,8 +3,9 @@
     python -m benchmarks.signals [--stops 20] [--seed 0]
 
 Every stop comes at a random moment of a process's life, start and compilation included. The
-process must end within 10 seconds with everything saved; the resumed run must end as an undisturbed
-one, bit for bit but for times. Compilation is done anew in every process, so that it takes its time.
+process must end within 10 seconds with everything saved; the resumed run must end as an
+undisturbed one, bit for bit but for times. Compilation is done anew in every process, so that it
+takes its time.
 """
 
 import argparse
