@@ -329,6 +329,7 @@ def test_what_a_run_leaves(run_folder: Path) -> None:
         "final.safetensors",
         "metrics.csv",
         "policy.mp4",
+        "spaces.json",
         "summary.json",
         "checkpoints",
         "tensorboard",
@@ -355,7 +356,12 @@ def test_summary(run_folder: Path) -> None:
     assert summary["updates"] == (1200 - 400) // 8 + 1
     assert summary["solved_at_step"] is None
     evaluation: dict[str, Any] = summary["evaluation"]
-    assert set(evaluation) == {"episodes", "mean_return", "caught_fraction"}
+    assert set(evaluation) == {
+        "episodes",
+        "mean_return",
+        "truncated_episodes",
+        "caught_fraction",
+    }
 
 
 def test_metrics(run_folder: Path) -> None:

@@ -104,7 +104,8 @@ class Core:
         def copy(x: Array) -> np.ndarray:
             return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
 
-        online, moments = jax.tree.map(copy, (state.learner.online, state.moments))
+        moments = None if state.moments is None else state.moments.rounded
+        online, moments = jax.tree.map(copy, (state.learner.online, moments))
         config = self.config
         policy = Policy(online.tree, moments, config.observation_clip, config.frame_stack)
         return jax.tree.map(jnp.asarray, policy)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,10 +227,12 @@ def save_film(
     policy: Policy,
     seconds: float,
     key: PRNGKeyArray,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
-    The file appears when the film is whole.
+    The file appears when the film is whole. `check` is called before each frame, and may raise to
+    leave it.
 
     Raises:
         UserError: the path does not end in .mp4, the film cannot be written there, or the
@@ -239,8 +241,14 @@ def save_film(
     if path.suffix != ".mp4" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be a film: name an .mp4 file in a folder that exists")
     film, rate = film_frames(env, policy, seconds, key)
+
+    def checked() -> Iterator[np.ndarray]:
+        for frame in film:
+            check()
+            yield frame
+
     with contextlib.closing(film):
-        _encode(path, film, rate)
+        _encode(path, checked(), rate)
 
 
 def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:

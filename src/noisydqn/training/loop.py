@@ -278,7 +278,10 @@ class SeedRun:
         self.stop.check()
         if config.film_seconds > 0 and not filmed and video_problem(self.env) is None:
             try:
-                save_film(self.folder.film, self.env, policy, config.film_seconds, self.keys.film)
+                save_film(
+                    *(self.folder.film, self.env, policy, config.film_seconds, self.keys.film),
+                    check=self.stop.check,
+                )
             except UserError as error:
                 terminal.warn(str(error))
 
