@@ -1,5 +1,6 @@
 """Evaluation plays whole episodes with mean weights."""
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -84,3 +85,44 @@ def test_an_environment_rests_once_its_share_is_played() -> None:
     )
     assert evaluation.returns == (6.0,) * SIDE_BY_SIDE + (15.0,) * 3
     assert len(steps) == SIDE_BY_SIDE * 3 + 3 * 5
+
+
+class Endless(CountingHostEnv):
+    """Episodes that never end."""
+
+    def __init__(self) -> None:
+        super().__init__((10**9, 10**9))
+
+
+def test_episodes_that_never_end_are_truncated() -> None:
+    config = Config(env="CartPole-v1", hidden=(8,))
+    env = HostEnvironment.create(config, Endless)
+    policy = build.make_policy(config, env.spec, KEY)
+    evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 1, key=KEY, max_steps=4)
+    assert evaluation.returns == (1.0 + 2 + 3 + 4,) * (SIDE_BY_SIDE + 1)
+    assert evaluation.truncated == SIDE_BY_SIDE + 1
+    assert evaluation.summary()["truncated_episodes"] == SIDE_BY_SIDE + 1
+    assert "51 truncated" in evaluation.describe()
+
+
+def test_episodes_on_the_device_are_truncated(policy: Policy) -> None:
+    evaluation = evaluate(CatcherPixels(), policy, episodes=4, key=KEY, max_steps=7)
+    assert (evaluation.truncated, evaluation.returns) == (4, (0.0,) * 4)
+    assert evaluate(ShortCatcher(), policy, episodes=4, key=KEY).truncated == 0
+
+
+def test_an_evaluation_can_be_left(policy: Policy) -> None:
+    """While an episode is played, on the host and on the device."""
+    config = Config(env="CartPole-v1", hidden=(8,))
+    env = HostEnvironment.create(config, Endless)
+    calls = itertools.count()
+
+    def leave() -> None:
+        if next(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        evaluate(env, build.make_policy(config, env.spec, KEY), episodes=2, key=KEY, check=leave)
+    calls = itertools.count()
+    with pytest.raises(InterruptedError):
+        evaluate(CatcherPixels(), policy, episodes=4, key=KEY, check=leave)
