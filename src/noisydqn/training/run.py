@@ -128,8 +128,8 @@ def train(
         noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
         noisydqn.train(noisydqn.PRESETS["catcher"])
 
-    Ctrl-C and SIGTERM end training after the chunk under way; a checkpoint and the weights are
-    then saved, but not evaluated or filmed. A second Ctrl-C quits at once.
+    Ctrl-C and SIGTERM end training within seconds; a checkpoint and the weights are then saved,
+    but not evaluated or filmed. A second signal quits at once.
 
     Args:
         config: the options, or what `noisydqn train` takes as NAME: a preset, an environment, or a
