@@ -54,6 +54,10 @@ def compile_options(optimize: bool) -> dict[str, Any]:
     return {"xla_backend_optimization_level": 2 if optimize else 0}
 
 
+_lowering = threading.RLock()
+"""Held while a program is traced and lowered: Python's own lock lets one thread do so anyway."""
+
+
 class Program(Generic[R]):
     """A function for arguments of fixed shapes, compiled once.
 
@@ -79,6 +83,8 @@ class Program(Generic[R]):
         self._optimize = optimize
         self._trace_lock, self._compile_lock = threading.Lock(), threading.Lock()
         self._traced: jax.stages.Traced | None = None
+        self.lowered = threading.Event()
+        """Set once XLA has it: what comes before holds Python's lock, and delays other threads."""
         self._compiled: Callable[..., R] | None = None
 
     @property
@@ -105,7 +111,12 @@ class Program(Generic[R]):
         """The compiled function; another thread that compiles it already is waited for."""
         with self._compile_lock:
             if self._compiled is None:
-                self._compiled = cast(Callable[..., R], self._trace().lower().compile())
+                try:
+                    with _lowering:
+                        lowered = self._trace().lower()
+                finally:
+                    self.lowered.set()
+                self._compiled = cast(Callable[..., R], lowered.compile())
             return self._compiled
 
     def __call__(self, *args: Any) -> R:
@@ -243,6 +254,17 @@ class Compiler:
         for program in programs:
             if not program.ready and id(program) not in self._futures:
                 self._futures[id(program)] = self._background.submit(program.compile)
+
+    def start_after(self, first: Program[Any], make: Callable[[], Sequence[Program[Any]]]) -> None:
+        """Compile what `make` returns, but not before XLA has the first, so as not to delay it."""
+
+        def job() -> None:
+            if not first.ready:
+                first.lowered.wait()
+            for program in make():
+                program.compile()
+
+        self._background.submit(job)
 
     def wait(self, *programs: Program[Any]) -> None:
         """Wait until programs are compiled."""

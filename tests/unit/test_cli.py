@@ -295,7 +295,7 @@ def test_help_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     modules = {name.split(".")[0] for name in printed.splitlines()[-1].split()}
-    heavy = {"jax", "equinox", "optax", "matplotlib", "tensorboardX", "torch", "huggingface_hub"}
+    heavy = {"jax", "equinox", "optax", "matplotlib", "tensorboard", "torch", "huggingface_hub"}
     assert "tyro" in modules
     assert not modules & heavy
 

@@ -170,10 +170,10 @@ class DevicePrograms(NamedTuple):
     advance: Program[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
     end: Program[tuple[DeviceState, ChunkEnd]]  # of state
 
-    @property
-    def in_order(self) -> tuple[Program[Any], ...]:
-        """What to compile, the longest first."""
-        return self.advance, self.init, self.end
+    def start(self, compiler: Compiler) -> Program[Any]:
+        """Compile all; returns the one that takes longest."""
+        compiler.start(self.advance, self.init, self.end)
+        return self.advance
 
 
 @lru_cache(maxsize=8)
@@ -240,7 +240,8 @@ def run(
     """
     made = programs(config.of_program, env, len(keys))
     if compiler is not None:
-        compiler.wait(*made.in_order)
+        made.start(compiler)
+        compiler.wait(made.advance, made.init)
     training = _Run(config, made, keys, stop or Stop())
     if checkpoint is not None:
         training.restore(checkpoint)

@@ -48,10 +48,10 @@ class HostPrograms(NamedTuple):
     learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, due, allowed, sums
     probe: Program[tuple[TrainingState, Probe]]  # of state
 
-    @property
-    def in_order(self) -> tuple[Program[Any], ...]:
-        """What to compile, the longest first."""
-        return self.learn, self.init, self.act, self.probe
+    def start(self, compiler: Compiler) -> Program[Any]:
+        """Compile all; returns the one that takes longest."""
+        compiler.start(self.learn, self.init, self.act, self.probe)
+        return self.learn
 
 
 @lru_cache(maxsize=8)
@@ -183,7 +183,8 @@ def run(
     """
     made = programs(config.of_program, env.spec)
     if compiler is not None:
-        compiler.wait(*made.in_order)
+        made.start(compiler)
+        compiler.wait(made.learn, made.init, made.act)
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -17,7 +17,7 @@ import msgspec
 from noisydqn.build import Policy
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.compilation import Background, Compiler, wait
+from noisydqn.compilation import Background, Compiler, Program, wait
 from noisydqn.config import MAX_COUNT, Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
@@ -405,24 +405,27 @@ class Loop:
         return chunk if chunk is not None and chunk.seeds else None
 
     def _chunks(self) -> Generator[Chunk]:
-        """Start all compiling, what training needs first, and the runner."""
+        """Start all compilation, what training needs first, and the runner."""
         keys = [run.keys.training for run in self.runs]
         config, env, stop, compiler = self.config, self.env, self.stop, self.compiler
         if isinstance(env, HostEnvironment):
-            compiler.start(*host.programs(config.of_program, env.spec).in_order)
+            longest = host.programs(config.of_program, env.spec).start(compiler)
             chunks = host.run(
                 *(config, env, keys[0], self.checkpoint, self.terminal.warn),
                 stop=stop,
                 compiler=compiler,
             )
         else:
-            compiler.start(*device.programs(config.of_program, env, len(keys)).in_order)
+            longest = device.programs(config.of_program, env, len(keys)).start(compiler)
             chunks = device.run(
                 config, env, jnp.stack(keys), self.checkpoint, stop=stop, compiler=compiler
             )
-        policy = policy_like(config, environment_spec(env))
-        compiler.start(*evaluation_programs(env, policy, config.evaluation_episodes))
+        compiler.start_after(longest, self._evaluation_programs)
         return chunks
+
+    def _evaluation_programs(self) -> Sequence[Program[Any]]:
+        policy = policy_like(self.config, environment_spec(self.env))
+        return evaluation_programs(self.env, policy, self.config.evaluation_episodes)
 
     def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:
         for i, run in enumerate(self.runs):

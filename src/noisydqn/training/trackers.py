@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import hparams, scalar
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config import Config
 from noisydqn.training.evaluate import Evaluation
@@ -51,7 +52,10 @@ MEANINGS = {
 """What TensorBoard's tags mean; it shows these texts beside the plots."""
 
 
-_PROTO: Any = event_pb2  # made at run time, so without types
+# Made at run time, so without types.
+_EVENT: Any = event_pb2
+_SUMMARY: Any = summary_pb2
+_HPARAMS: Any = plugin_data_pb2
 
 FLUSH_SECONDS = 60.0
 """Seconds that TensorBoard may lag behind."""
@@ -158,7 +162,7 @@ class TensorBoardTracker:
 
     The options of the run are hyperparameters, by which TensorBoard compares runs.
 
-    In this thread: tensorboardX's own writer has another one, which dies when the disk is full,
+    In this thread: TensorBoard's own writer has another one, which dies when the disk is full,
     and then whoever writes waits for ever.
     """
 
@@ -166,20 +170,25 @@ class TensorBoardTracker:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.mkdir(exist_ok=True)
         # The name has the second in which it was made; the suffix keeps two of one second apart.
-        self._writer = EventsWriter(str(folder.tensorboard / "events"), f".{steps}")
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
+        self._writer = RecordWriter((folder.tensorboard / name).open("wb"))
         self._flushed = time.monotonic()
+        self._write(file_version="brain.Event:2")
         if steps > 0:
-            start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
-            self._writer.write_event(_PROTO.Event(step=steps + 1, session_log=start))
-        # Without an experiment's summary TensorBoard finds options and metrics of all runs itself.
-        _, options, _ = hparams(hyperparameters(config), {})
-        self._writer.write_event(_PROTO.Event(wall_time=time.time(), summary=options))
+            start = _EVENT.SessionLog(status=_EVENT.SessionLog.START)
+            self._write(step=steps + 1, session_log=start)
+        self._write(summary=_options_summary(config))
+        self._writer.flush()
+
+    def _write(self, **fields: Any) -> None:
+        event = _EVENT.Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if not math.isnan(value):
-            summary = scalar(name, value, summary_description=MEANINGS.get(name, ""))
-            event = _PROTO.Event(step=step, wall_time=time.time(), summary=summary)
-            self._writer.write_event(event)
+            about = _SUMMARY.SummaryMetadata(summary_description=MEANINGS.get(name, ""))
+            point = _SUMMARY.Summary.Value(tag=name, simple_value=value, metadata=about)
+            self._write(step=step, summary=_SUMMARY.Summary(value=[point]))
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Write each episode and the chunk's metrics; `MEANINGS` says what is what."""
@@ -212,6 +221,25 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+def _options_summary(config: Config) -> Any:
+    """The options as the hyperparameters of a session.
+
+    Without an experiment's summary TensorBoard finds options and metrics of all runs itself.
+    """
+    session = _HPARAMS.SessionStartInfo()
+    for name, value in hyperparameters(config).items():
+        if isinstance(value, bool):
+            session.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            session.hparams[name].string_value = value
+        else:
+            session.hparams[name].number_value = value
+    data = _HPARAMS.HParamsPluginData(session_start_info=session)
+    about = metadata.create_summary_metadata(data)
+    tag = metadata.SESSION_START_INFO_TAG
+    return _SUMMARY.Summary(value=[_SUMMARY.Summary.Value(tag=tag, metadata=about)])
 
 
 def hyperparameters(config: Config) -> dict[str, str | int | float]:
