@@ -39,6 +39,8 @@ CACHE_DAYS = 30
 CACHED_SECONDS = 0.15
 """Programs that compile faster than this are not worth a file."""
 
+LEVEL = "xla_backend_optimization_level"
+
 POLL_SECONDS = 0.05
 MAX_THREADS = 4
 
@@ -47,11 +49,12 @@ def compile_options(optimize: bool) -> dict[str, Any]:
     """XLA's options for a program on the present device.
 
     On a CPU, LLVM's third level takes a fifth longer than the second, for the same speed. A
-    program that runs once is not optimized at all: its compilation takes longer than its run.
+    program that runs once is not optimized at all: its compilation takes longer than its run. A
+    level in `XLA_FLAGS` is left alone.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
         return {}
-    return {"xla_backend_optimization_level": 2 if optimize else 0}
+    return {LEVEL: 2 if optimize else 0}
 
 
 _lowering = threading.RLock()
