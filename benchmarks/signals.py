@@ -93,7 +93,10 @@ def stop(process: "subprocess.Popen[bytes]", kind: str, moment: float) -> dict[s
     _, errors = process.communicate(timeout=DEADLINE)
     seconds = time.monotonic() - before
     left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    if process.returncode not in (CODES[kind], 0) or seconds > LIMIT or left:
+    fine = {CODES[kind], 0}  # 0 where it ended at that very moment
+    if kind in ("SIGINT", "SIGTERM"):
+        fine.add(-signal.Signals[kind])  # before there was anything to save
+    if process.returncode not in fine or seconds > LIMIT or left:
         raise RuntimeError(
             f"{kind} after {moment:.1f} s: exit code {process.returncode} after {seconds:.1f} s, "
             f"orphans {left}: {errors.decode()}"
@@ -149,6 +152,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for i, work in enumerate(args.works):
         rows += run(work, len(range(i, args.stops, len(args.works))), args.seed)
+    rows = results.others("signals", rows, ("work", "seed")) + rows
     results.save("signals", "python -m benchmarks.signals " + " ".join(sys.argv[1:]), rows)
 
 
