@@ -189,7 +189,7 @@ def _train(argv: Sequence[str]) -> int:
     from noisydqn.training.run import train
 
     result = train(
-        args.config, out=args.out, quiet=args.quiet, resume=args.resume, cache=args.cache
+        args.config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
     )
     return _code(result.signal)
 

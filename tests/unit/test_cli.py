@@ -83,6 +83,25 @@ def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[
     assert max(map(len, lines)) < 80 + len(str(folder))
 
 
+@pytest.mark.parametrize("argv", [["train", "catcher"], ["resume", "run"]])
+@pytest.mark.parametrize(("given", "folder"), [("none", ""), ("here", "here")])
+def test_the_cache_is_handed_on(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], given: str, folder: str
+) -> None:
+    class Finished:
+        signal = None
+
+    folders: list[str] = []
+
+    def run(*_: object, cache: str, **options: object) -> Finished:
+        folders.append(cache)
+        return Finished()
+
+    monkeypatch.setattr(f"noisydqn.training.run.{argv[0]}", run)
+    assert main([*argv, "--cache", given]) == 0
+    assert folders == [folder]
+
+
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """Run a command that must be refused; returns its one line."""
     assert main(list(argv)) == 2
