@@ -11,18 +11,23 @@ if TYPE_CHECKING:
     from noisydqn.noisy import NoisyLinear, sample_noise
     from noisydqn.policy import GreedyPolicy, load_policy
     from noisydqn.presets import PRESETS
+    from noisydqn.training.evaluate import Evaluation
     from noisydqn.training.folder import load_config
     from noisydqn.training.run import Result, resume, train
+    from noisydqn.training.saved import evaluate, record
 
 __all__ = [
     "PRESETS",
     "Config",
+    "Evaluation",
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
     "UserError",
+    "evaluate",
     "load_config",
     "load_policy",
+    "record",
     "resume",
     "sample_noise",
     "train",
@@ -30,13 +35,16 @@ __all__ = [
 
 _HOMES = {
     "Config": "noisydqn.config",
+    "Evaluation": "noisydqn.training.evaluate",
     "GreedyPolicy": "noisydqn.policy",
     "NoisyLinear": "noisydqn.noisy",
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.training.run",
     "UserError": "noisydqn.errors",
+    "evaluate": "noisydqn.training.saved",
     "load_config": "noisydqn.training.folder",
     "load_policy": "noisydqn.policy",
+    "record": "noisydqn.training.saved",
     "resume": "noisydqn.training.run",
     "sample_noise": "noisydqn.noisy",
     "train": "noisydqn.training.run",

@@ -19,7 +19,7 @@ import gymnasium
 import tyro
 
 from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
-from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
+from noisydqn.config import Config
 from noisydqn.errors import UserError
 from noisydqn.named import config_named
 from noisydqn.options import hint_of
@@ -57,7 +57,6 @@ examples:
   noisydqn export runs/one --format onnx
 """
 
-MAX_EPISODES = 10_000  # they are played side by side
 SIGNALLED, INTERRUPTED = 128, 130  # 128 and the signal's number, as a shell has it
 BAD_INPUT = 2
 
@@ -210,19 +209,12 @@ def _resume(argv: Sequence[str]) -> int:
     return _code(result.signal)
 
 
-def _check_seed(seed: int | None) -> None:
-    if seed is not None:
-        check_seed("--seed", seed)
-
-
 def _evaluate(argv: Sequence[str]) -> int:
     args = parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
-    if not 1 <= args.episodes <= MAX_EPISODES:
-        raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {args.episodes}")
-    _check_seed(args.seed)
-    from noisydqn.training.run import evaluate_run
+    from noisydqn.training.saved import evaluate
 
-    for folder, evaluation in evaluate_run(args.folder, args.episodes, args.seed, args.weights):
+    for folder in _runs(args.folder):
+        evaluation = evaluate(folder, episodes=args.episodes, seed=args.seed, weights=args.weights)
         if args.json:
             print(json.dumps(evaluation.summary()))
         else:
@@ -234,17 +226,24 @@ def _evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
+def _runs(path: Path, out: Path | None = None, what: str = "") -> list[Path]:
+    """Return the folder of a run, or those of the seeds in it."""
+    from noisydqn.training.folder import open_folders
+
+    folders = [folder.path for folder, _ in open_folders(path)]
+    if out is not None and len(folders) > 1:
+        raise UserError(
+            f"--out names one {what}, but {path} holds {len(folders)} runs: name one run's folder"
+        )
+    return folders
+
+
 def _record(argv: Sequence[str]) -> int:
     args = parse(RecordArgs(folder=tyro.MISSING), argv, "record")
-    if not 0 < args.seconds <= MAX_FILM_SECONDS:
-        raise UserError(
-            f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {args.seconds}"
-        )
-    _check_seed(args.seed)
-    from noisydqn.training.run import record_run
+    from noisydqn.training.saved import record
 
-    for path in record_run(args.folder, args.out, args.seconds, args.seed):
-        print(path)
+    for folder in _runs(args.folder, args.out, "video"):
+        print(record(folder, out=args.out, seconds=args.seconds, seed=args.seed))
     return 0
 
 
@@ -252,7 +251,8 @@ def _export(argv: Sequence[str]) -> int:
     args = parse(ExportArgs(folder=tyro.MISSING), argv, "export")
     from noisydqn.export import card_path, export_run
 
-    for path in export_run(args.folder, args.format, args.out, args.weights):
+    for folder in _runs(args.folder, args.out, "file"):
+        path = export_run(folder, args.format, args.out, args.weights)
         print(path)
         print(card_path(path))
     return 0

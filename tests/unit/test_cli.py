@@ -93,7 +93,7 @@ def test_the_cache_is_handed_on(
 
     folders: list[str] = []
 
-    def run(*_: object, cache: str, **options: object) -> Finished:
+    def run(*_: object, cache: str, **_options: object) -> Finished:
         folders.append(cache)
         return Finished()
 

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -303,7 +303,7 @@ def test_a_run_is_exported_by_the_command(run: Path) -> None:
 
 def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) -> None:
     def export_to(out: Path, *argv: str) -> None:
-        list(export_run(run, "safetensors", out, *argv))
+        export_run(run, "safetensors", out, *argv)
 
     with pytest.raises(UserError, match="exists, nothing was changed"):
         export_to(run / "best.safetensors")
@@ -319,8 +319,10 @@ def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) ->
     out, _ = create_folders(PRESETS["catcher"].replace(num_seeds=2), tmp_path / "two")
     with pytest.raises(UserError, match="holds 2 runs: name the folder of one of them: seed0"):
         load_policy(out)
-    with pytest.raises(UserError, match="--out names one file, but"):
-        list(export_run(out, "onnx", tmp_path / "x.onnx"))
+    with pytest.raises(UserError, match="holds 2 runs: name the folder of one of them"):
+        export_run(out)
+    with pytest.raises(UserError, match="the format 'pt2' is unknown: there are onnx, torch"):
+        export_run(run, cast(Any, "pt2"))
 
 
 def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import noisydqn
 from noisydqn import UserError
 from noisydqn.export import export_run
 from noisydqn.settings import own_settings
-from noisydqn.training.run import evaluate_run, record_run
 
 STRICT = {
     "jax_enable_x64": True,
@@ -47,9 +46,9 @@ def test_everything_works_under_strict_settings(tmp_path: Path) -> None:
     policy = noisydqn.load_policy(out)
     assert policy.values(np.zeros(4)).dtype == np.float32
     assert int(policy(np.zeros(4))) in (0, 1)
-    assert [len(outcome.returns) for _, outcome in evaluate_run(out, 1, None, "best")] == [1]
-    assert [path.name for path in record_run(out, None, 0.1, None)] == ["policy-2.mp4"]
-    assert [path.name for path in export_run(out, "safetensors")] == ["policy.safetensors"]
+    assert len(noisydqn.evaluate(out, episodes=1).returns) == 1
+    assert noisydqn.record(out, seconds=0.1).name == "policy-2.mp4"
+    assert export_run(out, "safetensors").name == "policy.safetensors"
     assert noisydqn.load_policy(out / "policy.safetensors").spec.num_actions == 2
     assert jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -133,6 +133,33 @@ def test_a_chunk_left_on_the_host_is_finished_with_the_same_bits(
     assert results(out) == results(tmp_path / "whole")
 
 
+class Loose(CartPoleEnv):
+    """Fails in evaluations, as long as a cable is loose."""
+
+    loose = False
+
+    def step(self, action: Any) -> Any:
+        if Loose.loose and threading.current_thread().name == "evaluation":
+            raise RuntimeError("a cable is loose")
+        return super().step(action)
+
+
+def test_a_run_whose_evaluation_fails_is_resumed_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tiny(env=Loose, steps=400, evaluation_every=40)
+    noisydqn.train(out=tmp_path / "whole", **options)
+    monkeypatch.setattr(Loose, "loose", True)
+    out = tmp_path / "left"
+    with pytest.raises(EnvironmentFailedError, match="a cable is loose"):
+        noisydqn.train(out=out, **options)
+    monkeypatch.setattr(Loose, "loose", False)
+    checkpoint = newest_whole(out / "checkpoints", refuse)
+    assert checkpoint is not None
+    noisydqn.resume(out, env=Loose, quiet=True)
+    assert results(out) == results(tmp_path / "whole")
+
+
 # Many runs in one process
 
 

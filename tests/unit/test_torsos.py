@@ -17,7 +17,6 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.networks import QNetwork
 from noisydqn.noisy import noisy_layers
 from noisydqn.torsos import ImpalaTorso, MLPTorso, UserTorso, halve
-from noisydqn.training.run import evaluate_run
 
 
 def network(shape: tuple[int, ...] = (4,), **options: Any) -> QNetwork:
@@ -163,8 +162,7 @@ def test_a_run_with_a_module_of_the_users_is_loaded_again(module: Any, tmp_path:
     result = noisydqn.train(config, env="CartPole-v1", torso=module.make, out=out, quiet=True)
     assert isinstance(result.seeds[0].policy.network.torso, UserTorso)
     assert '"torso": "python:my_torsos.make"' in (out / "config.json").read_text()
-    ((_, evaluation),) = evaluate_run(out, 2, None, "best")
-    assert evaluation.summary() == result.seeds[0].summary["evaluation"]
+    assert noisydqn.evaluate(out, episodes=2).summary() == result.seeds[0].summary["evaluation"]
 
 
 @pytest.mark.parametrize(

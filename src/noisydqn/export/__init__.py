@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +26,7 @@ from noisydqn.training.folder import (
     RunFolder,
     free_path,
     given_path,
-    open_folders,
+    open_folder,
     read_spaces,
 )
 from noisydqn.training.weights import checksum, load_policy
@@ -60,48 +59,42 @@ class _Card(msgspec.Struct):
     spaces: Encoding | None = None
 
 
+@own_settings()
 def export_run(
-    path: Path, file_format: Format = "onnx", out: Path | None = None, weights: str = "best"
-) -> Iterator[Path]:
-    """Export a run, or each run of a folder of seeds; yields the files' paths.
+    path: Path | str,
+    file_format: Format = "onnx",
+    out: Path | str | None = None,
+    weights: str = "best",
+) -> Path:
+    """Export the policy of a run, as `noisydqn export` does; returns the file's path.
 
     The file holds mean weights, preprocessing and the statistics of normalisation. Beside it lies
     a card, the same name with `.json` at its end.
 
     Args:
-        path: a folder that `train` made.
+        path: a folder that `train` made; of several seeds, the folder of one.
         file_format: `"onnx"`, `"torch"` (a program of `torch.export`) or `"safetensors"`, which
             `noisydqn.load_policy` reads.
         out: the file, a new one; None takes a free name in the run's folder.
         weights: `"best"` or `"final"`.
 
     Raises:
-        UserError: `out` exists or would have to hold several policies, the format needs a package
-            that is not installed, the network cannot be exported to it, or the folder holds no
-            run or damaged weights.
+        UserError: `out` exists, the format is unknown or needs a package that is not installed,
+            the network cannot be exported to it, or the folder holds no run, several, or damaged
+            weights.
     """
-    runs = open_folders(path)
-    if out is not None and len(runs) > 1:
-        raise UserError(
-            f"--out names one file, but {path} holds {len(runs)} runs: name one run's folder"
-        )
-    for folder, config in runs:
-        free = free_path(folder.path / f"policy{SUFFIXES[file_format]}")
-        file = free if out is None else given_path(out)
-        _export(folder, config, file, file_format, weights)
-        yield file
-
-
-@own_settings()
-def _export(
-    folder: RunFolder, config: Config, file: Path, file_format: Format, weights: str
-) -> None:
+    if file_format not in SUFFIXES:
+        raise UserError(f"the format {file_format!r} is unknown: there are {', '.join(SUFFIXES)}")
+    folder, config = open_folder(path)
+    free = free_path(folder.path / f"policy{SUFFIXES[file_format]}")
+    file = free if out is None else given_path(out)
     spec = spec_of_run(folder, config)
     policy = load_policy(folder.weights(weights), config, spec)
     for taken in (file, card_path(file)):
         if taken.exists():
             raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
     export_policy(file, file_format, policy, spec, describe(folder, config, spec))
+    return file
 
 
 def spec_of_run(folder: RunFolder, config: Config) -> EnvironmentSpec:

@@ -208,6 +208,28 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
         raise _unusable(folder.spaces, error) from error
 
 
+def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
+    """Refuse an environment whose observations or actions are not those of a run's.
+
+    Raises:
+        UserError: they differ, or as `read_spaces`.
+    """
+    stored = read_spaces(folder)
+    if stored is None:
+        return
+    old, new = stored.encoding, spec.encoding
+    if (old.observation, old.actions) != (new.observation, new.actions):
+        raise UserError(
+            f"the environment shows {_shown(new)}, but that of {folder.path} showed {_shown(old)}: "
+            "give the environment that it was trained on"
+        )
+
+
+def _shown(encoding: Encoding) -> str:
+    kinds = {str(part.stored) for part, _ in encoding.parts}
+    return f"{encoding.words} of {'/'.join(sorted(kinds))} and takes {encoding.actions.words}"
+
+
 def holds_run(path: Place) -> bool:
     """Tell whether a folder holds a run, or runs of several seeds."""
     path = given_path(path)

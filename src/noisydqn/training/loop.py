@@ -394,9 +394,14 @@ class Loop:
                     continue
                 self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
                 last = now
-                if self._to_confirm or chunk.steps // every > self.evaluated // every:
-                    self._evaluate(None if self.stop.asked else pool)
-                self._confirm()
+                try:
+                    self._collect()
+                    if self._to_confirm or chunk.steps // every > self.evaluated // every:
+                        self._evaluate(None if self.stop.asked else pool)
+                    self._confirm()
+                except EnvironmentFailedError:  # in an evaluation: training is sound
+                    self._save(chunk)
+                    raise
                 if self.stop.asked or self._finished:
                     return chunk
                 if now - saved >= interval and not self.writer.busy:
@@ -431,8 +436,11 @@ class Loop:
         for i, run in enumerate(self.runs):
             steps = self.steps, chunk.steps
             run.chunk(steps, seconds, speed, chunk.seeds[i], chunk.policy(i))
-            run.collect(all_of_them=False)
         self.steps, self.seconds = chunk.steps, seconds
+
+    def _collect(self) -> None:
+        for run in self.runs:
+            run.collect(all_of_them=False)
 
     def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
         """Save where a chunk was left; nobody else sees it, as the resumed run finishes it."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from noisydqn.build import Policy
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler, compilation_cache
@@ -30,13 +29,12 @@ from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.settings import own_settings
 from noisydqn.torsos import TorsoMaker
 from noisydqn.training.curves import draw_curves, read_columns
-from noisydqn.training.evaluate import Evaluation, evaluate
-from noisydqn.training.film import save_film, video_problem
+from noisydqn.training.film import video_problem
 from noisydqn.training.folder import (
     RunFolder,
     check_same,
+    check_spaces,
     create_folders,
-    free_path,
     given_path,
     holds_run,
     open_folders,
@@ -45,12 +43,12 @@ from noisydqn.training.folder import (
     write_spaces,
 )
 from noisydqn.training.health import DivergedError
-from noisydqn.training.loop import Loop, seed_keys
+from noisydqn.training.loop import Loop
 from noisydqn.training.memory import check_memory
 from noisydqn.training.show import Video
 from noisydqn.training.stop import Stop, StoppedError, stoppable
 from noisydqn.training.trackers import Terminal
-from noisydqn.training.weights import load_policy, write_json
+from noisydqn.training.weights import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,6 +221,8 @@ def _resume(
     if configs != [first.replace(seed=seed) for seed in seeds]:
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
     environment = make_environment(first, maker)
+    for folder in folders:
+        check_spaces(folder, environment_spec(environment))
     config = first.replace(num_seeds=len(runs))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache, resumed=True)
 
@@ -418,61 +418,3 @@ def _closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
         f"{video}curves, metrics and weights are in {out}",
         f"next: noisydqn evaluate {out}",
     ]
-
-
-def evaluate_run(
-    path: Path, episodes: int, seed: int | None, weights: str
-) -> Iterator[tuple[Path, Evaluation]]:
-    """Evaluate a run, or each run of a folder of seeds; yields its folder and the outcome.
-
-    Args:
-        path: a folder that `train` made.
-        episodes: whole episodes to play.
-        seed: of the episodes; None takes the run's own, as its summary did.
-        weights: "best" or "final".
-
-    Raises:
-        UserError: the folder holds no run, or weights that are missing or damaged.
-    """
-    for folder, config in open_folders(path):
-        with own_settings():
-            env, policy = _load(folder, config, weights)
-            key = seed_keys(config.seed if seed is None else seed).report
-            evaluation = evaluate(env, policy, episodes=episodes, key=key)
-        yield folder.path, evaluation
-
-
-def record_run(path: Path, out: Path | None, seconds: float, seed: int | None) -> Iterator[Path]:
-    """Film a run, or each run of a folder of seeds; yields the films' paths.
-
-    Args:
-        path: a folder that `train` made.
-        out: the film, a new file; None takes a free name in the run's folder.
-        seconds: length of the film.
-        seed: of the games; None takes the run's own.
-
-    Raises:
-        UserError: `out` exists, cannot be written, or would have to hold several films; or as
-            `evaluate_run`.
-    """
-    runs = open_folders(path)
-    if out is not None and len(runs) > 1:
-        raise UserError(
-            f"--out names one film, but {path} holds {len(runs)} runs: name one run's folder"
-        )
-    for folder, config in runs:
-        film = free_path(folder.film) if out is None else given_path(out)
-        with own_settings():
-            env, policy = _load(folder, config, "best")
-            if film.exists():
-                raise UserError(f"--out {film} exists, nothing was changed: name a new file")
-            key = seed_keys(config.seed if seed is None else seed).film
-            save_film(film, env, policy, seconds, key)
-        yield film
-
-
-def _load(
-    folder: RunFolder, config: Config, weights: str
-) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
-    env = make_environment(config)
-    return env, load_policy(folder.weights(weights), config, environment_spec(env))

@@ -1,0 +1,131 @@
+"""Play a saved run: evaluate it, record a video of it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+
+from noisydqn.build import Policy
+from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
+from noisydqn.envs.catalogue import Entry
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.given import accept
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.errors import UserError
+from noisydqn.settings import own_settings
+from noisydqn.training import evaluate as evaluation
+from noisydqn.training.evaluate import Evaluation
+from noisydqn.training.film import save_film
+from noisydqn.training.folder import (
+    Place,
+    RunFolder,
+    check_spaces,
+    free_path,
+    given_path,
+    open_folder,
+)
+from noisydqn.training.loop import SeedKeys, seed_keys
+from noisydqn.training.weights import load_policy
+
+MAX_EPISODES = 10_000
+"""So many fit in memory where they are played side by side."""
+
+Given = Entry | gymnasium.Env[Any, Any] | None
+
+
+@own_settings()
+def evaluate(
+    folder: Place,
+    *,
+    env: Given = None,
+    episodes: int = 100,
+    seed: int | None = None,
+    weights: Literal["best", "final"] = "best",
+) -> Evaluation:
+    """Play whole episodes with mean weights, as `noisydqn evaluate` does.
+
+        noisydqn.evaluate("runs/one").mean_return
+
+    Args:
+        folder: one that `train` made; of several seeds, the folder of one.
+        env: where the config cannot name it, or to play another: as in `train`.
+        episodes: how many. Those longer than the run's `evaluation_max_steps` are truncated.
+        seed: of the episodes; None takes the run's own, as its summary did.
+        weights: `"best"` or `"final"`.
+
+    Raises:
+        UserError: an argument is out of range; the folder holds no run, or several, or weights
+            that are missing or damaged; or the environment cannot be made, or has other
+            observations or actions than the run's.
+        EnvironmentFailedError: the environment failed.
+    """
+    if not 1 <= episodes <= MAX_EPISODES:
+        raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {episodes}")
+    run, config = open_folder(folder)
+    key = _keys(config, seed).report
+    environment, policy = _load(run, config, env, weights)
+    return evaluation.evaluate(
+        environment,
+        policy,
+        episodes=episodes,
+        key=key,
+        max_steps=config.evaluation_max_steps,
+    )
+
+
+@own_settings()
+def record(
+    folder: Place,
+    *,
+    env: Given = None,
+    out: Place | None = None,
+    seconds: float = 20.0,
+    seed: int | None = None,
+) -> Path:
+    """Record a video of the best weights, as `noisydqn record` does; returns its path.
+
+    Args:
+        folder: as in `evaluate`.
+        env: as in `evaluate`.
+        out: the MP4, a new file; None takes a free name in the run's folder.
+        seconds: length of the video.
+        seed: of the episodes; None takes the run's own.
+
+    Raises:
+        UserError: `out` exists or cannot be written, the environment cannot be drawn, or as
+            `evaluate`.
+    """
+    if not 0 < seconds <= MAX_FILM_SECONDS:
+        raise UserError(
+            f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {seconds}"
+        )
+    run, config = open_folder(folder)
+    key = _keys(config, seed).film
+    video = free_path(run.film) if out is None else given_path(out)
+    environment, policy = _load(run, config, env, "best")
+    if video.exists():
+        raise UserError(f"--out {video} exists, nothing was changed: name a new file")
+    save_film(video, environment, policy, seconds, key)
+    return video
+
+
+def _keys(config: Config, seed: int | None) -> SeedKeys:
+    if seed is None:
+        return seed_keys(config.seed)
+    check_seed("--seed", seed)
+    return seed_keys(seed)
+
+
+def _load(
+    run: RunFolder, config: Config, env: Given, weights: str
+) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
+    entry, brought = accept(env)
+    # One instance is enough: options that need several are those of training.
+    playing = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None, **brought}
+    if isinstance(entry, str):
+        playing["env"], entry = entry, None
+    environment = make_environment(config.replace(**playing), entry)
+    spec = environment_spec(environment)
+    check_spaces(run, spec)
+    return environment, load_policy(run.weights(weights), config, spec)

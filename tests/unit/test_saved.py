@@ -1,0 +1,144 @@
+"""Saved runs are played: in the environment of the run, or in one that is handed in."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+from tests.host_envs import ShowingEnv
+
+import noisydqn
+from noisydqn import Config, UserError, build
+from noisydqn.cli import main
+from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.training.folder import RunFolder, create_folders
+from noisydqn.training.weights import save_policy
+
+PLAIN = Config(
+    env="python:nowhere.<lambda>",
+    hidden=(),
+    exploration="greedy",
+    dueling=False,
+    evaluation_max_steps=7,
+)
+
+
+class Walk(gymnasium.Env[Any, Any]):
+    """Shows its only state for ever, and can be drawn."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's
+    render_mode = "rgb_array"
+
+    def __init__(self, *, size: int = 2) -> None:
+        self.observation_space = spaces.Box(-1, 1, (size,))
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(self.observation_space.shape or (), np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.reset()[0], 1.0, False, False, {"action": action}
+
+    def render(self) -> Any:
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+def save_untrained(folder: RunFolder, spec: EnvironmentSpec) -> None:
+    like = jax.eval_shape(lambda: build.make_policy(PLAIN, spec, jax.random.key(0)))
+    save_policy(folder.best, jax.tree.map(lambda x: np.ones(x.shape, x.dtype), like))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run whose environment no name leads to."""
+    env = Walk()
+    spec = EnvironmentSpec.of(Encoding.of(env.observation_space, env.action_space))
+    out, (folder,) = create_folders(PLAIN, tmp_path / "run", spec)
+    save_untrained(folder, spec)
+    return out
+
+
+@pytest.mark.parametrize("env", [partial(Walk, size=2), Walk, Walk()])
+def test_an_environment_is_handed_in(run: Path, env: Any) -> None:
+    """Episodes that would never end are truncated as in training."""
+    evaluation = noisydqn.evaluate(run, env=env, episodes=3)
+    assert evaluation.returns == (7, 7, 7)
+    assert evaluation.truncated == 3
+
+
+def test_a_video_of_an_environment_that_is_handed_in(run: Path, tmp_path: Path) -> None:
+    assert noisydqn.record(run, env=Walk, seconds=0.1) == run / "policy.mp4"
+    elsewhere = tmp_path / "here.mp4"
+    assert noisydqn.record(run, env=Walk, seconds=0.1, out=elsewhere) == elsewhere
+    with pytest.raises(UserError, match="exists, nothing was changed"):
+        noisydqn.record(run, env=Walk, seconds=0.1, out=elsewhere)
+
+
+def test_without_it_the_remedy_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"cannot be found again by its name: pass .* as env="):
+        noisydqn.evaluate(run)
+    assert main(["evaluate", str(run)]) == 2
+    assert "as env=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("play", [noisydqn.evaluate, noisydqn.record, noisydqn.resume])
+@pytest.mark.parametrize(
+    ("env", "shown"),
+    [
+        (partial(Walk, size=3), r"vector \(3,\) of float32 and takes Discrete\(3\)"),
+        (lambda: ShowingEnv(spaces.Box(-1, 1, (2,))), r"vector \(2,\) of .* Discrete\(3\)"),
+        (lambda: gymnasium.make("FrozenLake-v1"), r"Discrete\(16\) of .* Discrete\(4\)"),
+    ],
+)
+def test_another_environment_is_refused(run: Path, play: Any, env: Any, shown: str) -> None:
+    """Even where the weights would fit: actions may be counted from elsewhere."""
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"the environment shows {shown}, but that of .* showed"):
+        play(run, env=env)
+    assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "message"),
+    [
+        (["evaluate", "--episodes", "0"], {"episodes": 0}, "--episodes must be between 1 and"),
+        (["evaluate", "--seed", "-1"], {"seed": -1}, "--seed must be between 0 and"),
+        (["record", "--seconds", "0"], {"seconds": 0}, "--seconds must be above zero and at most"),
+        (["record", "--seed", "-1"], {"seed": -1}, "--seed must be between 0 and"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    run: Path,
+    argv: list[str],
+    options: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(UserError, match=message):
+        getattr(noisydqn, argv[0])(run, **options)
+    assert main([argv[0], str(run), *argv[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_commands_take_the_runs_of_several_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = PLAIN.replace(env="CartPole-v1", num_seeds=2, evaluation_max_steps=1)
+    spec = EnvironmentSpec.of(Encoding.of(spaces.Box(-9, 9, (4,)), spaces.Discrete(2)))
+    out, folders = create_folders(config, tmp_path / "two")
+    for folder in folders:
+        save_untrained(folder, spec)
+    assert main(["evaluate", str(out), "--episodes", "1"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        str(folder.path) for folder in folders
+    ]
+    for command, kind in (("record", "video"), ("export", "file")):
+        assert main([command, str(out), "--out", str(tmp_path / "one")]) == 2
+        assert f"--out names one {kind}, but {out} holds 2 runs" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds 2 runs: name the folder of one of them: seed0"):
+        noisydqn.evaluate(out)
