@@ -394,10 +394,10 @@ class Loop:
                     continue
                 self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
                 last = now
+                if self._to_confirm or chunk.steps // every > self.evaluated // every:
+                    self._evaluate(None if self.stop.asked else pool)
                 try:
                     self._collect()
-                    if self._to_confirm or chunk.steps // every > self.evaluated // every:
-                        self._evaluate(None if self.stop.asked else pool)
                     self._confirm()
                 except EnvironmentFailedError:  # in an evaluation: training is sound
                     self._save(chunk)
