@@ -60,7 +60,7 @@ def start(work: str, out: Path, steps: int | None = None) -> Process:
     argv += ["--checkpoint-seconds", CHECKPOINT_SECONDS, "--out", str(out), "--resume"]
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "noisydqn", *argv],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled")},
+        env={**os.environ, "NOISYDQN_CACHE": str(out.parent / "compiled")},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

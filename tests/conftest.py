@@ -3,9 +3,5 @@
 import os
 from pathlib import Path
 
-CACHE = Path(__file__).parent.parent / "build" / "test-cache"
-
-# Before JAX is imported, and for the commands that tests start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# For the commands that tests start, too.
+os.environ.setdefault("NOISYDQN_CACHE", str(Path(__file__).parent.parent / "build" / "test-cache"))

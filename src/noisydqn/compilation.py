@@ -1,43 +1,30 @@
 """Compiled programs: side by side in threads, and kept on disk for the next process.
 
 A `Program` is a function and the shapes that it is called with. XLA compiles it once, in whatever
-thread asks first. A `Compiler` compiles several at a time in threads of its own, so that the main
-thread stays free to handle signals. `compilation_cache` keeps the results in a folder.
+thread asks first, unless `program_cache` has it. A `Compiler` compiles several at a time in threads
+of its own, so that the main thread stays free to handle signals.
 """
 
 import atexit
-import hashlib
 import os
-import platform
 import queue
-import shutil
-import stat
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
 import jax
 
-from noisydqn.errors import UserError
+from noisydqn.program_cache import current_cache
 from noisydqn.settings import own_settings
 
 R = TypeVar("R")
 
-CACHE_VARIABLE = "NOISYDQN_CACHE"
-CACHE_BYTES = 2**29
-"""Size of the cache of one version on one kind of processor; the least recently used goes first."""
-CACHE_DAYS = 30
-"""After so many days without use, the cache of another version or processor is removed."""
 CACHED_SECONDS = 0.15
-"""Programs that compile faster than this are not worth a file."""
+"""Programs that are made faster than this are not worth a file."""
 
 LEVEL = "xla_backend_optimization_level"
 
@@ -70,6 +57,8 @@ class Program(Generic[R]):
         args: makes the arguments, or shapes and types in their place.
         donate: positions of arguments whose memory the result may use.
         optimize: false for a program that runs once.
+        key: all that the program depends on, beside code and settings, so that it can be found in
+            the cache without tracing; None if that is not known.
     """
 
     def __init__(
@@ -80,12 +69,17 @@ class Program(Generic[R]):
         *,
         donate: tuple[int, ...] = (),
         optimize: bool = True,
+        key: str | None = None,
     ) -> None:
         self.name = name
         self._function, self._args, self._donate = function, args, donate
         self._optimize = optimize
-        self._trace_lock, self._compile_lock = threading.Lock(), threading.Lock()
+        self._key = None if key is None else f"{name} {key}"
+        self._key_to_find = self._key
+        self._look_lock, self._trace_lock = threading.Lock(), threading.Lock()
+        self._compile_lock = threading.Lock()
         self._traced: jax.stages.Traced | None = None
+        self._shapes: R | None = None
         self.lowered = threading.Event()
         """Set once XLA has it: what comes before holds Python's lock, and delays other threads."""
         self._compiled: Callable[..., R] | None = None
@@ -93,7 +87,10 @@ class Program(Generic[R]):
     @property
     def shapes(self) -> R:
         """Shapes and types in place of the arrays of the result."""
-        return cast(R, self._trace().out_info)
+        self._look()
+        if self._shapes is None:
+            self._shapes = cast(R, self._trace().out_info)
+        return self._shapes
 
     @property
     def ready(self) -> bool:
@@ -112,15 +109,41 @@ class Program(Generic[R]):
 
     def compile(self) -> Callable[..., R]:
         """The compiled function; another thread that compiles it already is waited for."""
+        self._look()
         with self._compile_lock:
             if self._compiled is None:
-                try:
-                    with _lowering:
-                        lowered = self._trace().lower()
-                finally:
-                    self.lowered.set()
-                self._compiled = cast(Callable[..., R], lowered.compile())
-            return self._compiled
+                self._make()
+            self.lowered.set()
+            return cast(Callable[..., R], self._compiled)
+
+    def _look(self) -> None:
+        """Take it from the cache by its key, if it has one and is there."""
+        with self._look_lock:
+            key, self._key_to_find = self._key_to_find, None
+            if key is not None:
+                self._load(key)
+
+    def _load(self, key: str) -> None:
+        cache = current_cache()
+        kept = None if cache is None else cache.load(key)
+        if kept is not None:
+            self._compiled, self._shapes = kept
+
+    def _make(self) -> None:
+        start = time.perf_counter()
+        try:
+            with _lowering:
+                lowered = self._trace().lower()
+        finally:
+            self.lowered.set()
+        key, cache = self._key, current_cache()
+        if cache is not None and key is None:
+            key = f"{compile_options(self._optimize)} {lowered.as_text()}"
+            self._load(key)
+        if self._compiled is None:
+            self._compiled = compiled = lowered.compile()
+            if cache is not None and key and time.perf_counter() - start > CACHED_SECONDS:
+                cache.save(key, compiled, self._trace().out_info)
 
     def __call__(self, *args: Any) -> R:
         """Run it, compiling it first if need be."""
@@ -280,133 +303,3 @@ class Compiler:
                 waiting = [program for program in waiting if not program.ready]
         finally:
             self._announce([])
-
-
-# The cache
-
-
-def default_cache() -> Path | None:
-    """The folder of the cache: `NOISYDQN_CACHE`, or noisydqn's in the user's cache folder.
-
-    None if the variable is empty.
-    """
-    import platformdirs
-
-    given = os.environ.get(CACHE_VARIABLE)
-    if given is None:
-        return platformdirs.user_cache_path("noisydqn", appauthor=False)
-    return Path(given).expanduser() if given else None
-
-
-def _processor() -> str:
-    """Model and features of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    return "\n".join(line for line in lines if line.startswith(wanted))
-
-
-def machine_key() -> str:
-    """The name of the folder for this version of JAX and noisydqn on this kind of processor.
-
-    Compiled programs use whatever the processor has, and would crash on one that lacks it.
-    """
-    parts = [version(name) for name in ("jax", "jaxlib", "noisydqn")]
-    parts += [sys.platform, platform.machine(), _processor()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def compilation_cache(
-    folder: Path | str | None, warn: Callable[[str], None]
-) -> Generator[Path | None]:
-    """Keep compiled programs in a folder, and take them from there.
-
-    Where JAX's own cache is set up already, by the program around or by
-    `JAX_COMPILATION_CACHE_DIR`, that one is left in use.
-
-    Args:
-        folder: where; None takes `default_cache`, an empty text means nowhere.
-        warn: told in one line if the folder cannot be used: everything is compiled then.
-
-    Yields:
-        The folder in use, or None.
-    """
-    place = default_cache() if folder is None else Path(folder).expanduser() if folder else None
-    if place is None or _setting("jax_compilation_cache_dir") is not None:
-        yield None
-        return
-    try:
-        own = _prepare(place)
-    except (OSError, UserError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        warn(
-            f"no compiled program is kept in {place}: {reason}; name another folder in "
-            f"{CACHE_VARIABLE}, or none"
-        )
-        yield None
-        return
-    settings = {
-        "jax_compilation_cache_dir": str(own),
-        "jax_compilation_cache_max_size": CACHE_BYTES,
-        "jax_persistent_cache_min_compile_time_secs": CACHED_SECONDS,
-    }
-    before = {name: _setting(name) for name in settings}
-    _configure(settings)
-    try:
-        yield own
-    finally:
-        _configure(before)
-
-
-def _setting(name: str) -> Any:
-    return getattr(jax.config, name)
-
-
-def _configure(settings: dict[str, Any]) -> None:
-    from jax.experimental.compilation_cache import compilation_cache as jax_cache
-
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    jax_cache.reset_cache()  # JAX decides once whether it uses a cache
-
-
-def _prepare(place: Path) -> Path:
-    """Make the folder for this machine, which only the user may write to, and clear others.
-
-    Raises:
-        OSError: it cannot be made.
-        UserError: others may write to it: what they put there would be run.
-    """
-    own = place / machine_key()
-    own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid"):
-        for folder in (place, own):
-            status = folder.stat()
-            if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise UserError("others may write to it")
-    probe = own / f".{os.getpid()}"
-    probe.touch()
-    probe.unlink()
-    _remove_unfinished(own)
-    oldest = time.time() - CACHE_DAYS * 86_400
-    for other in place.iterdir():
-        if other != own and other.stat().st_mtime < oldest and _is_key(other.name):
-            shutil.rmtree(other, ignore_errors=True)
-    return own
-
-
-def _is_key(name: str) -> bool:
-    return len(name) == 16 and set(name) <= set("0123456789abcdef")
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove entries of a process that was killed while it wrote: the time comes last."""
-    import filelock
-
-    with filelock.FileLock(folder / ".lockfile"):
-        for entry in folder.glob("*-cache"):
-            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():
-                entry.unlink()

@@ -277,6 +277,7 @@ class CatcherPixels(Catcher):
 
     observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
     ticks_per_step: ClassVar[int] = 2
+    cache_key: ClassVar[str] = "catcher"
 
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
         """The last two frames, merged, grey and small."""

@@ -43,6 +43,14 @@ class DeviceEnvironment(Protocol):
         ...
 
 
+def cache_key(env: DeviceEnvironment) -> str | None:
+    """Return all that an environment's functions depend on beside code: its `cache_key`.
+
+    None if it has none; its programs are traced before the cache is looked at.
+    """
+    return getattr(env, "cache_key", None)
+
+
 def environment_spec(env: DeviceEnvironment) -> EnvironmentSpec:
     """The interface of an environment in JAX."""
 
@@ -67,6 +75,12 @@ class TimeLimit:
 
     env: DeviceEnvironment
     max_steps: int
+
+    @property
+    def cache_key(self) -> str | None:
+        """That without the limit, and the limit."""
+        key = cache_key(self.env)
+        return None if key is None else f"{key}, {self.max_steps} steps"
 
     @property
     def num_actions(self) -> int:

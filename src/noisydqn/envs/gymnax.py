@@ -26,11 +26,13 @@ class GymnaxEnvironment:
         env: gymnax's environment.
         default_params: its parameters.
         num_actions: how many actions there are.
+        cache_key: all that its functions depend on.
     """
 
     env: Any
     default_params: Any
     num_actions: int
+    cache_key: str
 
     @staticmethod
     def create(name: str, kwargs: str) -> "GymnaxEnvironment":
@@ -61,7 +63,7 @@ class GymnaxEnvironment:
                 f"the action space of gymnax:{name} is {type(space).__name__}, expected Discrete: "
                 "noisydqn learns a value for each action"
             )
-        return GymnaxEnvironment(env, params, int(space.n))
+        return GymnaxEnvironment(env, params, int(space.n), f"gymnax:{name} {kwargs}")
 
     def observe(self, state: ShownState) -> Array:
         """What is seen in a state."""

@@ -25,6 +25,7 @@ from noisydqn.config import Config
 from noisydqn.envs import frames, normalise
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.flat import Flat
+from noisydqn.imports import PYTHON
 from noisydqn.networks import QNetwork
 from noisydqn.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
 from noisydqn.replay import Replay, ReplayState
@@ -39,6 +40,18 @@ MAX_BURST = 8
 
 
 Count = TypeVar("Count", int, Array)
+
+
+def program_key(config: Config, *parts: object) -> str | None:
+    """Return all that the programs of a config depend on, beside code; None if it is not known.
+
+    Args:
+        config: the config's own `of_program`.
+        parts: what else they depend on, such as the environment.
+    """
+    if config.torso.startswith(PYTHON):  # code that is not this package's
+        return None
+    return "\n".join(map(repr, (config, *parts)))
 
 
 class TrainingState(NamedTuple):

@@ -22,9 +22,9 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
 from noisydqn.config import Config
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment, cache_key
 from noisydqn.flat import Flat
-from noisydqn.training.core import Core, Probe, TrainingState
+from noisydqn.training.core import Core, Probe, TrainingState, program_key
 from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.training.stop import Stop
 from noisydqn.types import Row
@@ -185,14 +185,21 @@ def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePr
         return runner.init(key), runner.empty_log()
 
     keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
-    init = Program("start", jax.vmap(start), lambda: (keys,), optimize=False)
+    of_env = cache_key(env)
+    key = None if of_env is None else program_key(config, of_env, num_seeds)
+    init = Program("start", jax.vmap(start), lambda: (keys,), optimize=False, key=key)
     advance = _of_seeds(runner.advance, num_seeds, 2)
+    end = _of_seeds(runner.end, num_seeds, 1)
     count = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def shapes() -> tuple[Any, ...]:
+        return *init.shapes, count, count, count
+
     return DevicePrograms(
         runner,
         init,
-        Program("training", advance, lambda: (*init.shapes, count, count, count), donate=(0, 1)),
-        Program("noise", _of_seeds(runner.end, num_seeds, 1), lambda: init.shapes[:1], donate=(0,)),
+        Program("training", advance, shapes, donate=(0, 1), key=key),
+        Program("noise", end, lambda: init.shapes[:1], donate=(0,), key=key),
     )
 
 

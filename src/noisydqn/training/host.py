@@ -29,7 +29,7 @@ from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.flat import Flat
-from noisydqn.training.core import Core, Probe, TrainingState
+from noisydqn.training.core import Core, Probe, TrainingState, program_key
 from noisydqn.training.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.training.stop import Stop
 from noisydqn.types import TimeStep
@@ -82,16 +82,24 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
         state, probed = core.probe(typed(state))
         return raw(state), probed
 
-    init = Program("start", start, lambda: (jax.random.key(0),), optimize=False)
+    key = program_key(config, spec)
+    init = Program("start", start, lambda: (jax.random.key(0),), optimize=False, key=key)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     sums = jax.eval_shape(Agent.no_metrics)
     shown = partial(_shown, spec, config.num_envs)
+
+    def seen() -> tuple[Any, ...]:
+        return init.shapes, shown(), count
+
+    def due() -> tuple[Any, ...]:
+        return init.shapes, count, count, sums
+
     return HostPrograms(
         core=core,
         init=init,
-        act=Program("acting", act, lambda: (init.shapes, shown(), count), donate=(0,)),
-        learn=Program("learning", learn, lambda: (init.shapes, count, count, sums), donate=(0, 3)),
-        probe=Program("noise", probe, lambda: (init.shapes,), donate=(0,)),
+        act=Program("acting", act, seen, donate=(0,), key=key),
+        learn=Program("learning", learn, due, donate=(0, 3), key=key),
+        probe=Program("noise", probe, lambda: (init.shapes,), donate=(0,), key=key),
     )
 
 

@@ -12,7 +12,7 @@ import gymnasium
 
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
-from noisydqn.compilation import Compiler, compilation_cache
+from noisydqn.compilation import Compiler
 from noisydqn.config import Config
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
@@ -26,6 +26,7 @@ from noisydqn.named import config_named
 from noisydqn.options import field_names, refuse_unknown, shown
 from noisydqn.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.program_cache import program_cache
 from noisydqn.settings import own_settings
 from noisydqn.torsos import TorsoMaker
 from noisydqn.training.curves import draw_curves, read_columns
@@ -244,7 +245,7 @@ def _run(
         for place in places:
             stack.enter_context(locked(place.checkpoints))
         terminal = stack.enter_context(Terminal(config, quiet=quiet))
-        stack.enter_context(compilation_cache(cache, terminal.warn))
+        stack.enter_context(program_cache(cache, terminal.warn))
         try:
             return _run_locked(config, environment, out, folders, terminal, resumed=resumed)
         except OSError as error:

@@ -1,0 +1,303 @@
+"""Compiled programs on disk: found again, only where they fit, and only what the user put there."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.probes import SMALL, CountingEnv
+
+import noisydqn
+from noisydqn import PRESETS, compilation, program_cache
+from noisydqn.compilation import Program
+from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.device import TimeLimit, cache_key
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
+from noisydqn.training import device, host
+from noisydqn.training.core import program_key
+
+VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a program made as fast as it may."""
+    monkeypatch.setattr(compilation, "CACHED_SECONDS", 0.0)
+
+
+def refuse(line: str) -> None:
+    raise AssertionError(line)
+
+
+def use(folder: Path | str | None) -> Any:
+    return program_cache.program_cache(folder, refuse)
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted((folder / machine_key()).glob("*.program"))
+
+
+class Counted:
+    """Programs that count how often they are traced."""
+
+    def __init__(self) -> None:
+        self.traced = 0
+
+    def program(self, key: str | None = None, **options: Any) -> Program[jax.Array]:
+        def double(x: jax.Array) -> jax.Array:  # a new one, as JAX remembers what it has traced
+            self.traced += 1
+            return 2 * x
+
+        return Program("double", double, lambda: (VECTOR,), key=key, **options)
+
+
+def test_a_program_with_a_key_is_not_traced_again(tmp_path: Path) -> None:
+    function = Counted()
+    with use(tmp_path):
+        assert function.program("a").compile()(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        (path,) = kept(tmp_path)
+        os.utime(path, (1, 1))
+        again = function.program("a")
+        assert again.shapes.shape == (3,)
+        assert again(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        assert function.traced == 1
+        assert kept(tmp_path) == [path]
+        assert path.stat().st_mtime > 1  # used now
+        function.program("b").compile()
+    assert function.traced == 2
+    assert len(kept(tmp_path)) == 2
+
+
+def test_a_program_without_a_key_is_found_by_its_text(tmp_path: Path) -> None:
+    function = Counted()
+    with use(tmp_path):
+        function.program().compile()
+        (path,) = kept(tmp_path)
+        before = path.read_bytes()
+        again = function.program()
+        assert again(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        assert (function.traced, path.read_bytes()) == (2, before)
+        Program("double", lambda x: 3 * x, lambda: (VECTOR,)).compile()
+    assert len(kept(tmp_path)) == 2
+
+
+def test_settings_of_jax_tell_programs_apart(tmp_path: Path) -> None:
+    function, before = Counted(), jax.config.values["jax_default_matmul_precision"]
+    with use(tmp_path):
+        function.program("a").compile()
+        jax.config.update("jax_default_matmul_precision", "highest")
+        try:
+            function.program("a").compile()
+        finally:
+            jax.config.update("jax_default_matmul_precision", before)
+    assert function.traced == 2
+
+
+def test_code_tells_programs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = Counted()
+    with use(tmp_path):
+        function.program("a").compile()
+        monkeypatch.setattr(program_cache, "_origin", lambda: "changed")
+        function.program("a").compile()
+    assert function.traced == 2
+
+
+def test_a_program_that_is_found_takes_memory_that_is_given_up(tmp_path: Path) -> None:
+    with use(tmp_path):
+        for _ in range(2):
+            given = jnp.arange(3.0)
+            program = Counted().program("a", donate=(0,))
+            assert program(given).tolist() == [0, 2, 4]
+            assert given.is_deleted()
+
+
+@pytest.mark.parametrize("cut", [0, 10, -1])
+def test_a_damaged_program_is_compiled_anew(tmp_path: Path, cut: int) -> None:
+    function = Counted()
+    with use(tmp_path):
+        function.program("a").compile()
+        (path,) = kept(tmp_path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:cut])
+        assert function.program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        assert function.traced == 2
+        assert path.stat().st_size > 1_000
+
+
+def test_a_disk_that_is_full_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with use(tmp_path):
+        monkeypatch.setattr(Path, "write_bytes", full)
+        assert Counted().program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
+    assert kept(tmp_path) == []
+
+
+def test_the_programs_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with use(tmp_path):
+        for i in range(3):
+            Counted().program(str(i)).compile()
+        paths = kept(tmp_path)
+        for age, path in enumerate(paths):
+            os.utime(path, (1_000_000 - age, 1_000_000 - age))
+        most = sum(path.stat().st_size for path in paths)
+        monkeypatch.setattr(program_cache, "CACHE_BYTES", int(0.9 * most))
+        Counted().program("new").compile()
+    left = kept(tmp_path)
+    assert len(left) == 2
+    assert paths[0] in left
+    assert not set(paths[1:]) & set(left)
+
+
+def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
+    with use(tmp_path):
+        threads = [
+            threading.Thread(target=Counted().program("a").compile, daemon=True) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        function = Counted()
+        assert function.program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
+    assert function.traced == 0
+    assert [path.suffix for path in (tmp_path / machine_key()).iterdir()] == [".program"]
+
+
+# Programs of runs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"torso": "flat", "acting_noise": "episode", "normalise_rewards": True},
+        {"torso": "nature", "distribution": "categorical", "v_min": -1.0, "v_max": 1.0},
+        {"torso": "impala", "distribution": "quantile", "layer_norm": True},
+        {"torso": "catcher", "distribution": "implicit-quantile", "dueling_hidden": (4,)},
+    ],
+    ids=str,
+)
+def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
+    """Whatever is static in a module is part of the structure, which must compare as equal."""
+    config = SMALL.replace(frame_stack=4, num_envs=2, **options).of_program
+    seen = jax.ShapeDtypeStruct((42, 42), jnp.uint8)
+    spec = EnvironmentSpec(seen, 3, ("left", "right", "stay"))
+    shapes = host.programs(config, spec).init.shapes
+    program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(tmp_path: Path) -> None:
+    def train(env: str) -> bytes:
+        device.programs.cache_clear()
+        host.programs.cache_clear()
+        options: dict[str, Any] = {"num_envs": 2, "hidden": (8,), "learning_starts": 8, "steps": 32}
+        options |= {"torso": "flat", "evaluation_every": 0, "evaluation_episodes": 1}
+        options |= {"film_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
+        config = PRESETS["default"].replace(env=env, replay_capacity=64, **options)
+        result = noisydqn.train(config, out=tmp_path / str(time.time()), quiet=True, cache=cache)
+        return (result.folder / "final.safetensors").read_bytes()
+
+    cache = tmp_path / "cache"
+    for env in ("noisydqn/Catcher-v0", "CartPole-v1"):
+        first = train(env)
+        number = len(kept(cache))
+        assert train(env) == first
+        assert len(kept(cache)) == number
+
+
+def test_what_is_not_this_packages_code_has_no_key() -> None:
+    assert cache_key(TimeLimit(CatcherPixels(), 5)) not in (None, cache_key(CatcherPixels()))
+    assert cache_key(CountingEnv()) is None
+    assert cache_key(TimeLimit(CountingEnv(), 5)) is None
+    assert program_key(SMALL, "catcher") is not None
+    assert program_key(SMALL, "catcher") != program_key(SMALL.replace(hidden=(9,)), "catcher")
+    assert program_key(SMALL.replace(torso="python:my_torsos.make"), "catcher") is None
+
+
+# The folder
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOISYDQN_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path
+    current = current_cache()
+    assert current is not None
+    assert current.folder == tmp_path / machine_key()
+    with use("") as nowhere:
+        assert nowhere is None
+        assert current_cache() is None
+    monkeypatch.setenv("NOISYDQN_CACHE", "")
+    assert default_cache() is None
+    assert current_cache() is None
+    with use(None) as cache:
+        assert cache is None
+    monkeypatch.delenv("NOISYDQN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = default_cache()
+    assert found is not None
+    assert found.name == "noisydqn"
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they put there would be run."""
+    lines: list[str] = []
+    tmp_path.chmod(0o777)
+    with program_cache.program_cache(tmp_path, lines.append) as cache:
+        assert cache is None
+    assert len(lines) == 1
+    assert "others may write to it" in lines[0]
+    monkeypatch.setenv("NOISYDQN_CACHE", str(tmp_path))
+    assert current_cache() is None
+
+
+def test_a_folder_that_cannot_be_made_is_not_used(tmp_path: Path) -> None:
+    lines: list[str] = []
+    (tmp_path / "file").touch()
+    with program_cache.program_cache(tmp_path / "file", lines.append) as cache:
+        assert cache is None
+    assert len(lines) == 1
+    assert "\n" not in lines[0]
+
+
+def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
+    """The caches of other versions, and what killed processes left; nothing of anybody else's."""
+    old, new, other = tmp_path / "0123456789abcdef", tmp_path / "fedcba9876543210", tmp_path / "my"
+    for folder in (old, new, other, tmp_path / machine_key()):
+        folder.mkdir(mode=0o700)
+    part, recent = tmp_path / machine_key() / "a.1.part", tmp_path / machine_key() / "b.2.part"
+    part.touch()
+    recent.touch()
+    long_ago = time.time() - 40 * 86_400
+    for path in (old, other, part):
+        os.utime(path, (long_ago, long_ago))
+    ProgramCache(tmp_path)
+    assert [path.exists() for path in (old, part)] == [False, False]
+    assert [path.exists() for path in (new, other, recent)] == [True, True, True]
+
+
+def test_every_processor_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = machine_key()
+    machine_key.cache_clear()
+    monkeypatch.setattr(program_cache, "_processor", lambda: "another one")
+    assert machine_key() != before
+    machine_key.cache_clear()
+    monkeypatch.undo()
+    assert machine_key() == before
+
+
+def test_arrays_are_not_what_is_kept(tmp_path: Path) -> None:
+    """A program of a run holds code and shapes: no weights."""
+    with use(tmp_path):
+        program = Program("shift", lambda x: x + 1, lambda: (VECTOR,), key="s")
+        program(jnp.asarray(np.full(3, 12345.0, np.float32)))
+        (path,) = kept(tmp_path)
+    assert np.float32(12345.0).tobytes() not in path.read_bytes()
