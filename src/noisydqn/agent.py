@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -121,7 +122,7 @@ class Agent:
     @classmethod
     def no_metrics(cls) -> Flat[Metrics]:
         """All metrics zero, to add up those of updates."""
-        return Flat.of({name: jnp.float32(0) for name in cls.metric_names})
+        return Flat.of({name: np.float32(0) for name in cls.metric_names})
 
     def init(self, network: QNetwork) -> LearnerState:
         """The state of a learner that starts from `network`."""

@@ -13,8 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
-from typing import Any, Generic, Self, TypeVar, cast
+from functools import lru_cache, partial
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import jax
 
@@ -26,22 +26,27 @@ R = TypeVar("R")
 CACHED_SECONDS = 0.15
 """Programs that are made faster than this are not worth a file."""
 
-LEVEL = "xla_backend_optimization_level"
+LEVEL, FUSIONS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
+Runs = Literal["often", "seldom", "once"]
+EFFORT: dict[Runs, dict[str, Any]] = {
+    # LLVM's third level takes a fifth longer than the second, for the same speed.
+    "often": {LEVEL: 2},
+    # Half the time to compile; code that runs a tenth to a third slower, but for small programs.
+    "seldom": {LEVEL: 1, FUSIONS: False},
+    # A quarter of it; code that runs several times slower.
+    "once": {LEVEL: 0, FUSIONS: False},
+}
+"""XLA's options for a program on a CPU, by how often it runs."""
 
 POLL_SECONDS = 0.05
 MAX_THREADS = 4
 
 
-def compile_options(optimize: bool) -> dict[str, Any]:
-    """XLA's options for a program on the present device.
-
-    On a CPU, LLVM's third level takes a fifth longer than the second, for the same speed. A
-    program that runs once is not optimized at all: its compilation takes longer than its run. A
-    level in `XLA_FLAGS` is left alone.
-    """
+def compile_options(runs: Runs) -> dict[str, Any]:
+    """XLA's options for a program on the present device. A level in `XLA_FLAGS` is left alone."""
     if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
         return {}
-    return {LEVEL: 2 if optimize else 0}
+    return EFFORT[runs]
 
 
 _lowering = threading.RLock()
@@ -56,7 +61,7 @@ class Program(Generic[R]):
         function: pure, of arrays and trees of them.
         args: makes the arguments, or shapes and types in their place.
         donate: positions of arguments whose memory the result may use.
-        optimize: false for a program that runs once.
+        runs: how often, which decides how long its compilation may take.
         key: all that the program depends on, beside code and settings, so that it can be found in
             the cache without tracing; None if that is not known.
     """
@@ -68,20 +73,20 @@ class Program(Generic[R]):
         args: Callable[[], tuple[Any, ...]],
         *,
         donate: tuple[int, ...] = (),
-        optimize: bool = True,
+        runs: Runs = "often",
         key: str | None = None,
     ) -> None:
         self.name = name
         self._function, self._args, self._donate = function, args, donate
-        self._optimize = optimize
+        self._runs: Runs = runs
         self._key = None if key is None else f"{name} {key}"
         self._key_to_find = self._key
         self._look_lock, self._trace_lock = threading.Lock(), threading.Lock()
         self._compile_lock = threading.Lock()
         self._traced: jax.stages.Traced | None = None
         self._shapes: R | None = None
-        self.lowered = threading.Event()
-        """Set once XLA has it: what comes before holds Python's lock, and delays other threads."""
+        self.done = threading.Event()
+        """Set once it is compiled, or cannot be."""
         self._compiled: Callable[..., R] | None = None
 
     @property
@@ -100,7 +105,7 @@ class Program(Generic[R]):
     def _trace(self) -> jax.stages.Traced:
         with self._trace_lock:
             if self._traced is None:
-                options = compile_options(self._optimize)
+                options = compile_options(self._runs)
                 jitted = jax.jit(
                     self._function, donate_argnums=self._donate, compiler_options=options
                 )
@@ -109,12 +114,14 @@ class Program(Generic[R]):
 
     def compile(self) -> Callable[..., R]:
         """The compiled function; another thread that compiles it already is waited for."""
-        self._look()
-        with self._compile_lock:
-            if self._compiled is None:
-                self._make()
-            self.lowered.set()
-            return cast(Callable[..., R], self._compiled)
+        try:
+            self._look()
+            with self._compile_lock:
+                if self._compiled is None:
+                    self._make()
+                return cast(Callable[..., R], self._compiled)
+        finally:
+            self.done.set()
 
     def _look(self) -> None:
         """Take it from the cache by its key, if it has one and is there."""
@@ -131,19 +138,16 @@ class Program(Generic[R]):
 
     def _make(self) -> None:
         start = time.perf_counter()
-        try:
-            with _lowering:
-                lowered = self._trace().lower()
-        finally:
-            self.lowered.set()
+        with _lowering:
+            lowered = self._trace().lower()
         key, cache = self._key, current_cache()
         if cache is not None and key is None:
-            key = f"{compile_options(self._optimize)} {lowered.as_text()}"
+            key = f"{compile_options(self._runs)} {lowered.as_text()}"
             self._load(key)
         if self._compiled is None:
             self._compiled = compiled = lowered.compile()
             if cache is not None and key and time.perf_counter() - start > CACHED_SECONDS:
-                cache.save(key, compiled, self._trace().out_info)
+                in_background(partial(cache.save, key, compiled, self._trace().out_info))
 
     def __call__(self, *args: Any) -> R:
         """Run it, compiling it first if need be."""
@@ -174,10 +178,17 @@ def busy() -> bool:
 
 
 @atexit.register
-def _join() -> None:
+def join_threads() -> None:
     """Let background threads finish before the interpreter ends: XLA does not survive that."""
     for thread in list(_threads):
         thread.join()
+
+
+def in_background(job: Callable[[], None]) -> None:
+    """Do a job that nobody waits for in a thread of its own."""
+    thread = threading.Thread(target=job, name="background", daemon=True)
+    _threads.add(thread)
+    thread.start()
 
 
 class Background:
@@ -282,11 +293,10 @@ class Compiler:
                 self._futures[id(program)] = self._background.submit(program.compile)
 
     def start_after(self, first: Program[Any], make: Callable[[], Sequence[Program[Any]]]) -> None:
-        """Compile what `make` returns, but not before XLA has the first, so as not to delay it."""
+        """Compile what `make` returns, but not before the first is done, so as not to delay it."""
 
         def job() -> None:
-            if not first.ready:
-                first.lowered.wait()
+            first.done.wait()
             for program in make():
                 program.compile()
 

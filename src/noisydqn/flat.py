@@ -38,8 +38,10 @@ class Flat(Generic[Tree]):
         leaves, structure = jax.tree_util.tree_flatten(tree)
         shapes = tuple(leaf.shape for leaf in leaves)
         parts = [leaf.reshape(-1) for leaf in leaves]
-        vector = jnp.concatenate(parts) if parts else jnp.zeros(0)
-        return Flat(vector, structure, shapes)
+        # NumPy's own for its arrays, as JAX would compile one.
+        of_numpy = all(isinstance(part, np.ndarray) for part in parts)
+        joined: Any = (np if of_numpy else jnp).concatenate(parts) if parts else jnp.zeros(0)
+        return Flat(joined, structure, shapes)
 
     def with_vector(self, vector: Float[jax.Array, "... size"]) -> "Flat[Tree]":
         """Another tree of the same structure."""

@@ -40,6 +40,7 @@ def use(folder: Path | str | None) -> Any:
 
 
 def kept(folder: Path) -> list[Path]:
+    compilation.join_threads()  # they write
     return sorted((folder / machine_key()).glob("*.program"))
 
 
@@ -91,6 +92,7 @@ def test_settings_of_jax_tell_programs_apart(tmp_path: Path) -> None:
     function, before = Counted(), jax.config.values["jax_default_matmul_precision"]
     with use(tmp_path):
         function.program("a").compile()
+        compilation.join_threads()
         jax.config.update("jax_default_matmul_precision", "highest")
         try:
             function.program("a").compile()
@@ -103,6 +105,7 @@ def test_code_tells_programs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     function = Counted()
     with use(tmp_path):
         function.program("a").compile()
+        compilation.join_threads()
         monkeypatch.setattr(program_cache, "_origin", lambda: "changed")
         function.program("a").compile()
     assert function.traced == 2
@@ -115,6 +118,7 @@ def test_a_program_that_is_found_takes_memory_that_is_given_up(tmp_path: Path) -
             program = Counted().program("a", donate=(0,))
             assert program(given).tolist() == [0, 2, 4]
             assert given.is_deleted()
+            assert len(kept(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1])
@@ -127,6 +131,7 @@ def test_a_damaged_program_is_compiled_anew(tmp_path: Path, cut: int) -> None:
         path.write_bytes(whole[:cut])
         assert function.program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
         assert function.traced == 2
+        assert kept(tmp_path) == [path]
         assert path.stat().st_size > 1_000
 
 
@@ -137,6 +142,7 @@ def test_a_disk_that_is_full_harms_nothing(tmp_path: Path, monkeypatch: pytest.M
     with use(tmp_path):
         monkeypatch.setattr(Path, "write_bytes", full)
         assert Counted().program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        compilation.join_threads()
     assert kept(tmp_path) == []
 
 
@@ -150,6 +156,7 @@ def test_the_programs_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
         most = sum(path.stat().st_size for path in paths)
         monkeypatch.setattr(program_cache, "CACHE_BYTES", int(0.9 * most))
         Counted().program("new").compile()
+        compilation.join_threads()
     left = kept(tmp_path)
     assert len(left) == 2
     assert paths[0] in left
@@ -165,6 +172,7 @@ def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+        assert len(kept(tmp_path)) == 1
         function = Counted()
         assert function.program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
     assert function.traced == 0

@@ -187,7 +187,7 @@ def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePr
     keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
     of_env = cache_key(env)
     key = None if of_env is None else program_key(config, of_env, num_seeds)
-    init = Program("start", jax.vmap(start), lambda: (keys,), optimize=False, key=key)
+    init = Program("start", jax.vmap(start), lambda: (keys,), runs="once", key=key)
     advance = _of_seeds(runner.advance, num_seeds, 2)
     end = _of_seeds(runner.end, num_seeds, 1)
     count = jax.ShapeDtypeStruct((), jnp.int32)
@@ -199,7 +199,7 @@ def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePr
         runner,
         init,
         Program("training", advance, shapes, donate=(0, 1), key=key),
-        Program("noise", end, lambda: init.shapes[:1], donate=(0,), key=key),
+        Program("noise", end, lambda: init.shapes[:1], donate=(0,), runs="seldom", key=key),
     )
 
 

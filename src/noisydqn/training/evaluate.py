@@ -145,7 +145,7 @@ def _device_programs(
     policy: Policy = jax.tree.unflatten(structure, leaves)
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
     begin: Program[_Playing] = Program(
-        "evaluation", partial(_begin, env, episodes), lambda: (policy, key), optimize=False
+        "evaluation", partial(_begin, env, episodes), lambda: (policy, key), runs="once"
     )
     count = jax.ShapeDtypeStruct((), jnp.int32)
     play = partial(_play, env)

@@ -83,10 +83,13 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
         return raw(state), probed
 
     key = program_key(config, spec)
-    init = Program("start", start, lambda: (jax.random.key(0),), optimize=False, key=key)
+    init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     sums = jax.eval_shape(Agent.no_metrics)
     shown = partial(_shown, spec, config.num_envs)
+
+    def state() -> tuple[TrainingState]:
+        return (init.shapes,)
 
     def seen() -> tuple[Any, ...]:
         return init.shapes, shown(), count
@@ -99,7 +102,7 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
         init=init,
         act=Program("acting", act, seen, donate=(0,), key=key),
         learn=Program("learning", learn, due, donate=(0, 3), key=key),
-        probe=Program("noise", probe, lambda: (init.shapes,), donate=(0,), key=key),
+        probe=Program("noise", probe, state, donate=(0,), runs="seldom", key=key),
     )
 
 
@@ -192,7 +195,6 @@ def run(
     made = programs(config.of_program, env.spec)
     if compiler is not None:
         made.start(compiler)
-        compiler.wait(made.learn, made.init, made.act)
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)
@@ -200,7 +202,12 @@ def run(
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
-        training = _Run(config, made, vector, made.init(training_key), first, stop or Stop())
+        if compiler is not None:  # environments and keys are ready by then
+            compiler.wait(made.init)
+        state = made.init(training_key)
+        if compiler is not None:
+            compiler.wait(made.learn, made.act)
+        training = _Run(config, made, vector, state, first, stop or Stop())
         if checkpoint is not None:
             training.restore(checkpoint, warn)
         yield from training.chunks()
