@@ -108,8 +108,8 @@ class EvaluateArgs:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
-    episodes: int = 10
-    """Episodes to play."""
+    episodes: int | None = None
+    """Episodes to play. If not given, as many as in the run's own evaluations."""
     seed: int | None = None
     """Seed of the episodes. If not given, the run's own: the evaluation of its summary.json."""
     weights: Literal["best", "final"] = "best"

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import jax
 
-from noisydqn.program_cache import current_cache
+from noisydqn.program_cache import Kept, current_cache, text_key
 from noisydqn.settings import own_settings
 
 R = TypeVar("R")
@@ -80,14 +80,15 @@ class Program(Generic[R]):
         self._function, self._args, self._donate = function, args, donate
         self._runs: Runs = runs
         self._key = None if key is None else f"{name} {key}"
-        self._key_to_find = self._key
         self._look_lock, self._trace_lock = threading.Lock(), threading.Lock()
         self._compile_lock = threading.Lock()
+        self._looked = False
         self._traced: jax.stages.Traced | None = None
         self._shapes: R | None = None
+        self._compiled: Callable[..., R] | None = None
+        self._unsaved: Callable[[], None] | None = None
         self.done = threading.Event()
         """Set once it is compiled, or cannot be."""
-        self._compiled: Callable[..., R] | None = None
 
     @property
     def shapes(self) -> R:
@@ -102,16 +103,6 @@ class Program(Generic[R]):
         """Whether it is compiled."""
         return self._compiled is not None
 
-    def _trace(self) -> jax.stages.Traced:
-        with self._trace_lock:
-            if self._traced is None:
-                options = compile_options(self._runs)
-                jitted = jax.jit(
-                    self._function, donate_argnums=self._donate, compiler_options=options
-                )
-                self._traced = jitted.trace(*self._args())
-            return self._traced
-
     def compile(self) -> Callable[..., R]:
         """The compiled function; another thread that compiles it already is waited for."""
         try:
@@ -123,36 +114,66 @@ class Program(Generic[R]):
         finally:
             self.done.set()
 
-    def _look(self) -> None:
-        """Take it from the cache by its key, if it has one and is there."""
+    def save(self) -> None:
+        """Keep it in the cache, if it was compiled here and took long enough."""
         with self._look_lock:
-            key, self._key_to_find = self._key_to_find, None
-            if key is not None:
-                self._load(key)
-
-    def _load(self, key: str) -> None:
-        cache = current_cache()
-        kept = None if cache is None else cache.load(key)
-        if kept is not None:
-            self._compiled, self._shapes = kept
-
-    def _make(self) -> None:
-        start = time.perf_counter()
-        with _lowering:
-            lowered = self._trace().lower()
-        key, cache = self._key, current_cache()
-        if cache is not None and key is None:
-            key = f"{compile_options(self._runs)} {lowered.as_text()}"
-            self._load(key)
-        if self._compiled is None:
-            self._compiled = compiled = lowered.compile()
-            if cache is not None and key and time.perf_counter() - start > CACHED_SECONDS:
-                in_background(partial(cache.save, key, compiled, self._trace().out_info))
+            save, self._unsaved = self._unsaved, None
+        if save is not None:
+            save()
 
     def __call__(self, *args: Any) -> R:
         """Run it, compiling it first if need be."""
         compiled = self._compiled
-        return (self.compile() if compiled is None else compiled)(*args)
+        if compiled is None:
+            compiled = self.compile()
+            self.save()
+        return compiled(*args)
+
+    def _trace(self) -> jax.stages.Traced:
+        with self._trace_lock:
+            if self._traced is None:
+                # With arguments that are not used, so that the text tells which ones those are.
+                jitted = jax.jit(self._function, donate_argnums=self._donate, keep_unused=True)
+                self._traced = jitted.trace(*self._args())
+            return self._traced
+
+    def _look(self) -> None:
+        """Look for it in the cache, if it has a key."""
+        with self._look_lock:
+            cache = current_cache()
+            if self._looked or cache is None or self._key is None:
+                return
+            self._looked = True
+            self._take(cache.load(cache.path(self._key)))
+
+    def _take(self, kept: Kept | None) -> None:
+        if kept is not None:
+            self._compiled, self._shapes = kept
+            self.done.set()
+
+    def _make(self) -> None:
+        cache, options = current_cache(), compile_options(self._runs)
+        start = time.perf_counter()
+        with _lowering:
+            lowered = self._trace().lower()
+        path = None if cache is None else cache.path(self._key or text_key(lowered, options))
+        if cache is not None and path is not None and self._key is None:
+            self._take(cache.load(path))
+        if self._compiled is not None:
+            return
+        self._compiled = compiled = _compiled(lowered, options)
+        seconds = time.perf_counter() - start
+        if cache is not None and path is not None and seconds > CACHED_SECONDS:
+            self._unsaved = partial(cache.save, path, compiled, self._trace().out_info)
+
+
+def _compiled(lowered: jax.stages.Lowered, options: dict[str, Any]) -> Any:
+    try:
+        return lowered.compile(options)
+    except jax.errors.JaxRuntimeError:
+        if not options:
+            raise
+        return lowered.compile()  # another version of XLA may not know the options
 
 
 @lru_cache(maxsize=64)
@@ -169,12 +190,12 @@ def program_for(name: str, function: Callable[..., R], *args: Any) -> Program[R]
     return cast(Program[R], _program_for(name, function, structure, shapes))
 
 
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_threads: list[threading.Thread] = []
 
 
 def busy() -> bool:
     """Whether a background thread is still at work, perhaps on what nobody waits for any more."""
-    return any(thread.is_alive() for thread in _threads)
+    return any(thread.is_alive() for thread in list(_threads))
 
 
 @atexit.register
@@ -182,13 +203,6 @@ def join_threads() -> None:
     """Let background threads finish before the interpreter ends: XLA does not survive that."""
     for thread in list(_threads):
         thread.join()
-
-
-def in_background(job: Callable[[], None]) -> None:
-    """Do a job that nobody waits for in a thread of its own."""
-    thread = threading.Thread(target=job, name="background", daemon=True)
-    _threads.add(thread)
-    thread.start()
 
 
 class Background:
@@ -209,27 +223,34 @@ class Background:
             queue.SimpleQueue()
         )
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        self._closed, self._lock = False, threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for future in self._futures:
-            future.cancel()
-        for _ in self._threads:
-            self._jobs.put(None)
+        with self._lock:
+            self._closed = True
+            for future in self._futures:
+                future.cancel()
+            for _ in self._threads:
+                self._jobs.put(None)
 
     def submit(self, job: Callable[[], R]) -> Future[R]:
-        """Have a job done."""
+        """Have a job done; it is dropped if the context was left."""
         future: Future[R] = Future()
-        if len(self._threads) < self._most:
-            # A daemon: Python's own pools are joined before anything can be said at exit.
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._threads.append(thread)
-            _threads.add(thread)
-            thread.start()
-        self._futures.add(future)
-        self._jobs.put((future, job))
+        with self._lock:
+            if self._closed:
+                future.cancel()
+                return future
+            if len(self._threads) < self._most:
+                # A daemon: Python's own pools are joined before anything can be said at exit.
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+                _threads[:] = [*filter(threading.Thread.is_alive, _threads), thread]
+            self._futures.add(future)
+            self._jobs.put((future, job))
         return future
 
     def _work(self) -> None:
@@ -278,7 +299,7 @@ class Compiler:
     ) -> None:
         self._check, self._announce = check, announce
         self._background = Background(min(os.cpu_count() or 1, MAX_THREADS), "compiler")
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[Program[Any], Future[None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -289,8 +310,12 @@ class Compiler:
     def start(self, *programs: Program[Any]) -> None:
         """Compile programs in the background, in this order."""
         for program in programs:
-            if not program.ready and id(program) not in self._futures:
-                self._futures[id(program)] = self._background.submit(program.compile)
+            if not program.ready and program not in self._futures:
+                self._futures[program] = self._background.submit(partial(self._compile, program))
+
+    def _compile(self, program: Program[Any]) -> None:
+        program.compile()
+        self._background.submit(program.save)  # later: others wait to be compiled
 
     def start_after(self, first: Program[Any], make: Callable[[], Sequence[Program[Any]]]) -> None:
         """Compile what `make` returns, but not before the first is done, so as not to delay it."""
@@ -298,7 +323,7 @@ class Compiler:
         def job() -> None:
             first.done.wait()
             for program in make():
-                program.compile()
+                self._compile(program)
 
         self._background.submit(job)
 
@@ -309,7 +334,7 @@ class Compiler:
         try:
             while waiting:
                 self._announce([program.name for program in waiting])
-                wait(self._futures[id(waiting[0])], self._check)
+                wait(self._futures[waiting[0]], self._check)
                 waiting = [program for program in waiting if not program.ready]
         finally:
             self._announce([])

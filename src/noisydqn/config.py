@@ -50,6 +50,7 @@ ADDED: dict[str, Any] = {
 
 AROUND_PROGRAM = (
     "preset seed num_seeds steps max_seconds stop_at_return window stop_at_evaluation "
+    "vectorisation step_timeout "
     "checkpoint_seconds keep evaluation_every evaluation_episodes evaluation_max_steps film_seconds"
 )
 """Options of what happens around a compiled program, which is the same for all their values."""

@@ -13,7 +13,9 @@ import platform
 import shutil
 import stat
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -34,7 +36,7 @@ CACHE_DAYS = 30
 """After so many days without use, the cache of another version or processor is removed."""
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "gymnax", "noisydqn")
 """Where the code of a program comes from."""
-SUFFIX = ".program"
+PREFIX, SUFFIX, PART = "programs-", ".program", ".part"
 
 
 class Kept(NamedTuple):
@@ -59,20 +61,24 @@ class ProgramCache:
 
     def __init__(self, place: Path) -> None:
         self.folder = place / machine_key()
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (place, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid"):
             for folder in (place, self.folder):
                 status = folder.stat()
                 if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                     raise UserError("others may write to it")
-        probe = self.folder / f".{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
         self._remove_old(place)
 
-    def load(self, key: str) -> Kept | None:
-        """Return the program of a key, None if it is not there or damaged."""
-        path = self._path(key)
+    def path(self, key: str) -> Path:
+        """Return where the program of a key is kept, under the present settings."""
+        text = f"{ORIGIN}\n{_settings()}\n{key}"
+        return self.folder / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
+
+    def load(self, path: Path) -> Kept | None:
+        """Return a program that was kept, None if it is not there or damaged."""
         try:
             data = path.read_bytes()
         except OSError:
@@ -82,7 +88,9 @@ class ProgramCache:
             if hashlib.sha256(data).digest() != digest:
                 raise ValueError("cut short")
             payload, shapes, *trees = _Unpickler(io.BytesIO(data)).load()
-            compiled = serialize_executable.deserialize_and_load(payload, *trees)
+            compiled = serialize_executable.deserialize_and_load(
+                payload, *trees, execution_devices=[_device()]
+            )
         except Exception:
             with suppress(OSError):
                 path.unlink()
@@ -91,23 +99,21 @@ class ProgramCache:
             os.utime(path)  # when it was used last
         return Kept(compiled, shapes)
 
-    def save(self, key: str, compiled: jax.stages.Compiled, shapes: Any) -> None:
+    def save(self, path: Path, compiled: jax.stages.Compiled, shapes: Any) -> None:
         """Keep a program, unless JAX cannot serialize it or the disk is full."""
-        path = self._path(key)
-        beside = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with suppress(Exception):  # whatever is wrong, the program itself is fine
             payload, *trees = serialize_executable.serialize(compiled)
             data = _pickled((payload, shapes, *trees))
-            beside.write_bytes(hashlib.sha256(data).digest() + data)
-            beside.replace(path)
-            self._prune()
-        except Exception:
-            with suppress(OSError):
+            file, name = tempfile.mkstemp(PART, dir=self.folder)
+            beside = Path(name)
+            try:
+                with os.fdopen(file, "wb") as opened:
+                    opened.write(hashlib.sha256(data).digest() + data)
+                beside.replace(path)
+            except BaseException:
                 beside.unlink()
-
-    def _path(self, key: str) -> Path:
-        text = f"{_origin()}\n{_settings()}\n{key}"
-        return self.folder / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
+                raise
+            self._prune()
 
     def _prune(self) -> None:
         """Remove the programs that were not used for longest, until the rest fits."""
@@ -129,11 +135,12 @@ class ProgramCache:
     def _remove_old(self, place: Path) -> None:
         """Remove other versions' caches that nobody uses, and what killed processes left."""
         oldest = time.time() - CACHE_DAYS * 86_400
-        for other in place.iterdir():
-            if other != self.folder and other.stat().st_mtime < oldest and _is_key(other.name):
-                shutil.rmtree(other, ignore_errors=True)
+        for other in place.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                if other != self.folder and other.stat().st_mtime < oldest:
+                    shutil.rmtree(other, ignore_errors=True)
         for path, status in self._entries():
-            if path.suffix == ".part" and status.st_mtime < time.time() - 3_600:
+            if path.suffix == PART and status.st_mtime < time.time() - 3_600:
                 path.unlink(missing_ok=True)
 
 
@@ -167,10 +174,6 @@ def _pickled(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _is_key(name: str) -> bool:
-    return len(name) == 16 and set(name) <= set("0123456789abcdef")
-
-
 # What a program depends on, beside its key
 
 
@@ -179,7 +182,7 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:
-        return platform.processor()
+        return f"{platform.processor()} {platform.version()}"
     wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
     return "\n".join(line for line in lines if line.startswith(wanted))
 
@@ -191,16 +194,18 @@ def machine_key() -> str:
     Compiled programs use whatever the processor has, and would crash on one that lacks it.
     """
     parts = [*_versions("jax", "jaxlib", "noisydqn"), sys.platform, platform.machine()]
-    return hashlib.sha256("\n".join([*parts, _processor()]).encode()).hexdigest()[:16]
+    return PREFIX + hashlib.sha256("\n".join([*parts, _processor()]).encode()).hexdigest()[:16]
 
 
-@lru_cache
-def _origin() -> str:
+def _origin() -> str | None:
     """Sum up the code that programs are made from: this package's, and versions of the others."""
     digest = hashlib.sha256("\n".join([sys.version, *_versions(*PACKAGES)]).encode())
     root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    try:
+        for path in sorted(root.rglob("[!.]*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    except OSError:
+        return None
     return digest.hexdigest()
 
 
@@ -214,11 +219,40 @@ def _versions(*packages: str) -> list[str]:
     return found
 
 
+ORIGIN = _origin()
+"""That code as it was imported; None, and nothing is kept, if it cannot be read."""
+
+
 def _settings() -> str:
-    """Sum up JAX's settings, which may change a program, and the devices."""
-    values = [f"{k}={v}" for k, v in sorted(jax.config.values.items()) if "cache" not in k]
-    devices = [f"{x.device_kind} {x.client.platform_version}" for x in jax.devices()]
-    return "\n".join([*values, os.environ.get("XLA_FLAGS", ""), *devices])
+    """Sum up what else may change a program: JAX's settings, the device, the cores in use.
+
+    Settings belong to a thread, so this one's own count where they differ.
+    """
+    names = sorted(name for name in jax.config.values if "cache" not in name)
+    values = [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in names]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = _device()
+    about = f"{device.device_kind}, {device.client.platform_version}, {cores} cores"
+    return "\n".join([*values, os.environ.get("XLA_FLAGS", ""), about])
+
+
+def _device() -> Any:
+    """The device that programs are compiled for."""
+    given = jax.config.values["jax_default_device"]
+    return jax.local_devices(backend=given)[0] if given is None or isinstance(given, str) else given
+
+
+def text_key(lowered: jax.stages.Lowered, options: dict[str, Any]) -> str:
+    """Return the key of a program whose maker cannot say what it is made from: its text.
+
+    The text has neither the trees of arguments and result nor the types that JAX checks.
+    """
+    trees = (lowered.in_tree, lowered.in_avals, lowered.out_tree)
+    try:
+        about = _pickled(trees).hex()
+    except Exception:
+        about = uuid.uuid4().hex  # nothing finds it
+    return f"{options}\n{about}\n{lowered.as_text()}"
 
 
 # The cache in use
@@ -243,15 +277,17 @@ def default_cache() -> Path | None:
 
 def current_cache() -> ProgramCache | None:
     """Return the cache in use: one that was asked for, or the default one, or none."""
-    return _given[-1] if _given else _open(default_cache())
+    if ORIGIN is None:
+        return None
+    return _given[-1] if _given else _default(os.environ.get(CACHE_VARIABLE))
 
 
 @lru_cache
-def _open(place: Path | None) -> ProgramCache | None:
-    try:
+def _default(_: str | None) -> ProgramCache | None:
+    with suppress(OSError, RuntimeError, UserError):
+        place = default_cache()
         return None if place is None else ProgramCache(place)
-    except (OSError, UserError):
-        return None
+    return None
 
 
 @contextmanager
@@ -267,17 +303,16 @@ def program_cache(
     Yields:
         The cache, or None.
     """
-    place = default_cache() if folder is None else Path(folder).expanduser() if folder else None
-    cache = None
-    if place is not None:
-        try:
-            cache = ProgramCache(place)
-        except (OSError, UserError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            warn(
-                f"no compiled program is kept in {place}: {reason}; name another folder in "
-                f"{CACHE_VARIABLE}, or none"
-            )
+    place, cache = folder or None, None
+    try:
+        place = default_cache() if folder is None else Path(folder).expanduser() if folder else None
+        cache = None if place is None else ProgramCache(place)
+    except (OSError, RuntimeError, UserError) as error:  # RuntimeError: no home folder
+        reason = error.strerror if isinstance(error, OSError) else error
+        warn(
+            f"no compiled program is kept in {place or CACHE_VARIABLE}: {reason}; name another "
+            f"folder in {CACHE_VARIABLE}, or none"
+        )
     _given.append(cache)
     try:
         yield cache

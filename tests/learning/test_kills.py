@@ -6,7 +6,7 @@ from benchmarks import kills
 
 @pytest.mark.parametrize(
     ("work", "steps"),
-    [("catcher", 20_000), ("cartpole", 6_000), ("pong", 1_200)],
+    [("catcher", 8_000), ("cartpole", 5_000), ("pong", 800)],
 )
 def test_killed_runs_end_with_the_same_bits(work: str, steps: int) -> None:
     """Two kills of one run, the first while a checkpoint is written."""

@@ -78,6 +78,14 @@ def test_whoever_waits_for_a_program_can_leave() -> None:
         time.sleep(0.01)
 
 
+def test_a_job_of_a_context_that_was_left_is_dropped() -> None:
+    """It would leave a thread that waits for ever, and Python would not end."""
+    with Background(2, "jobs") as background:
+        background.submit(lambda: None).result(5)
+    assert background.submit(lambda: None).cancelled()
+    assert background.join(5)
+
+
 def test_jobs_raise_where_they_are_waited_for_and_threads_end() -> None:
     def fail() -> None:
         raise TimeoutError("the job's own")

@@ -1,26 +1,30 @@
 """Compiled programs on disk: found again, only where they fit, and only what the user put there."""
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from tests.probes import SMALL, CountingEnv
 
 import noisydqn
 from noisydqn import PRESETS, compilation, program_cache
+from noisydqn.build import make_policy
 from noisydqn.compilation import Program
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import TimeLimit, cache_key
+from noisydqn.envs.device import TimeLimit, cache_key, environment_spec
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
 from noisydqn.training import device, host
 from noisydqn.training.core import program_key
+from noisydqn.training.evaluate import evaluate
 
 VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
 
@@ -57,11 +61,17 @@ class Counted:
 
         return Program("double", double, lambda: (VECTOR,), key=key, **options)
 
+    def kept(self, key: str | None = None) -> Program[jax.Array]:
+        program = self.program(key)
+        program.compile()
+        program.save()
+        return program
+
 
 def test_a_program_with_a_key_is_not_traced_again(tmp_path: Path) -> None:
     function = Counted()
     with use(tmp_path):
-        assert function.program("a").compile()(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        assert function.kept("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
         (path,) = kept(tmp_path)
         os.utime(path, (1, 1))
         again = function.program("a")
@@ -70,7 +80,7 @@ def test_a_program_with_a_key_is_not_traced_again(tmp_path: Path) -> None:
         assert function.traced == 1
         assert kept(tmp_path) == [path]
         assert path.stat().st_mtime > 1  # used now
-        function.program("b").compile()
+        function.kept("b")
     assert function.traced == 2
     assert len(kept(tmp_path)) == 2
 
@@ -78,24 +88,24 @@ def test_a_program_with_a_key_is_not_traced_again(tmp_path: Path) -> None:
 def test_a_program_without_a_key_is_found_by_its_text(tmp_path: Path) -> None:
     function = Counted()
     with use(tmp_path):
-        function.program().compile()
+        function.kept()
         (path,) = kept(tmp_path)
         before = path.read_bytes()
         again = function.program()
         assert again(jnp.arange(3.0)).tolist() == [0, 2, 4]
         assert (function.traced, path.read_bytes()) == (2, before)
-        Program("double", lambda x: 3 * x, lambda: (VECTOR,)).compile()
+        Program("double", lambda x: 3 * x, lambda: (VECTOR,))(jnp.arange(3.0))
     assert len(kept(tmp_path)) == 2
 
 
 def test_settings_of_jax_tell_programs_apart(tmp_path: Path) -> None:
     function, before = Counted(), jax.config.values["jax_default_matmul_precision"]
     with use(tmp_path):
-        function.program("a").compile()
+        function.kept("a")
         compilation.join_threads()
         jax.config.update("jax_default_matmul_precision", "highest")
         try:
-            function.program("a").compile()
+            function.kept("a")
         finally:
             jax.config.update("jax_default_matmul_precision", before)
     assert function.traced == 2
@@ -104,10 +114,10 @@ def test_settings_of_jax_tell_programs_apart(tmp_path: Path) -> None:
 def test_code_tells_programs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     function = Counted()
     with use(tmp_path):
-        function.program("a").compile()
+        function.kept("a")
         compilation.join_threads()
-        monkeypatch.setattr(program_cache, "_origin", lambda: "changed")
-        function.program("a").compile()
+        monkeypatch.setattr(program_cache, "ORIGIN", "changed")
+        function.kept("a")
     assert function.traced == 2
 
 
@@ -125,7 +135,7 @@ def test_a_program_that_is_found_takes_memory_that_is_given_up(tmp_path: Path) -
 def test_a_damaged_program_is_compiled_anew(tmp_path: Path, cut: int) -> None:
     function = Counted()
     with use(tmp_path):
-        function.program("a").compile()
+        function.kept("a")
         (path,) = kept(tmp_path)
         whole = path.read_bytes()
         path.write_bytes(whole[:cut])
@@ -140,7 +150,7 @@ def test_a_disk_that_is_full_harms_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("No space left on device")
 
     with use(tmp_path):
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(program_cache.tempfile, "mkstemp", full)
         assert Counted().program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
         compilation.join_threads()
     assert kept(tmp_path) == []
@@ -149,13 +159,13 @@ def test_a_disk_that_is_full_harms_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_the_programs_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with use(tmp_path):
         for i in range(3):
-            Counted().program(str(i)).compile()
+            Counted().kept(str(i))
         paths = kept(tmp_path)
         for age, path in enumerate(paths):
             os.utime(path, (1_000_000 - age, 1_000_000 - age))
         most = sum(path.stat().st_size for path in paths)
         monkeypatch.setattr(program_cache, "CACHE_BYTES", int(0.9 * most))
-        Counted().program("new").compile()
+        Counted().kept("new")
         compilation.join_threads()
     left = kept(tmp_path)
     assert len(left) == 2
@@ -166,7 +176,7 @@ def test_the_programs_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
 def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
     with use(tmp_path):
         threads = [
-            threading.Thread(target=Counted().program("a").compile, daemon=True) for _ in range(4)
+            threading.Thread(target=Counted().kept, args=["a"], daemon=True) for _ in range(4)
         ]
         for thread in threads:
             thread.start()
@@ -201,7 +211,16 @@ def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
     program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(tmp_path: Path) -> None:
+class Untraced(Program[Any]):
+    """A program that must be in the cache."""
+
+    def _trace(self) -> Any:
+        raise AssertionError(f"{self.name} was not kept")
+
+
+def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(env: str) -> bytes:
         device.programs.cache_clear()
         host.programs.cache_clear()
@@ -216,13 +235,22 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(tmp_path: Pa
     for env in ("noisydqn/Catcher-v0", "CartPole-v1"):
         first = train(env)
         number = len(kept(cache))
-        assert train(env) == first
+        assert number > 2
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "Program", Untraced)
+            patch.setattr(device, "Program", Untraced)
+            assert train(env) == first
         assert len(kept(cache)) == number
+
+
+class Subclass(CatcherPixels):
+    """May do anything."""
 
 
 def test_what_is_not_this_packages_code_has_no_key() -> None:
     assert cache_key(TimeLimit(CatcherPixels(), 5)) not in (None, cache_key(CatcherPixels()))
     assert cache_key(CountingEnv()) is None
+    assert cache_key(Subclass()) is None
     assert cache_key(TimeLimit(CountingEnv(), 5)) is None
     assert program_key(SMALL, "catcher") is not None
     assert program_key(SMALL, "catcher") != program_key(SMALL.replace(hidden=(9,)), "catcher")
@@ -278,7 +306,12 @@ def test_a_folder_that_cannot_be_made_is_not_used(tmp_path: Path) -> None:
 
 def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
     """The caches of other versions, and what killed processes left; nothing of anybody else's."""
-    old, new, other = tmp_path / "0123456789abcdef", tmp_path / "fedcba9876543210", tmp_path / "my"
+    old, new, other = (
+        tmp_path / "programs-0",
+        tmp_path / "programs-1",
+        tmp_path / "fedcba9876543210",
+    )
+    (tmp_path / "programs-2").symlink_to(tmp_path / "nowhere")
     for folder in (old, new, other, tmp_path / machine_key()):
         folder.mkdir(mode=0o700)
     part, recent = tmp_path / machine_key() / "a.1.part", tmp_path / machine_key() / "b.2.part"
@@ -302,10 +335,121 @@ def test_every_processor_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert machine_key() == before
 
 
-def test_arrays_are_not_what_is_kept(tmp_path: Path) -> None:
-    """A program of a run holds code and shapes: no weights."""
+def test_a_folder_is_made_for_the_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with use(tmp_path / "a" / "b") as cache:
+            assert cache is not None
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_that_cannot_be_named_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    with program_cache.program_cache("~nobody-at-all/x", lines.append) as cache:
+        assert cache is None
+    assert len(lines) == 1
+    monkeypatch.setenv("NOISYDQN_CACHE", "~nobody-at-all/x")
+    assert current_cache() is None
+
+
+def test_code_that_cannot_be_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program_cache, "ORIGIN", None)
     with use(tmp_path):
-        program = Program("shift", lambda x: x + 1, lambda: (VECTOR,), key="s")
-        program(jnp.asarray(np.full(3, 12345.0, np.float32)))
-        (path,) = kept(tmp_path)
-    assert np.float32(12345.0).tobytes() not in path.read_bytes()
+        assert Counted().program("a")(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("runs", ["often", "seldom", "once"])
+def test_xla_knows_the_options(runs: compilation.Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests themselves are in `XLA_FLAGS`, which is left alone."""
+    assert compilation.compile_options(runs) == {}
+    monkeypatch.delenv("XLA_FLAGS")
+    options = compilation.compile_options(runs)
+    assert options
+    jax.jit(lambda x: 2 * x).lower(VECTOR).compile(options)
+    assert Counted().program(runs=runs)(jnp.arange(3.0)).tolist() == [0, 2, 4]
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "compile_options", lambda _: {"xla_of_the_future": True})
+    assert Counted().program()(jnp.arange(3.0)).tolist() == [0, 2, 4]
+
+
+def test_a_machine_with_several_devices(tmp_path: Path) -> None:
+    code = """
+        import jax, jax.numpy as jnp
+        from noisydqn import compilation
+        from noisydqn.compilation import Program
+        compilation.CACHED_SECONDS = 0
+        assert len(jax.devices()) == 2
+        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+        print(Program("double", lambda x: 2 * x, lambda: (shape,), key="a")(jnp.arange(3.0)))
+    """
+    flags = "--xla_force_host_platform_device_count=2"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "XLA_FLAGS": flags, "NOISYDQN_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.returncode) == ("[0. 2. 4.]\n", 0), done.stderr
+        assert len(kept(tmp_path)) == 1
+
+
+class Pair(NamedTuple):
+    """Two numbers."""
+
+    one: jax.Array
+    other: jax.Array
+
+
+class Twin(NamedTuple):
+    """The same, but of another kind."""
+
+    one: jax.Array
+    other: jax.Array
+
+
+def test_the_same_text_with_other_trees_is_another_program(tmp_path: Path) -> None:
+    numbers = jnp.float32(1), jnp.float32(2)
+
+    def program(kind: Any) -> Program[jax.Array]:
+        return Program("first", lambda pair: pair.one, lambda: (kind(*numbers),))
+
+    with use(tmp_path):
+        for kind in (Pair, Twin, Pair, Twin):
+            assert float(program(kind)(kind(*numbers))) == 1
+    assert len(kept(tmp_path)) == 2
+
+
+def test_the_same_text_of_other_arguments_is_another_program(tmp_path: Path) -> None:
+    numbers = jnp.float32(1), jnp.float32(2)
+
+    def program(place: int) -> Program[jax.Array]:
+        return Program("first", lambda *pair: pair[place], lambda: numbers)
+
+    with use(tmp_path):
+        for place in (0, 1, 0, 1):
+            assert float(program(place)(*numbers)) == place + 1
+    assert len(kept(tmp_path)) == 2
+
+
+def test_policies_of_all_kinds_are_evaluated_with_the_cache(tmp_path: Path) -> None:
+    """With mean weights their programs may have the same text."""
+    env = CatcherPixels()
+    with use(tmp_path):
+        for options in (
+            {},
+            {"loss": "squared"},
+            {"noise": "independent"},
+            {"exploration": "greedy"},
+        ):
+            config = SMALL.replace(torso="flat", hidden=(4,), **options)
+            policy = make_policy(config, environment_spec(env), jax.random.key(0))
+            evaluation = evaluate(env, policy, episodes=1, key=jax.random.key(1), max_steps=3)
+            assert evaluation.truncated == 1

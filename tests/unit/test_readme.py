@@ -125,6 +125,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "policy.py": for_policy,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "training/run.py": for_run,
+    "training/saved.py": for_policy,
 }
 """What the examples in a module's docstrings take for granted."""
 

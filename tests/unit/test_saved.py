@@ -16,7 +16,7 @@ from noisydqn import Config, UserError, build
 from noisydqn.cli import main
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.training.folder import RunFolder, create_folders
+from noisydqn.training.folder import RunFolder, create_folders, write_config
 from noisydqn.training.weights import save_policy
 
 PLAIN = Config(
@@ -71,6 +71,19 @@ def test_an_environment_is_handed_in(run: Path, env: Any) -> None:
     assert evaluation.truncated == 3
 
 
+def test_an_environment_that_is_handed_in_is_played_as_it_is(run: Path) -> None:
+    """Not as that of the run was made."""
+    folder = RunFolder(run)
+    write_config(folder, PLAIN.replace(env_kwargs='{"size": 9}', max_episode_steps=3))
+    evaluation = noisydqn.evaluate(run, env=Walk, episodes=1)
+    assert evaluation.returns == (7,)
+
+
+def test_as_many_episodes_as_the_run_evaluates(run: Path) -> None:
+    write_config(RunFolder(run), PLAIN.replace(evaluation_episodes=3))
+    assert len(noisydqn.evaluate(run, env=Walk).returns) == 3
+
+
 def test_a_video_of_an_environment_that_is_handed_in(run: Path, tmp_path: Path) -> None:
     assert noisydqn.record(run, env=Walk, seconds=0.1) == run / "policy.mp4"
     elsewhere = tmp_path / "here.mp4"
@@ -109,7 +122,7 @@ def test_another_environment_is_refused(run: Path, play: Any, env: Any, shown: s
         (["evaluate", "--episodes", "0"], {"episodes": 0}, "--episodes must be between 1 and"),
         (["evaluate", "--seed", "-1"], {"seed": -1}, "--seed must be between 0 and"),
         (["record", "--seconds", "0"], {"seconds": 0}, "--seconds must be above zero and at most"),
-        (["record", "--seed", "-1"], {"seed": -1}, "--seed must be between 0 and"),
+        (["record", "--seed", str(2**64)], {"seed": 2**64}, "--seed must be between 0 and"),
     ],
 )
 def test_numbers_out_of_range_are_refused(

@@ -26,13 +26,18 @@ class GymnaxEnvironment:
         env: gymnax's environment.
         default_params: its parameters.
         num_actions: how many actions there are.
-        cache_key: all that its functions depend on.
+        name: and arguments, by which gymnax makes it.
     """
 
     env: Any
     default_params: Any
     num_actions: int
-    cache_key: str
+    name: str
+
+    @property
+    def cache_key(self) -> str:
+        """All that its functions depend on beside code."""
+        return f"gymnax:{self.name} {self.default_params}"
 
     @staticmethod
     def create(name: str, kwargs: str) -> "GymnaxEnvironment":
@@ -63,7 +68,7 @@ class GymnaxEnvironment:
                 f"the action space of gymnax:{name} is {type(space).__name__}, expected Discrete: "
                 "noisydqn learns a value for each action"
             )
-        return GymnaxEnvironment(env, params, int(space.n), f"gymnax:{name} {kwargs}")
+        return GymnaxEnvironment(env, params, int(space.n), f"{name} {kwargs}")
 
     def observe(self, state: ShownState) -> Array:
         """What is seen in a state."""

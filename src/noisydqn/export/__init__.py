@@ -28,6 +28,7 @@ from noisydqn.training.folder import (
     given_path,
     open_folder,
     read_spaces,
+    read_summary,
 )
 from noisydqn.training.weights import checksum, load_policy
 
@@ -86,8 +87,8 @@ def export_run(
     if file_format not in SUFFIXES:
         raise UserError(f"the format {file_format!r} is unknown: there are {', '.join(SUFFIXES)}")
     folder, config = open_folder(path)
-    free = free_path(folder.path / f"policy{SUFFIXES[file_format]}")
-    file = free if out is None else given_path(out)
+    file = folder.path / f"policy{SUFFIXES[file_format]}"
+    file = free_path(file, beside=".json") if out is None else given_path(out)
     spec = spec_of_run(folder, config)
     policy = load_policy(folder.weights(weights), config, spec)
     for taken in (file, card_path(file)):
@@ -123,7 +124,7 @@ def card_path(file: Path) -> Path:
 def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
     """The card of a policy: what it sees, what it does, and how it was trained."""
     observation = spec.observation
-    summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else {}
+    summary = read_summary(folder)
     return {
         "format": CARD,
         "version": CARD_VERSION,
@@ -177,12 +178,14 @@ def export_policy(
             target = importlib.import_module(f"noisydqn.export.{file_format}")
             target.write(part, policy, spec, text)
             _check(policy, spec, lambda seen: target.read_values(part, seen), part)
+        card_path(file).write_text(text)
         part.replace(file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    card_path(file).write_text(text)
+        if not file.exists():
+            card_path(file).unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, policy: Policy, card: str) -> None:

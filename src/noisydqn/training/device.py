@@ -247,7 +247,6 @@ def run(
     """
     made = programs(config.of_program, env, len(keys))
     if compiler is not None:
-        made.start(compiler)
         compiler.wait(made.advance, made.init)
     training = _Run(config, made, keys, stop or Stop())
     if checkpoint is not None:

@@ -110,9 +110,11 @@ class RunFolder:
         """The weights called "best" or "final".
 
         Raises:
-            UserError: there are none.
+            UserError: there are none, or they have another name.
         """
-        path = {"best": self.best, "final": self.final}[which]
+        if which not in ("best", "final"):
+            raise UserError(f"weights must be best or final, got {which!r}")
+        path = self.best if which == "best" else self.final
         if not path.exists():
             raise UserError(
                 f"{self.path} holds no {path.name}: the run was not saved; train again, or name "
@@ -121,11 +123,16 @@ class RunFolder:
         return path
 
 
-def free_path(path: Path) -> Path:
-    """`path` itself or, if it is taken, the first of `name-2`, `name-3`, ... that is not."""
+def free_path(path: Path, beside: str = "") -> Path:
+    """`path` itself or, if it is taken, the first of `name-2`, `name-3`, ... that is not.
+
+    Args:
+        path: what is to be written.
+        beside: the end of the name of a file beside it, which must be free, too.
+    """
     number = 2
     free = path
-    while free.exists():
+    while free.exists() or free.with_name(free.name + beside).exists():
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return free

@@ -193,8 +193,6 @@ def run(
         StoppedError: a stop was asked for before the first step.
     """
     made = programs(config.of_program, env.spec)
-    if compiler is not None:
-        made.start(compiler)
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)

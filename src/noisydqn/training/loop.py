@@ -399,7 +399,7 @@ class Loop:
                 try:
                     self._collect()
                     self._confirm()
-                except EnvironmentFailedError:  # in an evaluation: training is sound
+                except Exception:  # of an evaluation: training is sound
                     self._save(chunk)
                     raise
                 if self.stop.asked or self._finished:

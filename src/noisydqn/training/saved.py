@@ -39,7 +39,7 @@ def evaluate(
     folder: Place,
     *,
     env: Given = None,
-    episodes: int = 100,
+    episodes: int | None = None,
     seed: int | None = None,
     weights: Literal["best", "final"] = "best",
 ) -> Evaluation:
@@ -49,8 +49,11 @@ def evaluate(
 
     Args:
         folder: one that `train` made; of several seeds, the folder of one.
-        env: where the config cannot name it, or to play another: as in `train`.
-        episodes: how many. Those longer than the run's `evaluation_max_steps` are truncated.
+        env: where the config cannot name it, or to play another: as in `train`. The run's
+            `env_kwargs` and `max_episode_steps` are then not used.
+        episodes: how many; None plays as many as the run's own evaluations, so that the default
+            is the evaluation of its summary. Those longer than its `evaluation_max_steps` are
+            truncated.
         seed: of the episodes; None takes the run's own, as its summary did.
         weights: `"best"` or `"final"`.
 
@@ -60,9 +63,10 @@ def evaluate(
             observations or actions than the run's.
         EnvironmentFailedError: the environment failed.
     """
+    run, config = open_folder(folder)
+    episodes = config.evaluation_episodes if episodes is None else episodes
     if not 1 <= episodes <= MAX_EPISODES:
         raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {episodes}")
-    run, config = open_folder(folder)
     key = _keys(config, seed).report
     environment, policy = _load(run, config, env, weights)
     return evaluation.evaluate(
@@ -122,7 +126,10 @@ def _load(
 ) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
     entry, brought = accept(env)
     # One instance is enough: options that need several are those of training.
-    playing = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None, **brought}
+    playing: dict[str, Any] = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None}
+    if entry is not None:  # it need not be made as that of the run was
+        playing |= {"env_kwargs": "{}", "max_episode_steps": None, "vectorisation": "auto"}
+    playing |= brought
     if isinstance(entry, str):
         playing["env"], entry = entry, None
     environment = make_environment(config.replace(**playing), entry)
