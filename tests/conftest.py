@@ -8,3 +8,5 @@ from pathlib import Path
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FAST)
 os.environ.setdefault("NOISYDQN_CACHE", str(Path(__file__).parent.parent / "build" / "test-cache"))
+# Tests run side by side: PyTorch's threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
