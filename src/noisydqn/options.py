@@ -87,6 +87,15 @@ def convert(name: str, value: Any, hint: Hint) -> Any:
         raise ConfigError(f"{flag(name)} must be {wanted}, got {shown(value)}") from None
 
 
+def argument(name: str, value: Any, kind: Any) -> Any:
+    """Convert an argument of a function as `convert` does; `kind` is a type hint.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    return convert(name, value, _hint(kind))
+
+
 def _converted(value: Any, hint: Hint) -> Any:
     value = _scalar(value)
     kind = hint.kind
@@ -249,8 +258,13 @@ def _key(name: str) -> str:
     return name.lower().strip("-").replace("-", "_")
 
 
-def refuse_unknown(given: Iterable[str], names: Iterable[str]) -> None:
+def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "train") -> None:
     """Refuse options that do not exist.
+
+    Args:
+        given: what was given.
+        names: what there is.
+        command: whose help lists them.
 
     Raises:
         ConfigError: one of `given` is not one of `names`.
@@ -258,7 +272,7 @@ def refuse_unknown(given: Iterable[str], names: Iterable[str]) -> None:
     names = list(names)
     for name in given:
         if name not in names:
-            hint = hint_of(name, names) or "noisydqn train --help lists the options"
+            hint = hint_of(name, names) or f"noisydqn {command} --help lists the options"
             raise ConfigError(f"unknown option {name!r}: {hint}")
 
 
