@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from tests import probes
 from tests.host_envs import (
     BrokenEnv,
@@ -33,7 +34,7 @@ from noisydqn import Config
 from noisydqn.build import make_policy
 from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import EnvironmentFailedError
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.errors import UserError
 from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate
@@ -589,6 +590,33 @@ def test_an_ids_own_vector_is_checked_as_it_is_stored(
         vector.step(np.zeros(2, int))
 
 
+@pytest.mark.parametrize(
+    ("space", "shown", "message"),
+    [
+        (spaces.Discrete(3), 3, "of environment 1: observation is 3, expected an integer from 0"),
+        (spaces.Discrete(3), -1, "of environment 1: observation is -1, expected an integer"),
+        (spaces.MultiDiscrete([2, 4]), [1, 9], r"1: observation\[1\] is 9, expected integers"),
+        (
+            spaces.Dict({"gear": spaces.Discrete(3, start=2), "speed": spaces.Box(0, 1, (2,))}),
+            {"gear": 1},
+            r"of environment 1: observation\['gear'\] is 1, expected an integer from 2 to 4",
+        ),
+        (spaces.MultiBinary(2), [0, 5], r"1: observation\[1\] is 5, expected zeros and ones"),
+    ],
+)
+def test_categories_of_an_ids_own_vector_are_checked(
+    space: spaces.Space[Any], shown: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = ShowingEnv(space)
+    given = {**space.sample(), **shown} if isinstance(space, spaces.Dict) else np.array(shown)
+    vector = HostVector(SyncVectorEnv([lambda: ShowingEnv(space), lambda: wrong]), own=True)
+    vector.reset(0)
+    monkeypatch.setattr(wrong, "_seen", lambda: given)
+    with pytest.raises(EnvironmentFailedError, match=f"failed at step 1 .*{message}") as failure:
+        vector.step(np.zeros(2, int))
+    assert "\n" not in str(failure.value)
+
+
 class OldEnv:
     __module__ = "gym.old"
 
@@ -630,7 +658,7 @@ def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
     env = make(Limited)
     assert (Limited.alive, Limited.made) == (0, 1)
     notices: list[str] = []
-    env.notices.tell = notices.append
+    env.notices.tell(notices.append)
     policy = make_policy(SMALL, env.spec, jax.random.key(0))
     for _ in range(2):
         evaluation = evaluate(env, policy, episodes=5, key=jax.random.key(0))

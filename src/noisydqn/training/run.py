@@ -18,7 +18,7 @@ from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import accept
 from noisydqn.envs.guard import EnvironmentFailedError
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, Notices
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
@@ -169,7 +169,7 @@ def train(
         if holds_run(out):
             changes = check_same(config, out)
             return _resume(out, changes, maker, quiet=quiet, cache=cache)
-    environment = make_environment(config, maker)
+    environment = make_environment(config, maker, Notices(None))
     check_memory(config, environment)
     out, folders = create_folders(config, out, environment_spec(environment))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache)
@@ -199,7 +199,8 @@ def resume(
         unknown: refused: other options are those that the run was started with.
 
     Raises:
-        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, or another process trains it.
+        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, or
+            another process trains it.
         EnvironmentFailedError: as `train`.
         DivergedError: as `train`.
     """
@@ -227,7 +228,7 @@ def _resume(
     seeds = range(first.seed, first.seed + len(runs))
     if configs != [first.replace(seed=seed) for seed in seeds]:
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
-    environment = make_environment(first, maker)
+    environment = make_environment(first, maker, Notices(None))
     for folder in folders:
         check_spaces(folder, environment_spec(environment))
     config = first.replace(num_seeds=len(runs))
@@ -284,7 +285,7 @@ def _run_locked(
     spec = environment_spec(environment)
     terminal.say(describe(config, spec))
     if isinstance(environment, HostEnvironment):
-        environment.notices.tell = terminal.warn
+        environment.notices.tell(terminal.warn)
     if config.film_seconds > 0 and (problem := video_problem(environment)) is not None:
         terminal.warn(f"no video: {problem}")
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
