@@ -452,8 +452,10 @@ def test_films_that_cannot_be_written(
         refused(capfd, "record", str(run_folder), "--seconds", "1", "--out", str(out))
     taken = tmp_path / "film.part.mp4"  # where the film is made before it gets its name
     taken.mkdir()
-    with pytest.raises(OSError, match="directory"):
-        main(["record", str(run_folder), "--seconds", "1", "--out", str(tmp_path / "film.mp4")])
+    film = str(tmp_path / "film.mp4")
+    assert f"{film} cannot be written: {taken} is a folder; move it away" in refused(
+        capfd, "record", str(run_folder), "--seconds", "1", "--out", film
+    )
 
 
 def test_another_run_with_the_options_of_one(
