@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv
 from tests import probes
 from tests.host_envs import (
@@ -485,6 +487,31 @@ def test_environments_that_cannot_be_made(entry: Any, options: Any, message: str
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_dependency", "needs the module no_such_dependency, which cannot be found"),
+        ("import json.no_such", "needs the module json.no_such, which cannot be found"),
+        ("from json import no_such", "importing its module broken_module raised ImportError: "),
+        ("def (", "importing its module broken_module raised SyntaxError: .*; correct the module"),
+        ("1 / 0", "importing its module broken_module raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_modules_that_cannot_be_imported(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that register an id, and those that define it."""
+    (tmp_path / "broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    elsewhere = EnvSpec("noisydqn-tests/Elsewhere-v0", "broken_module:Env")
+    monkeypatch.setitem(gymnasium.registry, elsewhere.id, elsewhere)
+    with pytest.raises(UserError, match=message):
+        make("broken_module:Some-v0")
+    of_gymnasium = "needs" in message or "ImportError" in message
+    with pytest.raises(UserError, match="made: (No module|cannot)" if of_gymnasium else message):
+        make(elsewhere.id)
+
+
+@pytest.mark.parametrize(
     ("entry", "extra"), [("ALE/Pong-v5", "atari"), ("MinAtar/Breakout-v1", "minatar")]
 )
 def test_missing_packages_are_named(
@@ -550,7 +577,7 @@ def test_closing_never_hides_the_first_error_and_is_told_once() -> None:
     ("given", "message"),
     [
         ({"outcome": (np.zeros(4), 0.0, False, {})}, "step returned 4 values, expected 5: obs"),
-        ({"outcome": None}, "step returned 1 values, expected 5"),
+        ({"outcome": None}, "step returned 1 value, expected 5"),
         ({"start": np.zeros(4)}, r"reset returned ndarray, expected \(observation, info\)"),
         ({"first": np.full(4, 1e300)}, r"observation\[0\] is 1e\+300, beyond float32"),
         ({"reward": 1e39}, r"reward is 1e\+39, beyond float32"),
@@ -654,7 +681,9 @@ class Limited(CountingHostEnv):
         Limited.alive -= 1
 
 
-def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
+def test_evaluation_makes_do_with_the_environments_that_can_be_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     env = make(Limited)
     assert (Limited.alive, Limited.made) == (0, 1)
     notices: list[str] = []
@@ -671,6 +700,9 @@ def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
     with pytest.raises(EnvironmentFailedError, match="the port is in use"):
         env.vector(3)
     assert Limited.alive == 0
+    monkeypatch.setattr(Limited, "alive", 1)
+    env.vector(2, fewer=True).close()
+    assert notices[-1].startswith("evaluating with 1 environment, not 2: ")
 
 
 def test_environments_that_differ_are_refused() -> None:

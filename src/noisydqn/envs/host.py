@@ -32,7 +32,7 @@ from noisydqn.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, valu
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
 from noisydqn.envs.workers import WorkerVector
-from noisydqn.errors import UserError, in_one_line, is_stop
+from noisydqn.errors import UserError, counted, in_one_line, is_stop
 from noisydqn.types import TimeStep
 
 SPAN_EPISODES = 8
@@ -257,7 +257,8 @@ class HostEnvironment:
                 _check_same_spaces(envs[0], envs[-1])
         except BaseException as error:
             if fewer and len(envs) > 0 and isinstance(error, UserError):
-                self.notices(f"evaluating with {len(envs)} environments, not {num_envs}: {error}")
+                made = counted(len(envs), "environment")
+                self.notices(f"evaluating with {made}, not {num_envs}: {error}")
                 return envs
             for env in envs:
                 env.close()
