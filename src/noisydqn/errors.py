@@ -44,7 +44,7 @@ def in_one_line(error: BaseException) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Say how many there are of something, such as "1 step" or "2 steps"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def is_stop(error: BaseException) -> bool:

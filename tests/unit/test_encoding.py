@@ -253,11 +253,7 @@ def test_frames_of_numbers_stay_in_order() -> None:
             {},
             "Discrete(16) -> flattened to 16 numbers, categories one-hot; torso flat",
         ),
-        (
-            spaces.Box(0, 1, ()),
-            {},
-            "number () -> flattened to 1 number; torso flat",
-        ),
+        (spaces.Box(0, 1, ()), {}, "number () -> flattened to 1 number; torso flat"),
         (
             spaces.Tuple([spaces.Box(0, 1, (2,))] * 9),
             {},
