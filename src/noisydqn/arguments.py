@@ -92,7 +92,7 @@ def fill(default: Args, given: Given, command: str) -> Args:
     if len(given.positionals) > len(places):
         extra = given.positionals[len(places)]
         hint = (
-            hint_of(extra.partition("=")[0], options_of(type(default)), flag)
+            hint_of(extra.partition("=")[0], options_of(type(default)), flag, command)
             or f"the form is {usage}"
         )
         raise UserError(f"unexpected {extra!r}: {hint}")
@@ -159,7 +159,7 @@ def _option(spelled: str, options: dict[str, Hint], command: str) -> tuple[str, 
     positive = name.removeprefix("no_")
     if spelled.startswith("--no") and positive in options and options[positive].kind is bool:
         return positive, True
-    hint = hint_of(spelled, options, flag) or f"see noisydqn {command} --help"
+    hint = hint_of(spelled, options, flag, command) or f"see noisydqn {command} --help"
     raise UserError(f"unknown option {spelled}: {hint}")
 
 

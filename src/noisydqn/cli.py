@@ -20,7 +20,7 @@ import tyro
 
 from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
 from noisydqn.config import Config
-from noisydqn.errors import UserError
+from noisydqn.errors import UserError, counted
 from noisydqn.named import config_named
 from noisydqn.options import hint_of
 from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
@@ -219,7 +219,7 @@ def _evaluate(argv: Sequence[str]) -> int:
             print(json.dumps(evaluation.summary()))
         else:
             print(
-                f"{folder}: {len(evaluation.returns)} episodes without noise, mean "
+                f"{folder}: {counted(len(evaluation.returns), 'episode')} without noise, mean "
                 f"{evaluation.describe()} (from {min(evaluation.returns):.0f} to "
                 f"{max(evaluation.returns):.0f})"
             )

@@ -42,6 +42,11 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
+def counted(number: int, noun: str) -> str:
+    """Say how many there are of something, such as "1 step" or "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def is_stop(error: BaseException) -> bool:
     """Tell whether an error is a request to stop the program, which nothing may swallow.
 

@@ -87,6 +87,15 @@ def convert(name: str, value: Any, hint: Hint) -> Any:
         raise ConfigError(f"{flag(name)} must be {wanted}, got {shown(value)}") from None
 
 
+def argument(name: str, value: Any, kind: Any) -> Any:
+    """Convert an argument of a function as `convert` does; `kind` is a type hint.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    return convert(name, value, _hint(kind))
+
+
 def _converted(value: Any, hint: Hint) -> Any:
     value = _scalar(value)
     kind = hint.kind
@@ -224,23 +233,36 @@ NOTES = {
 }
 """What to say of options that are given in another way, or not at all."""
 
+NOTES_OF_RUNS = {
+    "env": "the environment is that of the run; evaluate and record in Python take env=",
+    "preset": "the options are those that the run was started with",
+}
+"""The same, for commands that take a run."""
+
 _CANONICAL = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
 
 
-def hint_of(name: str, names: Iterable[str], spell: Callable[[str], str] = str) -> str | None:
+def hint_of(
+    name: str,
+    names: Iterable[str],
+    spell: Callable[[str], str] = str,
+    command: str = "train",
+) -> str | None:
     """Guess which of `names` was meant, also by the names that other libraries use.
 
     Args:
         name: what was given.
         names: what there is.
         spell: how the answer is written.
+        command: that it was given to.
     """
     by_key = {_key(known): known for known in names}
     key = _key(name)
     canonical = _CANONICAL.get(key, key)
     near = [canonical] if canonical in by_key else None
-    if near is None and canonical in NOTES:
-        return NOTES[canonical]
+    notes = NOTES if command == "train" else NOTES | NOTES_OF_RUNS
+    if near is None and canonical in notes:
+        return notes[canonical]
     near = near or difflib.get_close_matches(key, by_key, n=1, cutoff=0.7)
     return f"did you mean {spell(by_key[near[0]])}?" if near else None
 
@@ -249,8 +271,13 @@ def _key(name: str) -> str:
     return name.lower().strip("-").replace("-", "_")
 
 
-def refuse_unknown(given: Iterable[str], names: Iterable[str]) -> None:
+def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "train") -> None:
     """Refuse options that do not exist.
+
+    Args:
+        given: what was given.
+        names: what there is.
+        command: whose help lists them.
 
     Raises:
         ConfigError: one of `given` is not one of `names`.
@@ -258,7 +285,10 @@ def refuse_unknown(given: Iterable[str], names: Iterable[str]) -> None:
     names = list(names)
     for name in given:
         if name not in names:
-            hint = hint_of(name, names) or "noisydqn train --help lists the options"
+            hint = (
+                hint_of(name, names, command=command)
+                or f"noisydqn {command} --help lists the options"
+            )
             raise ConfigError(f"unknown option {name!r}: {hint}")
 
 

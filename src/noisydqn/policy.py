@@ -12,7 +12,7 @@ from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import UserError
+from noisydqn.errors import UserError, counted
 from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.networks import QNetwork
 from noisydqn.settings import own_settings
@@ -142,7 +142,7 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
     shape = spec.observation.shape
     if torso in ("flat", "mlp"):
         changed = not box or len(shape) != 1
-        what += [f"-> flattened to {encoding.size} numbers"] if changed else []
+        what += [f"-> flattened to {counted(encoding.size, 'number')}"] if changed else []
     elif encoding.axes:
         what += [f"with channels first -> {shape}"]
     elif len(shape) == 3:

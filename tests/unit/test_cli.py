@@ -171,6 +171,8 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["evaluate", "x", "--episode", "3"], "--episode: did you mean --episodes?"),
         (["evaluate", "x", "--weights", "bst"], "--weights must be one of best, final, got 'bst'"),
         (["evaluate", "/no/such/folder"], "is not a folder"),
+        (["evaluate", "x", "--env", "X"], "--env: the environment is that of the run; evalu"),
+        (["resume", "x", "--preset", "X"], "--preset: the options are those that the run was"),
         (["record", "/no/such/folder"], "is not a folder"),
         (["export", "/no/such/folder"], "is not a folder"),
         (["export", "x", "--format", "pickle"], "'pickle'"),
@@ -431,6 +433,8 @@ def test_evaluate_repeats_the_summary(run_folder: Path, capsys: pytest.CaptureFi
     assert printed == summary["evaluation"]
     assert main(["evaluate", str(run_folder), "--episodes", "2", "--weights", "final"]) == 0
     assert "2 episodes without noise" in capsys.readouterr().out
+    assert main(["evaluate", str(run_folder), "--episodes", "1"]) == 0
+    assert "1 episode without noise" in capsys.readouterr().out
 
 
 def test_record_takes_a_free_name(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,8 +456,10 @@ def test_films_that_cannot_be_written(
         refused(capfd, "record", str(run_folder), "--seconds", "1", "--out", str(out))
     taken = tmp_path / "film.part.mp4"  # where the film is made before it gets its name
     taken.mkdir()
-    with pytest.raises(OSError, match="directory"):
-        main(["record", str(run_folder), "--seconds", "1", "--out", str(tmp_path / "film.mp4")])
+    film = str(tmp_path / "film.mp4")
+    assert f"{film} cannot be written: {taken} is a folder; move it away" in refused(
+        capfd, "record", str(run_folder), "--seconds", "1", "--out", film
+    )
 
 
 def test_another_run_with_the_options_of_one(
@@ -505,6 +511,10 @@ def test_missing_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> No
     (copied / "best.safetensors").unlink()
     assert "holds no best.safetensors" in refused(capsys, "evaluate", str(copied))
     assert "holds no best.safetensors" in refused(capsys, "record", str(copied))
+    (copied / "checkpoints").mkdir(exist_ok=True)
+    assert f"go on with it by noisydqn resume {copied}, or" in refused(
+        capsys, "evaluate", str(copied)
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000])

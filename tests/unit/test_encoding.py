@@ -205,6 +205,11 @@ def test_frames_of_any_observation_can_be_seen_together(space: spaces.Space[Any]
     assert values.shape == (3,)
 
 
+def test_an_observation_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"holds 0 numbers, .* so that it shows something"):
+        spec(spaces.Box(0, 1, (0,)))
+
+
 def test_frames_of_numbers_stay_in_order() -> None:
     stack = jnp.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(frames.merge(stack), stack)
@@ -248,6 +253,7 @@ def test_frames_of_numbers_stay_in_order() -> None:
             {},
             "Discrete(16) -> flattened to 16 numbers, categories one-hot; torso flat",
         ),
+        (spaces.Box(0, 1, ()), {}, "number () -> flattened to 1 number; torso flat"),
         (
             spaces.Tuple([spaces.Box(0, 1, (2,))] * 9),
             {},

@@ -105,6 +105,33 @@ def test_episodes_that_never_end_are_truncated() -> None:
     assert "51 truncated" in evaluation.describe()
 
 
+@pytest.mark.parametrize(
+    ("max_steps", "returns", "truncated"),
+    [
+        (4, (6.0,) * SIDE_BY_SIDE + (10.0,) * 2, 2),  # the second episodes are longer
+        (2, (3.0,) * (SIDE_BY_SIDE + 2), SIDE_BY_SIDE + 2),
+    ],
+)
+def test_an_ids_own_vector_plays_as_many_episodes_as_asked(
+    max_steps: int, returns: tuple[float, ...], truncated: int
+) -> None:
+    """It knows no limit: what is played beyond it is not counted."""
+    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorisation="own")
+    env = HostEnvironment.create(config, config.env)
+    policy = build.make_policy(config, env.spec, KEY)
+    evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=max_steps)
+    assert (evaluation.returns, evaluation.truncated) == (returns, truncated)
+
+
+def test_own_vectors_whose_episodes_never_end_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingHostEnv.__init__, "__defaults__", ((10**9, 10**9),))
+    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorisation="own")
+    env = HostEnvironment.create(config, config.env)
+    policy = build.make_policy(config, env.spec, KEY)
+    evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=2)
+    assert (evaluation.returns, evaluation.truncated) == ((3.0,) * 52, 52)
+
+
 def test_episodes_on_the_device_are_truncated(policy: Policy) -> None:
     evaluation = evaluate(CatcherPixels(), policy, episodes=4, key=KEY, max_steps=7)
     assert (evaluation.truncated, evaluation.returns) == (4, (0.0,) * 4)

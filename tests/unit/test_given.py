@@ -130,7 +130,7 @@ class Unrecorded(gymnasium.Wrapper[Any, Any, Any, Any]):
     [
         (CountingVectorEnv(2), "is a vector of environments, expected a single one"),
         (SyncVectorEnv, "the class SyncVectorEnv of vectors of environments, expected a single"),
-        (3, "returned an instance of int, expected an instance of gymnasium.Env"),
+        (3, "env is 3, expected an id, a function that makes an environment, or an env"),
     ],
 )
 def test_what_cannot_be_an_environment(env: Any, message: str) -> None:

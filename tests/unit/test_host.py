@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import SyncVectorEnv
 from tests import probes
 from tests.host_envs import (
     BrokenEnv,
@@ -33,7 +36,7 @@ from noisydqn import Config
 from noisydqn.build import make_policy
 from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import EnvironmentFailedError
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.errors import UserError
 from noisydqn.training import host
 from noisydqn.training.evaluate import evaluate
@@ -484,6 +487,31 @@ def test_environments_that_cannot_be_made(entry: Any, options: Any, message: str
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_dependency", "needs the module no_such_dependency, which cannot be found"),
+        ("import json.no_such", "needs the module json.no_such, which cannot be found"),
+        ("from json import no_such", "importing its module broken_module raised ImportError: "),
+        ("def (", "importing its module broken_module raised SyntaxError: .*; correct the module"),
+        ("1 / 0", "importing its module broken_module raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_modules_that_cannot_be_imported(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that register an id, and those that define it."""
+    (tmp_path / "broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    elsewhere = EnvSpec("noisydqn-tests/Elsewhere-v0", "broken_module:Env")
+    monkeypatch.setitem(gymnasium.registry, elsewhere.id, elsewhere)
+    with pytest.raises(UserError, match=message):
+        make("broken_module:Some-v0")
+    of_gymnasium = "needs" in message or "ImportError" in message
+    with pytest.raises(UserError, match="made: (No module|cannot)" if of_gymnasium else message):
+        make(elsewhere.id)
+
+
+@pytest.mark.parametrize(
     ("entry", "extra"), [("ALE/Pong-v5", "atari"), ("MinAtar/Breakout-v1", "minatar")]
 )
 def test_missing_packages_are_named(
@@ -549,7 +577,7 @@ def test_closing_never_hides_the_first_error_and_is_told_once() -> None:
     ("given", "message"),
     [
         ({"outcome": (np.zeros(4), 0.0, False, {})}, "step returned 4 values, expected 5: obs"),
-        ({"outcome": None}, "step returned 1 values, expected 5"),
+        ({"outcome": None}, "step returned 1 value, expected 5"),
         ({"start": np.zeros(4)}, r"reset returned ndarray, expected \(observation, info\)"),
         ({"first": np.full(4, 1e300)}, r"observation\[0\] is 1e\+300, beyond float32"),
         ({"reward": 1e39}, r"reward is 1e\+39, beyond float32"),
@@ -589,6 +617,33 @@ def test_an_ids_own_vector_is_checked_as_it_is_stored(
         vector.step(np.zeros(2, int))
 
 
+@pytest.mark.parametrize(
+    ("space", "shown", "message"),
+    [
+        (spaces.Discrete(3), 3, "of environment 1: observation is 3, expected an integer from 0"),
+        (spaces.Discrete(3), -1, "of environment 1: observation is -1, expected an integer"),
+        (spaces.MultiDiscrete([2, 4]), [1, 9], r"1: observation\[1\] is 9, expected integers"),
+        (
+            spaces.Dict({"gear": spaces.Discrete(3, start=2), "speed": spaces.Box(0, 1, (2,))}),
+            {"gear": 1},
+            r"of environment 1: observation\['gear'\] is 1, expected an integer from 2 to 4",
+        ),
+        (spaces.MultiBinary(2), [0, 5], r"1: observation\[1\] is 5, expected zeros and ones"),
+    ],
+)
+def test_categories_of_an_ids_own_vector_are_checked(
+    space: spaces.Space[Any], shown: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = ShowingEnv(space)
+    given = {**space.sample(), **shown} if isinstance(space, spaces.Dict) else np.array(shown)
+    vector = HostVector(SyncVectorEnv([lambda: ShowingEnv(space), lambda: wrong]), own=True)
+    vector.reset(0)
+    monkeypatch.setattr(wrong, "_seen", lambda: given)
+    with pytest.raises(EnvironmentFailedError, match=f"failed at step 1 .*{message}") as failure:
+        vector.step(np.zeros(2, int))
+    assert "\n" not in str(failure.value)
+
+
 class OldEnv:
     __module__ = "gym.old"
 
@@ -626,11 +681,13 @@ class Limited(CountingHostEnv):
         Limited.alive -= 1
 
 
-def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
+def test_evaluation_makes_do_with_the_environments_that_can_be_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     env = make(Limited)
     assert (Limited.alive, Limited.made) == (0, 1)
     notices: list[str] = []
-    env.notices.tell = notices.append
+    env.notices.tell(notices.append)
     policy = make_policy(SMALL, env.spec, jax.random.key(0))
     for _ in range(2):
         evaluation = evaluate(env, policy, episodes=5, key=jax.random.key(0))
@@ -643,6 +700,9 @@ def test_evaluation_makes_do_with_the_environments_that_can_be_made() -> None:
     with pytest.raises(EnvironmentFailedError, match="the port is in use"):
         env.vector(3)
     assert Limited.alive == 0
+    monkeypatch.setattr(Limited, "alive", 1)
+    env.vector(2, fewer=True).close()
+    assert notices[-1].startswith("evaluating with 1 environment, not 2: ")
 
 
 def test_environments_that_differ_are_refused() -> None:

@@ -47,6 +47,11 @@ def test_pictures_and_pages_exist(page: Path) -> None:
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
+def test_every_public_name_is_explained_under_its_path() -> None:
+    explained = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert {f"noisydqn.{name}" for name in noisydqn.__all__} <= set(explained)
+
+
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_code_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -286,6 +286,10 @@ def test_train_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     capsys.readouterr()
     assert main([*argv, "--steps", "80", "--seed", "5", "--n-step", "2"]) == 2
     assert "holds a run with other --seed, --n-step" in capsys.readouterr().err
+    argv[1] = "Acrobot-v1"
+    assert main([*argv, "--steps", "80"]) == 2
+    words = "holds a run with other preset (NAME), environment (NAME), --stop-at"
+    assert words in capsys.readouterr().err
 
 
 def test_a_run_that_was_never_saved_begins_anew(

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import jax
@@ -136,6 +136,47 @@ def test_numbers_out_of_range_are_refused(
         getattr(noisydqn, argv[0])(run, **options)
     assert main([argv[0], str(run), *argv[1:]]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        ("evaluate", {"episodes": "3"}, "--episodes must be a whole number or None, got '3'"),
+        ("evaluate", {"episodes": 2.5}, "--episodes must be a whole number or None, got 2.5"),
+        ("evaluate", {"seed": 3.5}, "--seed must be a whole number or None, got 3.5"),
+        ("record", {"seconds": "20"}, "--seconds must be a number, got '20'"),
+        ("resume", {"quiet": "no"}, "--quiet must be True or False, got 'no'"),
+        ("resume", {"cache": 3}, "--cache must be a path, got 3"),
+        ("resume", {"total_timesteps": 9}, "unknown option 'total_timesteps': did you mean steps"),
+        ("resume", {"colour": 9}, "unknown option 'colour': noisydqn resume --help lists"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    run: Path, function: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        getattr(noisydqn, function)(run, **options)
+
+
+def test_numbers_are_converted_where_that_is_exact(run: Path) -> None:
+    evaluation = noisydqn.evaluate(run, env=Walk, episodes=cast(Any, 2.0), seed=cast(Any, 3.0))
+    assert evaluation.returns == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quiet": "no"}, "--quiet must be True or False, got 'no'"),
+        ({"resume": 3}, "--resume must be True or False, got 3"),
+        ({"cache": 3}, "--cache must be a path, got 3"),
+    ],
+)
+def test_training_refuses_them_before_anything_is_made(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        noisydqn.train(env="CartPole-v1", steps=1, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_commands_take_the_runs_of_several_seeds(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +52,16 @@ def test_everything_works_under_strict_settings(tmp_path: Path) -> None:
     assert export_run(out, "safetensors").name == "policy.safetensors"
     assert noisydqn.load_policy(out / "policy.safetensors").spec.num_actions == 2
     assert jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.usefixtures("strict")
+def test_catcher_for_gymnasium_works_under_strict_settings() -> None:
+    env = gymnasium.make("noisydqn/Catcher-v0", render_mode="rgb_array")
+    screen, _ = env.reset(seed=0)
+    shown, reward, *_ = env.step(np.int64(1))
+    assert screen.dtype == shown.dtype == np.uint8
+    assert reward == 0.0
+    assert np.array_equal(np.asarray(env.render()), shown)
 
 
 @pytest.mark.usefixtures("strict")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.host_envs import BrokenEnv, CountingHostEnv, Cue
+from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, Raising
 
 import noisydqn
 from noisydqn import cli
@@ -60,6 +60,16 @@ def test_a_function_that_makes_an_environment(tmp_path: Path) -> None:
     assert summary(out)["preset"] == "CountingHostEnv"
     assert summary(out)["evaluation"]["mean_return"] == 6.0  # each environment's first episode
     assert not (out / "policy.mp4").exists()  # it draws nothing
+
+
+def test_closing_that_fails_before_training_is_a_line_of_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a warning of Python's, which is an error here."""
+    options: dict[str, Any] = TINY | {"steps": 10, "film_seconds": 0}
+    noisydqn.train(env=lambda: Raising("close", OSError("gone")), out=tmp_path / "run", **options)
+    line = "the environment's close() raised OSError: gone; it was ignored"
+    assert capsys.readouterr().err.splitlines().count(line) == 1
 
 
 def test_a_run_of_ones_own_environment_is_found_again(

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -108,18 +109,9 @@ def check_environment(env: object) -> None:
     Raises:
         UserError: it is not.
     """
+    refuse_other_kinds(env)
     kind = _full_name(type(env))
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        raise UserError(
-            f"{kind} is a vector of environments, expected a single one: noisydqn makes its own "
-            "vectors, with --num-envs"
-        )
     if not isinstance(env, gymnasium.Env):
-        if any(base.__module__.split(".")[0] == "gym" for base in type(env).__mro__):
-            raise UserError(
-                f"{kind} is an environment of gym, expected one of its successor gymnasium: derive "
-                "it from gymnasium.Env, or wrap it with the package shimmy"
-            )
         returned = "None" if env is None else f"an instance of {kind}"
         raise UserError(
             f"what makes the environment returned {returned}, expected an instance of gymnasium.Env"
@@ -131,6 +123,25 @@ def check_environment(env: object) -> None:
                 f"the {name} of {kind} is {_full_name(type(space))}, expected a space of "
                 f"gymnasium.spaces"
             )
+
+
+def refuse_other_kinds(env: object) -> None:
+    """Refuse environments that are not single ones, or not Gymnasium's.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    kind = _full_name(type(env))
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise UserError(
+            f"{kind} is a vector of environments, expected a single one: noisydqn makes its own "
+            "vectors, with --num-envs"
+        )
+    if any(base.__module__.split(".")[0] == "gym" for base in type(env).__mro__):
+        raise UserError(
+            f"{kind} is an environment of gym, expected one of its successor gymnasium: derive it "
+            "from gymnasium.Env, or wrap it with the package shimmy"
+        )
 
 
 def _full_name(kind: type) -> str:
@@ -194,17 +205,39 @@ class _clear_errors:  # noqa: N801 - used like a function
         if isinstance(error, ImportError) and name in gymnasium.registry:
             return UserError(f"{name} cannot be made: {reason}")
         if isinstance(error, ModuleNotFoundError) and self.is_named:
-            return UserError(
-                f"{name} names a module that cannot be imported ({reason}): start in the folder "
-                "that holds it, or install it"
-            )
+            return UserError(_not_found(name, error))
         given = f" with --env-kwargs {json.dumps(dict(self.kwargs))}" if self.kwargs else ""
         if isinstance(error, gymnasium.error.Error) or (given and isinstance(error, TypeError)):
             return UserError(f"{name}{given} cannot be made: {reason}")
+        module = _not_imported(name) if self.is_named else None
+        what = "its constructor" if module is None else f"importing its module {module}"
         return EnvironmentFailedError(
-            f"{name}{given} cannot be made: its constructor raised {in_one_line(error)}; correct "
-            f"the environment\n{''.join(traceback.format_exception(error))}"
+            f"{name}{given} cannot be made: {what} raised {in_one_line(error)}; correct the "
+            f"{'environment' if module is None else 'module'}\n"
+            f"{''.join(traceback.format_exception(error))}"
         )
+
+
+def _not_found(name: str, error: ModuleNotFoundError) -> str:
+    """What to say of an id whose module is not found, or another that it needs."""
+    cause = error.__cause__  # Gymnasium says which module it imported, not which is missing
+    missing = (cause if isinstance(cause, ModuleNotFoundError) else error).name
+    module = name.partition(":")[0]
+    if missing is None or f"{module}.".startswith(f"{missing}."):
+        reason = " ".join(str(error).split())
+        return (
+            f"{name} names a module that cannot be imported ({reason}): start in the folder that "
+            "holds it, or install it"
+        )
+    return f"{name} needs the module {missing}, which cannot be found: install it"
+
+
+def _not_imported(name: str) -> str | None:
+    """The module that registers an id or that defines it, if it could not be imported."""
+    module, _, own = name.rpartition(":")
+    entry_point = getattr(gymnasium.registry.get(own), "entry_point", None)
+    defines = entry_point.partition(":")[0] if isinstance(entry_point, str) else ""
+    return next((x for x in (module, defines) if x and x not in sys.modules), None)
 
 
 def missing_package(error: BaseException) -> str:

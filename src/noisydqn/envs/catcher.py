@@ -91,7 +91,9 @@ def tick(
     thrust = jnp.where(action == LEFT, -THRUST, jnp.where(action == RIGHT, THRUST, 0.0))
 
     missed = state.fruit_y >= SIZE
-    state = _respawn(state, missed, spawns[0])._replace(lives=state.lives - missed)
+    state = _respawn(state, missed, spawns[0])._replace(
+        lives=state.lives - missed.astype(jnp.int32)
+    )
     caught = _overlap(state)
     state = _respawn(state, caught, spawns[1])
 
@@ -101,7 +103,8 @@ def tick(
     x = jnp.where(at_left, 0.0, jnp.where(at_right, float(SIZE - PADDLE_WIDTH), x))
 
     terminated = state.lives == 0
-    reward = caught.astype(jnp.float32) - missed - 5.0 * terminated
+    caught, lost = caught.astype(jnp.float32), missed.astype(jnp.float32)
+    reward = caught - lost - 5.0 * terminated.astype(jnp.float32)
     after = state._replace(
         paddle_x=_round_half_away(x),
         paddle_velocity=jnp.where(at_left | at_right, 0.0, velocity),

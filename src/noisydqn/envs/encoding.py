@@ -88,9 +88,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= MAX_NUMBERS:
+            shows = "less" if self.size else "something"
             raise SpaceError(
                 f"the observation space holds {self.size:,} numbers, expected 1 to "
-                f"{MAX_NUMBERS:,}: wrap the environment so that it shows less"
+                f"{MAX_NUMBERS:,}: wrap the environment so that it shows {shows}"
             )
         if self.actions.n > MAX_ACTIONS:
             raise SpaceError(

@@ -9,8 +9,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from noisydqn.envs.catalogue import Entry, Maker, check_environment
+from noisydqn.envs.catalogue import Entry, Maker, check_environment, refuse_other_kinds
 from noisydqn.errors import UserError, is_stop
+from noisydqn.options import shown
 
 
 class Given(NamedTuple):
@@ -76,8 +77,11 @@ def accept(env: object) -> Given:
         return Given(cast(Maker, env), {})  # what it makes is checked when it is called
     if isinstance(env, EnvSpec):
         return _accept_spec(_without_rendering(env))
-    check_environment(env)
-    raise AssertionError  # `check_environment` refuses whatever is not a gymnasium.Env
+    refuse_other_kinds(env)
+    raise UserError(
+        f"env is {shown(env)}, expected an id, a function that makes an environment, or an "
+        "environment of Gymnasium"
+    )
 
 
 def _accept_instance(env: gymnasium.Env[Any, Any]) -> Given:

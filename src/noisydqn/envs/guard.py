@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from noisydqn.envs.values import WrongValueError, read, read_flag, read_reward
-from noisydqn.errors import EnvironmentFailedError, in_one_line, is_stop
+from noisydqn.errors import EnvironmentFailedError, counted, in_one_line, is_stop
 
 __all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
 
@@ -89,7 +89,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         outcome = self._call(self.env.step, action)
         if not isinstance(outcome, tuple | list) or len(outcome) != 5:
             number = len(outcome) if isinstance(outcome, tuple | list) else 1
-            raise self._failure(f"step returned {number} values, expected 5: {OUTCOME}")
+            raise self._failure(f"step returned {counted(number, 'value')}, expected 5: {OUTCOME}")
         observation, reward, terminated, truncated, info = outcome
         observation = self._read(observation)
         try:

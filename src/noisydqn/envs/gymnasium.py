@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from noisydqn.envs import catcher
+from noisydqn.settings import own_settings
 
 
 class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -43,6 +44,7 @@ class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _info(self, caught: int, missed: int) -> dict[str, Any]:
         return {"caught": caught, "missed": missed, "lives": int(self._started().lives)}
 
+    @own_settings()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -51,6 +53,7 @@ class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._state = catcher.initial_state(self._spawns()[0])
         return self._screen(), self._info(0, 0)
 
+    @own_settings()
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play one tick."""
         if not self.action_space.contains(action):
@@ -64,6 +67,7 @@ class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _screen(self) -> np.ndarray:
         return np.array(self._draw(self._started()))
 
+    @own_settings()
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The screen, height x width x RGB, if the render mode is "rgb_array"."""
         return self._screen() if self.render_mode == "rgb_array" else None

@@ -28,10 +28,11 @@ from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import SUCCESS_KEYS, EnvironmentFailedError, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
 from noisydqn.envs.pictures import NoPictureError, as_picture
+from noisydqn.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, values_of
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
 from noisydqn.envs.workers import WorkerVector
-from noisydqn.errors import UserError, in_one_line, is_stop
+from noisydqn.errors import UserError, counted, in_one_line, is_stop
 from noisydqn.types import TimeStep
 
 SPAN_EPISODES = 8
@@ -45,18 +46,27 @@ PICTURE_MODES = {"rgb_array", "rgb_array_list"}
 class Notices:
     """Tells each line once.
 
-    `tell` is where the lines go.
+    Args:
+        tell: where the lines go; None holds them back until it is set.
     """
 
-    def __init__(self) -> None:
-        self.tell: Callable[[str], None] = warnings.warn
-        self._told: set[str] = set()
+    def __init__(self, tell: Callable[[str], None] | None = warnings.warn) -> None:
+        self._tell = tell
+        self._lines: dict[str, None] = {}
 
     def __call__(self, line: str) -> None:
         """Tell a line, unless it was told before."""
-        if line not in self._told:
-            self._told.add(line)
-            self.tell(line)
+        if line not in self._lines:
+            self._lines[line] = None
+            if self._tell is not None:
+                self._tell(line)
+
+    def tell(self, tell: Callable[[str], None]) -> None:
+        """Let the lines go to `tell` from now on, first those that were held back."""
+        held = [] if self._tell is not None else list(self._lines)
+        self._tell = tell
+        for line in held:
+            tell(line)
 
 
 class _Probe(NamedTuple):
@@ -89,8 +99,8 @@ class HostEnvironment:
     notices: Notices = dataclasses.field(default_factory=Notices)
 
     @staticmethod
-    def create(config: Config, entry: Entry) -> "HostEnvironment":
-        """The environment of a config.
+    def create(config: Config, entry: Entry, notices: Notices | None = None) -> "HostEnvironment":
+        """The environment of a config; `notices` is told of what goes wrong but ends nothing.
 
         Raises:
             UserError: it cannot be made, or has spaces that are not supported.
@@ -103,7 +113,8 @@ class HostEnvironment:
         if isinstance(entry, Instance):
             _check_instance(config)
         limit, timeout = config.max_episode_steps, config.step_timeout
-        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation, timeout)
+        notices = Notices() if notices is None else notices
+        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation, timeout, notices)
         _ = env.spec  # refuse what is not supported now
         return env
 
@@ -246,7 +257,8 @@ class HostEnvironment:
                 _check_same_spaces(envs[0], envs[-1])
         except BaseException as error:
             if fewer and len(envs) > 0 and isinstance(error, UserError):
-                self.notices(f"evaluating with {len(envs)} environments, not {num_envs}: {error}")
+                made = counted(len(envs), "environment")
+                self.notices(f"evaluating with {made}, not {num_envs}: {error}")
                 return envs
             for env in envs:
                 env.close()
@@ -420,7 +432,7 @@ class HostVector:
         """
         assert self._history is not None  # noqa: S101 - `remember` was called
         observation, total, over = (self._replay_own if self._own else self._replay)(saved)
-        same = self._encode(observation) == np.asarray(newest.observation)
+        same = self._encoded(observation) == np.asarray(newest.observation)
         same = same.reshape(self.num_envs, -1).all(axis=1)
         differs = ~(same & (total == saved.total) & (over == saved.over))
         if self._own and not self._seeds_some and differs.any():
@@ -501,7 +513,7 @@ class HostVector:
             self._check("reward", reward, FLOAT32)
             if isinstance(observation, np.ndarray):
                 self._check("observation", observation, dtype)
-        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        encoded: Any = self._encoded(observation)  # the arrays are NumPy's until they are stored
         if self._own and not isinstance(observation, np.ndarray):
             self._check("observation", encoded, dtype)
         return TimeStep(
@@ -510,6 +522,40 @@ class HostVector:
             terminated=terminated,
             truncated=truncated & ~terminated,
             info={},
+        )
+
+    def _encoded(self, observation: Any) -> np.ndarray:
+        encoding = self.spec.encoding
+        if self._own and not isinstance(encoding.observation, Box):
+            values = values_of(encoding.observation, observation)
+            for (part, name), value in zip(encoding.parts, values, strict=True):
+                if not isinstance(part, Box):
+                    self._check_categories(part, name.removeprefix("the "), np.asarray(value))
+        return self._encode(observation)
+
+    def _check_categories(
+        self, space: Discrete | MultiDiscrete | MultiBinary, name: str, values: np.ndarray
+    ) -> None:
+        """Check categories before they become one-hot, which those outside their space cannot."""
+        expected = (self.num_envs, *space.shape)
+        if values.shape != expected or values.dtype.kind not in "biuf":
+            raise self._failure(
+                f"{name} is {values.dtype} {list(values.shape)}, expected integers {list(expected)}"
+            )
+        whole = cast_quietly(values, np.dtype(np.int64))
+        fine = (whole == values) & space.inside(whole)
+        if not fine.all():
+            place = np.argwhere(~fine)[0]
+            inside = list(map(int, place[1:])) or ""
+            raise self._failure(
+                f"{name}{inside} is {values[tuple(place)]}, expected {space.expected}",
+                int(place[0]),
+            )
+
+    def _failure(self, what: str, env: int | None = None) -> EnvironmentFailedError:
+        where = "" if env is None else f" of environment {env}"
+        return EnvironmentFailedError(
+            f"the environment failed at step {self._steps}{where}: {what}; correct the environment"
         )
 
     def _check(self, name: str, values: np.ndarray, stored: np.dtype[Any]) -> None:
@@ -524,10 +570,9 @@ class HostVector:
             fine = np.isfinite(values)
         if not fine.all():
             place = np.argwhere(~fine)[0]
-            raise EnvironmentFailedError(
-                f"the environment failed at step {self._steps} of environment {int(place[0])}: "
-                f"{name} is {values[tuple(place)]}, which cannot be stored as {stored}; correct "
-                "the environment"
+            raise self._failure(
+                f"{name} is {values[tuple(place)]}, which cannot be stored as {stored}",
+                int(place[0]),
             )
 
     def picture(self, time_step: TimeStep) -> np.ndarray:

@@ -7,7 +7,7 @@ from noisydqn.envs import device
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, Notices
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON, find
@@ -16,17 +16,19 @@ GYMNAX = "gymnax:"
 
 
 def make_environment(
-    config: Config, maker: Entry | None = None
+    config: Config, maker: Entry | None = None, notices: Notices | None = None
 ) -> DeviceEnvironment | HostEnvironment:
     """The environment of a config, or one that `maker` makes or names.
+
+    `notices` is told of what goes wrong in one of Gymnasium's but ends nothing.
 
     Raises:
         UserError: there is no such environment, or it cannot be used.
     """
     if maker is not None:
-        return HostEnvironment.create(config, maker)
+        return HostEnvironment.create(config, maker, notices)
     if config.env.startswith(PYTHON):
-        return HostEnvironment.create(config, find(config.env))
+        return HostEnvironment.create(config, find(config.env), notices)
     if config.env == CATCHER:
         if json.loads(config.env_kwargs):
             raise UserError(f"--env-kwargs: {CATCHER} takes none")
@@ -36,7 +38,7 @@ def make_environment(
 
         env = GymnaxEnvironment.create(config.env.removeprefix(GYMNAX), config.env_kwargs)
     else:
-        return HostEnvironment.create(config, config.env)
+        return HostEnvironment.create(config, config.env, notices)
     if config.vectorisation != "auto":
         raise UserError(
             f"--vectorisation {config.vectorisation} is for environments of Gymnasium; "

@@ -276,29 +276,36 @@ def _evaluate_host(
     max_steps: int,
     check: Callable[[], None],
 ) -> Evaluation:
-    """Each environment plays its share of the episodes."""
+    """Each environment plays its share of the episodes.
+
+    An id's own vector knows no limit and plays on where an episode is cut. What it plays there
+    counts again once that episode has ended, or after a reset, when nothing else is left to play.
+    """
     vector = env.vector(min(episodes, SIDE_BY_SIDE), max_steps=max_steps, fewer=True)
     size = vector.num_envs
     left = np.array([len(range(i, episodes, size)) for i in range(size)])
-    most = (max_steps + 1) * int(left[0])  # where an id's own vector knows no limit
-    over, running, length = np.ones(size, bool), np.zeros(size), np.zeros(size, int)
     returns: list[float] = []
     truncated = 0
     try:
-        for step, (time_step, _, _) in enumerate(play(vector, policy, seed)):
-            check()
-            running = np.where(over, 0, running) + time_step.reward
-            length = np.where(over, 0, length + 1)
-            over = np.asarray(time_step.last) | (step >= most)
-            ended = over & (left > 0)
-            returns += running[ended].tolist()
-            limited = ended & (length >= max_steps) & ~np.asarray(time_step.terminated)
-            truncated += int(limited.sum())
-            left -= ended
-            if not left.any() or step >= most:
-                break
-            if np.any(ended & (left == 0)):
-                vector.rest(left == 0)
+        while left.any():
+            over, beyond = np.ones(size, bool), np.zeros(size, bool)
+            running, length = np.zeros(size), np.zeros(size, int)
+            for time_step, _, _ in play(vector, policy, seed):
+                check()
+                running = np.where(over, 0, running) + time_step.reward
+                length = np.where(over, 0, length + 1)
+                over = np.asarray(time_step.last)
+                limited = ~beyond & (length >= max_steps)
+                ended = (over | limited) & ~beyond & (left > 0)
+                returns += running[ended].tolist()
+                truncated += int((ended & limited & ~np.asarray(time_step.terminated)).sum())
+                left -= ended
+                beyond = (beyond | limited) & ~over
+                if np.all((left == 0) | beyond):
+                    break
+                if np.any(ended & (left == 0)):
+                    vector.rest(left == 0)
+            seed += 1
     finally:
         vector.close()
     return Evaluation(tuple(returns), truncated)

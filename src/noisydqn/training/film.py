@@ -255,6 +255,8 @@ def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
     first = next(film)
     height, width = first.shape[:2]
     part = path.with_name(f"{path.stem}.part.mp4")
+    if part.is_dir():
+        raise UserError(f"{path} cannot be written: {part} is a folder; move it away first")
     command = ["-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command += ["-r", str(rate), "-i", "-"]
@@ -280,4 +282,5 @@ def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
         process.kill()
         with contextlib.suppress(BrokenPipeError):
             process.communicate()  # closes its pipes
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide what went wrong before
+            part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from noisydqn.config import ADDED, Config
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.options import field_names, shown
+from noisydqn.options import field_names, flag, shown
 from noisydqn.training.weights import write_beside, write_json
 
 FORMAT_VERSION = 1
@@ -116,9 +116,12 @@ class RunFolder:
             raise UserError(f"weights must be best or final, got {which!r}")
         path = self.best if which == "best" else self.final
         if not path.exists():
+            places = [self.path, self.path.absolute().parent]  # of seeds trained together
+            begun = [place for place in places if RunFolder(place).checkpoints.is_dir()]
+            hint = f"go on with it by noisydqn resume {begun[0]}" if begun else "train again"
             raise UserError(
-                f"{self.path} holds no {path.name}: the run was not saved; train again, or name "
-                "another folder"
+                f"{self.path} holds no {path.name}: the run was not saved; {hint}, or name another "
+                "folder"
             )
         return path
 
@@ -255,7 +258,8 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
     stored = runs[0][1].replace(num_seeds=len(runs))
     free = {name: getattr(config, name) for name in ("steps", "checkpoint_seconds", "keep")}
     stored, wanted = dataclasses.asdict(stored.replace(**free)), dataclasses.asdict(config)
-    differing = [f"--{name.replace('_', '-')}" for name in wanted if stored[name] != wanted[name]]
+    words = {"preset": "preset (NAME)", "env": "environment (NAME)"}  # which have no flag
+    differing = [words.get(x, flag(x)) for x in wanted if stored[x] != wanted[x]]
     if differing:
         raise UserError(
             f"--out {path} holds a run with other {', '.join(differing)}: give the same options, "

@@ -18,12 +18,12 @@ from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import accept
 from noisydqn.envs.guard import EnvironmentFailedError
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import HostEnvironment, Notices
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
 from noisydqn.named import config_named
-from noisydqn.options import field_names, refuse_unknown, shown
+from noisydqn.options import argument, field_names, refuse_unknown, shown
 from noisydqn.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
@@ -151,6 +151,8 @@ def train(
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
     """
+    quiet, resume = argument("quiet", quiet, bool), argument("resume", resume, bool)
+    cache = _given_cache(cache)
     env, brought = accept(env)
     maker = None if env is None or isinstance(env, str) else env
     options = brought | options
@@ -167,7 +169,7 @@ def train(
         if holds_run(out):
             changes = check_same(config, out)
             return _resume(out, changes, maker, quiet=quiet, cache=cache)
-    environment = make_environment(config, maker)
+    environment = make_environment(config, maker, Notices(None))
     check_memory(config, environment)
     out, folders = create_folders(config, out, environment_spec(environment))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache)
@@ -181,6 +183,7 @@ def resume(
     steps: int | None = None,
     quiet: bool = False,
     cache: Path | str | None = None,
+    **unknown: Any,
 ) -> Result:
     """Go on with a run where its newest whole checkpoint left it; `noisydqn resume` does this.
 
@@ -193,12 +196,16 @@ def resume(
         steps: a new budget, at least as large as what was trained; None keeps the old.
         quiet: print nothing, unless interrupted.
         cache: as in `train`.
+        unknown: refused: other options are those that the run was started with.
 
     Raises:
-        UserError: the folder holds no run or no whole checkpoint, or another process trains it.
+        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, or
+            another process trains it.
         EnvironmentFailedError: as `train`.
         DivergedError: as `train`.
     """
+    refuse_unknown(unknown, ["folder", "env", "steps", "quiet", "cache"], "resume")
+    quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
     entry, _ = accept(env)
     changes = {} if steps is None else {"steps": steps}
     return _resume(given_path(folder, "the run"), changes, entry, quiet=quiet, cache=cache)
@@ -221,7 +228,7 @@ def _resume(
     seeds = range(first.seed, first.seed + len(runs))
     if configs != [first.replace(seed=seed) for seed in seeds]:
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
-    environment = make_environment(first, maker)
+    environment = make_environment(first, maker, Notices(None))
     for folder in folders:
         check_spaces(folder, environment_spec(environment))
     config = first.replace(num_seeds=len(runs))
@@ -278,7 +285,7 @@ def _run_locked(
     spec = environment_spec(environment)
     terminal.say(describe(config, spec))
     if isinstance(environment, HostEnvironment):
-        environment.notices.tell = terminal.warn
+        environment.notices.tell(terminal.warn)
     if config.film_seconds > 0 and (problem := video_problem(environment)) is not None:
         terminal.warn(f"no video: {problem}")
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
@@ -303,6 +310,13 @@ def _run_locked(
     if not stop.asked:
         terminal.say("\n".join(_closing_lines(out, results)))
     return Result(out, results, stop.signal)
+
+
+def _given_cache(cache: Path | str | None) -> Path | str | None:
+    """The folder of compiled programs; None is the usual one, "" is none."""
+    if cache is None or (isinstance(cache, str) and not cache):
+        return cache
+    return given_path(cache, "--cache")
 
 
 def _given_config(given: object) -> Config | None:

@@ -13,6 +13,7 @@ from noisydqn.envs.given import accept
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.select import environment_spec, make_environment
 from noisydqn.errors import UserError
+from noisydqn.options import argument
 from noisydqn.settings import own_settings
 from noisydqn.training import evaluate as evaluation
 from noisydqn.training.evaluate import Evaluation
@@ -63,6 +64,7 @@ def evaluate(
             observations or actions than the run's.
         EnvironmentFailedError: the environment failed.
     """
+    episodes = argument("episodes", episodes, int | None)
     run, config = open_folder(folder)
     episodes = config.evaluation_episodes if episodes is None else episodes
     if not 1 <= episodes <= MAX_EPISODES:
@@ -100,6 +102,7 @@ def record(
         UserError: `out` exists or cannot be written, the environment cannot be drawn, or as
             `evaluate`.
     """
+    seconds = argument("seconds", seconds, float)
     if not 0 < seconds <= MAX_FILM_SECONDS:
         raise UserError(
             f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {seconds}"
@@ -115,6 +118,7 @@ def record(
 
 
 def _keys(config: Config, seed: int | None) -> SeedKeys:
+    seed = argument("seed", seed, int | None)
     if seed is None:
         return seed_keys(config.seed)
     check_seed("--seed", seed)
