@@ -203,7 +203,8 @@ class HostEnvironment:
             fewer: make do with fewer than `num_envs`, where no more can be made.
 
         Raises:
-            UserError: they cannot be made.
+            UserError: they cannot be made; with `fewer`, not even one, whatever the reason.
+            EnvironmentFailedError: a constructor raised, without `fewer`.
         """
         if self.vectorisation == "own":
             assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
@@ -250,6 +251,8 @@ class HostEnvironment:
                 return envs
             for env in envs:
                 env.close()
+            if fewer and isinstance(error, EnvironmentFailedError):  # those that train are sound
+                raise UserError(str(error)) from error
             raise
         return envs
 

@@ -371,21 +371,31 @@ def _loops(
 
 def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> None:
     """Train and save, then evaluate and record a video, unless a stop is asked for."""
+    trained = f"what was trained until then is in {out}"
     try:
         loop.train()
     except (EnvironmentFailedError, DivergedError) as failure:
         if loop.steps == 0:
             raise
         loop.save()
-        raise failure.with_hint(f"what was trained until then is in {out}") from failure
+        raise failure.with_hint(trained) from failure
     if loop.steps == 0:
         return
     loop.save()
     if loop.stop.asked:
         return
-    terminal.say("playing the weights that are kept, without noise, for results and video")
-    with suppress(StoppedError):
-        loop.report(terminal)
+    films = any(run.films for run in loop.runs)
+    terminal.say(
+        "playing the weights that are kept, without noise, for results"
+        f"{' and video' if films else ''}"
+    )
+    try:
+        with suppress(StoppedError):
+            loop.report(terminal)
+    except EnvironmentFailedError as failure:
+        raise failure.with_hint(trained) from failure
+    except UserError as error:
+        raise UserError(f"{error}; {trained}") from error
 
 
 def _stopped_line(stop: Stop, steps: int, out: Path) -> str:
