@@ -79,7 +79,7 @@ def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[
     assert played.startswith("without noise the best of 2 evaluated: ")
     assert played.endswith("% of the fruit caught")
     assert places == f"the video, curves, metrics and weights are in {folder}"
-    assert following == f"next: noisydqn evaluate {folder}"
+    assert following == f"next: noisydqn evaluate '{folder}'"
     assert max(map(len, lines)) < 80 + len(str(folder))
 
 
@@ -349,6 +349,8 @@ def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert main(["presets", "default"]) == 0
+    assert "trains on noisydqn/Catcher-v0. All options have" in capsys.readouterr().out
 
 
 def test_what_a_run_leaves(run_folder: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_video_that_fails_in_the_report_loses_nothing(
 def test_what_is_observed_and_seen_by_which_torso_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = TINY | {"quiet": False, "film_seconds": 0}
+    options: dict[str, Any] = TINY | {"quiet": False, "film_seconds": 0}
     noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **options)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "observations: vector (4,); torso flat"
@@ -211,7 +211,11 @@ def test_what_was_trained_is_named_when_an_environment_breaks_in_the_report(
     out = tmp_path / "run"
     # For the spaces, training, the evaluation of the last weights, and the report.
     made = iter([CountingHostEnv(), CountingHostEnv(), CountingHostEnv(), BrokenEnv("reset")])
-    options = TINY | {"num_envs": 1, "evaluation_episodes": 1, "evaluation_every": 0}
+    options: dict[str, Any] = TINY | {
+        "num_envs": 1,
+        "evaluation_episodes": 1,
+        "evaluation_every": 0,
+    }
     with pytest.raises(EnvironmentFailedError, match=f"100% empty.* until then is in {out}"):
         noisydqn.train(env=lambda: next(made), out=out, **options)
     assert RunFolder(out).best.exists()
@@ -220,7 +224,7 @@ def test_what_was_trained_is_named_when_an_environment_breaks_in_the_report(
 def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = TINY | {"num_envs": 1, "evaluation_every": 80}
+    options: dict[str, Any] = TINY | {"num_envs": 1, "evaluation_every": 80}
     result = noisydqn.train(env=Single, out=tmp_path / "run", **options)
     assert result.seeds[0].summary["steps"] == 240
     assert result.seeds[0].summary["evaluation"]["mean_return"] > 0

@@ -166,6 +166,11 @@ class HostEnvironment:
     def video_problem(self) -> str | None:
         """What keeps a video from being made, in a line, or None: found by drawing one picture."""
         if self.frame_rate is None:
+            if self.vectorisation == "own":
+                return (
+                    "--vectorisation own draws no pictures, and the environment's observations are "
+                    "not images: train with --vectorisation sync"
+                )
             return (
                 "the environment draws no pictures (its render mode is not rgb_array) and its "
                 "observations are not images"
@@ -179,7 +184,8 @@ class HostEnvironment:
         except UserError as error:
             cause = error.__cause__
             if isinstance(cause, gymnasium.error.DependencyNotInstalled):
-                return f"to draw pictures it {catalogue.missing_package(cause)}"
+                name = catalogue.name_of(self.entry)
+                return f"to draw pictures, {name} {catalogue.missing_package(cause)}"
             return str(error)
         return None
 
