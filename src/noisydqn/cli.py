@@ -293,7 +293,7 @@ def _preset(name: str) -> int:
     config = PRESETS[name]
     print(f"{name}: {DESCRIPTIONS[name]}\n")
     trains = f"noisydqn train {name} trains on {config.env}"
-    if options := flags_of(config, Config()):
+    if options := list(flags_of(config, Config())):
         print(f"{trains} with these options:")
         for words in options:
             print(f"  {shlex.join(words)}")

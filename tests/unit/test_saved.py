@@ -125,7 +125,7 @@ def test_a_run_older_than_its_spaces_takes_its_environment(
         (lambda: ShowingEnv(spaces.Box(-1, 1, (2,))), r"vector \(2,\) of .* Discrete\(3\)"),
         (lambda: gymnasium.make("FrozenLake-v1"), r"Discrete\(16\) of .* Discrete\(4\)"),
         (gymnasium.make("noisydqn-tests/Walk-v0", size=3), r"vector \(3,\) of .* Discrete\(3\)"),
-        ("gymnax:CartPole-v1", r"vector \(4,\) of .* Discrete\(2\)"),
+        ("gymnax:Breakout-MinAtar", r"array \(10, 10, 4\) of .* Discrete\(3\)"),
         ("noisydqn/Catcher-v0", r"image \(42, 42\) of .* Discrete\(3\)"),
     ],
 )

@@ -149,8 +149,10 @@ def test_what_is_observed_and_seen_by_which_torso_is_told(
     assert "playing the weights that are kept, without noise, for results" in lines
 
 
-def test_an_instance_is_made_again_with_its_arguments(tmp_path: Path) -> None:
-    given = gymnasium.make("noisydqn-tests/Counting-v0", lengths=(2, 2))
+@pytest.mark.parametrize("lengths", [[2, 2], (2, 2)])
+def test_an_instance_is_made_again_with_its_arguments(lengths: Any, tmp_path: Path) -> None:
+    """Those that JSON can hold are in the config, others in the spec."""
+    given = gymnasium.make("noisydqn-tests/Counting-v0", lengths=lengths)
     result = noisydqn.train(env=given, out=tmp_path / "run", **TINY)
     assert result.seeds[0].summary["evaluation"]["mean_return"] == 3.0  # of 1 and 2
 
