@@ -224,7 +224,7 @@ def test_a_preset_is_shown_as_the_options_that_make_it(
     assert main(["presets", name]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{name}: ")
-    assert f"noisydqn train {name} trains on {preset.env} with" in shown
+    assert f"noisydqn train {name} trains on {preset.env}" in shown
     assert all(word in shown for word in words)
 
 
