@@ -220,6 +220,21 @@ class Drawing(CountingHostEnv):
         return self.pictures[self.time % len(self.pictures)]
 
 
+class Single(CountingHostEnv):
+    """Only one may be open at a time, as where a port is taken."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        if Single.is_open:
+            raise RuntimeError("the port is taken")
+        Single.is_open = True
+
+    def close(self) -> None:
+        Single.is_open = False
+
+
 class Forgetful(CountingHostEnv):
     """Shows random numbers that no seed determines; an episode has 31 steps."""
 

@@ -1,8 +1,6 @@
 """`python -m noisydqn`."""
 
-import sys
-
-from noisydqn.cli import main
+from noisydqn.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -23,6 +23,7 @@ from noisydqn.config import Config
 from noisydqn.errors import UserError, counted
 from noisydqn.named import config_named
 from noisydqn.options import hint_of
+from noisydqn.output import discard
 from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
 
 USAGE = """\
@@ -291,10 +292,14 @@ def _preset(name: str) -> int:
         raise UserError(f"no preset {name!r}: {hint}")
     config = PRESETS[name]
     print(f"{name}: {DESCRIPTIONS[name]}\n")
-    print(f"noisydqn train {name} trains on {config.env} with these options:")
-    for words in flags_of(config, Config()):
-        print(f"  {shlex.join(words)}")
-    print("Other options have their defaults; noisydqn train --help explains all of them.")
+    trains = f"noisydqn train {name} trains on {config.env}"
+    if options := list(flags_of(config, Config())):
+        print(f"{trains} with these options:")
+        for words in options:
+            print(f"  {shlex.join(words)}")
+        print("Other options have their defaults; noisydqn train --help explains all of them.")
+    else:
+        print(f"{trains}. All options have their defaults, which noisydqn train --help explains.")
     return 0
 
 
@@ -324,6 +329,17 @@ def _no_command(argv: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 130 or 143 if stopped."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _command(argv)
+        finally:
+            print(end="", flush=True)  # what is wrong with the output is to be seen here
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        discard(sys.stdout)
+        return SIGNALLED + signal.SIGPIPE
+
+
+def _command(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else BAD_INPUT
@@ -342,9 +358,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("noisydqn: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SIGNALLED + signal.SIGPIPE
 
 
 def run() -> None:

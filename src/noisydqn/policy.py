@@ -10,6 +10,7 @@ import numpy as np
 from noisydqn.build import Policy, torso_name
 from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
+from noisydqn.envs.select import Given
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError, counted
@@ -165,7 +166,7 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
 
 
 @own_settings()
-def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
+def load_policy(path: Path | str, which: str = "best", env: Given = None) -> GreedyPolicy:
     """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
 
         policy = noisydqn.load_policy("runs/one")
@@ -176,6 +177,7 @@ def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
     Args:
         path: folder or file.
         which: of a folder, the `"best"` weights or the `"final"` ones.
+        env: as in `train`, for such an old folder alone, where the config cannot name it.
 
     Raises:
         UserError: there is no policy, it is damaged, or the folder holds several runs.
@@ -183,7 +185,7 @@ def load_policy(path: Path | str, which: str = "best") -> GreedyPolicy:
     path = given_path(path, "the policy")
     if not path.is_file():
         folder, config = open_folder(path)
-        spec = spec_of_run(folder, config)
+        spec = spec_of_run(folder, config, env)
         return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
     if path.suffix != ".safetensors":
         raise UserError(

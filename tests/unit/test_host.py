@@ -538,7 +538,13 @@ def test_a_missing_package_of_a_named_environment_is_told(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pygame", None)
     env = make("CartPole-v1")
     problem = "needs a package that is not installed: pip install 'noisydqn[classic-control]'"
-    assert video_problem(env) == f"to draw pictures it {problem}"
+    assert video_problem(env) == f"to draw pictures, CartPole-v1 {problem}"
+
+
+def test_a_vector_of_its_own_is_why_there_is_no_video() -> None:
+    problem = video_problem(make("CartPole-v1", vectorisation="own")) or ""
+    assert problem.startswith("--vectorisation own draws no pictures")
+    assert video_problem(make("CartPole-v1", vectorisation="sync")) is None
 
 
 def play_a_step(maker: Any, **options: Any) -> None:

@@ -11,6 +11,8 @@ from tests import probes
 from tests.host_envs import Drawing
 
 from noisydqn.build import make_policy
+from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.device import TimeLimit, environment_spec
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
@@ -71,3 +73,10 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the environment drew no picture at step 1: render ret"):
         film.save_film(tmp_path / "film.mp4", env, policy, 0.2, jax.random.key(0))
     assert not list(tmp_path.iterdir())
+
+
+def test_catcher_with_a_limit_is_drawn() -> None:
+    env = TimeLimit(CatcherPixels(), 2)
+    policy = make_policy(probes.SMALL, environment_spec(env), jax.random.key(0))
+    frames, rate = film.film_frames(env, policy, 0.2, jax.random.key(0))
+    assert len(list(frames)) == round(0.2 * rate)

@@ -16,6 +16,7 @@ from noisydqn import Config, UserError, build
 from noisydqn.cli import main
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.export import export_run
 from noisydqn.training.folder import RunFolder, create_folders, write_config
 from noisydqn.training.weights import save_policy
 
@@ -46,6 +47,9 @@ class Walk(gymnasium.Env[Any, Any]):
 
     def render(self) -> Any:
         return np.zeros((16, 16, 3), np.uint8)
+
+
+gymnasium.register("noisydqn-tests/Walk-v0", f"{__name__}:Walk")
 
 
 def save_untrained(folder: RunFolder, spec: EnvironmentSpec) -> None:
@@ -99,6 +103,20 @@ def test_without_it_the_remedy_is_named(run: Path, capsys: pytest.CaptureFixture
     assert "as env=" in capsys.readouterr().err
 
 
+def test_a_run_older_than_its_spaces_takes_its_environment(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "spaces.json").unlink()
+    assert main(["export", str(run), "--format", "safetensors"]) == 2
+    line = capsys.readouterr().err
+    assert "pass what makes it from Python, as env= of noisydqn.load_policy or" in line
+    with pytest.raises(UserError, match=r"as env= of noisydqn.load_policy"):
+        noisydqn.load_policy(run)
+    for env in (Walk, Walk()):
+        assert noisydqn.load_policy(run, env=env).predict(np.zeros(2, np.float32))[0] in range(3)
+    assert export_run(run, "safetensors", env=Walk).exists()
+
+
 @pytest.mark.parametrize("play", [noisydqn.evaluate, noisydqn.record, noisydqn.resume])
 @pytest.mark.parametrize(
     ("env", "shown"),
@@ -106,6 +124,9 @@ def test_without_it_the_remedy_is_named(run: Path, capsys: pytest.CaptureFixture
         (partial(Walk, size=3), r"vector \(3,\) of float32 and takes Discrete\(3\)"),
         (lambda: ShowingEnv(spaces.Box(-1, 1, (2,))), r"vector \(2,\) of .* Discrete\(3\)"),
         (lambda: gymnasium.make("FrozenLake-v1"), r"Discrete\(16\) of .* Discrete\(4\)"),
+        (gymnasium.make("noisydqn-tests/Walk-v0", size=3), r"vector \(3,\) of .* Discrete\(3\)"),
+        ("gymnax:Breakout-MinAtar", r"array \(10, 10, 4\) of .* Discrete\(3\)"),
+        ("noisydqn/Catcher-v0", r"image \(42, 42\) of .* Discrete\(3\)"),
     ],
 )
 def test_another_environment_is_refused(run: Path, play: Any, env: Any, shown: str) -> None:

@@ -95,8 +95,8 @@ def test_a_notebook_gets_lines_of_text(
     assert line.startswith("    1,000 of 4,000 steps")
 
 
-def result_of(folder: RunFolder, **evaluation: float) -> SeedResult:
-    summary = {"steps": 4_000, "train_seconds": 2.0, "solved_at_step": 3_000}
+def result_of(folder: RunFolder, *, env: str = "A-v0", **evaluation: float) -> SeedResult:
+    summary = {"env": env, "steps": 4_000, "train_seconds": 2.0, "solved_at_step": 3_000}
     policy: Any = None
     return SeedResult(folder.path, policy, summary | {"evaluation": evaluation})
 
@@ -118,6 +118,17 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
     lines = _closing_lines(out, [caught, caught])
     assert lines[1] == "without noise the best of 2 evaluated: 50.00%, 50.00% of the fruit caught"
     assert lines[2].startswith("the video, curves")
+
+
+def test_what_to_do_next_can_be_done(tmp_path: Path) -> None:
+    """A command whose path is one word, or a call where no name leads to the environment."""
+    folder = RunFolder(tmp_path / "two words" / "seed0")
+    for env, expected in {
+        "A-v0": f"next: noisydqn evaluate '{folder.path.parent}'",
+        "python:<m.<lambda>>": f'next: noisydqn.evaluate("{folder.path}", env=...)',
+    }.items():
+        lines = _closing_lines(folder.path.parent, [result_of(folder, env=env, mean_return=1)])
+        assert lines[-1] == expected
 
 
 # Success

@@ -2,15 +2,17 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
-from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, Raising
+from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, Drawing, Raising, Single
 
 import noisydqn
 from noisydqn import cli
@@ -135,6 +137,36 @@ def test_atari_through_its_own_vector_environment(tmp_path: Path) -> None:
     assert (config["frame_stack"], config["reward_clip"], config["torso"]) == (4, 1.0, "nature")
 
 
+def test_a_video_that_fails_in_the_report_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The picture that is drawn before training is right, those after a step are none."""
+    out = tmp_path / "run"
+    pictures = [np.zeros((4, 6, 3), np.uint8), "no picture"]
+    result = noisydqn.train(env=lambda: Drawing(pictures), out=out, **TINY)
+    assert summary(out)["evaluation"] == result.seeds[0].summary["evaluation"] is not None
+    assert not list(out.glob("*.mp4"))
+    assert "drew no picture" in capsys.readouterr().err
+
+
+def test_what_is_observed_and_seen_by_which_torso_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = TINY | {"quiet": False, "film_seconds": 0}
+    noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **options)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "observations: vector (4,); torso flat"
+    assert "playing the weights that are kept, without noise, for results" in lines
+
+
+@pytest.mark.parametrize("lengths", [[2, 2], (2, 2)])
+def test_an_instance_is_made_again_with_its_arguments(lengths: Any, tmp_path: Path) -> None:
+    """Those that JSON can hold are in the config, others in the spec."""
+    given = gymnasium.make("noisydqn-tests/Counting-v0", lengths=lengths)
+    result = noisydqn.train(env=given, out=tmp_path / "run", **TINY)
+    assert result.seeds[0].summary["evaluation"]["mean_return"] == 3.0  # of 1 and 2
+
+
 def test_seeds_of_a_host_environment_are_trained_in_turn(tmp_path: Path) -> None:
     result = noisydqn.train(env=Cue, out=tmp_path / "run", num_seeds=2, seed=4, **TINY)
     assert [seed.summary["seed"] for seed in result.seeds] == [4, 5]
@@ -185,6 +217,33 @@ def test_what_was_trained_is_saved_when_an_environment_breaks(
     assert summary(out)["evaluation"] is None
 
 
+def test_what_was_trained_is_named_when_an_environment_breaks_in_the_report(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    # For the spaces, training, the evaluation of the last weights, and the report.
+    made = iter([CountingHostEnv(), CountingHostEnv(), CountingHostEnv(), BrokenEnv("reset")])
+    options: dict[str, Any] = TINY | {
+        "num_envs": 1,
+        "evaluation_episodes": 1,
+        "evaluation_every": 0,
+    }
+    with pytest.raises(EnvironmentFailedError, match=f"100% empty.* until then is in {out}"):
+        noisydqn.train(env=lambda: next(made), out=out, **options)
+    assert RunFolder(out).best.exists()
+
+
+def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = TINY | {"num_envs": 1, "evaluation_every": 80}
+    result = noisydqn.train(env=Single, out=tmp_path / "run", **options)
+    assert result.seeds[0].summary["steps"] == 240
+    assert result.seeds[0].summary["evaluation"]["mean_return"] > 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any("not evaluated after" in line and "the port is taken" in line for line in lines)
+
+
 def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
     """Through the command, with the environment in a process of its own: exit code 2."""
     argv = ["train", "tests.host_envs:noisydqn-tests/Broken-v0", "--env-kwargs", '{"how": "raise"}']
@@ -210,6 +269,13 @@ def test_the_installed_command_finds_modules_of_its_folder(
     with pytest.raises(SystemExit, match="0"):
         cli.run()
     assert sys.path == ["installed", str(tmp_path)]
+
+
+def test_the_module_runs_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[bool] = []
+    monkeypatch.setattr(cli, "run", lambda: ran.append(True))
+    runpy.run_module("noisydqn", run_name="__main__")
+    assert ran == [True]
 
 
 def test_every_environment_gets_options_that_suit_it() -> None:

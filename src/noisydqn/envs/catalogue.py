@@ -178,11 +178,16 @@ def make_own_vector(
     return vector
 
 
+def name_of(entry: Entry) -> str:
+    """What to call an environment in a message: its id, if it has one."""
+    return entry if isinstance(entry, str) else getattr(entry, "id", "the environment")
+
+
 class _clear_errors:  # noqa: N801 - used like a function
     """Turns whatever is raised by making an environment into one line."""
 
     def __init__(self, entry: Entry, kwargs: Mapping[str, Any]) -> None:
-        self.name = entry if isinstance(entry, str) else getattr(entry, "id", "the environment")
+        self.name = name_of(entry)
         self.is_named = isinstance(entry, str)
         self.kwargs = kwargs
 

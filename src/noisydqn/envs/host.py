@@ -177,6 +177,11 @@ class HostEnvironment:
     def video_problem(self) -> str | None:
         """What keeps a video from being made, in a line, or None: found by drawing one picture."""
         if self.frame_rate is None:
+            if self.vectorisation == "own":
+                return (
+                    "--vectorisation own draws no pictures, and the environment's observations are "
+                    "not images: train with --vectorisation sync"
+                )
             return (
                 "the environment draws no pictures (its render mode is not rgb_array) and its "
                 "observations are not images"
@@ -190,7 +195,8 @@ class HostEnvironment:
         except UserError as error:
             cause = error.__cause__
             if isinstance(cause, gymnasium.error.DependencyNotInstalled):
-                return f"to draw pictures it {catalogue.missing_package(cause)}"
+                name = catalogue.name_of(self.entry)
+                return f"to draw pictures, {name} {catalogue.missing_package(cause)}"
             return str(error)
         return None
 
@@ -214,7 +220,8 @@ class HostEnvironment:
             fewer: make do with fewer than `num_envs`, where no more can be made.
 
         Raises:
-            UserError: they cannot be made.
+            UserError: they cannot be made; with `fewer`, not even one, whatever the reason.
+            EnvironmentFailedError: a constructor raised, without `fewer`.
         """
         if self.vectorisation == "own":
             assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
@@ -262,6 +269,8 @@ class HostEnvironment:
                 return envs
             for env in envs:
                 env.close()
+            if fewer and isinstance(error, EnvironmentFailedError):  # those that train are sound
+                raise UserError(str(error)) from error
             raise
         return envs
 

@@ -1,18 +1,25 @@
 """From a config to its environment: in JAX where there is one, else Gymnasium's."""
 
 import json
+from typing import Any
+
+import gymnasium
 
 from noisydqn.config import CATCHER, Config
 from noisydqn.envs import device
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.given import accept
 from noisydqn.envs.host import HostEnvironment, Notices
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON, find
 
 GYMNAX = "gymnax:"
+
+Given = Entry | gymnasium.Env[Any, Any] | None
+"""What users give as an environment; None is that of the config."""
 
 
 def make_environment(
@@ -46,6 +53,23 @@ def make_environment(
         )
     limit = config.max_episode_steps
     return env if limit is None else device.TimeLimit(env, limit)
+
+
+def environment_to_play(config: Config, env: Given) -> DeviceEnvironment | HostEnvironment:
+    """The environment of a run, or one that is given instead, to play in and not to train in.
+
+    Raises:
+        UserError: as `make_environment`, or `env` is no environment.
+    """
+    entry, brought = accept(env)
+    # One instance is enough: options that need several are those of training.
+    playing: dict[str, Any] = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None}
+    if entry is not None:  # it need not be made as that of the run was
+        playing |= {"env_kwargs": "{}", "max_episode_steps": None, "vectorisation": "auto"}
+    playing |= brought
+    if isinstance(entry, str):
+        playing["env"], entry = entry, None
+    return make_environment(config.replace(**playing), entry)
 
 
 def environment_spec(env: DeviceEnvironment | HostEnvironment) -> EnvironmentSpec:

@@ -16,7 +16,7 @@ from noisydqn.build import Policy
 from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.envs.select import Given, environment_spec, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
@@ -66,6 +66,8 @@ def export_run(
     file_format: Format = "onnx",
     out: Path | str | None = None,
     weights: str = "best",
+    *,
+    env: Given = None,
 ) -> Path:
     """Export the policy of a run, as `noisydqn export` does; returns the file's path.
 
@@ -78,6 +80,7 @@ def export_run(
             `noisydqn.load_policy` reads.
         out: the file, a new one; None takes a free name in the run's folder.
         weights: `"best"` or `"final"`.
+        env: as in `noisydqn.load_policy`.
 
     Raises:
         UserError: `out` exists, the format is unknown or needs a package that is not installed,
@@ -89,7 +92,7 @@ def export_run(
     folder, config = open_folder(path)
     file = folder.path / f"policy{SUFFIXES[file_format]}"
     file = free_path(file, beside=".json") if out is None else given_path(out)
-    spec = spec_of_run(folder, config)
+    spec = spec_of_run(folder, config, env)
     policy = load_policy(folder.weights(weights), config, spec)
     for taken in (file, card_path(file)):
         if taken.exists():
@@ -98,8 +101,13 @@ def export_run(
     return file
 
 
-def spec_of_run(folder: RunFolder, config: Config) -> EnvironmentSpec:
+def spec_of_run(folder: RunFolder, config: Config, env: Given = None) -> EnvironmentSpec:
     """Read the interface of a run's environment, or ask the environment if the run is an old one.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        env: the environment of an old run whose config cannot name it.
 
     Raises:
         UserError: the file is damaged, or an old run's environment cannot be made.
@@ -108,11 +116,19 @@ def spec_of_run(folder: RunFolder, config: Config) -> EnvironmentSpec:
     if spec is not None:
         return spec
     try:
-        return environment_spec(make_environment(config))
+        return environment_spec(environment_to_play(config, env))
     except UserError as error:
+        if env is not None:
+            raise
+        what = str(error)
+        if "<" in config.env:
+            what = (
+                f"{config.env} cannot be found again by its name; pass what makes it from Python, "
+                "as env= of noisydqn.load_policy or noisydqn.export.export_run"
+            )
         raise UserError(
             f"{folder.path} has no {folder.spaces.name}, so its policy needs the environment: "
-            f"{error}"
+            f"{what}"
         ) from error
 
 

@@ -19,7 +19,13 @@ from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.envs import catcher, frames
 from noisydqn.envs.catcher import CatcherPixels, CatcherState
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import (
+    DeviceEnvironment,
+    LimitedState,
+    TimeLimit,
+    VectorEnvironment,
+    environment_spec,
+)
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.training.evaluate import play
@@ -71,7 +77,8 @@ def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyAr
         action, over = jnp.argmax(q, axis=-1).astype(jnp.int32), time_step.last
         states, time_step = vector.step(key, states, action, over)
         info = time_step.info
-        games = (states.previous, states.game)
+        state = states.inner if isinstance(states, LimitedState) else states
+        games = (state.previous, state.game)
         played = _Played(games, q, action, info["caught"], info["missed"])
         stack = frames.push(stack, time_step.observation, over, policy.frames)
         return (states, time_step, stack), jax.tree.map(lambda x: x[0], played)
@@ -81,8 +88,12 @@ def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyAr
     return played._replace(caught=jnp.cumsum(played.caught), missed=jnp.cumsum(played.missed))
 
 
+def _is_catcher(env: DeviceEnvironment) -> bool:
+    return isinstance(env.env if isinstance(env, TimeLimit) else env, CatcherPixels)
+
+
 def _catcher_shots(
-    env: CatcherPixels, policy: Policy, seconds: float, key: PRNGKeyArray
+    env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
 ) -> Iterator[Shot]:
     decisions = max(round(seconds * CATCHER_RATE / 2), 1)
     played = jax.tree.map(np.asarray, _play(env, decisions, policy, key))
@@ -125,7 +136,7 @@ def video_problem(env: DeviceEnvironment | HostEnvironment) -> str | None:
     """
     if isinstance(env, HostEnvironment):
         return env.video_problem
-    if isinstance(env, CatcherPixels):
+    if _is_catcher(env):
         return None
     return "of the environments in JAX only Catcher draws pictures"
 
@@ -195,8 +206,8 @@ def _shots(
         assert rate is not None  # noqa: S101 - there is no problem
         seed = int(jax.random.bits(key))
         return _host_shots(env, policy, seconds, seed, rate), env.spec.action_names, rate
-    assert isinstance(env, CatcherPixels)  # noqa: S101 - there is no problem
-    return _catcher_shots(env, policy, seconds, key), env.action_names, CATCHER_RATE
+    names = environment_spec(env).action_names
+    return _catcher_shots(env, policy, seconds, key), names, CATCHER_RATE
 
 
 def film_frames(

@@ -261,6 +261,12 @@ class SeedRun:
                 stack.callback(tracker.close)
             self.trackers = []
 
+    @property
+    def films(self) -> bool:
+        """Whether the report is to record a video."""
+        filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
+        return self.config.film_seconds > 0 and not filmed and video_problem(self.env) is None
+
     def report(self, terminal: Terminal) -> None:
         """Evaluate the best weights in episodes of their own, and record their video.
 
@@ -271,12 +277,12 @@ class SeedRun:
         """
         config, policy = self.config, self.best_policy
         save_curves(self.folder)
-        filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
+        films = self.films
         if self.summary["evaluation"] is None:
             self.summary["evaluation"] = self._evaluate(policy, self.keys.report).summary()
             write_json(self.folder.summary, self.summary)
         self.stop.check()
-        if config.film_seconds > 0 and not filmed and video_problem(self.env) is None:
+        if films:
             try:
                 save_film(
                     *(self.folder.film, self.env, policy, config.film_seconds, self.keys.film),

@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from noisydqn.compilation import Compiler
 from noisydqn.config import Config
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.given import accept
+from noisydqn.envs.given import Given, accept
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.host import HostEnvironment, Notices
 from noisydqn.envs.select import environment_spec, make_environment
@@ -168,7 +170,7 @@ def train(
             raise UserError("--resume needs --out: name the folder of the run to go on with")
         if holds_run(out):
             changes = check_same(config, out)
-            return _resume(out, changes, maker, quiet=quiet, cache=cache)
+            return _resume(out, changes, Given(maker, {}), quiet=quiet, cache=cache)
     environment = make_environment(config, maker, Notices(None))
     check_memory(config, environment)
     out, folders = create_folders(config, out, environment_spec(environment))
@@ -192,7 +194,7 @@ def resume(
 
     Args:
         folder: one that `train` made.
-        env: the function that made the environment, where the config cannot name it.
+        env: what made the environment, where the config cannot name it: as in `train`.
         steps: a new budget, at least as large as what was trained; None keeps the old.
         quiet: print nothing, unless interrupted.
         cache: as in `train`.
@@ -206,15 +208,15 @@ def resume(
     """
     refuse_unknown(unknown, ["folder", "env", "steps", "quiet", "cache"], "resume")
     quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
-    entry, _ = accept(env)
+    given = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    return _resume(given_path(folder, "the run"), changes, entry, quiet=quiet, cache=cache)
+    return _resume(given_path(folder, "the run"), changes, given, quiet=quiet, cache=cache)
 
 
 def _resume(
     out: Path,
     changes: dict[str, Any],
-    maker: Entry | None,
+    given: Given,
     *,
     quiet: bool,
     cache: Path | str | None,
@@ -228,11 +230,20 @@ def _resume(
     seeds = range(first.seed, first.seed + len(runs))
     if configs != [first.replace(seed=seed) for seed in seeds]:
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
-    environment = make_environment(first, maker, Notices(None))
+    environment = _given_environment(first, given)
     for folder in folders:
         check_spaces(folder, environment_spec(environment))
     config = first.replace(num_seeds=len(runs))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache, resumed=True)
+
+
+def _given_environment(config: Config, given: Given) -> DeviceEnvironment | HostEnvironment:
+    """The environment of a run, or one that was given for it; the run's options stay."""
+    making = {k: x for k, x in given.options.items() if k in ("env_kwargs", "max_episode_steps")}
+    maker = None if isinstance(given.entry, str) else given.entry
+    if isinstance(given.entry, str):
+        making["env"] = given.entry
+    return make_environment(config.replace(**making), maker, Notices(None))
 
 
 def _run(
@@ -260,7 +271,7 @@ def _run(
                 raise
             raise UserError(
                 f"{out} cannot be written to: {error.strerror}; make room or make it "
-                f"writable, then: noisydqn resume {out}"
+                f"writable, then: {_how_to('resume', out, config.env)}"
             ) from error
 
 
@@ -303,7 +314,7 @@ def _run_locked(
                     for r in loop.runs
                 ]
             if stop.asked:
-                terminal.warn(_stopped_line(stop, loop.steps, out))
+                terminal.warn(_stopped_line(stop, loop.steps, out, config.env))
                 break
     if config.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
@@ -385,29 +396,46 @@ def _loops(
 
 def _train_and_report(loop: Loop, terminal: Terminal, out: Path) -> None:
     """Train and save, then evaluate and record a video, unless a stop is asked for."""
+    trained = f"what was trained until then is in {out}"
     try:
         loop.train()
     except (EnvironmentFailedError, DivergedError) as failure:
         if loop.steps == 0:
             raise
         loop.save()
-        raise failure.with_hint(f"what was trained until then is in {out}") from failure
+        raise failure.with_hint(trained) from failure
     if loop.steps == 0:
         return
     loop.save()
     if loop.stop.asked:
         return
-    terminal.say("playing the weights that are kept, without noise, for results and video")
-    with suppress(StoppedError):
-        loop.report(terminal)
+    films = any(run.films for run in loop.runs)
+    terminal.say(
+        "playing the weights that are kept, without noise, for results"
+        f"{' and video' if films else ''}"
+    )
+    try:
+        with suppress(StoppedError):
+            loop.report(terminal)
+    except EnvironmentFailedError as failure:
+        raise failure.with_hint(trained) from failure
+    except UserError as error:
+        raise UserError(f"{error}; {trained}") from error
 
 
-def _stopped_line(stop: Stop, steps: int, out: Path) -> str:
+def _how_to(do: str, folder: Path, env: str) -> str:
+    """The command for a run, or the call where no name leads to its environment `env`."""
+    if "<" in env:
+        return f"noisydqn.{do}({json.dumps(str(folder), ensure_ascii=False)}, env=...)"
+    return shlex.join(["noisydqn", do, str(folder)])
+
+
+def _stopped_line(stop: Stop, steps: int, out: Path, env: str) -> str:
+    resume = _how_to("resume", out, env)
     if steps == 0:
-        return f"{stop.word} before the first step; to train: noisydqn resume {out}"
+        return f"{stop.word} before the first step; to train: {resume}"
     return (
-        f"{stop.word} after {steps:,} steps; weights and metrics are in {out}; to resume: "
-        f"noisydqn resume {out}"
+        f"{stop.word} after {steps:,} steps; weights and metrics are in {out}; to resume: {resume}"
     )
 
 
@@ -427,9 +455,11 @@ def _closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
     evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
     video = "the video, " if any(folder.film.exists() for folder in folders) else ""
+    env = summaries[0]["env"]
+    played = folders[0].path if "<" in env else out  # a call takes the folder of one seed
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
         f"without noise {weights}: {outcome}",
         f"{video}curves, metrics and weights are in {out}",
-        f"next: noisydqn evaluate {out}",
+        f"next: {_how_to('evaluate', played, env)}",
     ]

@@ -1,17 +1,13 @@
 """Play a saved run: evaluate it, record a video of it."""
 
 from pathlib import Path
-from typing import Any, Literal
-
-import gymnasium
+from typing import Literal
 
 from noisydqn.build import Policy
 from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
-from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.given import accept
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.envs.select import Given, environment_spec, environment_to_play
 from noisydqn.errors import UserError
 from noisydqn.options import argument
 from noisydqn.settings import own_settings
@@ -31,8 +27,6 @@ from noisydqn.training.weights import load_policy
 
 MAX_EPISODES = 10_000
 """So many fit in memory where they are played side by side."""
-
-Given = Entry | gymnasium.Env[Any, Any] | None
 
 
 @own_settings()
@@ -128,15 +122,7 @@ def _keys(config: Config, seed: int | None) -> SeedKeys:
 def _load(
     run: RunFolder, config: Config, env: Given, weights: str
 ) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
-    entry, brought = accept(env)
-    # One instance is enough: options that need several are those of training.
-    playing: dict[str, Any] = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None}
-    if entry is not None:  # it need not be made as that of the run was
-        playing |= {"env_kwargs": "{}", "max_episode_steps": None, "vectorisation": "auto"}
-    playing |= brought
-    if isinstance(entry, str):
-        playing["env"], entry = entry, None
-    environment = make_environment(config.replace(**playing), entry)
+    environment = environment_to_play(config, env)
     spec = environment_spec(environment)
     check_spaces(run, spec)
     return environment, load_policy(run.weights(weights), config, spec)

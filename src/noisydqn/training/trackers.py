@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config import Config
+from noisydqn.output import discard
 from noisydqn.training.evaluate import Evaluation
 from noisydqn.training.folder import RunFolder
 from noisydqn.training.report import Episode, SeedChunk
@@ -276,6 +277,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Print nothing from here on."""
         self.quiet = True
+        discard(self.file)
 
 
 class Terminal:
