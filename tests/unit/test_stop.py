@@ -19,6 +19,7 @@ from tests.unit.test_resume import results, tiny
 import noisydqn
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.checkpoint.writer import CheckpointWriter
+from noisydqn.compilation import join_threads
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.training import device
 from noisydqn.training.report import Chunk
@@ -168,6 +169,7 @@ def test_runs_leave_nothing_behind_but_compiled_programs(tmp_path: Path) -> None
 
     def train(number: int) -> tuple[int, int, int]:
         noisydqn.train(out=tmp_path / str(number), **options)
+        join_threads()  # those that compile, and save what they compiled, end soon after
         gc.collect()
         arrays = sum(x.nbytes for x in jax.live_arrays())
         return threading.active_count(), len(os.listdir("/proc/self/fd")), arrays  # noqa: PTH208
