@@ -10,7 +10,7 @@ import numpy as np
 from noisydqn.build import Policy, torso_name
 from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
-from noisydqn.envs.select import Given
+from noisydqn.envs.select import AnyEnvironment
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError, counted
@@ -166,7 +166,7 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
 
 
 @own_settings()
-def load_policy(path: Path | str, which: str = "best", env: Given = None) -> GreedyPolicy:
+def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = None) -> GreedyPolicy:
     """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
 
         policy = noisydqn.load_policy("runs/one")

@@ -531,9 +531,7 @@ def test_missing_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "holds no best.safetensors" in refused(capsys, "evaluate", str(copied))
     assert "holds no best.safetensors" in refused(capsys, "record", str(copied))
     (copied / "checkpoints").mkdir(exist_ok=True)
-    assert f"go on with it by noisydqn resume {copied}, or" in refused(
-        capsys, "evaluate", str(copied)
-    )
+    assert f"resume it: noisydqn resume {copied}, or" in refused(capsys, "evaluate", str(copied))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000])

@@ -18,8 +18,8 @@ from noisydqn.imports import PYTHON, find
 
 GYMNAX = "gymnax:"
 
-Given = Entry | gymnasium.Env[Any, Any] | None
-"""What users give as an environment; None is that of the config."""
+AnyEnvironment = Entry | gymnasium.Env[Any, Any] | None
+"""Environments as users pass them; None is that of the config."""
 
 
 def make_environment(
@@ -32,7 +32,9 @@ def make_environment(
     Raises:
         UserError: there is no such environment, or it cannot be used.
     """
-    if maker is not None:
+    if isinstance(maker, str):
+        config = config.replace(env=maker)
+    elif maker is not None:
         return HostEnvironment.create(config, maker, notices)
     if config.env.startswith(PYTHON):
         return HostEnvironment.create(config, find(config.env), notices)
@@ -55,7 +57,7 @@ def make_environment(
     return env if limit is None else device.TimeLimit(env, limit)
 
 
-def environment_to_play(config: Config, env: Given) -> DeviceEnvironment | HostEnvironment:
+def environment_to_play(config: Config, env: AnyEnvironment) -> DeviceEnvironment | HostEnvironment:
     """The environment of a run, or one that is given instead, to play in and not to train in.
 
     Raises:
@@ -66,10 +68,7 @@ def environment_to_play(config: Config, env: Given) -> DeviceEnvironment | HostE
     playing: dict[str, Any] = {"num_envs": 1, "evaluation_every": 0, "stop_at_evaluation": None}
     if entry is not None:  # it need not be made as that of the run was
         playing |= {"env_kwargs": "{}", "max_episode_steps": None, "vectorisation": "auto"}
-    playing |= brought
-    if isinstance(entry, str):
-        playing["env"], entry = entry, None
-    return make_environment(config.replace(**playing), entry)
+    return make_environment(config.replace(**playing | brought), entry)
 
 
 def environment_spec(env: DeviceEnvironment | HostEnvironment) -> EnvironmentSpec:

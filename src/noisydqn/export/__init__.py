@@ -16,7 +16,7 @@ from noisydqn.build import Policy
 from noisydqn.checkpoint.arrays import named
 from noisydqn.config import Config
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.select import Given, environment_spec, environment_to_play
+from noisydqn.envs.select import AnyEnvironment, environment_spec, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
@@ -67,7 +67,7 @@ def export_run(
     out: Path | str | None = None,
     weights: str = "best",
     *,
-    env: Given = None,
+    env: AnyEnvironment = None,
 ) -> Path:
     """Export the policy of a run, as `noisydqn export` does; returns the file's path.
 
@@ -101,7 +101,7 @@ def export_run(
     return file
 
 
-def spec_of_run(folder: RunFolder, config: Config, env: Given = None) -> EnvironmentSpec:
+def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -> EnvironmentSpec:
     """Read the interface of a run's environment, or ask the environment if the run is an old one.
 
     Args:

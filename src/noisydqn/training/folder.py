@@ -118,7 +118,7 @@ class RunFolder:
         if not path.exists():
             places = [self.path, self.path.absolute().parent]  # of seeds trained together
             begun = [place for place in places if RunFolder(place).checkpoints.is_dir()]
-            hint = f"go on with it by noisydqn resume {begun[0]}" if begun else "train again"
+            hint = f"resume it: noisydqn resume {begun[0]}" if begun else "train again"
             raise UserError(
                 f"{self.path} holds no {path.name}: the run was not saved; {hint}, or name another "
                 "folder"

@@ -10,8 +10,6 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
 from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
@@ -21,7 +19,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import Given, accept
 from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.host import HostEnvironment, Notices
-from noisydqn.envs.select import environment_spec, make_environment
+from noisydqn.envs.select import AnyEnvironment, environment_spec, make_environment
 from noisydqn.errors import UserError
 from noisydqn.imports import find, name_of
 from noisydqn.named import config_named
@@ -115,7 +113,7 @@ class Result:
 def train(
     config: Config | str | None = None,
     *,
-    env: Entry | gymnasium.Env[Any, Any] | None = None,
+    env: AnyEnvironment = None,
     torso: str | TorsoMaker | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
@@ -181,7 +179,7 @@ def train(
 def resume(
     folder: Path | str,
     *,
-    env: Entry | gymnasium.Env[Any, Any] | None = None,
+    env: AnyEnvironment = None,
     steps: int | None = None,
     quiet: bool = False,
     cache: Path | str | None = None,
@@ -240,10 +238,7 @@ def _resume(
 def _given_environment(config: Config, given: Given) -> DeviceEnvironment | HostEnvironment:
     """The environment of a run, or one that was given for it; the run's options stay."""
     making = {k: x for k, x in given.options.items() if k in ("env_kwargs", "max_episode_steps")}
-    maker = None if isinstance(given.entry, str) else given.entry
-    if isinstance(given.entry, str):
-        making["env"] = given.entry
-    return make_environment(config.replace(**making), maker, Notices(None))
+    return make_environment(config.replace(**making), given.entry, Notices(None))
 
 
 def _run(

@@ -7,7 +7,7 @@ from noisydqn.build import Policy
 from noisydqn.config import MAX_FILM_SECONDS, Config, check_seed
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.select import Given, environment_spec, environment_to_play
+from noisydqn.envs.select import AnyEnvironment, environment_spec, environment_to_play
 from noisydqn.errors import UserError
 from noisydqn.options import argument
 from noisydqn.settings import own_settings
@@ -33,7 +33,7 @@ MAX_EPISODES = 10_000
 def evaluate(
     folder: Place,
     *,
-    env: Given = None,
+    env: AnyEnvironment = None,
     episodes: int | None = None,
     seed: int | None = None,
     weights: Literal["best", "final"] = "best",
@@ -78,7 +78,7 @@ def evaluate(
 def record(
     folder: Place,
     *,
-    env: Given = None,
+    env: AnyEnvironment = None,
     out: Place | None = None,
     seconds: float = 20.0,
     seed: int | None = None,
@@ -120,7 +120,7 @@ def _keys(config: Config, seed: int | None) -> SeedKeys:
 
 
 def _load(
-    run: RunFolder, config: Config, env: Given, weights: str
+    run: RunFolder, config: Config, env: AnyEnvironment, weights: str
 ) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
     environment = environment_to_play(config, env)
     spec = environment_spec(environment)
