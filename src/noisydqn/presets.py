@@ -9,7 +9,7 @@ DEFAULT_PRESET = "catcher"
 _CATCHER = Config(
     preset="catcher",
     env=CATCHER,
-    steps=64_000,
+    steps=56_000,
     num_envs=8,
     chunk_steps=2_000,
     torso="catcher",
@@ -22,8 +22,8 @@ _CATCHER = Config(
     updates_per_step=0.125,
     target_period=200,
     target_rate=1.0,
-    schedule_updates=7_500,
-    evaluation_every=4_000,
+    schedule_updates=6_500,
+    evaluation_every=8_000,
 )
 
 _CATCHER_NOTEBOOK = Config(

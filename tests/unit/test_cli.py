@@ -628,7 +628,13 @@ def test_ctrl_c_while_filming_keeps_what_was_trained(
     out = tmp_path / "film"
     argv = [*TINY, "--out", str(out)]
     argv[argv.index("--film-seconds") + 1] = "600"
-    assert interrupt((out / "policy.part.mp4").exists, *argv) == 130
+
+    def evaluated_and_filming() -> bool:
+        if not (out / "policy.part.mp4").exists():
+            return False
+        return json.loads((out / "summary.json").read_text())["evaluation"] is not None
+
+    assert interrupt(evaluated_and_filming, *argv) == 130
     assert f"weights and metrics are in {out}" in capsys.readouterr().err
     assert not list(out.glob("*.mp4"))
     assert json.loads((out / "summary.json").read_text())["evaluation"] is not None

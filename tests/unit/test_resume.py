@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
+from noisydqn.training import loop as loop_module
 from noisydqn.training.folder import RunFolder
 from noisydqn.training.health import DivergedError
 from noisydqn.training.loop import Loop
@@ -224,6 +226,27 @@ def test_a_function_of_ones_own_is_given_again(
         noisydqn.resume(out)
     noisydqn.resume(out, env=make, quiet=True)
     assert results(out) == results(tmp_path / "whole")
+
+
+def test_a_single_instance_is_evaluated_before_it_trains_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation that a stop left over must not take the instance that training needs."""
+    options = tiny(steps=80, evaluation_every=0, num_envs=1)
+
+    def stopped(*_: Any, check: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            time.sleep(0.01)
+            check()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "evaluate", stopped)
+        assert noisydqn.train(env=CountingHostEnv(), out=tmp_path / "run", **options).interrupted
+    noisydqn.resume(tmp_path / "run", env=CountingHostEnv(), steps=160, quiet=True)
+    rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["80", "160"]
+    assert "not evaluated" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("vectorisation", ["sync", "own"])

@@ -107,7 +107,7 @@ def evaluation_programs(
     """What `evaluate` runs for policies like `policy`, to be compiled before."""
     if isinstance(env, HostEnvironment):
         return (greedy_program(policy, env.spec.observation, min(episodes, SIDE_BY_SIDE)),)
-    return _device_programs(env, episodes, *_shapes(policy))
+    return _device_programs(env, episodes, *policy_shapes(policy))
 
 
 # Environments in JAX
@@ -129,7 +129,7 @@ class _DevicePrograms(NamedTuple):
     play: Program[_Playing]  # of policy, playing and the step to end at
 
 
-def _shapes(policy: Policy) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+def policy_shapes(policy: Policy) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
     """The structure of a policy, and shapes and types of its arrays."""
     leaves, structure = jax.tree.flatten(policy)
     return structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
@@ -163,7 +163,7 @@ def _evaluate_device(
     check: Callable[[], None],
 ) -> _Playing:
     """Play in parts that take a fraction of a second, as nothing can interrupt a compiled call."""
-    made = _device_programs(env, episodes, *_shapes(policy))
+    made = _device_programs(env, episodes, *policy_shapes(policy))
     playing, part = made.begin(policy, key), 1
     while (steps := int(playing.steps)) < max_steps and not np.all(playing.over):
         check()

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import subprocess
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ import imageio_ffmpeg
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
-from PIL import Image, ImageDraw
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from noisydqn.agent import values
 from noisydqn.build import Policy
+from noisydqn.compilation import Program
 from noisydqn.envs import catcher, frames
-from noisydqn.envs.catcher import CatcherPixels, CatcherState
+from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import (
     DeviceEnvironment,
     LimitedState,
@@ -28,7 +29,7 @@ from noisydqn.envs.device import (
 )
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError, in_one_line
-from noisydqn.training.evaluate import play
+from noisydqn.training.evaluate import play, policy_shapes
 from noisydqn.types import TimeStep
 
 HEIGHT = 384  # of the film, pixels
@@ -51,41 +52,70 @@ class Shot(NamedTuple):
 # Catcher, with both ticks of a decision
 
 
-_render = jax.jit(catcher.render)
+PART_DECISIONS = 75
+"""Decisions that one compiled call plays: five seconds of video."""
 
 
-class _Played(NamedTuple):
-    games: tuple[CatcherState, CatcherState]  # [decisions], after each of the two ticks
+class _Playing(NamedTuple):
+    key: PRNGKeyArray
+    env_states: Any
+    time_step: TimeStep
+    stack: Shaped[Array, "1 ..."]
+
+
+class _Part(NamedTuple):
+    pictures: UInt8[Array, "decisions ticks height width 3"]
     q: Float[Array, "decisions actions"]
     action: Int[Array, " decisions"]
     caught: Int[Array, " decisions"]
     missed: Int[Array, " decisions"]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _play(env: DeviceEnvironment, decisions: int, policy: Policy, key: PRNGKeyArray) -> _Played:
-    """Play with mean weights for some decisions, through as many games as fit."""
+def _begin(env: DeviceEnvironment, policy: Policy, key: PRNGKeyArray) -> _Playing:
+    key, reset_key = jax.random.split(key)
+    states, first = VectorEnvironment(env, env.default_params, 1).reset(reset_key)
+    return _Playing(key, states, first, frames.start(first.observation, policy.frames))
+
+
+def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing) -> tuple[_Playing, _Part]:
+    """Play with mean weights for a part of the video, through as many games as fit."""
     vector = VectorEnvironment(env, env.default_params, 1)
-    reset_key, play_key = jax.random.split(key)
-    states, first = vector.reset(reset_key)
 
-    def decide(
-        carry: tuple[Any, TimeStep, Array], key: PRNGKeyArray
-    ) -> tuple[tuple[Any, TimeStep, Array], _Played]:
-        states, time_step, stack = carry
-        q = values(policy.network, policy.preprocess(stack), None)
-        action, over = jnp.argmax(q, axis=-1).astype(jnp.int32), time_step.last
-        states, time_step = vector.step(key, states, action, over)
-        info = time_step.info
+    def decide(playing: _Playing, _: None) -> tuple[_Playing, _Part]:
+        key, step_key = jax.random.split(playing.key)
+        q = values(policy.network, policy.preprocess(playing.stack), None)
+        action, over = jnp.argmax(q, axis=-1).astype(jnp.int32), playing.time_step.last
+        states, time_step = vector.step(step_key, playing.env_states, action, over)
+        stack = frames.push(playing.stack, time_step.observation, over, policy.frames)
         state = states.inner if isinstance(states, LimitedState) else states
-        games = (state.previous, state.game)
-        played = _Played(games, q, action, info["caught"], info["missed"])
-        stack = frames.push(stack, time_step.observation, over, policy.frames)
-        return (states, time_step, stack), jax.tree.map(lambda x: x[0], played)
+        ticks = [jax.vmap(catcher.render)(game) for game in (state.previous, state.game)]
+        info = time_step.info
+        part = _Part(jnp.stack(ticks, axis=1), q, action, info["caught"], info["missed"])
+        return _Playing(key, states, time_step, stack), jax.tree.map(lambda x: x[0], part)
 
-    start = (states, first, frames.start(first.observation, policy.frames))
-    _, played = jax.lax.scan(decide, start, jax.random.split(play_key, decisions))
-    return played._replace(caught=jnp.cumsum(played.caught), missed=jnp.cumsum(played.missed))
+    return jax.lax.scan(decide, playing, length=PART_DECISIONS)
+
+
+@lru_cache(maxsize=8)
+def _programs(
+    env: DeviceEnvironment, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[Program[_Playing], Program[tuple[_Playing, _Part]]]:
+    policy: Policy = jax.tree.unflatten(structure, leaves)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    begin: Program[_Playing] = Program(
+        "video", partial(_begin, env), lambda: (policy, key), runs="once"
+    )
+    play = Program("video", partial(_play, env), lambda: (policy, begin.shapes), runs="seldom")
+    return begin, play
+
+
+def film_programs(
+    env: DeviceEnvironment | HostEnvironment, policy: Policy
+) -> tuple[Program[Any], ...]:
+    """What a video of policies like `policy` runs, to be compiled before."""
+    if isinstance(env, HostEnvironment) or not _is_catcher(env):
+        return ()
+    return _programs(env, *policy_shapes(policy))
 
 
 def _is_catcher(env: DeviceEnvironment) -> bool:
@@ -95,13 +125,18 @@ def _is_catcher(env: DeviceEnvironment) -> bool:
 def _catcher_shots(
     env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
 ) -> Iterator[Shot]:
-    decisions = max(round(seconds * CATCHER_RATE / 2), 1)
-    played = jax.tree.map(np.asarray, _play(env, decisions, policy, key))
-    for i in range(decisions):
-        lines = (f"caught  {played.caught[i]}", f"missed  {played.missed[i]}")
-        for state in played.games:
-            picture = np.asarray(_render(jax.tree.map(lambda x, i=i: x[i], state)))
-            yield Shot(picture, lines, played.q[i], int(played.action[i]))
+    begin, play = _programs(env, *policy_shapes(policy))
+    playing, left = begin(policy, key), max(round(seconds * CATCHER_RATE / 2), 1)
+    caught = missed = 0
+    while left > 0:
+        playing, part = play(policy, playing)
+        part = jax.tree.map(np.asarray, part)
+        for i in range(min(left, PART_DECISIONS)):
+            caught, missed = caught + int(part.caught[i]), missed + int(part.missed[i])
+            lines = (f"caught  {caught}", f"missed  {missed}")
+            for picture in part.pictures[i]:
+                yield Shot(picture, lines, part.q[i], int(part.action[i]))
+        left -= PART_DECISIONS
 
 
 # Environments of Gymnasium
@@ -164,13 +199,17 @@ def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(frame)
 
 
+_font = lru_cache(maxsize=None)(ImageFont.load_default)
+"""The font of a size; what it has drawn once it draws faster."""
+
+
 def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.ndarray:
     """The panel: what there is to say, and a bar for each action's value."""
     image = Image.new("RGB", (PANEL, HEIGHT), DARK)
     draw = ImageDraw.Draw(image)
     for i, line in enumerate(shot.lines):
-        draw.text((16, 16 + 28 * i), line, fill=LIGHT, font_size=20)
-    draw.text((16, 114), "action values", fill=LIGHT, font_size=16)
+        draw.text((16, 16 + 28 * i), line, fill=LIGHT, font=_font(20))
+    draw.text((16, 114), "action values", fill=LIGHT, font=_font(16))
     bottom = 150 + BAR_HEIGHT
     stride = min((PANEL - 24) / len(names), 56)
     few = len(names) <= 3
@@ -180,14 +219,13 @@ def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.nd
         colour = CHOSEN if action == shot.action else LIGHT
         box = (left, bottom - max(height, 2), left + stride * 0.7, bottom)
         draw.rectangle(box, fill=colour)
-        draw.text(
-            (left, bottom + 8), name[: 5 if few else 2], fill=colour, font_size=16 if few else 11
-        )
+        font = _font(16 if few else 11)
+        draw.text((left, bottom + 8), name[: 5 if few else 2], fill=colour, font=font)
         if few:
-            draw.text((left, bottom + 32), f"{shot.q[action]:.2f}", fill=colour, font_size=14)
+            draw.text((left, bottom + 32), f"{shot.q[action]:.2f}", fill=colour, font=_font(14))
     best = float(shot.q[shot.action])
     if not few:
-        draw.text((16, bottom + 40), f"best  {best:.2f}", fill=CHOSEN, font_size=16)
+        draw.text((16, bottom + 40), f"best  {best:.2f}", fill=CHOSEN, font=_font(16))
     return np.asarray(image)
 
 

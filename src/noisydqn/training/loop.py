@@ -26,7 +26,7 @@ from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.training import device, host
 from noisydqn.training.curves import save_curves
 from noisydqn.training.evaluate import Evaluation, evaluate, evaluation_programs
-from noisydqn.training.film import save_film, video_problem
+from noisydqn.training.film import film_programs, save_film, video_problem
 from noisydqn.training.folder import RunFolder, read_summary
 from noisydqn.training.health import check
 from noisydqn.training.record import RunRecord, SeedRecord
@@ -275,21 +275,33 @@ class SeedRun:
         Raises:
             StoppedError: a stop was asked for.
         """
-        config, policy = self.config, self.best_policy
-        save_curves(self.folder)
-        films = self.films
-        if self.summary["evaluation"] is None:
-            self.summary["evaluation"] = self._evaluate(policy, self.keys.report).summary()
-            write_json(self.folder.summary, self.summary)
-        self.stop.check()
-        if films:
-            try:
-                save_film(
-                    *(self.folder.film, self.env, policy, config.film_seconds, self.keys.film),
-                    check=self.stop.check,
-                )
-            except UserError as error:
-                terminal.warn(str(error))
+        policy, films = self.best_policy, self.films
+        with Background(1, "evaluation") as pool:
+            future = None
+            if self.summary["evaluation"] is None:
+                future = pool.submit(partial(self._evaluate, policy, self.keys.report))
+            save_curves(self.folder)
+
+            def take() -> None:
+                if future is not None and self.summary["evaluation"] is None and future.done():
+                    self.summary["evaluation"] = future.result().summary()
+                    write_json(self.folder.summary, self.summary)
+                self.stop.check()
+
+            if future is not None and isinstance(self.env, HostEnvironment):
+                wait(future, take)  # of some environments only one can be made
+            if films:
+                self._film(policy, terminal, take)
+            if future is not None:
+                wait(future, take)
+            take()
+
+    def _film(self, policy: Policy, terminal: Terminal, check: Callable[[], None]) -> None:
+        try:
+            seconds = self.config.film_seconds
+            save_film(self.folder.film, self.env, policy, seconds, self.keys.film, check=check)
+        except UserError as error:
+            terminal.warn(str(error))
 
 
 class Loop:
@@ -373,6 +385,9 @@ class Loop:
             with Background(1, "evaluation") as pool:
                 for run in self.runs:
                     run.restart_evaluations(pool)
+                    if isinstance(self.env, HostEnvironment):
+                        # Before training takes the environment, of which there may be only one.
+                        run.collect(all_of_them=True)
                 self._confirm()
                 chunk = None if self._finished else self._train(pool, start)
                 if not self.stop.asked and self.evaluated < self.steps:
@@ -436,7 +451,9 @@ class Loop:
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         policy = policy_like(self.config, environment_spec(self.env))
-        return evaluation_programs(self.env, policy, self.config.evaluation_episodes)
+        made = evaluation_programs(self.env, policy, self.config.evaluation_episodes)
+        films = self.config.film_seconds > 0
+        return [*made, *(film_programs(self.env, policy) if films else ())]
 
     def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:
         for i, run in enumerate(self.runs):
