@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from noisydqn.agent import Agent
 from noisydqn.checkpoint import rows as ring
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.learner import sum_tree
+from noisydqn.learner.agent import Agent
 from noisydqn.presets import config_for
-from noisydqn.replay import sum_tree
-from noisydqn.training.core import Core, TrainingState
+from noisydqn.runners.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
 NAME = "checkpoint"

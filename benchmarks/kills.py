@@ -36,7 +36,7 @@ WORKS = {
     ),
     "cartpole": (
         "CartPole-v1 --steps 16000 --chunk-steps 200 --replay-capacity 4000 "
-        "--evaluation-every 5000 --replay prioritised"
+        "--evaluation-every 5000 --replay prioritized"
     ),
     "pong": (
         "ALE/Pong-v5 --steps 3000 --chunk-steps 100 --replay-capacity 1000 "

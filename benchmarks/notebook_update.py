@@ -27,9 +27,9 @@ def jax_round() -> Callable[[], float]:
     import jax.numpy as jnp
 
     from noisydqn import PRESETS, build
-    from noisydqn.agent import UpdateNoise, draw_noise
     from noisydqn.envs.catcher import CatcherPixels
     from noisydqn.envs.device import environment_spec
+    from noisydqn.learner.agent import UpdateNoise, draw_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]

@@ -1,4 +1,4 @@
-"""Prioritised replay alone: sample and set priorities, by capacity, beside other libraries.
+"""Prioritized replay alone: sample and set priorities, by capacity, beside other libraries.
 
     python -m benchmarks.replay [--rounds 5] [--capacities 10000 1000000 ...]
 
@@ -35,10 +35,11 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
     import jax
     import jax.numpy as jnp
 
-    from noisydqn.replay import Replay, ReplayState, sum_tree
+    from noisydqn.learner import sum_tree
+    from noisydqn.learner.replay import Replay, ReplayState
     from noisydqn.types import Row
 
-    replay = Replay(capacity, 1, 3, 0.99, prioritised=True, priority_offset=1e-4)
+    replay = Replay(capacity, 1, 3, 0.99, prioritized=True, priority_offset=1e-4)
     half = jnp.float32(0.5)
     row = Row(jnp.zeros(OBSERVATION), jnp.int32(0), jnp.float32(0), jnp.bool_(0), jnp.bool_(0))
     state = replay.init(row)

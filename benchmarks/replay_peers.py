@@ -1,4 +1,4 @@
-"""Prioritised replay of other libraries, filled: each gives a call that samples and updates.
+"""Prioritized replay of other libraries, filled: each gives a call that samples and updates.
 
 A file of its own, and not checked for types: the libraries need not be installed.
 """

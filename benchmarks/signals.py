@@ -32,7 +32,7 @@ WORKS = {
     ),
     "workers": (
         "CartPole-v1 --steps 6000 --chunk-steps 3000 --replay-capacity 4000 "
-        "--evaluation-every 3000 --vectorisation subprocess"
+        "--evaluation-every 3000 --vectorization subprocess"
     ),
 }
 """What is trained: by the device runner, by the host runner, and with worker processes."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput [--peer] [--atari]
 
-The work on LunarLander-v3: noisy, dueling, double, prioritised, 3-step, three layers of 128,
+The work on LunarLander-v3: noisy, dueling, double, prioritized, 3-step, three layers of 128,
 batch 32, one update a step; on one core with one environment, and on two with eight; "Rainbow" is
 the same with C51's 51 atoms. "8 updates every 8 steps" is as many updates, made together. With
 `--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update every
@@ -37,9 +37,9 @@ def measure(
     """Speed of the host runner from its first updates on."""
     import jax
 
-    from noisydqn.envs.select import make_environment
+    from noisydqn.envs.registry import make_environment
     from noisydqn.presets import config_for
-    from noisydqn.training import host
+    from noisydqn.runners import host
 
     config = config_for(env).replace(
         num_envs=num_envs,

@@ -11,7 +11,7 @@ WARM = 512
 def steps_per_second(env: str, steps: int, learn_every: int) -> float:
     """Speed of Rainbow: batch 32, one update a step, three layers of 128, one environment.
 
-    Noisy, dueling, double, prioritised, 3-step, 51 atoms. After each `learn_every` steps as many
+    Noisy, dueling, double, prioritized, 3-step, 51 atoms. After each `learn_every` steps as many
     updates are made.
     """
     import gymnasium

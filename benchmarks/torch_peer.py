@@ -42,7 +42,7 @@ def torch_round(threads: int) -> Callable[[], float]:
 
     online, target = Network(), Network()
     target.load_state_dict(online.state_dict())
-    optimiser = torch.optim.AdamW(online.parameters(), lr=5e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(online.parameters(), lr=5e-4, weight_decay=0.01)
     s_tm1, s_t = torch.randn(2, BATCH, 1, 42, 42)
     a_tm1 = torch.randint(0, ACTIONS, (BATCH, 1))
     r_t, weights = torch.randn(BATCH), torch.rand(BATCH)
@@ -53,9 +53,9 @@ def torch_round(threads: int) -> Callable[[], float]:
             goal = r_t + 0.99 * target(s_t).gather(1, chosen)[:, 0]
         estimate = online(s_tm1).gather(1, a_tm1)[:, 0]
         loss = (weights * functional.smooth_l1_loss(estimate, goal, reduction="none")).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return (goal - estimate).detach()
 
     update()

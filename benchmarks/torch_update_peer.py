@@ -57,7 +57,7 @@ def torch_round(network: str, head: str) -> Callable[[], float]:
 
     online, target = Network(), Network()
     target.load_state_dict(online.state_dict())
-    optimiser = torch.optim.Adam(online.parameters(), lr=5e-4)
+    optimizer = torch.optim.Adam(online.parameters(), lr=5e-4)
     seen = (shape[-1], *shape[:-1])
     states = torch.rand(2, 4 * BATCH, *seen)
     rows = torch.arange(BATCH)
@@ -89,9 +89,9 @@ def torch_round(network: str, head: str) -> Callable[[], float]:
         else:
             loss = -(goal * taken.log_softmax(1)).sum(1)
             error = loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (weights * loss).mean().backward()
-        optimiser.step()
+        optimizer.step()
         if i % 500 == 0:
             target.load_state_dict(online.state_dict())
         return error.detach()

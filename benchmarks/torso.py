@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from benchmarks import results
 from noisydqn import build
-from noisydqn.networks import ConvTorso, NotebookTorso, Torso, features, max_pool
+from noisydqn.nets.network import ConvTorso, NotebookTorso, Torso, features, max_pool
 
 NAME = "torso"
 LOOP, ROUNDS = 10, 5

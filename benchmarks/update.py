@@ -53,8 +53,8 @@ def jax_round(network: str, head: str) -> Round:
     import jax.numpy as jnp
 
     from noisydqn import Config, build
-    from noisydqn.agent import UpdateNoise, draw_noise
     from noisydqn.envs.spec import EnvironmentSpec, numbered
+    from noisydqn.learner.agent import UpdateNoise, draw_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     shape, actions, number = SHAPES[network]

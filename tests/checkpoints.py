@@ -25,7 +25,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.errors import UserError
-from noisydqn.training.weights import load_policy, save_policy
+from noisydqn.runs.weights import load_policy, save_policy
 from noisydqn.types import Row
 
 SLOTS, ENVS = 24, 2

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from noisydqn import noisy
 from noisydqn import torch as noisy_torch
-from noisydqn.initial import NoiseKind
+from noisydqn.nets import noisy
+from noisydqn.nets.initial import NoiseKind
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported
 

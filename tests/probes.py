@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from noisydqn import Config
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.training import device
+from noisydqn.runners import device
 
 SMALL = Config(
     torso="flat",

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisydqn.replay import sum_tree
-from noisydqn.replay.sum_tree import FANOUT, Places, SumTree
+from noisydqn.learner import sum_tree
+from noisydqn.learner.sum_tree import FANOUT, Places, SumTree
 
 
 def priorities(tree: SumTree) -> np.ndarray:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from noisydqn.config import Config
+    from noisydqn.config.config import Config
     from noisydqn.errors import UserError
-    from noisydqn.noisy import NoisyLinear, sample_noise
-    from noisydqn.policy import GreedyPolicy, load_policy
+    from noisydqn.nets.noisy import NoisyLinear, sample_noise
+    from noisydqn.play.evaluate import Evaluation
+    from noisydqn.play.policy import GreedyPolicy, load_policy
     from noisydqn.presets import PRESETS
-    from noisydqn.training.evaluate import Evaluation
-    from noisydqn.training.folder import load_config
-    from noisydqn.training.run import Result, resume, train
-    from noisydqn.training.saved import evaluate, record
+    from noisydqn.runs.api import Result, resume, train
+    from noisydqn.runs.folder import load_config
+    from noisydqn.runs.saved import evaluate, record
 
 __all__ = [
     "PRESETS",
@@ -34,20 +34,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Config": "noisydqn.config",
-    "Evaluation": "noisydqn.training.evaluate",
-    "GreedyPolicy": "noisydqn.policy",
-    "NoisyLinear": "noisydqn.noisy",
+    "Config": "noisydqn.config.config",
+    "Evaluation": "noisydqn.play.evaluate",
+    "GreedyPolicy": "noisydqn.play.policy",
+    "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",
-    "Result": "noisydqn.training.run",
+    "Result": "noisydqn.runs.api",
     "UserError": "noisydqn.errors",
-    "evaluate": "noisydqn.training.saved",
-    "load_config": "noisydqn.training.folder",
-    "load_policy": "noisydqn.policy",
-    "record": "noisydqn.training.saved",
-    "resume": "noisydqn.training.run",
-    "sample_noise": "noisydqn.noisy",
-    "train": "noisydqn.training.run",
+    "evaluate": "noisydqn.runs.saved",
+    "load_config": "noisydqn.runs.folder",
+    "load_policy": "noisydqn.play.policy",
+    "record": "noisydqn.runs.saved",
+    "resume": "noisydqn.runs.api",
+    "sample_noise": "noisydqn.nets.noisy",
+    "train": "noisydqn.runs.api",
 }
 """Where the public names are; each is imported when it is first asked for, as JAX is slow to."""
 

@@ -10,19 +10,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from noisydqn import losses
-from noisydqn.agent import Agent
-from noisydqn.bootstrap import Munchausen
-from noisydqn.config import Config
-from noisydqn.envs import frames, normalise
+from noisydqn.config.config import Config
+from noisydqn.distributions import losses
+from noisydqn.distributions.bootstrap import Munchausen
+from noisydqn.distributions.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
 from noisydqn.imports import PYTHON
-from noisydqn.networks import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
-from noisydqn.noisy import noisy_layers
-from noisydqn.replay import Replay
-from noisydqn.torsos import ImpalaTorso, MLPTorso, UserTorso
+from noisydqn.learner.agent import Agent
+from noisydqn.learner.replay import Replay
+from noisydqn.nets.network import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso
+from noisydqn.preprocessing import frames, normalize
 
 Value = TypeVar("Value", int, float, tuple[int, ...])
 
@@ -41,14 +41,14 @@ class Policy(eqx.Module):
     """What is saved of a run and what plays: a network and the statistics of its observations."""
 
     network: QNetwork
-    moments: normalise.Moments | None
+    moments: normalize.Moments | None
     clip: float | None = eqx.field(static=True)
     frames: int = eqx.field(static=True)
 
     def preprocess(self, seen: Shaped[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """What the network sees of a batch of raw observations, or of stacks of them."""
         if self.moments is not None:
-            x = normalise.normalise(seen, self.moments, self.clip)
+            x = normalize.normalize(seen, self.moments, self.clip)
         else:
             scale = 1 / 255 if seen.dtype == jnp.uint8 else 1.0
             x = seen.astype(jnp.float32) * scale
@@ -58,8 +58,8 @@ class Policy(eqx.Module):
 def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:
     """A policy with fresh weights for an environment."""
     observation = spec.observation
-    running = config.normalise_observations == "running"
-    moments = normalise.init(observation.shape).rounded if running else None
+    running = config.normalize_observations == "running"
+    moments = normalize.init(observation.shape).rounded if running else None
     shape = observation.shape
     if config.frame_stack > 1:
         stack = jax.ShapeDtypeStruct((1, config.frame_stack, *shape), jnp.float32)
@@ -171,16 +171,16 @@ def make_head(config: Config) -> Head:
     return Expected(losses.squared if config.loss == "squared" else losses.smooth_l1)
 
 
-def _make_optimiser(config: Config) -> optax.GradientTransformation:
+def _make_optimizer(config: Config) -> optax.GradientTransformation:
     start, final = config.learning_rate, config.learning_rate_final
     rate = start if final is None else optax.linear_schedule(start, final, config.schedule_updates)
-    if config.optimiser == "adamw":
-        optimiser = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay)
+    if config.optimizer == "adamw":
+        optimizer = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay)
     else:
-        optimiser = optax.adam(rate, eps=config.adam_epsilon)
+        optimizer = optax.adam(rate, eps=config.adam_epsilon)
     if config.max_gradient_norm is None:
-        return optimiser
-    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimiser)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimizer)
 
 
 def make_agent(config: Config) -> Agent:
@@ -191,7 +191,7 @@ def make_agent(config: Config) -> Agent:
         minimum=_given(config.munchausen_minimum, -1.0),
     )
     return Agent(
-        optimiser=_make_optimiser(config),
+        optimizer=_make_optimizer(config),
         double=config.double,
         munchausen=munchausen if config.munchausen else None,
         target_period=config.target_period,
@@ -207,7 +207,7 @@ def make_replay(config: Config) -> Replay:
         num_envs=config.num_envs,
         n_step=config.n_step,
         discount=config.discount,
-        prioritised=config.replay == "prioritised",
+        prioritized=config.replay == "prioritized",
         priority_offset=config.priority_offset,
         frames=config.frame_stack,
     )

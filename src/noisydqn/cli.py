@@ -19,10 +19,10 @@ import gymnasium
 import tyro
 
 from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
-from noisydqn.config import Config
+from noisydqn.config.config import Config
+from noisydqn.config.named import config_named
+from noisydqn.config.options import hint_of
 from noisydqn.errors import UserError, counted
-from noisydqn.named import config_named
-from noisydqn.options import hint_of
 from noisydqn.output import discard
 from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
 
@@ -70,7 +70,7 @@ class TrainArgs:
     of Gymnasium, 'module:Id' for an environment that a module of yours registers,
     'python:module.function' for what a function makes, and 'gymnax:Name'. The folder of a run, or
     its config.json, starts another run with its options. Steps are decisions of the agent, summed
-    over environments; updates are optimiser steps.
+    over environments; updates are optimizer steps.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]
@@ -186,7 +186,7 @@ def _train(argv: Sequence[str]) -> int:
     given = read(TrainArgs, argv, "train")
     name = given.positionals[0] if given.positionals else DEFAULT_PRESET
     args = fill(TrainArgs(config_named(name), name), given, "train")
-    from noisydqn.training.run import train
+    from noisydqn.runs.api import train
 
     result = train(
         args.config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
@@ -204,7 +204,7 @@ def _code(stopped_by: int | None) -> int:
 
 def _resume(argv: Sequence[str]) -> int:
     args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
-    from noisydqn.training.run import resume
+    from noisydqn.runs.api import resume
 
     result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=_cache(args.cache))
     return _code(result.signal)
@@ -212,7 +212,7 @@ def _resume(argv: Sequence[str]) -> int:
 
 def _evaluate(argv: Sequence[str]) -> int:
     args = parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
-    from noisydqn.training.saved import evaluate
+    from noisydqn.runs.saved import evaluate
 
     for folder in _runs(args.folder):
         evaluation = evaluate(folder, episodes=args.episodes, seed=args.seed, weights=args.weights)
@@ -229,7 +229,7 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 def _runs(path: Path, out: Path | None = None, what: str = "") -> list[Path]:
     """Return the folder of a run, or those of the seeds in it."""
-    from noisydqn.training.folder import open_folders
+    from noisydqn.runs.folder import open_folders
 
     folders = [folder.path for folder, _ in open_folders(path)]
     if out is not None and len(folders) > 1:
@@ -241,7 +241,7 @@ def _runs(path: Path, out: Path | None = None, what: str = "") -> list[Path]:
 
 def _record(argv: Sequence[str]) -> int:
     args = parse(RecordArgs(folder=tyro.MISSING), argv, "record")
-    from noisydqn.training.saved import record
+    from noisydqn.runs.saved import record
 
     for folder in _runs(args.folder, args.out, "video"):
         print(record(folder, out=args.out, seconds=args.seconds, seed=args.seed))

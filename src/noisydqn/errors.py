@@ -34,6 +34,38 @@ class EnvironmentFailedError(UserError):
         return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
 
 
+class ConfigError(UserError, ValueError):
+    """An option has a value that cannot be used, or does not exist."""
+
+
+class SpaceError(UserError, ValueError):
+    """A space cannot be learned from."""
+
+
+class WrongValueError(Exception):
+    """A value is not one of its space; the message names the part that is wrong."""
+
+
+class NoPictureError(Exception):
+    """What was drawn is not a picture; the message says what it is."""
+
+
+class DamagedError(Exception):
+    """A checkpoint is not whole; the message says what is wrong with which file."""
+
+
+class DivergedError(UserError):
+    """A loss, a gradient or a weight is no finite number. What was good before is kept."""
+
+    def with_hint(self, hint: str) -> "DivergedError":
+        """The same, with one more thing to say."""
+        return DivergedError(f"{self}; {hint}")
+
+
+class StoppedError(Exception):
+    """Work was left because the run was asked to stop."""
+
+
 def in_one_line(error: BaseException) -> str:
     """Name an error and its message in one line."""
     message = " ".join(str(error).split())

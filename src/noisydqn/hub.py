@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from noisydqn.config import Config
+from noisydqn.config.config import Config
 from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.training.folder import DEFAULT_PARENT, RunFolder, free_path, given_path, open_folder
+from noisydqn.files import free_path, given_path
+from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder
 
 try:
     import huggingface_hub

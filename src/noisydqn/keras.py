@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noisydqn.errors import MissingExtraError
-from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
+from noisydqn.nets.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
 
 try:
     import keras

@@ -2,7 +2,7 @@
 
 import re
 
-from noisydqn.config import CATCHER, Config
+from noisydqn.config.config import CATCHER, Config
 
 DEFAULT_PRESET = "catcher"
 
@@ -33,16 +33,16 @@ _CATCHER_NOTEBOOK = Config(
     max_updates=6_000,
     num_envs=1,
     chunk_steps=5_000,
-    normalise_observations="running",
+    normalize_observations="running",
     observation_clip=None,
-    normalise_rewards=True,
+    normalize_rewards=True,
     torso="notebook",
     hidden=(512,),
     noise="factorised",
     acting_noise="step",
     learning_rate=5e-4,
     learning_rate_final=None,
-    optimiser="adamw",
+    optimizer="adamw",
     weight_decay=0.01,
     loss="smooth-l1",
     double=True,
@@ -55,7 +55,7 @@ _CATCHER_NOTEBOOK = Config(
     random_steps=1_000,
     target_period=40,
     target_rate=1.0,
-    replay="prioritised",
+    replay="prioritized",
     replay_capacity=100_000,
     priority_exponent=0.5,
     priority_exponent_final=0.0,
@@ -186,7 +186,7 @@ _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one s
     sigma_init=0.5,
     n_step=3,
     discount=0.99,
-    replay="prioritised",
+    replay="prioritized",
     priority_exponent=0.5,
     priority_exponent_final=0.5,
     importance_exponent=0.4,
@@ -230,7 +230,7 @@ PRESETS: dict[str, Config] = {
         steps=400_000,
         stop_at_return=-110.0,
         window=100,
-        normalise_observations="running",  # its speeds are below 0.07
+        normalize_observations="running",  # its speeds are below 0.07
         reward_scale=1.0,
         hidden=(64,),
         learning_rate=2e-3,
@@ -276,8 +276,8 @@ DESCRIPTIONS = {
         "no-op starts, and episodes that outlast a lost life"
     ),
     "rainbow-lunarlander": (
-        "all of Rainbow (noisy, two dueling streams, double, prioritised, 3-step, 51 atoms) on "
-        "LunarLander-v3, until what `lunarlander` reaches; with that preset's layer normalisation, "
+        "all of Rainbow (noisy, two dueling streams, double, prioritized, 3-step, 51 atoms) on "
+        "LunarLander-v3, until what `lunarlander` reaches; with that preset's layer normalization, "
         "noise held for an episode and slowly moving target instead of the paper's"
     ),
 }

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypedDict, TypeGuard, Unpack
 
 from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
+from noisydqn.nets.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
 
 try:
     import torch

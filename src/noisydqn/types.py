@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from noisydqn.flat import Flat
+from noisydqn.trees import Flat
 
 
 class TimeStep(NamedTuple):
@@ -66,5 +66,5 @@ class LearnerState(NamedTuple):
 
     online: Flat[Any]  # the network that is trained
     target: Flat[Any]  # its older copy, which values the next state
-    optimiser: Any
+    optimizer: Any
     updates: Int[Array, ""]

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import pytest
 
 import noisydqn
-from noisydqn.training.run import Result, train
+from noisydqn.runs.api import Result, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST = 400_000  # bytes: pictures, but no video

@@ -15,14 +15,14 @@ import pytest
 from tests.probes import Probe, train
 
 from noisydqn import Config
-from noisydqn.agent import values
+from noisydqn.learner.agent import values
 
 GAMMA = 0.5
 
 PROBE_CONFIG = Config(
     torso="flat",
     hidden=(32,),
-    normalise_observations="scale",
+    normalize_observations="scale",
     num_envs=4,
     steps=6_000,
     random_steps=6_000,  # every action is tried to the end, so all values are known
@@ -79,11 +79,11 @@ def test_discounted_value_of_a_later_reward(n_step: int) -> None:
         {"dueling": False},
         {"replay": "uniform"},
         {"loss": "squared"},
-        {"optimiser": "adamw"},
+        {"optimizer": "adamw"},
         {"noise": "independent", "sigma_init": 0.5},
         {"sigma_penalty": 0.01},
         {"acting_noise": "episode", "acting_noise_shared": True},
-        {"normalise_observations": "running"},
+        {"normalize_observations": "running"},
     ],
     ids=str,
 )
@@ -149,9 +149,9 @@ def test_action_at_the_end(n_step: int) -> None:
     np.testing.assert_allclose(q[2], [before, before], atol=0.15)
 
 
-def test_normalised_rewards_scale_the_values() -> None:
+def test_normalized_rewards_scale_the_values() -> None:
     probe = Probe(1, cue=True, kind="three cues")
-    q = learned(probe, [[-1, 0], [1, 0]], normalise_rewards=True)
+    q = learned(probe, [[-1, 0], [1, 0]], normalize_rewards=True)
     # Rewards of 3 or -3 have deviation 3; the resets between are not counted.
     np.testing.assert_allclose(q, [[-1, -1], [1, 1]], atol=0.15)
 

@@ -7,7 +7,7 @@ from tests.probes import train
 
 from noisydqn import PRESETS, Config
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.training.core import TrainingState
+from noisydqn.runners.core import TrainingState
 
 SHORT = PRESETS["catcher"].replace(steps=1_600, chunk_steps=800, learning_starts=400)
 
@@ -22,7 +22,7 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 def test_same_seed_same_weights_twice() -> None:
-    """All of the state: weights, optimiser, replay, statistics, keys, environments."""
+    """All of the state: weights, optimizer, replay, statistics, keys, environments."""
     one, other = final_state(SHORT.replace(seed=5)), final_state(SHORT.replace(seed=5))
     raw = [jax.tree.map(_bits, state) for state in (one, other)]
     assert eqx.tree_equal(*raw)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.frameworks import FRAMEWORKS, NAMES, Arrays, Framework, Keras
 
-from noisydqn.initial import NoiseKind
+from noisydqn.nets.initial import NoiseKind
 
 KINDS: list[NoiseKind] = ["factorised", "independent"]
 P, Q = 5, 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from noisydqn import Config, build
-from noisydqn.agent import draw_noise
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.flat import Flat
-from noisydqn.noisy import FactorisedNoise, is_noisy
+from noisydqn.learner.agent import draw_noise
+from noisydqn.nets.noisy import FactorisedNoise, is_noisy
+from noisydqn.trees import Flat
 from noisydqn.types import Batch, Transition
 
 pytest.importorskip("torch")

@@ -179,8 +179,8 @@ def update(rule, online, target, noises, taus, batch):
     taus = [None if tau is None else torch.from_numpy(np.array(tau)).double() for tau in taus]
     for tensor in online.values():
         tensor.requires_grad_()
-    optimiser = torch.optim.Adam(online.values(), lr=rule.learning_rate, eps=rule.epsilon)
+    optimizer = torch.optim.Adam(online.values(), lr=rule.learning_rate, eps=rule.epsilon)
     loss, error = losses(rule, online, target, noises, taus, batch)
     (batch["weights"] * loss).mean().backward()
-    optimiser.step()
+    optimizer.step()
     return {name: x.detach().numpy() for name, x in online.items()}, error.detach().numpy()

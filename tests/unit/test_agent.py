@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from noisydqn import losses, sample_noise
-from noisydqn.agent import Agent, UpdateNoise, act, draw_noise
-from noisydqn.flat import Flat
-from noisydqn.heads import Expected
-from noisydqn.networks import Flatten, QNetwork
-from noisydqn.noisy import noisy_layers
+from noisydqn import sample_noise
+from noisydqn.distributions import losses
+from noisydqn.distributions.heads import Expected
+from noisydqn.learner.agent import Agent, UpdateNoise, act, draw_noise
+from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState, Transition
 
 ACTIONS, FEATURES, BATCH = 3, 4, 6
@@ -22,7 +23,7 @@ ACTIONS, FEATURES, BATCH = 3, 4, 6
 
 def make_agent(**options: Any) -> Agent:
     defaults: dict[str, Any] = {
-        "optimiser": optax.sgd(0.1),
+        "optimizer": optax.sgd(0.1),
         "double": True,
         "munchausen": None,
         "target_period": 3,
@@ -186,10 +187,10 @@ def test_an_averaged_target_moves_its_share() -> None:
 def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
     learner, batch, noise = make_learner(make_agent()), make_batch(), make_noise()
     plain = make_agent().update(learner, batch, noise)[2]["loss"]
-    penalised = make_agent(sigma_penalty=2.0).update(learner, batch, noise)[2]["loss"]
+    penalized = make_agent(sigma_penalty=2.0).update(learner, batch, noise)[2]["loss"]
     # sigma_0 / sqrt(p): hidden layer 4 inputs, both heads 5.
     expected = 2.0 * (0.5 / np.sqrt(4) + 2 * 0.5 / np.sqrt(5))
-    assert float(penalised - plain) == pytest.approx(expected, rel=1e-5)
+    assert float(penalized - plain) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_of_one() -> None:

@@ -161,10 +161,10 @@ def test_a_manifest_that_is_too_large(two: Path) -> None:
 
 def test_a_newer_format_is_refused_by_name(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(two / "checkpoint-00000002.json")
-    monkeypatch.setattr(form, "VERSION", 2)
+    monkeypatch.setattr(form, "VERSION", form.VERSION + 1)
     (two / "checkpoint-00000002.json").write_bytes(form.encode(manifest))
     monkeypatch.undo()
-    with pytest.raises(UserError, match="has checkpoint format 2, this version of noisydqn reads"):
+    with pytest.raises(UserError, match="has checkpoint format 3, this version of noisydqn reads"):
         newest_whole(two, pytest.fail)
 
 

@@ -34,8 +34,8 @@ from noisydqn.cli import (
     TrainArgs,
     main,
 )
-from noisydqn.training.report import Episode, SeedChunk
-from noisydqn.training.trackers import Terminal
+from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.trackers import Terminal
 
 TINY = shlex.split(
     "--steps 1200 --chunk-steps 400 --learning-starts 400 --evaluation-every 800 "
@@ -97,7 +97,7 @@ def test_the_cache_is_handed_on(
         folders.append(cache)
         return Finished()
 
-    monkeypatch.setattr(f"noisydqn.training.run.{argv[0]}", run)
+    monkeypatch.setattr(f"noisydqn.runs.api.{argv[0]}", run)
     assert main([*argv, "--cache", given]) == 0
     assert folders == [folder]
 
@@ -127,7 +127,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["train", "python:no_such_module.make"], "names nothing that can be imported"),
         (["train", "gymnax:CartPol"], "no environment 'gymnax:CartPol': there are CartPole-v1"),
         (["train", "gymnax:Pendulum-v1"], "is Box, expected Discrete"),
-        (["train", "catcher", "--vectorisation", "sync"], "is for environments of Gymnasium"),
+        (["train", "catcher", "--vectorization", "sync"], "is for environments of Gymnasium"),
         (["train", "catcher", "--env-kwargs", '{"a": 1}'], "takes none"),
         (["train", "CartPole-v1", "--env-kwargs", "{a}"], "--env-kwargs must be a JSON object"),
         (["train", "--steps", "-3"], "--steps must be at least 1, got -3"),
@@ -288,7 +288,7 @@ def test_what_is_written_to_home(
 
 
 TELL = (
-    "from noisydqn import Config; from noisydqn.training.trackers import Terminal; "
+    "from noisydqn import Config; from noisydqn.runs.trackers import Terminal; "
     "terminal = Terminal(Config(), quiet=False); terminal.say('a'); terminal.say('b')"
 )
 

@@ -14,16 +14,18 @@ import optax
 import pytest
 
 import noisydqn
-from noisydqn import PRESETS, Config, UserError, build, losses
-from noisydqn.bootstrap import Munchausen
-from noisydqn.config import ADDED
+from noisydqn import PRESETS, Config, UserError, build
+from noisydqn.config.options import OTHER_NAMES, hints_of
+from noisydqn.config.stored import IMPLIED, from_stored
+from noisydqn.distributions import losses
+from noisydqn.distributions.bootstrap import Munchausen
+from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
-from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
-from noisydqn.noisy import noisy_layers
-from noisydqn.options import OTHER_NAMES, ConfigError, hints_of
+from noisydqn.errors import ConfigError
+from noisydqn.nets.noisy import noisy_layers
 from noisydqn.presets import DESCRIPTIONS
-from noisydqn.training.folder import RunFolder, config_of, read_config, write_config
+from noisydqn.runs.folder import RunFolder, read_config, write_config
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ from noisydqn.training.folder import RunFolder, config_of, read_config, write_co
         ("steps", 2**31, f"--steps must be at most {2**30}, got {2**31}"),
         ("target_period", 2**40, f"--target-period must be at most {2**30}"),
         ("film_seconds", 1e9, "--film-seconds must be at most 3600"),
-        ("replay", "per", "--replay must be one of prioritised, uniform, got 'per'"),
-        ("optimiser", "sgd", "--optimiser must be one of adam, adamw, got 'sgd'"),
+        ("replay", "per", "--replay must be one of prioritized, uniform, got 'per'"),
+        ("optimizer", "sgd", "--optimizer must be one of adam, adamw, got 'sgd'"),
         ("env_kwargs", "x", "--env-kwargs must be a JSON object"),
         ("env_kwargs", "[1]", "--env-kwargs must be a JSON object"),
         ("frame_stack", 17, "--frame-stack must be at most 16, got 17"),
@@ -320,8 +322,8 @@ def test_a_long_gradient_is_shortened() -> None:
     """As Adam's first moment after one update shows it."""
     gradient = jnp.array([3.0, 4.0])
     for bound, expected in ((None, [3, 4]), (1.0, [0.6, 0.8]), (10.0, [3, 4])):
-        optimiser = build.make_agent(Config(max_gradient_norm=bound)).optimiser
-        _, state = optimiser.update(gradient, optimiser.init(gradient), gradient)
+        optimizer = build.make_agent(Config(max_gradient_norm=bound)).optimizer
+        _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
         first_moment = optax.tree.get(state, "mu")
         np.testing.assert_allclose(first_moment, 0.1 * np.array(expected), rtol=1e-5)
 
@@ -368,7 +370,7 @@ def test_rainbows_have_all_of_it(name: str) -> None:
     assert config.noise_in == "all"
     assert config.dueling_hidden
     assert config.double
-    assert config.replay == "prioritised"
+    assert config.replay == "prioritized"
     assert config.n_step == 3
     head = build.make_head(config)
     assert isinstance(head, Categorical)
@@ -376,9 +378,9 @@ def test_rainbows_have_all_of_it(name: str) -> None:
 
 
 def test_options_that_older_configs_lack_keep_what_their_absence_implied() -> None:
-    config = Config(**ADDED)
-    stored = {name: x for name, x in dataclasses.asdict(config).items() if name not in ADDED}
-    assert config_of(stored, Path("config.json")) == config
+    config = Config(**IMPLIED)
+    stored = {name: x for name, x in dataclasses.asdict(config).items() if name not in IMPLIED}
+    assert from_stored(stored, Path("config.json")) == config
 
 
 def test_seeds_stay_within_32_bits() -> None:
@@ -427,8 +429,8 @@ def test_the_notebooks_configuration() -> None:
     """What the first notebook did, option by option."""
     wanted = {
         "num_envs": 1,
-        "normalise_observations": "running",
-        "normalise_rewards": True,
+        "normalize_observations": "running",
+        "normalize_rewards": True,
         "torso": "notebook",
         "hidden": (512,),
         "dueling": True,
@@ -436,14 +438,14 @@ def test_the_notebooks_configuration() -> None:
         "double": True,
         "loss": "smooth-l1",
         "n_step": 1,
-        "replay": "prioritised",
+        "replay": "prioritized",
         "replay_capacity": 100_000,
         "priority_exponent": 0.5,
         "priority_exponent_final": 0.0,
         "importance_exponent": 0.4,
         "importance_exponent_final": 1.0,
         "priority_offset": 1e-4,
-        "optimiser": "adamw",
+        "optimizer": "adamw",
         "learning_rate": 5e-4,
         "learning_rate_final": None,
         "batch_size": 256,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.probes import SMALL
 
-from noisydqn.agent import Agent, draw_noise
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.training.core import Core, TrainingState
+from noisydqn.learner.agent import Agent, draw_noise
+from noisydqn.runners.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
@@ -31,7 +31,7 @@ def filled(core: Core) -> TrainingState:
 
 def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
     """Both are clipped."""
-    core = Core.create(SMALL.replace(reward_clip=0.5, normalise_rewards=True), SPEC)
+    core = Core.create(SMALL.replace(reward_clip=0.5, normalize_rewards=True), SPEC)
     state, envs = core.init(jax.random.key(0)), core.config.num_envs
     step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
     nothing, rewards = jnp.zeros(envs, jnp.bool_), [0.0, 100.0, -3.0, 0.25]

@@ -12,11 +12,11 @@ from tests.probes import SMALL, CountingEnv, train
 from tests.trees import priorities
 
 from noisydqn import PRESETS
-from noisydqn.agent import Agent, act
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.training import device
-from noisydqn.training.core import TrainingState
-from noisydqn.training.device import DeviceRunner
+from noisydqn.learner.agent import Agent, act
+from noisydqn.runners import device
+from noisydqn.runners.core import TrainingState
+from noisydqn.runners.device import DeviceRunner
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:

@@ -16,11 +16,11 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from tests.host_envs import ShowingEnv
 
 from noisydqn import Config, UserError, build
-from noisydqn.envs import frames
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.envs.spec import EnvironmentSpec, numbered
-from noisydqn.policy import describe
+from noisydqn.play.policy import describe
+from noisydqn.preprocessing import frames
 
 IMAGE = spaces.Box(0, 255, (6, 5, 3), np.uint8)
 BITS = spaces.Box(0, 1, (10, 10, 4), cast(Any, bool))

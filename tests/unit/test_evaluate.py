@@ -15,8 +15,8 @@ from noisydqn.build import Policy
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.noisy import noisy_layers
-from noisydqn.training.evaluate import SIDE_BY_SIDE, evaluate
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.play.evaluate import SIDE_BY_SIDE, evaluate
 
 KEY = jax.random.key(0)
 
@@ -116,7 +116,7 @@ def test_an_ids_own_vector_plays_as_many_episodes_as_asked(
     max_steps: int, returns: tuple[float, ...], truncated: int
 ) -> None:
     """It knows no limit: what is played beyond it is not counted."""
-    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorisation="own")
+    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorization="own")
     env = HostEnvironment.create(config, config.env)
     policy = build.make_policy(config, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=max_steps)
@@ -125,7 +125,7 @@ def test_an_ids_own_vector_plays_as_many_episodes_as_asked(
 
 def test_own_vectors_whose_episodes_never_end_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CountingHostEnv.__init__, "__defaults__", ((10**9, 10**9),))
-    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorisation="own")
+    config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorization="own")
     env = HostEnvironment.create(config, config.env)
     policy = build.make_policy(config, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=2)

@@ -15,10 +15,9 @@ import pytest
 from gymnasium import spaces
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
-from noisydqn.agent import values
 from noisydqn.build import Policy
 from noisydqn.cli import main
-from noisydqn.envs import normalise
+from noisydqn.distributions.heads import Categorical, Expected, Head
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.export import (
@@ -32,12 +31,13 @@ from noisydqn.export import (
     graph,
     read_card,
 )
-from noisydqn.heads import Categorical, Expected, Head
 from noisydqn.imports import name_of
-from noisydqn.networks import Flatten
-from noisydqn.policy import GreedyPolicy
-from noisydqn.training.folder import RunFolder, create_folders
-from noisydqn.training.weights import save_policy
+from noisydqn.learner.agent import values
+from noisydqn.nets.network import Flatten
+from noisydqn.play.policy import GreedyPolicy
+from noisydqn.preprocessing import normalize
+from noisydqn.runs.folder import RunFolder, create_folders
+from noisydqn.runs.weights import save_policy
 
 OBSERVATIONS = 1_000
 
@@ -65,16 +65,16 @@ CASES: dict[str, Case] = {
     "bits": (BASE.replace(torso="minatar"), spec((10, 10, 4), np.bool_, 3)),
     "bytes": (PRESETS["catcher"].replace(hidden=(16,)), spec((42, 42), np.uint8, 3)),
     "frames of bytes": (BASE.replace(frame_stack=4), spec((36, 36), np.uint8, 3)),
-    "frames in colour": (
+    "frames in color": (
         BASE.replace(frame_stack=2, torso="minatar"),
         spec((10, 12, 3), np.uint8, 3),
     ),
-    "normalised bytes": (
+    "normalized bytes": (
         PRESETS["catcher-notebook"].replace(hidden=(16,)),
         spec((42, 42), np.uint8, 3),
     ),
-    "normalised and clipped": (
-        BASE.replace(normalise_observations="running", observation_clip=0.5),
+    "normalized and clipped": (
+        BASE.replace(normalize_observations="running", observation_clip=0.5),
         spec((5,), np.float32, 3),
     ),
     "atoms": (
@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
         spec((4,), np.float32, 3),
     ),
     "mlp": (BASE.replace(torso="mlp", torso_widths=(8, 6)), spec((2, 3), np.float32, 3)),
-    "normalised layers": (
+    "normalized layers": (
         BASE.replace(torso="mlp", torso_widths=(8,), hidden=(16, 8), layer_norm=True),
         spec((4,), np.float32, 3),
     ),
@@ -120,8 +120,8 @@ CASES: dict[str, Case] = {
     ),
 }
 TRACED = [
-    *("vector", "bits", "frames in colour", "normalised bytes", "atoms", "quantiles, plain"),
-    *("implicit quantiles", "streams", "normalised layers", "impala"),
+    *("vector", "bits", "frames in color", "normalized bytes", "atoms", "quantiles, plain"),
+    *("implicit quantiles", "streams", "normalized layers", "impala"),
 ]
 """Cases that show PyTorch every step."""
 
@@ -131,20 +131,20 @@ def make(case: Case) -> Policy:
     policy = with_learned_norms(build.make_policy(config, of, jax.random.key(0)))
     seen = jnp.asarray(example_observations(policy, of, 50))
     if policy.moments is not None:
-        moments = normalise.update(normalise.init(seen.shape[1:]), seen).rounded
+        moments = normalize.update(normalize.init(seen.shape[1:]), seen).rounded
         policy = eqx.tree_at(lambda p: p.moments, policy, moments)
-    # Centred, so that every action is the best of some observations.
-    centre = values(policy.network, policy.preprocess(seen), None).mean(0)
+    # Centered, so that every action is the best of some observations.
+    center = values(policy.network, policy.preprocess(seen), None).mean(0)
 
     def bias(policy: Policy) -> Any:
         head: Any = policy.network.advantage
         return head.bias_mu if isinstance(head, NoisyLinear) else head.bias
 
-    return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.head, centre))
+    return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.head, center))
 
 
 def with_learned_norms(policy: Policy) -> Policy:
-    """Layer normalisations with another scale than one and another offset than zero."""
+    """Layer normalizations with another scale than one and another offset than zero."""
     rng = np.random.default_rng(0)
 
     def learned(x: Any) -> Any:
@@ -252,7 +252,7 @@ def test_frames_are_kept_in_the_state() -> None:
 
 
 def test_images_with_channels_first_are_turned() -> None:
-    config, of = CASES["frames in colour"]
+    config, of = CASES["frames in color"]
     shown = spaces.Box(0, 255, (3, 10, 12), np.uint8)
     turned = EnvironmentSpec.of(Encoding.of(shown, spaces.Discrete(3)))
     assert turned.observation == of.observation

@@ -35,13 +35,12 @@ from tests.trees import priorities
 from noisydqn import Config
 from noisydqn.build import make_policy
 from noisydqn.envs.given import Instance
-from noisydqn.envs.guard import EnvironmentFailedError
 from noisydqn.envs.host import HostEnvironment, HostVector
-from noisydqn.errors import UserError
-from noisydqn.training import host
-from noisydqn.training.evaluate import evaluate
-from noisydqn.training.film import video_problem
-from noisydqn.training.stop import Stop
+from noisydqn.errors import EnvironmentFailedError, UserError
+from noisydqn.play.evaluate import evaluate
+from noisydqn.play.video import video_problem
+from noisydqn.runners import host
+from noisydqn.runs.stop import Stop
 from noisydqn.types import TimeStep
 
 SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)
@@ -73,7 +72,7 @@ def expected_steps(vector_steps: int, num_envs: int, actions: np.ndarray) -> lis
 
 
 @pytest.mark.parametrize(
-    ("entry", "vectorisation"),
+    ("entry", "vectorization"),
     [
         ("noisydqn-tests/Counting-v0", "sync"),
         ("tests.host_envs:noisydqn-tests/Counting-v0", "subprocess"),
@@ -81,9 +80,9 @@ def expected_steps(vector_steps: int, num_envs: int, actions: np.ndarray) -> lis
         ("noisydqn-tests/CountingVector-v0", "own"),
     ],
 )
-def test_time_steps(entry: Any, vectorisation: str) -> None:
-    """Final observations, terminations, truncations and resets, however they are vectorised."""
-    env = make(entry, vectorisation=vectorisation)
+def test_time_steps(entry: Any, vectorization: str) -> None:
+    """Final observations, terminations, truncations and resets, however they are vectorized."""
+    env = make(entry, vectorization=vectorization)
     actions = np.random.default_rng(0).integers(0, 2, (20, 3))
     vector = env.vector(3, processes=True)
     try:
@@ -275,7 +274,7 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
 
 def test_an_environment_that_breaks_in_a_worker_process_ends_a_run_in_good_order() -> None:
     """The last chunk holds what was trained; the process that trains keeps its signals."""
-    env = make(partial(Fatal, "SIGKILL"), vectorisation="subprocess", step_timeout=60.0)
+    env = make(partial(Fatal, "SIGKILL"), vectorization="subprocess", step_timeout=60.0)
     chunks: list[int] = []
     with pytest.raises(EnvironmentFailedError, match="of environment 0 was killed by SIGKILL"):
         chunks.extend(c.steps for c in host.run(SMALL.replace(num_envs=1), env, jax.random.key(0)))
@@ -296,14 +295,14 @@ def test_one_instance_is_trained_on_and_evaluated() -> None:
     played = counting.episode
     assert len(evaluate(env, last.policy(0), episodes=3, key=jax.random.key(0)).returns) == 3
     assert counting.episode == played + 3
-    for options in ({"num_envs": 2}, {"evaluation_every": 50}, {"vectorisation": "subprocess"}):
+    for options in ({"num_envs": 2}, {"evaluation_every": 50}, {"vectorization": "subprocess"}):
         with pytest.raises(UserError, match="more than the one instance that was given as env"):
             HostEnvironment.create(config.replace(**options), Instance(counting))
 
 
-def test_same_seed_same_bits_however_vectorised() -> None:
-    def weights(vectorisation: str, seed: int) -> np.ndarray:
-        env = make(Cue, vectorisation=vectorisation)
+def test_same_seed_same_bits_however_vectorized() -> None:
+    def weights(vectorization: str, seed: int) -> np.ndarray:
+        env = make(Cue, vectorization=vectorization)
         (*_, last) = host.run(SMALL, env, jax.random.key(seed))
         return np.concatenate([x.ravel() for x in jax.tree.leaves(last.policy(0).network)])
 
@@ -430,7 +429,7 @@ def test_observation_space_that_is_not_supported() -> None:
     ],
 )
 def test_a_broken_environment_is_named(how: str, message: str) -> None:
-    env = make(partial(BrokenEnv, how), vectorisation="subprocess" if how == "raise" else "sync")
+    env = make(partial(BrokenEnv, how), vectorization="subprocess" if how == "raise" else "sync")
     run = host.run(SMALL.replace(chunk_steps=10, num_envs=1), env, jax.random.key(0))
     where = "the environment failed at step 2 of episode 3 of environment 0: "
     chunks: list[int] = []
@@ -442,9 +441,9 @@ def test_a_broken_environment_is_named(how: str, message: str) -> None:
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
-def test_an_environment_that_breaks_in_its_first_reset_is_named(vectorisation: str) -> None:
-    env = make(partial(BrokenEnv, "reset"), vectorisation=vectorisation)
+@pytest.mark.parametrize("vectorization", ["sync", "subprocess"])
+def test_an_environment_that_breaks_in_its_first_reset_is_named(vectorization: str) -> None:
+    env = make(partial(BrokenEnv, "reset"), vectorization=vectorization)
     with pytest.raises(EnvironmentFailedError, match=r"step 0 of episode 0 .* 100% empty"):
         next(host.run(SMALL, env, jax.random.key(0)))
 
@@ -466,7 +465,7 @@ def test_a_vector_environment_that_hides_final_observations_is_refused() -> None
     with pytest.raises(UserError, match="expected NEXT_STEP"):
         make(
             "noisydqn-tests/CountingVector-v0",
-            vectorisation="own",
+            vectorization="own",
             env_kwargs='{"autoreset_mode": "SameStep"}',
         )
 
@@ -477,8 +476,8 @@ def test_a_vector_environment_that_hides_final_observations_is_refused() -> None
         ("CartPole-v9", {}, "no environment 'CartPole-v9': did you mean CartPole-v1"),
         ("CartPole-v1", {"env_kwargs": '{"speed": 3}'}, "cannot be made: .*speed"),
         ("no_such_module:Env-v0", {}, "names a module that cannot be imported"),
-        (CountingHostEnv, {"vectorisation": "own"}, "own needs an environment that is given by"),
-        ("noisydqn-tests/Counting-v0", {"vectorisation": "own"}, "vector entry point"),
+        (CountingHostEnv, {"vectorization": "own"}, "own needs an environment that is given by"),
+        ("noisydqn-tests/Counting-v0", {"vectorization": "own"}, "vector entry point"),
     ],
 )
 def test_environments_that_cannot_be_made(entry: Any, options: Any, message: str) -> None:
@@ -542,9 +541,9 @@ def test_a_missing_package_of_a_named_environment_is_told(monkeypatch: pytest.Mo
 
 
 def test_a_vector_of_its_own_is_why_there_is_no_video() -> None:
-    problem = video_problem(make("CartPole-v1", vectorisation="own")) or ""
-    assert problem.startswith("--vectorisation own draws no pictures")
-    assert video_problem(make("CartPole-v1", vectorisation="sync")) is None
+    problem = video_problem(make("CartPole-v1", vectorization="own")) or ""
+    assert problem.startswith("--vectorization own draws no pictures")
+    assert video_problem(make("CartPole-v1", vectorization="sync")) is None
 
 
 def play_a_step(maker: Any, **options: Any) -> None:
@@ -612,7 +611,7 @@ def test_an_old_step_within_a_limit_is_named() -> None:
 def test_an_ids_own_vector_is_checked_as_it_is_stored(
     shown: np.ndarray, reward: float, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = make("noisydqn-tests/CountingVector-v0", vectorisation="own")
+    env = make("noisydqn-tests/CountingVector-v0", vectorization="own")
     vector = env.vector(2)
     vector.reset(0)
     outcome = np.zeros((2, 4)), np.zeros(2), np.zeros(2, bool), np.zeros(2, bool), {}

@@ -11,8 +11,9 @@ import pytest
 from noisydqn import PRESETS, UserError, build, hub, load_policy
 from noisydqn.cli import main
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.training.folder import create_folders
-from noisydqn.training.weights import save_policy, write_json
+from noisydqn.files import write_json
+from noisydqn.runs.folder import create_folders
+from noisydqn.runs.weights import save_policy
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((42, 42), np.uint8), 3, ("left", "right", "stay"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.frameworks import to_numpy  # chooses the backend
 
-from noisydqn.initial import NoiseMode
+from noisydqn.nets.initial import NoiseMode
 
 import keras  # isort: skip
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from noisydqn import losses
-from noisydqn.bootstrap import Greedy
+from noisydqn.distributions import losses
+from noisydqn.distributions.bootstrap import Greedy
 
 Q_TM1 = jnp.array([1.0, 2.0, 3.0])
 VALUE = jnp.array([10.0, 20.0, 30.0])

@@ -10,11 +10,11 @@ from tests.probes import SMALL
 
 import noisydqn
 from noisydqn import Config, UserError
-from noisydqn.checkpoint.arrays import size_of
 from noisydqn.envs.spec import EnvironmentSpec, numbered
-from noisydqn.training import memory
-from noisydqn.training.core import Core
-from noisydqn.training.memory import compare, replay_bytes
+from noisydqn.runners.core import Core
+from noisydqn.runs import memory
+from noisydqn.runs.memory import compare, replay_bytes
+from noisydqn.trees import size_of
 
 
 def spec(*shape: int, dtype: Any = jnp.uint8) -> EnvironmentSpec:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from noisydqn import NoisyLinear, sample_noise
-from noisydqn.networks import Flatten, QNetwork
-from noisydqn.noisy import FactorisedNoise, IndependentNoise, mean_abs_sigma, noisy_layers
+from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.nets.noisy import FactorisedNoise, IndependentNoise, mean_abs_sigma, noisy_layers
 
 KINDS: list[Literal["factorised", "independent"]] = ["factorised", "independent"]
 P, Q = 5, 3

@@ -16,7 +16,7 @@ from noisydqn.envs.device import TimeLimit, environment_spec
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
-from noisydqn.training import film
+from noisydqn.play import video as film
 
 RGB = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
 GREY = RGB[..., :1].repeat(3, axis=2)

@@ -18,9 +18,9 @@ from noisydqn import Config, UserError, build, load_policy
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
-from noisydqn.policy import GreedyPolicy
-from noisydqn.training.folder import RunFolder, create_folders, write_spaces
-from noisydqn.training.weights import save_policy
+from noisydqn.play.policy import GreedyPolicy
+from noisydqn.runs.folder import RunFolder, create_folders, write_spaces
+from noisydqn.runs.weights import save_policy
 
 PLAIN = Config(env="python:nowhere.<lambda>", hidden=(), exploration="greedy", dueling=False)
 PARTS = spaces.Dict({"image": spaces.Box(0, 255, (4, 5), np.uint8), "place": spaces.Discrete(3)})

@@ -21,10 +21,10 @@ from noisydqn.compilation import Program
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import TimeLimit, cache_key, environment_spec
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.play.evaluate import evaluate
 from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
-from noisydqn.training import device, host
-from noisydqn.training.core import program_key
-from noisydqn.training.evaluate import evaluate
+from noisydqn.runners import device, host
+from noisydqn.runners.core import program_key
 
 VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
 
@@ -195,7 +195,7 @@ def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"torso": "flat", "acting_noise": "episode", "normalise_rewards": True},
+        {"torso": "flat", "acting_noise": "episode", "normalize_rewards": True},
         {"torso": "nature", "distribution": "categorical", "v_min": -1.0, "v_max": 1.0},
         {"torso": "impala", "distribution": "quantile", "layer_norm": True},
         {"torso": "catcher", "distribution": "implicit-quantile", "dueling_hidden": (4,)},

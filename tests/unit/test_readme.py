@@ -17,8 +17,8 @@ import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
-from noisydqn.agent import Agent, draw_noise
-from noisydqn.networks import Flatten, QNetwork
+from noisydqn.learner.agent import Agent, draw_noise
+from noisydqn.nets.network import Flatten, QNetwork
 from noisydqn.types import Batch, Transition
 
 DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]

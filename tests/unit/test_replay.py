@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.trees import priorities
 
-from noisydqn.replay import Replay, ReplayState, sum_tree
+from noisydqn.learner import sum_tree
+from noisydqn.learner.replay import Replay, ReplayState
 from noisydqn.types import Row, Transition
 
 DISCOUNT = 0.9
@@ -112,7 +113,7 @@ def to_row(steps: list[Step]) -> Row:
 
 
 def make(capacity: int, num_envs: int, n_step: int, **options: Any) -> Replay:
-    defaults: dict[str, Any] = {"prioritised": True, "priority_offset": OFFSET}
+    defaults: dict[str, Any] = {"prioritized": True, "priority_offset": OFFSET}
     return Replay(
         capacity=capacity, num_envs=num_envs, n_step=n_step, discount=DISCOUNT, **defaults | options
     )
@@ -297,7 +298,7 @@ def test_importance_weights() -> None:
 
 
 def test_uniform_replay_ignores_errors() -> None:
-    replay = make(8, 1, 1, prioritised=False)
+    replay = make(8, 1, 1, prioritized=False)
     state, twin = fill(replay, steps_of([[0]] * 8, 1))
     leaves = jnp.asarray(sorted(twin.transitions()))
     state = replay.set_priorities(state, leaves, jnp.arange(1.0, 8.0), jnp.float32(0.6))

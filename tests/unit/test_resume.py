@@ -28,12 +28,11 @@ from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.errors import UserError
-from noisydqn.training import loop as loop_module
-from noisydqn.training.folder import RunFolder
-from noisydqn.training.health import DivergedError
-from noisydqn.training.loop import Loop
-from noisydqn.training.weights import policy_like
+from noisydqn.errors import DivergedError, UserError
+from noisydqn.runs import session as loop_module
+from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.session import Loop
+from noisydqn.runs.weights import policy_like
 from noisydqn.types import Row
 
 TINY: dict[str, Any] = {
@@ -118,10 +117,10 @@ def results(folder: Path) -> dict[str, Any]:
     ("env", "options"),
     [
         ("noisydqn/Catcher-v0", {}),
-        ("gymnax:Breakout-MinAtar", {"normalise_rewards": True, "acting_noise_shared": True}),
-        ("CartPole-v1", {"normalise_observations": "running", "n_step": 3}),
-        ("CartPole-v1", {"vectorisation": "own", "acting_noise": "episode"}),
-        ("FrozenLake-v1", {"vectorisation": "subprocess", "frame_stack": 2}),
+        ("gymnax:Breakout-MinAtar", {"normalize_rewards": True, "acting_noise_shared": True}),
+        ("CartPole-v1", {"normalize_observations": "running", "n_step": 3}),
+        ("CartPole-v1", {"vectorization": "own", "acting_noise": "episode"}),
+        ("FrozenLake-v1", {"vectorization": "subprocess", "frame_stack": 2}),
         ("Acrobot-v1", {"max_episode_steps": 70, "exploration": "both", "replay": "uniform"}),
     ],
 )
@@ -249,21 +248,21 @@ def test_a_single_instance_is_evaluated_before_it_trains_again(
     assert "not evaluated" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("vectorisation", ["sync", "own"])
+@pytest.mark.parametrize("vectorization", ["sync", "own"])
 def test_an_environment_that_is_not_deterministic_is_found_out(
-    vectorisation: str,
+    vectorization: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its episode is cut, not ended, and another begins."""
     own = "tests.host_envs:noisydqn-tests/Forgetful-v0"
-    env: Any = Forgetful if vectorisation == "sync" else own
-    options = tiny(vectorisation=vectorisation, checkpoint_seconds=1e-9, steps=160)
+    env: Any = Forgetful if vectorization == "sync" else own
+    options = tiny(vectorization=vectorization, checkpoint_seconds=1e-9, steps=160)
     out = tmp_path / "killed"
     train_until(3, monkeypatch, env=env, out=out, **options)
     before = (out / "episodes.csv").read_text()
-    noisydqn.resume(out, env=env if vectorisation == "sync" else None, quiet=True)
+    noisydqn.resume(out, env=env if vectorization == "sync" else None, quiet=True)
     warned = capsys.readouterr().err
     assert "environment 0, 1 did not play again as before: it is not deterministic" in warned
     summary = json.loads((out / "summary.json").read_text())
@@ -274,7 +273,7 @@ def test_an_environment_that_is_not_deterministic_is_found_out(
     lengths = [int(line.split(",")[2]) for line in after.splitlines()[1:]]
     assert set(lengths) <= {31}
     # And it can be resumed a second time.
-    noisydqn.resume(out, env=env if vectorisation == "sync" else None, steps=240, quiet=True)
+    noisydqn.resume(out, env=env if vectorization == "sync" else None, steps=240, quiet=True)
     assert json.loads((out / "summary.json").read_text())["steps"] == 240
 
 

@@ -17,8 +17,8 @@ from noisydqn.cli import main
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
-from noisydqn.training.folder import RunFolder, create_folders, write_config
-from noisydqn.training.weights import save_policy
+from noisydqn.runs.folder import RunFolder, create_folders, write_config
+from noisydqn.runs.weights import save_policy
 
 PLAIN = Config(
     env="python:nowhere.<lambda>",
@@ -169,7 +169,7 @@ def test_numbers_out_of_range_are_refused(
         ("resume", {"quiet": "no"}, "--quiet must be True or False, got 'no'"),
         ("resume", {"cache": 3}, "--cache must be a path, got 3"),
         ("resume", {"total_timesteps": 9}, "unknown option 'total_timesteps': did you mean steps"),
-        ("resume", {"colour": 9}, "unknown option 'colour': noisydqn resume --help lists"),
+        ("resume", {"color": 9}, "unknown option 'color': noisydqn resume --help lists"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(

@@ -20,10 +20,10 @@ import noisydqn
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import join_threads
-from noisydqn.errors import EnvironmentFailedError
-from noisydqn.training import device
-from noisydqn.training.report import Chunk
-from noisydqn.training.stop import Stop, StoppedError, stoppable
+from noisydqn.errors import EnvironmentFailedError, StoppedError
+from noisydqn.runners import device
+from noisydqn.runners.report import Chunk
+from noisydqn.runs.stop import Stop, stoppable
 
 
 def refuse(line: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.trees import build, places_at
 
-from noisydqn.replay import sum_tree
-from noisydqn.replay.sum_tree import FANOUT
+from noisydqn.learner import sum_tree
+from noisydqn.learner.sum_tree import FANOUT
 
 FIND, GET, PUT = map(jax.jit, (sum_tree.find, sum_tree.get, sum_tree.put))
 

@@ -1,4 +1,4 @@
-"""Torsos beyond plain convolutions, layer normalisation, and where the noise is."""
+"""Torsos beyond plain convolutions, layer normalization, and where the noise is."""
 
 import sys
 from pathlib import Path
@@ -14,9 +14,9 @@ from tests.probes import SMALL
 import noisydqn
 from noisydqn import Config, UserError, build, sample_noise
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.networks import QNetwork
-from noisydqn.noisy import noisy_layers
-from noisydqn.torsos import ImpalaTorso, MLPTorso, UserTorso, halve
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso, halve
 
 
 def network(shape: tuple[int, ...] = (4,), **options: Any) -> QNetwork:

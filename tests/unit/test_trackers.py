@@ -11,19 +11,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tests.host_envs import CountingHostEnv
 
-from noisydqn.config import Config
+from noisydqn.config.config import Config
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
-from noisydqn.training.curves import draw_curves, read_columns, running_mean
-from noisydqn.training.evaluate import Evaluation
-from noisydqn.training.folder import RunFolder
-from noisydqn.training.report import Episode, SeedChunk
-from noisydqn.training.run import (
+from noisydqn.play.evaluate import Evaluation
+from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.api import (
     Result,
     SeedResult,
     _closing_lines,  # pyright: ignore[reportPrivateUsage]
 )
-from noisydqn.training.trackers import FileTracker, TensorBoardTracker, Terminal
+from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.plots import draw_curves, read_columns, running_mean
+from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
 
 CONFIG = Config(steps=4_000)
 NAN = float("nan")
@@ -59,7 +59,7 @@ def test_lines_come_in_the_order_of_their_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An evaluation that takes longer than a chunk is not overtaken."""
-    monkeypatch.setattr("noisydqn.training.trackers.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("noisydqn.runs.trackers.PLAIN_SECONDS", 0)
     with Terminal(CONFIG, quiet=False) as terminal:
         terminal.chunk(1_000, 1, 9, chunk())
         terminal.evaluating(1_000)
@@ -164,7 +164,7 @@ def test_success_reaches_the_files_and_the_live_view(
     tracked(folder, success=True)
     with folder.episodes.open() as file:
         assert [row["success"] for row in csv.DictReader(file)] == ["", "1.0", "1.0"]
-    monkeypatch.setattr("noisydqn.training.trackers.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("noisydqn.runs.trackers.PLAIN_SECONDS", 0)
     with Terminal(CONFIG, quiet=False) as terminal:
         successes = (Episode(1, 1.0, 1, {"success": x}) for x in (1.0, 0.0, 1.0, 1.0))
         terminal.chunk(1_000, 1, 9, chunk(Episode(1, 1.0, 1), *successes))

@@ -17,11 +17,11 @@ from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, Drawing, Raising, S
 import noisydqn
 from noisydqn import cli
 from noisydqn.cli import main
-from noisydqn.envs.guard import EnvironmentFailedError
+from noisydqn.errors import EnvironmentFailedError
+from noisydqn.play.evaluate import Evaluation
 from noisydqn.presets import PRESETS, config_for
-from noisydqn.training import loop
-from noisydqn.training.evaluate import Evaluation
-from noisydqn.training.folder import RunFolder
+from noisydqn.runs import session as loop
+from noisydqn.runs.folder import RunFolder
 
 TINY: dict[str, Any] = {
     "steps": 240,
@@ -98,9 +98,9 @@ def test_a_function_that_cannot_be_imported_again(
 @pytest.mark.parametrize(
     ("env", "options", "film"),
     [
-        ("CartPole-v1", {"vectorisation": "own", "frame_stack": 3}, False),
+        ("CartPole-v1", {"vectorization": "own", "frame_stack": 3}, False),
         ("Acrobot-v1", {"exploration": "epsilon-greedy"}, True),
-        ("FrozenLake-v1", {"normalise_observations": "running"}, True),
+        ("FrozenLake-v1", {"normalize_observations": "running"}, True),
         ("MinAtar/Breakout-v1", {"frame_stack": 2, "exploration": "both"}, True),
         ("gymnax:CartPole-v1", {"max_episode_steps": 7}, False),
         ("gymnax:Breakout-MinAtar", {}, False),
@@ -204,14 +204,14 @@ def test_it_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
     assert result.seeds[0].summary["evaluation"] is not None
 
 
-@pytest.mark.parametrize("vectorisation", ["sync", "subprocess"])
+@pytest.mark.parametrize("vectorization", ["sync", "subprocess"])
 def test_what_was_trained_is_saved_when_an_environment_breaks(
-    vectorisation: str, tmp_path: Path
+    vectorization: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     broken = partial(BrokenEnv, "nan")
     with pytest.raises(EnvironmentFailedError, match=f"what was trained until then is in {out}"):
-        noisydqn.train(env=broken, out=out, vectorisation=vectorisation, **TINY)
+        noisydqn.train(env=broken, out=out, vectorization=vectorization, **TINY)
     assert RunFolder(out).final.exists()
     assert summary(out)["steps"] > 0
     assert summary(out)["evaluation"] is None
@@ -247,7 +247,7 @@ def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
 def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
     """Through the command, with the environment in a process of its own: exit code 2."""
     argv = ["train", "tests.host_envs:noisydqn-tests/Broken-v0", "--env-kwargs", '{"how": "raise"}']
-    argv += [*flags(vectorisation="subprocess"), "--out", str(tmp_path / "run")]
+    argv += [*flags(vectorization="subprocess"), "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "noisydqn", *argv], capture_output=True, text=True, check=False
     )
@@ -304,7 +304,7 @@ def test_the_second_notebooks_configuration() -> None:
         "noise": "factorised",
         "sigma_init": 0.5,
         "loss": "squared",
-        "optimiser": "adam",
+        "optimizer": "adam",
         "learning_rate": 1e-3,
         "learning_rate_final": None,
         "discount": 0.99,

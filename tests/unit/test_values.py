@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from noisydqn.envs.values import WrongValueError, read, read_flag, read_reward
+from noisydqn.envs.values import read, read_flag, read_reward
+from noisydqn.errors import WrongValueError
 
 BYTES = spaces.Box(0, 255, (2,), np.uint8)
 FLOATS = spaces.Box(-np.inf, np.inf, (2,), np.float64)

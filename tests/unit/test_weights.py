@@ -8,22 +8,22 @@ import jax.numpy as jnp
 import pytest
 
 from noisydqn import PRESETS, UserError, build
-from noisydqn.envs import normalise
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
-from noisydqn.training.weights import load_policy, save_policy
+from noisydqn.preprocessing import normalize
+from noisydqn.runs.weights import load_policy, save_policy
 
 SPEC = environment_spec(CatcherPixels())
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "atari"])
 def test_every_presets_policy_comes_back(preset: str, tmp_path: Path) -> None:
-    """With the statistics of running normalisation, where there are any."""
+    """With the statistics of running normalization, where there are any."""
     config = PRESETS[preset]
     policy = build.make_policy(config, SPEC, jax.random.key(0))
     if policy.moments is not None:
         seen = jax.random.randint(jax.random.key(1), (5, 42, 42), 0, 255)
-        moments = normalise.update(normalise.init(seen.shape[1:]), seen).rounded
+        moments = normalize.update(normalize.init(seen.shape[1:]), seen).rounded
         policy = eqx.tree_at(lambda p: p.moments, policy, moments)
     path = tmp_path / "policy.safetensors"
     save_policy(path, policy)
@@ -60,7 +60,7 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not fit the config beside it"):
         load_policy(path, config.replace(hidden=(64,)), SPEC)
     with pytest.raises(UserError, match="is in only one of them"):
-        load_policy(path, config.replace(normalise_observations="running"), SPEC)
+        load_policy(path, config.replace(normalize_observations="running"), SPEC)
     half = jax.tree.map(lambda x: x.astype(jnp.float16), policy)
     save_policy(path, half)
     with pytest.raises(UserError, match="is F16 "):

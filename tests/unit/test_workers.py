@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tests.host_envs import CountingHostEnv, Fatal, Raising
 
-from noisydqn.envs.guard import EnvironmentFailedError, GuardedEnv, guarded
+from noisydqn.envs.guard import GuardedEnv, guarded
 from noisydqn.envs.workers import WorkerVector
-from noisydqn.errors import UserError
+from noisydqn.errors import EnvironmentFailedError, UserError
 
 
 def vector(*makers: Any, timeout: float = 60.0, notices: list[str] | None = None) -> WorkerVector:
@@ -67,7 +67,7 @@ def test_what_a_worker_raises_is_raised_here() -> None:
 
 def test_a_maker_that_no_process_can_take() -> None:
     lock = sys.stdout.buffer
-    with pytest.raises(UserError, match=r"cannot be sent to another process .*vectorisation sync"):
+    with pytest.raises(UserError, match=r"cannot be sent to another process .*vectorization sync"):
         vector(lambda: lock and CountingHostEnv())
 
 

@@ -1,6 +1,5 @@
 """Trees of arrays as named arrays in NumPy, and back: the same bits."""
 
-import math
 from typing import Any, TypeVar
 
 import jax
@@ -13,12 +12,6 @@ Tree = TypeVar("Tree")
 def is_key(x: Any) -> bool:
     """Whether an array, or what stands for one, holds random keys."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def to_host(leaf: Any) -> np.ndarray:
@@ -42,13 +35,3 @@ def from_host(array: np.ndarray, like: Any) -> Any:
     # A copy, as JAX may otherwise keep NumPy's memory, which a later call could not be given.
     copied = jnp.array(array, copy=True)
     return jax.random.wrap_key_data(copied) if is_key(like) else copied
-
-
-def structs(tree: Tree) -> Tree:
-    """Shapes and types in place of the arrays of a tree."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def size_of(struct: Any) -> int:
-    """Bytes of an array."""
-    return math.prod(struct.shape) * np.dtype(struct.dtype).itemsize

@@ -18,16 +18,14 @@ from typing import Any
 
 import msgspec
 
-from noisydqn.errors import UserError
+from noisydqn.errors import DamagedError, UserError
 
-FORMAT, VERSION = "noisydqn-checkpoint", 1
+FORMAT, VERSION = "noisydqn-checkpoint", 2
 MANIFEST = re.compile(r"checkpoint-([0-9]{8})\.json")
 FILE = re.compile(r"(?:state|rows)-([0-9]{8})(?:-[0-9]{6})?\.bin")
 MAX_MANIFEST_BYTES = 2**26
-
-
-class DamagedError(Exception):
-    """A checkpoint is not whole; the message says what is wrong with which file."""
+RENAMED = {r"\.optimiser\b": ".optimizer"}
+"""Parts of the names of arrays in format 1, as regular expressions, and what they are today."""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: File
     arrays: dict[str, Entry]
     rows: dict[int, File]  # by block; those never written to are not there
-    run: dict[str, Any]  # what the loop around the runner needs, see `training.record`
+    run: dict[str, Any]  # what the loop around the runner needs, see `runs.record`
 
     @property
     def files(self) -> list[File]:
@@ -95,16 +93,28 @@ def decode(data: bytes, path: Path) -> Manifest:
             raise DamagedError(f"{path.name} is no checkpoint")
         if about.get("sha256") != _sum(version, body):
             raise DamagedError(f"{path.name} is not as it was written")
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             raise UserError(
-                f"{path} has checkpoint format {version}, this version of noisydqn reads format "
-                f"{VERSION}: use the version that wrote it, or a newer one"
+                f"{path} has checkpoint format {version}, this version of noisydqn reads formats "
+                f"up to {VERSION}: use the version that wrote it, or a newer one"
             )
         manifest = msgspec.json.decode(body, type=Manifest)
+        if version == 1:
+            manifest = _upgraded(manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(f"{path.name} is not as it was written ({error})") from error
     _check(manifest, path)
     return manifest
+
+
+def _upgraded(manifest: Manifest) -> Manifest:
+    """Return a manifest of format 1 with the names that arrays have today."""
+    arrays: dict[str, Entry] = {}
+    for name, entry in manifest.arrays.items():
+        for old, new in RENAMED.items():
+            name = re.sub(old, new, name)  # noqa: PLW2901 - one rule after the other
+        arrays[name] = entry
+    return msgspec.structs.replace(manifest, arrays=arrays)
 
 
 def _check(manifest: Manifest, path: Path) -> None:

@@ -12,17 +12,17 @@ import jax
 import numpy as np
 
 from noisydqn.checkpoint import rows as ring
-from noisydqn.checkpoint.arrays import from_host, host_struct, named, size_of
+from noisydqn.checkpoint.arrays import from_host, host_struct
 from noisydqn.checkpoint.format import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
-    DamagedError,
     File,
     Manifest,
     decode,
     manifest_name,
 )
-from noisydqn.errors import UserError
+from noisydqn.errors import DamagedError, UserError
+from noisydqn.trees import named, size_of
 from noisydqn.types import Row
 
 Tree = TypeVar("Tree")
@@ -158,7 +158,7 @@ class Checkpoint:
         if entry is None:
             raise self._unfit(f"{wanted}, and is not there")
         if entry.dtype != np.dtype(struct.dtype).str or entry.shape != struct.shape:
-            raise self._unfit(f"{wanted}, and is {entry.dtype} {list(entry.shape)}")
+            raise self._unfit(f"{wanted}, and is {entry.dtype!r} {list(entry.shape)}")
         if not 0 <= entry.offset <= self.manifest.state.size - size_of(struct):
             raise self._unfit(f"{path} lies outside its file")
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisydqn.checkpoint.arrays import size_of
+from noisydqn.trees import size_of
 from noisydqn.types import Row
 
 BLOCK_BYTES = 2**24

@@ -12,18 +12,11 @@ from typing import Any
 import numpy as np
 
 from noisydqn.checkpoint import rows as ring
-from noisydqn.checkpoint.arrays import named, to_host
-from noisydqn.checkpoint.format import (
-    FILE,
-    MANIFEST,
-    Entry,
-    File,
-    Manifest,
-    encode,
-    manifest_name,
-)
+from noisydqn.checkpoint.arrays import to_host
+from noisydqn.checkpoint.format import FILE, MANIFEST, Entry, File, Manifest, encode, manifest_name
 from noisydqn.checkpoint.reader import read_manifests
 from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.trees import named
 
 QUEUED_BLOCKS = 64
 """Blocks of rows that wait to be written: at most a gibibyte of memory."""

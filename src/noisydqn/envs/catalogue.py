@@ -173,7 +173,7 @@ def make_own_vector(
         vector.close()
         raise UserError(
             f"the vector environment of {entry} resets by {mode}, expected NEXT_STEP, which shows "
-            "final observations: choose --vectorisation sync or subprocess"
+            "final observations: choose --vectorization sync or subprocess"
         )
     return vector
 

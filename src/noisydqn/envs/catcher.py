@@ -32,8 +32,8 @@ LIVES = 3
 SPAWN_X = np.arange(8, 53, 4)  # a new fruit's x is one of these, its y one of those below
 SPAWN_Y = -np.arange(4, 29, 4)
 
-PADDLE_COLOUR = (255, 255, 255)
-FRUIT_COLOUR = (255, 120, 120)
+PADDLE_COLOR = (255, 255, 255)
+FRUIT_COLOR = (255, 120, 120)
 
 WARPED_SIZE = 42  # width and height after `warp`, pixels
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -42,7 +42,7 @@ DEFAULT_MAX_TICKS = 10_000
 
 
 class CatcherState(NamedTuple):
-    """The state of the game. Positions are the centres of rectangles, in pixels."""
+    """The state of the game. Positions are the centers of rectangles, in pixels."""
 
     paddle_x: Int[Array, ""]
     paddle_velocity: Float[Array, ""]
@@ -140,15 +140,15 @@ def _covers(start: Int[Array, ""], length: int) -> Bool[Array, "64"]:
 def render(state: CatcherState) -> UInt8[Array, "64 64 3"]:
     """Draw the screen, height x width x RGB.
 
-    As in the original, a sprite's top-left corner is drawn at its centre coordinates.
+    As in the original, a sprite's top-left corner is drawn at its center coordinates.
     """
     paddle = jnp.outer(
         _covers(jnp.int32(PADDLE_Y), PADDLE_HEIGHT), _covers(state.paddle_x, PADDLE_WIDTH)
     )
     fruit = jnp.outer(_covers(state.fruit_y, FRUIT_SIZE), _covers(state.fruit_x, FRUIT_SIZE))
     black = jnp.zeros((SIZE, SIZE, 3), jnp.uint8)
-    screen = jnp.where(paddle[..., None], jnp.asarray(PADDLE_COLOUR, jnp.uint8), black)
-    return jnp.where(fruit[..., None], jnp.asarray(FRUIT_COLOUR, jnp.uint8), screen)
+    screen = jnp.where(paddle[..., None], jnp.asarray(PADDLE_COLOR, jnp.uint8), black)
+    return jnp.where(fruit[..., None], jnp.asarray(FRUIT_COLOR, jnp.uint8), screen)
 
 
 def _area_weights(source: int, target: int) -> np.ndarray:

@@ -20,22 +20,21 @@ from noisydqn.envs.spaces import (
     Discrete,
     Plain,
     Space,
-    SpaceError,
     checked,
     describe_space,
     parts_of,
     values_of,
 )
-from noisydqn.errors import UserError
+from noisydqn.errors import SpaceError, UserError
 
 MAX_ACTIONS = 2**16
 MAX_BYTES = 2**22
 """Size of an encoding's JSON."""
 
-COLOURS = (1, 3, 4)
+COLORS = (1, 3, 4)
 MAX_STACK = 16
-CHANNELS = {colours * frames for colours in COLOURS for frames in range(1, MAX_STACK + 1)}
-"""Lengths that an axis of channels may have: colours, of one frame or of several."""
+CHANNELS = {colors * frames for colors in COLORS for frames in range(1, MAX_STACK + 1)}
+"""Lengths that an axis of channels may have: colors, of one frame or of several."""
 PICTURE_SIDE = 36
 """No board is as large as this: numbers that are not bytes are a picture from here on."""
 MAX_NAMED_PARTS = 6
@@ -44,7 +43,7 @@ MAX_NAMED_PARTS = 6
 def image_axes(box: Box) -> tuple[int, ...]:
     """Find the axes that bring an unmistakable image's channels last; () takes it as it is.
 
-    An image has channels, the colours of one frame or of several, on an axis that is shorter than
+    An image has channels, the colors of one frame or of several, on an axis that is shorter than
     its height and width. Bytes are an image at any size, other numbers from 36 pixels on: smaller
     ones may be a board, whose planes are taken to be last.
     """
@@ -57,9 +56,9 @@ def image_axes(box: Box) -> tuple[int, ...]:
         return (1, 2, 0) if large and channels in CHANNELS and channels < min(sides) else ()
     if len(shape) == 4 and box.is_bytes and shape[0] <= MAX_STACK:  # frames that are stacked first
         _, one, other, last = shape
-        if last in COLOURS and last < min(one, other):
+        if last in COLORS and last < min(one, other):
             return (1, 2, 0, 3)
-        if one in COLOURS and one < min(other, last):
+        if one in COLORS and one < min(other, last):
             return (2, 3, 0, 1)
     return ()
 

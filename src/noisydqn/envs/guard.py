@@ -8,8 +8,8 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 
-from noisydqn.envs.values import WrongValueError, read, read_flag, read_reward
-from noisydqn.errors import EnvironmentFailedError, counted, in_one_line, is_stop
+from noisydqn.envs.values import read, read_flag, read_reward
+from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
 
 __all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
 

@@ -20,19 +20,26 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import TimeLimit
 
-from noisydqn.config import Config
+from noisydqn.config.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.given import Instance
-from noisydqn.envs.guard import SUCCESS_KEYS, EnvironmentFailedError, GuardedEnv, guarded
+from noisydqn.envs.guard import SUCCESS_KEYS, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
-from noisydqn.envs.pictures import NoPictureError, as_picture
+from noisydqn.envs.pictures import as_picture
 from noisydqn.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, values_of
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
 from noisydqn.envs.workers import WorkerVector
-from noisydqn.errors import UserError, counted, in_one_line, is_stop
+from noisydqn.errors import (
+    EnvironmentFailedError,
+    NoPictureError,
+    UserError,
+    counted,
+    in_one_line,
+    is_stop,
+)
 from noisydqn.types import TimeStep
 
 SPAN_EPISODES = 8
@@ -86,7 +93,7 @@ class HostEnvironment:
         entry: its id or spec, or what makes one.
         kwargs: arguments for it, as JSON.
         max_episode_steps: steps after which an episode is truncated; None: its own limit.
-        vectorisation: "sync", "subprocess" or "own", see `Config`.
+        vectorization: "sync", "subprocess" or "own", see `Config`.
         step_timeout: seconds after which a worker process that gives no answer hangs.
         notices: told of what goes wrong but ends nothing.
     """
@@ -94,7 +101,7 @@ class HostEnvironment:
     entry: Entry
     kwargs: str
     max_episode_steps: int | None
-    vectorisation: str
+    vectorization: str
     step_timeout: float = 600.0
     notices: Notices = dataclasses.field(default_factory=Notices)
 
@@ -105,16 +112,16 @@ class HostEnvironment:
         Raises:
             UserError: it cannot be made, or has spaces that are not supported.
         """
-        vectorisation = config.vectorisation
-        if vectorisation == "auto":
-            vectorisation = "own" if catalogue.is_atari(entry) else "sync"
-        if vectorisation == "own" and not isinstance(entry, str):
-            raise UserError("--vectorisation own needs an environment that is given by its id")
+        vectorization = config.vectorization
+        if vectorization == "auto":
+            vectorization = "own" if catalogue.is_atari(entry) else "sync"
+        if vectorization == "own" and not isinstance(entry, str):
+            raise UserError("--vectorization own needs an environment that is given by its id")
         if isinstance(entry, Instance):
             _check_instance(config)
         limit, timeout = config.max_episode_steps, config.step_timeout
         notices = Notices() if notices is None else notices
-        env = HostEnvironment(entry, config.env_kwargs, limit, vectorisation, timeout, notices)
+        env = HostEnvironment(entry, config.env_kwargs, limit, vectorization, timeout, notices)
         _ = env.spec  # refuse what is not supported now
         return env
 
@@ -129,7 +136,7 @@ class HostEnvironment:
 
     def _rate(self, vector: "HostVector") -> float | None:
         """Pictures a second, None if it draws none."""
-        if self.vectorisation == "own":
+        if self.vectorization == "own":
             return None
         modes = vector.metadata.get("render_modes") or ()
         if not isinstance(self.entry, str | EnvSpec):  # it draws as it was made, whatever it could
@@ -177,10 +184,10 @@ class HostEnvironment:
     def video_problem(self) -> str | None:
         """What keeps a video from being made, in a line, or None: found by drawing one picture."""
         if self.frame_rate is None:
-            if self.vectorisation == "own":
+            if self.vectorization == "own":
                 return (
-                    "--vectorisation own draws no pictures, and the environment's observations are "
-                    "not images: train with --vectorisation sync"
+                    "--vectorization own draws no pictures, and the environment's observations are "
+                    "not images: train with --vectorization sync"
                 )
             return (
                 "the environment draws no pictures (its render mode is not rgb_array) and its "
@@ -223,7 +230,7 @@ class HostEnvironment:
             UserError: they cannot be made; with `fewer`, not even one, whatever the reason.
             EnvironmentFailedError: a constructor raised, without `fewer`.
         """
-        if self.vectorisation == "own":
+        if self.vectorization == "own":
             assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
             kwargs = json.loads(self.kwargs)
             limit = self.max_episode_steps
@@ -232,7 +239,7 @@ class HostEnvironment:
             )
             seeds_some = catalogue.is_atari(self.entry)
             return HostVector(own, own=True, seeds_some=seeds_some, notices=self.notices)
-        if processes and self.vectorisation == "subprocess":
+        if processes and self.vectorization == "subprocess":
             maker = self._maker(None)
             workers = WorkerVector(
                 [partial(guarded, maker, i) for i in range(num_envs)],
@@ -291,7 +298,7 @@ def _check_instance(config: Config) -> None:
         f"--num-envs {config.num_envs}": config.num_envs > 1,
         f"--evaluation-every {config.evaluation_every}": config.evaluation_every > 0,
         f"--stop-at-evaluation {config.stop_at_evaluation}": config.stop_at_evaluation is not None,
-        f"--vectorisation {config.vectorisation}": config.vectorisation == "subprocess",
+        f"--vectorization {config.vectorization}": config.vectorization == "subprocess",
         f"--env-kwargs {config.env_kwargs}": bool(json.loads(config.env_kwargs)),
     }
     asked = [option for option, is_asked in needs.items() if is_asked]

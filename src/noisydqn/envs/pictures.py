@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from noisydqn.errors import NoPictureError
+
 CHANNELS = (1, 3, 4)
 """Grey; red, green and blue; the same with opacity, which is left out."""
-
-
-class NoPictureError(Exception):
-    """What was drawn is not a picture; the message says what it is."""
 
 
 def as_picture(drawn: Any) -> np.ndarray:

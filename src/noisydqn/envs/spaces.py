@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
-from noisydqn.errors import UserError
+from noisydqn.errors import SpaceError, UserError
 
 MAX_NUMBERS = 2**28
 """Numbers in an observation."""
@@ -32,10 +32,6 @@ Dtype = Literal[
     "float32",
     "float64",
 ]
-
-
-class SpaceError(UserError, ValueError):
-    """A space cannot be learned from."""
 
 
 class _Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=True):

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from noisydqn.errors import WrongValueError
+
 FLOAT32 = np.dtype(np.float32)
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-
-
-class WrongValueError(Exception):
-    """A value is not one of its space; the message names the part that is wrong."""
 
 
 def read(space: spaces.Space[Any], value: Any, name: str) -> Any:

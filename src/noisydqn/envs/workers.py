@@ -101,7 +101,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             except Exception as error:
                 raise UserError(
                     f"the environment cannot be sent to another process ({in_one_line(error)}): "
-                    "use --vectorisation sync"
+                    "use --vectorization sync"
                 ) from error
             theirs.close()
             self.processes.append(process)

@@ -1,6 +1,5 @@
 """Policies that leave the house: one file that plays elsewhere, and a card that describes it."""
 
-import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -11,26 +10,21 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
-from noisydqn.agent import values
 from noisydqn.build import Policy
-from noisydqn.checkpoint.arrays import named
-from noisydqn.config import Config
+from noisydqn.config.config import Config
+from noisydqn.config.stored import to_stored
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.select import AnyEnvironment, environment_spec, environment_to_play
+from noisydqn.envs.registry import AnyEnvironment, environment_spec, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export.graph import input_shape
+from noisydqn.files import free_path, given_path
+from noisydqn.learner.agent import values
+from noisydqn.runs.folder import RunFolder, open_folder, read_spaces, read_summary
+from noisydqn.runs.weights import checksum, load_policy
 from noisydqn.settings import own_settings
-from noisydqn.training.folder import (
-    RunFolder,
-    free_path,
-    given_path,
-    open_folder,
-    read_spaces,
-    read_summary,
-)
-from noisydqn.training.weights import checksum, load_policy
+from noisydqn.trees import named
 
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
@@ -71,7 +65,7 @@ def export_run(
 ) -> Path:
     """Export the policy of a run, as `noisydqn export` does; returns the file's path.
 
-    The file holds mean weights, preprocessing and the statistics of normalisation. Beside it lies
+    The file holds mean weights, preprocessing and the statistics of normalization. Beside it lies
     a card, the same name with `.json` at its end.
 
     Args:
@@ -156,7 +150,7 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
         },
         "spaces": msgspec.to_builtins(spec.encoding),
         "preprocessing": {
-            "normalise": config.normalise_observations,
+            "normalize": config.normalize_observations,
             "clip": config.observation_clip if _running(config) else None,
             "images": "[height, width] or [height, width, channels], bytes from 0 to 255",
             "parts": "end to end in the order of spaces, categories one-hot; bytes among other "
@@ -164,12 +158,12 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
             "frames": "the newest last, the first of an episode repeated",
         },
         "training": {"noise": "mean weights are exported", **summary},
-        "config": dataclasses.asdict(config),
+        "config": to_stored(config),
     }
 
 
 def _running(config: Config) -> bool:
-    return config.normalise_observations == "running"
+    return config.normalize_observations == "running"
 
 
 def export_policy(

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from noisydqn.build import Policy
-from noisydqn.envs import normalise
+from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.errors import UserError
-from noisydqn.heads import Categorical, Expected, ImplicitQuantile, Quantile
-from noisydqn.networks import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
-from noisydqn.noisy import NoisyLinear
-from noisydqn.torsos import ImpalaTorso, MLPTorso
+from noisydqn.nets.network import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
+from noisydqn.nets.noisy import NoisyLinear
+from noisydqn.nets.torsos import ImpalaTorso, MLPTorso
+from noisydqn.preprocessing import normalize
 
 Tensor = TypeVar("Tensor")
 
@@ -144,7 +144,7 @@ def _preprocess(
     shape = observation.shape
     x = ops.to_float(x)
     if policy.moments is not None:
-        deviation = np.sqrt(_array(policy.moments.variance) + np.float32(normalise.EPSILON))
+        deviation = np.sqrt(_array(policy.moments.variance) + np.float32(normalize.EPSILON))
         x = ops.subtract(x, ops.constant(_array(policy.moments.mean)))
         x = ops.divide(x, ops.constant(deviation))
         x = x if policy.clip is None else ops.clip(x, policy.clip)
@@ -240,7 +240,7 @@ def _weight(layer: Any) -> np.ndarray:
 def _hidden(
     ops: Ops, layers: Sequence[Any], norms: Sequence[eqx.nn.LayerNorm] | None, x: Any
 ) -> Any:
-    """Layers, each followed by its normalisation if any and by ReLU."""
+    """Layers, each followed by its normalization if any and by ReLU."""
     for i, layer in enumerate(layers):
         x = _linear(ops, layer, x)
         if norms is not None:

@@ -86,7 +86,7 @@ class PolicyModule(nn.Module):
         return x.softmax(-1)
 
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
-        """The normalisation."""
+        """The normalization."""
         constants = self.constant(weight), self.constant(bias)
         return nn.functional.layer_norm(x, weight.shape, *constants, epsilon)
 

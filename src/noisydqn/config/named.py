@@ -1,0 +1,42 @@
+"""The options that a name stands for."""
+
+from pathlib import Path
+
+from noisydqn.config.config import Config
+from noisydqn.errors import UserError
+from noisydqn.presets import PRESETS, config_for
+
+
+def config_named(name: str) -> Config:
+    """Find the options of a preset, of a run, or those that suit an environment.
+
+    Args:
+        name: a preset, an id of an environment, or the path of a run's folder or `config.json`.
+
+    Raises:
+        UserError: there is no preset, environment or run of that name, or its config cannot be
+            used.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if _is_path(name):
+        from noisydqn.runs.folder import load_config
+
+        return load_config(name)
+    if ":" not in name:  # others are looked for where they say they are
+        from noisydqn.envs.catalogue import is_registered, unknown
+
+        if not is_registered(name):
+            raise UserError(unknown(name, PRESETS))
+    return config_for(name)
+
+
+def _is_path(name: str) -> bool:
+    """Tell whether a name is the path of a run rather than an environment."""
+    import gymnasium
+
+    path = Path(name)
+    if name in gymnasium.registry:
+        return False
+    looks_so = name.startswith(("~", ".", "/")) or (path.suffix == ".json" and ":" not in name)
+    return looks_so or path.is_dir() or path.is_file()

@@ -1,0 +1,293 @@
+"""Values and names of options: converted where that is exact, refused in one line where not.
+
+Everything follows the type hints of a dataclass, so a call from Python, a file and the command
+line agree on what an option takes.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from noisydqn.errors import ConfigError
+
+MAX_SHOWN = 60
+"""Characters of a refused value that a message shows."""
+
+
+class JsonObject:
+    """Mark a text option that holds a JSON object: `Annotated[str, JsonObject]` takes a dict."""
+
+
+class Hint(NamedTuple):
+    """A type hint, taken apart."""
+
+    kind: Any  # a type, `tuple[X, ...]` or `Literal[...]`
+    optional: bool  # None is a value
+    marks: tuple[Any, ...]  # what `Annotated` adds
+
+
+class _RefusedError(Exception):
+    """A value does not fit; the argument says what was expected instead."""
+
+
+def flag(name: str) -> str:
+    """Spell an option as on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+@lru_cache
+def hints_of(kind: type) -> Mapping[str, Hint]:
+    """The hints of a dataclass by field."""
+    return {name: _hint(h) for name, h in get_type_hints(kind, include_extras=True).items()}
+
+
+def _hint(hint: Any) -> Hint:
+    marks: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    hint = hint.__origin__ if marks else hint
+    if NoneType not in get_args(hint):
+        return Hint(hint, False, marks)
+    (kind,) = (arg for arg in get_args(hint) if arg is not NoneType)
+    return Hint(kind, True, marks)
+
+
+def convert_fields(options: Any) -> None:
+    """Convert every field of a frozen dataclass, in place, to what its hint says.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    for name, hint in hints_of(type(options)).items():
+        object.__setattr__(options, name, convert(name, getattr(options, name), hint))
+
+
+def convert(name: str, value: Any, hint: Hint) -> Any:
+    """Convert the value of an option.
+
+    Whole floats become integers, scalars of NumPy and JAX become Python's, lists become tuples and
+    dictionaries JSON; text is never taken for a number, nor a number for a truth value.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    if value is None and hint.optional:
+        return None
+    try:
+        return _converted(value, hint)
+    except _RefusedError as refused:
+        wanted = f"{refused} or None" if hint.optional else str(refused)
+        raise ConfigError(f"{flag(name)} must be {wanted}, got {shown(value)}") from None
+
+
+def argument(name: str, value: Any, kind: Any) -> Any:
+    """Convert an argument of a function as `convert` does; `kind` is a type hint.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    return convert(name, value, _hint(kind))
+
+
+def _converted(value: Any, hint: Hint) -> Any:
+    value = _scalar(value)
+    kind = hint.kind
+    if get_origin(kind) is Literal:
+        if isinstance(value, str) and value in get_args(kind):
+            return str(value)
+        raise _RefusedError(expected(kind))
+    if get_origin(kind) is tuple:
+        item = Hint(get_args(kind)[0], False, ())
+        try:
+            return tuple(_converted(x, item) for x in _items(value))
+        except _RefusedError:
+            raise _RefusedError(expected(kind)) from None
+    if kind is str and JsonObject in hint.marks and isinstance(value, Mapping):
+        return json.dumps(_json(value))
+    if isinstance(value, bool):
+        fits = kind is bool  # though Python takes them for integers
+    elif kind in (int, float):
+        value, fits = _number(value, kind)
+    else:
+        fits = isinstance(value, kind)
+    if not fits:
+        raise _RefusedError(expected(kind))
+    return kind(value)
+
+
+def _scalar(value: Any) -> Any:
+    """Python's value of a scalar or an array without axes of NumPy, JAX or PyTorch."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _number(value: Any, kind: type) -> tuple[Any, bool]:
+    """A number as another kind, and whether it is exactly the same."""
+    if not isinstance(value, int | float):
+        return value, False
+    try:
+        number = kind(value)
+        float(number)  # beyond a float nothing is meant
+    except (OverflowError, ValueError):  # infinity and NaN are no integers
+        return value, False
+    return number, number == value or value != value  # noqa: PLR0124 - NaN is a float
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, tuple | list | range):
+        return value
+    if len(getattr(value, "shape", ())) == 1:  # an array
+        return value.tolist()
+    raise _RefusedError
+
+
+def _json(value: Any) -> Any:
+    """The same value in the types that JSON has.
+
+    Raises:
+        _RefusedError: it has other types, or keys that are not text.
+    """
+    value = _scalar(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _json(x) for key, x in value.items()}
+    if isinstance(value, tuple | list):
+        return [_json(x) for x in value]
+    finite = isinstance(value, float) and math.isfinite(value)
+    if finite or value is None or isinstance(value, str | int):
+        return value
+    raise _RefusedError(
+        f"what JSON can hold, which {shown(value)} is not (for such arguments give "
+        "env=lambda: MyEnv(...))"
+    )
+
+
+def expected(kind: Any) -> str:
+    """Say in words what an option of some kind takes."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        return "whole numbers such as (128, 128)"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    return names.get(kind, "a path")
+
+
+def shown(value: Any) -> str:
+    """Show a value in one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer with thousands of digits
+        text = "a number with too many digits to show"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+OTHER_NAMES = {
+    "steps": "total_timesteps total_steps timesteps n_timesteps max_timesteps num_steps max_steps "
+    "total_frames frames",
+    "learning_rate": "lr step_size",
+    "discount": "gamma discount_factor",
+    "replay_capacity": "buffer_size memory_size capacity replay_size replay_buffer_size",
+    "learning_starts": "learning_start start_timesteps min_buffer_size warmup_steps warmup",
+    "target_rate": "tau polyak",
+    "target_period": "target_update_interval target_network_frequency target_update_freq "
+    "target_update_frequency target_update",
+    "updates_per_step": "train_freq train_frequency gradient_steps update_per_step "
+    "update_frequency update_freq utd",
+    "num_envs": "n_envs n_env training_num num_environments",
+    "evaluation_every": "eval_freq eval_interval eval_every",
+    "evaluation_episodes": "n_eval_episodes eval_episodes num_eval_episodes",
+    "checkpoint_seconds": "save_freq checkpoint_freq checkpoint_every save_every",
+    "hidden": "net_arch hidden_sizes hidden_size layers policy_kwargs",
+    "epsilon": "exploration_initial_eps start_e eps_start epsilon_start eps",
+    "epsilon_final": "exploration_final_eps end_e eps_end epsilon_end",
+    "epsilon_steps": "exploration_fraction epsilon_decay eps_decay",
+    "priority_exponent": "alpha prioritized_replay_alpha",
+    "importance_exponent": "beta prioritized_replay_beta prioritized_replay_beta0",
+    "max_gradient_norm": "max_grad_norm clip_grad gradient_clip",
+    "atoms": "n_atoms num_atoms",
+    "quantiles": "n_quantiles num_quantiles",
+    "n_step": "n_steps nstep estimation_step multi_step",
+    "frame_stack": "n_stack stack_num",
+    "window": "stats_window_size",
+    "film_seconds": "capture_video video video_length",
+    "num_seeds": "seeds n_seeds",
+    "env_kwargs": "env_args env_config",
+    "max_episode_steps": "time_limit",
+    "out": "tensorboard_log save_path log_dir logdir output output_dir folder",
+    "quiet": "verbose progress_bar",
+    "env": "env_id gym_id environment task",
+}
+"""Names that other libraries give to options."""
+
+NOTES = {
+    "callback": "metrics, episodes and TensorBoard events are files of the run's folder",
+    "callbacks": "metrics, episodes and TensorBoard events are files of the run's folder",
+    "device": "JAX chooses it; set JAX_PLATFORMS=cpu to stay on the processor",
+    "env": "the environment is NAME: noisydqn train CartPole-v1",
+    "preset": "the preset is NAME: noisydqn train cartpole",
+}
+"""What to say of options that are given in another way, or not at all."""
+
+NOTES_OF_RUNS = {
+    "env": "the environment is that of the run; evaluate and record in Python take env=",
+    "preset": "the options are those that the run was started with",
+}
+"""The same, for commands that take a run."""
+
+_CANONICAL = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
+
+
+def hint_of(
+    name: str,
+    names: Iterable[str],
+    spell: Callable[[str], str] = str,
+    command: str = "train",
+) -> str | None:
+    """Guess which of `names` was meant, also by the names that other libraries use.
+
+    Args:
+        name: what was given.
+        names: what there is.
+        spell: how the answer is written.
+        command: that it was given to.
+    """
+    by_key = {_key(known): known for known in names}
+    key = _key(name)
+    canonical = _CANONICAL.get(key, key)
+    near = [canonical] if canonical in by_key else None
+    notes = NOTES if command == "train" else NOTES | NOTES_OF_RUNS
+    if near is None and canonical in notes:
+        return notes[canonical]
+    near = near or difflib.get_close_matches(key, by_key, n=1, cutoff=0.7)
+    return f"did you mean {spell(by_key[near[0]])}?" if near else None
+
+
+def _key(name: str) -> str:
+    return name.lower().strip("-").replace("-", "_")
+
+
+def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "train") -> None:
+    """Refuse options that do not exist.
+
+    Args:
+        given: what was given.
+        names: what there is.
+        command: whose help lists them.
+
+    Raises:
+        ConfigError: one of `given` is not one of `names`.
+    """
+    names = list(names)
+    for name in given:
+        if name not in names:
+            hint = (
+                hint_of(name, names, command=command)
+                or f"noisydqn {command} --help lists the options"
+            )
+            raise ConfigError(f"unknown option {name!r}: {hint}")
+
+
+def field_names(kind: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [field.name for field in dataclasses.fields(kind)]

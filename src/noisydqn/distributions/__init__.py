@@ -1,0 +1,1 @@
+"""What is learned of a return: distributions, bootstrap targets and losses."""

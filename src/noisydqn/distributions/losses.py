@@ -1,0 +1,113 @@
+"""Temporal-difference losses for one example: pure functions of arrays, no network inside.
+
+The caller vmaps over the batch. Targets carry no gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float, Int
+
+from noisydqn.distributions.bootstrap import Choice
+
+HUBER_THRESHOLD = 1.0
+"""kappa of the quantile loss."""
+
+
+def td_error(
+    q_tm1: Float[Array, " actions"],
+    a_tm1: Int[Array, ""],
+    r_t: Float[Array, ""],
+    discount_t: Float[Array, ""],
+    q_t: Float[Array, " actions"],
+    choice: Choice,
+) -> Float[Array, ""]:
+    """Target minus estimate: `r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]`, a_t being the choice.
+
+    Args:
+        q_tm1: action values at the earlier state, of the online network.
+        a_tm1: action taken there.
+        r_t: reward.
+        discount_t: discount.
+        q_t: action values at the later state, of the target network.
+        choice: how the later state is valued.
+    """
+    target = r_t + discount_t * choice.expect(q_t)
+    return jax.lax.stop_gradient(target) - q_tm1[a_tm1]
+
+
+def squared(error: Float[Array, ""]) -> Float[Array, ""]:
+    """Half the square of the error, so that its slope is the error."""
+    return 0.5 * error**2
+
+
+def smooth_l1(error: Float[Array, ""]) -> Float[Array, ""]:
+    """The Huber loss with threshold 1: half the square up to 1, linear beyond."""
+    size = jnp.abs(error)
+    return jnp.where(size <= 1, 0.5 * size**2, size - 0.5)
+
+
+def project(
+    atoms: Float[Array, " m"], probabilities: Float[Array, " m"], support: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """A distribution's projection onto an evenly spaced support, [n] probabilities.
+
+    Each atom's probability goes to its two neighbours in proportion to nearness, and beyond the
+    ends to the end (Bellemare et al. 2017, equation 7): entry i is
+    `sum_j [1 - |clip(atoms_j) - support_i| / spacing]_0^1 * probabilities_j`, one loop without
+    gathers or scatters.
+    """
+    spacing = (support[-1] - support[0]) / (len(support) - 1)
+    places = (jnp.clip(atoms, support[0], support[-1]) - support[0]) / spacing
+    index = jnp.arange(len(support), dtype=places.dtype)
+    share = jnp.clip(1 - jnp.abs(places - index[:, None]), 0, 1)
+    return share @ probabilities
+
+
+def categorical_target(
+    r_t: Float[Array, ""],
+    discount_t: Float[Array, ""],
+    logits_t: Float[Array, "actions atoms"],
+    choice: Choice,
+    support: Float[Array, " atoms"],
+) -> Float[Array, " atoms"]:
+    """The projected distribution of `r_t + discount_t * Z` (Bellemare et al. 2017, algorithm 1).
+
+    Under a soft policy Z is the mixture of the actions' distributions, each moved by its bonus.
+    """
+
+    def projected(logits: Float[Array, " atoms"], bonus: Float[Array, ""]) -> Array:
+        atoms = r_t + discount_t * (support + bonus)
+        return project(atoms, jax.nn.softmax(logits), support)
+
+    weights, logits, bonus = choice.branches(logits_t)
+    return jax.lax.stop_gradient(weights @ jax.vmap(projected)(logits, bonus))
+
+
+def categorical_loss(
+    logits_tm1: Float[Array, " atoms"], target: Float[Array, " atoms"]
+) -> Float[Array, ""]:
+    """The Kullback-Leibler divergence of the taken action's estimate from the target.
+
+    Its gradient is that of the cross entropy (Bellemare et al. 2017, algorithm 1), but it is zero
+    where the two agree, so that it also serves as a priority (Hessel et al. 2018, section 3).
+    """
+    log_estimate = jax.nn.log_softmax(logits_tm1)
+    return jnp.sum(xlogy(target, target) - target * log_estimate)
+
+
+def quantile_loss(
+    quantiles_tm1: Float[Array, " n"],
+    fractions_tm1: Float[Array, " n"],
+    targets: Float[Array, " m"],
+) -> Float[Array, ""]:
+    """The quantile Huber loss: summed over estimates, mean over targets.
+
+    `sum_i mean_j |tau_i - 1[u_ij < 0]| L(u_ij) / kappa` with `u_ij = targets_j - quantiles_i` and
+    the Huber loss L with threshold kappa = 1 (Dabney et al. 2018a, equation 10; 2018b,
+    equation 3).
+    """
+    u = jax.lax.stop_gradient(targets) - quantiles_tm1[:, None]
+    huber = smooth_l1(u / HUBER_THRESHOLD) * HUBER_THRESHOLD
+    weight = jnp.abs(fractions_tm1[:, None] - (u < 0))
+    return jnp.sum(jnp.mean(weight * huber, axis=1))

@@ -1,0 +1,1 @@
+"""The learning rule and the replay buffer."""

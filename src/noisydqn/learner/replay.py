@@ -1,0 +1,182 @@
+"""The replay memory: a ring of steps on the device, uniform or prioritized, with n-step returns.
+
+Steps are stored, not transitions: every observation once, in the order in which it was seen,
+`[slot, environment]`. A transition is put together when it is sampled, from row i and the n rows
+after it, or fewer where the episode ends first. It can be sampled as soon as those rows exist:
+only then does its leaf in the sum tree become positive. Nothing is lost at the end of an episode
+and no window crosses it.
+
+    slot       ...  t-2     t-1      t   (t-1 is the last row of an episode)
+    leaf            >0       0       0
+                 complete  no next  waits for n more rows
+
+Where the network sees several frames together, each is still stored once: a stack is put together
+when it is sampled, from a row and those before it in its episode. A row whose history has been
+overwritten can no longer be sampled.
+
+Uniform replay is the same tree with all leaves 1. The memory is a value: `add`, `sample` and
+`set_priorities` take a `ReplayState` and, where they change it, return a new one.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from noisydqn.learner import sum_tree
+from noisydqn.types import Batch, Row, Transition
+
+
+class ReplayState(NamedTuple):
+    """What the memory holds."""
+
+    rows: Row  # [slots, environments, ...]
+    tree: sum_tree.SumTree  # a leaf for each row: its priority to the power alpha, 0 if void
+    position: Int[Array, ""]  # the slot that is written next
+    max_priority: Float[Array, ""]  # the largest priority seen: what new transitions get
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The shape and the rules of a memory.
+
+    Args:
+        capacity: rows held, rounded up to a multiple of `num_envs` and to n + 1 + frames for each:
+            so many that a complete transition is there also just after an episode has ended.
+        num_envs: environments that write in step.
+        n_step: rewards summed in a transition.
+        discount: gamma, the discount of one step.
+        prioritized: sample in proportion to priority^alpha (Schaul et al. 2016), else uniformly.
+        priority_offset: added to |TD error|, so that no priority is zero.
+        frames: newest observations that are seen together; if 1 they are not stacked.
+    """
+
+    capacity: int
+    num_envs: int
+    n_step: int
+    discount: float
+    prioritized: bool
+    priority_offset: float
+    frames: int = 1
+
+    @property
+    def slots(self) -> int:
+        """Rows that each environment has in the ring."""
+        return max(math.ceil(self.capacity / self.num_envs), self.n_step + 1 + self.frames)
+
+    def init(self, row: Row) -> ReplayState:
+        """An empty memory for rows like `row`, one environment's."""
+        shape = (self.slots, self.num_envs)
+        rows = jax.tree.map(lambda x: jnp.zeros(shape + jnp.shape(x), jnp.result_type(x)), row)
+        return ReplayState(
+            # A slot not yet written looks like the end of an episode, so no window crosses it.
+            rows=rows._replace(last=jnp.ones(shape, jnp.bool_)),
+            tree=sum_tree.init(self.slots * self.num_envs),
+            position=jnp.int32(0),
+            max_priority=jnp.float32(1),
+        )
+
+    def add(self, state: ReplayState, row: Row, alpha: Float[Array, ""]) -> ReplayState:
+        """Write one row [environments, ...] for every environment.
+
+        The row that is overwritten can no longer be sampled, nor those that need it as a frame;
+        the transition that began n rows ago now can, and where an episode has ended so can all
+        that began since.
+        """
+        slot = state.position
+        rows = jax.tree.map(lambda ring, new: ring.at[slot].set(new), state.rows, row)
+
+        back = jnp.arange(1, self.n_step + 1, dtype=jnp.int32)
+        starts = (slot - back) % self.slots
+        same_episode = jnp.cumsum(rows.last[starts], axis=0) == 0  # [n, environments]
+        complete = same_episode & ((back == self.n_step)[:, None] | row.last)
+
+        void = (slot + jnp.arange(self.frames, dtype=jnp.int32)) % self.slots
+        slots = jnp.concatenate([void, starts])
+        env = jnp.arange(self.num_envs, dtype=jnp.int32)
+        leaves = (slots[:, None] * self.num_envs + env).reshape(-1)
+        priority = sum_tree.get(state.tree, leaves).reshape(len(slots), self.num_envs)
+        begun = jnp.where(complete, state.max_priority**alpha, priority[self.frames :])
+        priority = jnp.concatenate([jnp.zeros_like(priority[: self.frames]), begun])
+        tree = sum_tree.put(state.tree, leaves, priority.reshape(-1))
+        return state._replace(rows=rows, tree=tree, position=(slot + 1) % self.slots)
+
+    def sample(
+        self, state: ReplayState, key: PRNGKeyArray, batch_size: int, beta: Float[Array, ""]
+    ) -> Batch:
+        """Draw transitions, stratified, with importance weights (P_min / P)^beta.
+
+        The factor 1/N of the paper's weights cancels, as they are divided by the batch's largest.
+        At least one transition must be complete.
+        """
+        indices, priority = sum_tree.find(state.tree, sum_tree.strata(key, batch_size))
+        weights = (jnp.min(priority) / priority) ** beta
+        return Batch(self.transitions(state.rows, indices), indices, weights)
+
+    def transitions(self, rows: Row, indices: Int[Array, " batch"]) -> Transition:
+        """Put together the n-step transitions [B, ...] that begin at `indices`.
+
+        With several frames the states are stacks of them, [B, frames, ...], the newest last.
+        """
+        slot, env = indices // self.num_envs, indices % self.num_envs
+        following = (slot[:, None] + jnp.arange(1, self.n_step + 1, dtype=jnp.int32)) % self.slots
+        last = rows.last[following, env[:, None]]  # [B, n]
+        counted = jnp.cumsum(last, axis=-1) - last == 0  # up to the end of the episode
+        steps = jnp.sum(counted, axis=-1, dtype=jnp.int32)
+        end = (slot + steps) % self.slots
+        discounts = jnp.asarray(self.discount ** np.arange(self.n_step + 1), jnp.float32)
+        rewards = rows.reward[following, env[:, None]]
+        discount_t = discounts[steps]
+        r_t = jnp.sum(jnp.where(counted, discounts[:-1] * rewards, 0), axis=-1)
+        return Transition(
+            s_tm1=self.seen(rows, slot, env),
+            a_tm1=rows.action[slot, env],
+            r_t=r_t,
+            discount_t=jnp.where(rows.terminated[end, env], 0, discount_t),
+            s_t=self.seen(rows, end, env),
+        )
+
+    def seen(
+        self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]
+    ) -> Shaped[Array, "batch ..."]:
+        """What the network sees at some rows: each observation, or the stack of frames it ends.
+
+        Before an episode's first observation that one is repeated.
+        """
+        if self.frames == 1:
+            return rows.observation[slot, env]
+        slots = [slot]
+        going = jnp.ones(slot.shape, jnp.bool_)
+        for _ in range(self.frames - 1):
+            before = (slots[-1] - 1) % self.slots
+            going &= ~rows.last[before, env]
+            slots.append(jnp.where(going, before, slots[-1]))
+        return rows.observation[jnp.stack(slots[::-1], axis=1), env[:, None]]
+
+    def set_priorities(
+        self,
+        state: ReplayState,
+        indices: Int[Array, " batch"],
+        td_error: Float[Array, " batch"],
+        alpha: Float[Array, ""],
+        counted: Bool[Array, " batch"] | None = None,
+    ) -> ReplayState:
+        """Set the priorities of sampled transitions to (|TD error| + offset)^alpha.
+
+        Where an index was drawn more than once, its largest error counts, whatever the order.
+        Those not `counted` keep their priority; None counts all.
+        """
+        if not self.prioritized:
+            return state
+        priority = jnp.abs(td_error) + self.priority_offset
+        if counted is not None:
+            priority = jnp.where(counted, priority, 0)
+            indices = jnp.where(counted, indices, sum_tree.NOWHERE)
+        return state._replace(
+            tree=sum_tree.put(state.tree, indices, priority**alpha),
+            max_priority=jnp.maximum(state.max_priority, jnp.max(priority)),
+        )

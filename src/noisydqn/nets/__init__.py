@@ -1,0 +1,1 @@
+"""Networks: noisy layers, convolutions, torsos and the Q-network."""

@@ -1,0 +1,1 @@
+"""Playing with mean weights: evaluation, video, loaded policies."""

@@ -1,0 +1,1 @@
+"""Runners: what moves environments, acts, stores and learns."""

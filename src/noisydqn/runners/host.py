@@ -1,0 +1,401 @@
+"""The host runner: any environment of Gymnasium, driving the same learner and replay memory.
+
+Each step of all environments is one compiled call: take in what they show, act, store. Where
+updates are due a second call makes them, and is not waited for: while it runs, the environments
+take their step. So an action lags behind the updates of the very step before, always, and what a
+run computes does not depend on how fast anything is.
+
+`run(config, env, key)` is a generator of chunks.
+"""
+
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from noisydqn.checkpoint.reader import Checkpoint
+from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.compilation import Compiler, Program
+from noisydqn.config.config import Config
+from noisydqn.envs.history import SavedHistory
+from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import EnvironmentFailedError
+from noisydqn.learner.agent import Agent, Metrics
+from noisydqn.runners.core import Core, Probe, TrainingState, program_key
+from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
+from noisydqn.runs.stop import Stop
+from noisydqn.trees import Flat, structs
+from noisydqn.types import TimeStep
+
+
+class HostPrograms(NamedTuple):
+    """The core and its functions.
+
+    Their states hold the key as raw data: a call takes some 5 us to wrap a typed one that it takes
+    and gives back.
+    """
+
+    core: Core
+    init: Program[TrainingState]  # of a key
+    act: Program[tuple[TrainingState, Array]]  # of state, time step, step
+    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, due, allowed, sums
+    probe: Program[tuple[TrainingState, Probe]]  # of state
+
+    def start(self, compiler: Compiler) -> Program[Any]:
+        """Compile all; returns the one that takes longest."""
+        compiler.start(self.learn, self.init, self.act, self.probe)
+        return self.learn
+
+
+@lru_cache(maxsize=8)
+def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
+    """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
+    core = Core.create(config, spec)
+
+    def typed(state: TrainingState) -> TrainingState:
+        return state._replace(key=jax.random.wrap_key_data(state.key))
+
+    def raw(state: TrainingState) -> TrainingState:
+        return state._replace(key=jax.random.key_data(state.key))
+
+    def start(key: PRNGKeyArray) -> TrainingState:
+        return raw(core.init(key))
+
+    def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
+        state, actions = core.act(core.observe(typed(state), time_step), step)
+        return raw(state), actions
+
+    def learn(
+        state: TrainingState, due: Array, allowed: Array, sums: Flat[Metrics]
+    ) -> tuple[TrainingState, Flat[Metrics]]:
+        state, sums = core.learn(typed(state), due, allowed, sums)
+        return raw(state), sums
+
+    def probe(state: TrainingState) -> tuple[TrainingState, Probe]:
+        state, probed = core.probe(typed(state))
+        return raw(state), probed
+
+    key = program_key(config, spec)
+    init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    sums = jax.eval_shape(Agent.no_metrics)
+    shown = partial(_shown, spec, config.num_envs)
+
+    def state() -> tuple[TrainingState]:
+        return (init.shapes,)
+
+    def seen() -> tuple[Any, ...]:
+        return init.shapes, shown(), count
+
+    def due() -> tuple[Any, ...]:
+        return init.shapes, count, count, sums
+
+    return HostPrograms(
+        core=core,
+        init=init,
+        act=Program("acting", act, seen, donate=(0,), key=key),
+        learn=Program("learning", learn, due, donate=(0, 3), key=key),
+        probe=Program("noise", probe, state, donate=(0,), runs="seldom", key=key),
+    )
+
+
+def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
+    """Shapes and types of the time steps of a vector."""
+    observation = spec.observation
+
+    def blank() -> TimeStep:
+        return TimeStep(
+            observation=jnp.zeros((num_envs, *observation.shape), observation.dtype),
+            reward=jnp.zeros(num_envs, jnp.float32),
+            terminated=jnp.zeros(num_envs, jnp.bool_),
+            truncated=jnp.zeros(num_envs, jnp.bool_),
+            info={},
+        )
+
+    return jax.eval_shape(blank)
+
+
+class _Episodes:
+    """Returns and lengths of the episodes under way."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._started = np.zeros(num_envs, bool)
+
+    def take(self, time_step: TimeStep, step: int, stats: dict[str, np.ndarray]) -> list[Episode]:
+        """Count a time step, reached after `step` steps; returns the episodes that it ends.
+
+        `stats` [envs] are those that the environments report of these episodes; NaN is none.
+        """
+        self._returns += time_step.reward
+        self._lengths += 1
+        if self._started.any():  # a reset's reward is none, and it is no step
+            self._returns[self._started] = self._lengths[self._started] = 0
+        self._started = last = np.asarray(time_step.last)
+        if not last.any():
+            return []
+        return [
+            Episode(
+                step,
+                float(self._returns[i]),
+                int(self._lengths[i]),
+                {name: float(x[i]) for name, x in stats.items() if not np.isnan(x[i])},
+            )
+            for i in np.flatnonzero(last)
+        ]
+
+    @property
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns and lengths so far, and where an episode starts next."""
+        return self._returns, self._lengths, self._started
+
+    @counts.setter
+    def counts(self, counts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        self._returns, self._lengths, self._started = map(np.array, counts)
+
+    def cut(self, envs: np.ndarray) -> None:
+        """Let episodes start next where `envs`; those under way are not reported."""
+        self._started = self._started | envs
+
+
+def run(
+    config: Config,
+    env: HostEnvironment,
+    key: PRNGKeyArray,
+    checkpoint: Checkpoint | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    stop: Stop | None = None,
+    compiler: Compiler | None = None,
+) -> Generator[Chunk]:
+    """Train, and yield after each chunk of steps until the steps or updates are used up.
+
+    Args:
+        config: the options. Its `seed` is not used here: `key` stands for it.
+        env: the environment to train on.
+        key: of everything random.
+        checkpoint: where to resume; None starts anew.
+        warn: told of environments that could not be put back to where they were.
+        stop: if it is asked for, an unfinished chunk is yielded and training ends.
+        compiler: compiles the programs; None compiles them here.
+
+    Raises:
+        EnvironmentFailedError: an environment raised, or gave what it did not declare. The
+            unfinished chunk is yielded before.
+        UserError: the checkpoint does not fit the config.
+        StoppedError: a stop was asked for before the first step.
+    """
+    made = programs(config.of_program, env.spec)
+    env_key, training_key = jax.random.split(key)
+    if checkpoint is not None:
+        checkpoint.check_rows(made.init.shapes.replay.rows, 0)
+    vector = env.vector(config.num_envs, processes=True)
+    try:
+        vector.remember()
+        first = vector.reset(int(jax.random.bits(env_key)))
+        if compiler is not None:  # environments and keys are ready by then
+            compiler.wait(made.init)
+        state = made.init(training_key)
+        if compiler is not None:
+            compiler.wait(made.learn, made.act)
+        training = _Run(config, made, vector, state, first, stop or Stop())
+        if checkpoint is not None:
+            training.restore(checkpoint, warn)
+        yield from training.chunks()
+    finally:
+        vector.close()
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(
+        self,
+        config: Config,
+        made: HostPrograms,
+        vector: HostVector,
+        state: TrainingState,
+        first: TimeStep,
+        stop: Stop,
+    ) -> None:
+        self.config, self.made, self.vector, self.stop = config, made, vector, stop
+        self.state, self.time_step = state, first
+        self.layers = made.core.noisy_layers
+        self.episodes = _Episodes(config.num_envs)
+        self.steps = self.updates = 0
+        self.due = 0  # updates that belong to the newest step and are not made yet
+        self.actions: np.ndarray | None = None  # chosen, but not taken yet
+        self.start, self.updates_before = 0, 0  # steps and updates before the chunk under way
+        self.ended: list[Episode] = []  # in the chunk under way
+        self.sums = Agent.no_metrics()  # over its updates
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Train to the end of the budget, or until a stop is asked for."""
+        total = self.config.total_steps
+        while self.start < total and (self.steps > self.start or self._allowed(1)):
+            failure = self._advance(min(self.start + self._size, total))
+            if failure is not None or (self.stop.asked and self.steps < total):
+                yield self._chunk([])
+                if failure is not None:
+                    raise failure
+                return
+            if self.steps == total:
+                self._learn()
+            yield self._chunk([self._end()])
+
+    @property
+    def _size(self) -> int:
+        """Steps in a whole chunk."""
+        num_envs = self.config.num_envs
+        return max(self.config.chunk_steps // num_envs, 1) * num_envs
+
+    def _advance(self, end: int) -> EnvironmentFailedError | None:
+        """Make the steps up to `end`, unless a stop is asked for; returns what went wrong."""
+        try:
+            while self.steps < end and not self.stop.asked:
+                self._step()
+        except EnvironmentFailedError as failure:
+            return failure
+        return None
+
+    def _step(self) -> None:
+        """One step of all environments.
+
+        Where it failed between acting and stepping, the next call takes the actions then chosen.
+        """
+        if self.actions is None:
+            step = np.int32(self.steps)
+            self.state, actions = self.made.act(self.state, self.time_step, step)
+            self._learn()  # runs while the environments take their step
+            self.actions = np.asarray(actions)
+        self.time_step = self.vector.step(self.actions)
+        self.actions = None
+        ended = self.time_step.last
+        self.due = self.made.core.updates_due(self.steps, int(ended.sum()))
+        self.steps += self.config.num_envs
+        self.ended += self.episodes.take(self.time_step, self.steps, self.vector.stats)
+
+    def _allowed(self, due: int) -> int:
+        """How many of the updates due may be made."""
+        limit = self.config.max_updates
+        return due if limit is None else min(due, limit - self.updates)
+
+    def _learn(self) -> None:
+        """Start the updates that are due, and resample the noise if that is due."""
+        due, self.due = self.due, 0
+        if due == 0 and self.config.acting_noise == "update":
+            return
+        learning = self.steps >= self.config.first_learning_step
+        number = self._allowed(due) if learning else 0
+        self.state, self.sums = self.made.learn(
+            self.state, np.int32(due), np.int32(number), self.sums
+        )
+        self.updates += number
+
+    def _end(self) -> SeedChunk:
+        """Close the chunk; returns what happened in it."""
+        self.state, probe = self.made.probe(self.state)
+        made = self.updates - self.updates_before
+        report = seed_chunk(self.updates, made, self.ended, self.sums, probe, self.layers)
+        self.start, self.updates_before, self.ended = self.steps, self.updates, []
+        self.sums = Agent.no_metrics()
+        return report
+
+    def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
+        core, state = self.made.core, self.state
+        return Chunk(
+            steps=self.steps,
+            seeds=seeds,
+            state=state,
+            policy=lambda _: core.copy_policy(state),
+            snapshot=self.snapshot,
+        )
+
+    # Stopping and resuming
+
+    def snapshot(self) -> Snapshot:
+        """All that is needed to resume here, be it in the middle of a chunk or of a step."""
+        state, history = self.state, self.vector.history
+        acted = self.actions is not None
+        none = np.full(self.config.num_envs, -1, np.int32)
+        counts = [self.steps, self.updates, self.due, self.start, self.updates_before]
+        arrays = {
+            "counts": np.array([*counts, len(history.actions), len(self.ended)]),
+            "state": state.with_rows(None),
+            "time_step": jax.tree.map(np.asarray, self.time_step),
+            "actions": none if self.actions is None else self.actions.astype(np.int32),
+            "episodes": self.episodes.counts,
+            "ended": _as_arrays(self.ended),
+            "sums": self.sums,
+            "history": history,
+        }
+        written = self.steps // self.config.num_envs + acted
+        return Snapshot(arrays, state.replay.rows, 0, written)
+
+    def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
+        """Resume from a checkpoint; the environments were just reset with the run's own seed."""
+        counts = [int(x) for x in checkpoint.read("counts", np.zeros(7, np.int64))]
+        *counts, length, ended = counts
+        self.steps, self.updates, self.due, self.start, self.updates_before = counts
+        saved = self.vector.history
+        most = self.steps // self.config.num_envs
+        saved = saved._replace(
+            actions=np.zeros((min(length, most), *saved.actions.shape[1:]), np.int32)
+        )
+        saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
+        self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
+        chunk = min(ended, self._size)
+        self.ended = _episodes(checkpoint.read("ended", _as_arrays([Episode(0, 0.0, 0)] * chunk)))
+        self.sums = checkpoint.read("sums", structs(self.sums))
+        actions = checkpoint.read("actions", np.zeros(self.config.num_envs, np.int32))
+        self.actions = np.array(actions) if (actions >= 0).all() else None
+        rows = self.state.replay.rows
+        like = structs(self.state.with_rows(None))
+        state = checkpoint.read("state", like)
+        rows = checkpoint.read_rows(rows, 0)
+        self.state = state.with_rows(rows)
+        newest = checkpoint.read("time_step", self.time_step)
+        self.time_step = self._play_again(saved, jax.tree.map(np.array, newest), warn)
+
+    def _play_again(
+        self, saved: SavedHistory, newest: TimeStep, warn: Callable[[str], None]
+    ) -> TimeStep:
+        """Put the environments back; where that fails, truncate the episode under way."""
+        differs = self.vector.restore(saved, newest)
+        if not differs.any():
+            return newest
+        names = ", ".join(map(str, np.flatnonzero(differs)))
+        warn(
+            f"environment {names} did not play again as before: it is not deterministic. Its "
+            "episode is truncated and another begins; from here on the run differs from one that "
+            "was not interrupted"
+        )
+        self.episodes.cut(differs)
+        return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
+
+
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _as_arrays(episodes: list[Episode]) -> _Arrays:
+    """Steps, returns, lengths and successes of episodes, NaN where none is known."""
+    return (
+        np.array([episode.step for episode in episodes], np.int64),
+        np.array([episode.episode_return for episode in episodes], np.float64),
+        np.array([episode.length for episode in episodes], np.int64),
+        np.array([episode.stats.get("success", np.nan) for episode in episodes], np.float64),
+    )
+
+
+def _episodes(arrays: _Arrays) -> list[Episode]:
+    rows = zip(*(array.tolist() for array in arrays), strict=True)
+    return [
+        Episode(step, episode_return, length, {} if np.isnan(success) else {"success": success})
+        for step, episode_return, length, success in rows
+    ]

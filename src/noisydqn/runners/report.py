@@ -1,0 +1,71 @@
+"""What a runner yields after each chunk of steps; progress, logs and evaluation consume it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from noisydqn.build import Policy
+from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.learner.agent import Metrics
+from noisydqn.runners.core import Probe
+from noisydqn.trees import Flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """A finished training episode."""
+
+    step: int  # environment steps taken when it ended, all environments counted
+    episode_return: float
+    length: int  # steps
+    stats: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """Statistics that the environment reports at an episode's end, such as "success"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedChunk:
+    """What one seed did in a chunk."""
+
+    updates: int  # since the start
+    episodes: list[Episode]
+    metrics: dict[str, float]  # means over the chunk's updates; NaN if there were none
+    sigma: dict[str, float]  # mean |sigma| of each noisy layer
+    action_change: float  # share of observations on which noise changes the greedy action
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What a run did since the last chunk."""
+
+    steps: int  # since the start, summed over environments
+    seeds: list[SeedChunk]  # none where training stops in the middle of a chunk
+    state: Any  # the runner's, void once the next chunk is asked for
+    policy: Callable[[int], Policy]
+    """The policy of the seed at an index: a copy, which stays valid. To be called while `state`
+    is valid."""
+    snapshot: Callable[[], Snapshot]
+    """All that the runner needs to go on. To be called while `state` is valid."""
+
+
+def seed_chunk(
+    updates: int,
+    made: int,
+    episodes: list[Episode],
+    sums: Flat[Metrics],
+    probe: Probe,
+    layers: Sequence[str],
+) -> SeedChunk:
+    """A seed's report, from sums over the `made` updates of a chunk and the noisy layers' names."""
+    # Not `sums.tree`, which would compile a split.
+    totals = jax.tree_util.tree_unflatten(sums.structure, np.asarray(sums.vector).tolist())
+    return SeedChunk(
+        updates=updates,
+        episodes=episodes,
+        metrics={name: x / made if made else math.nan for name, x in totals.items()},
+        sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
+        action_change=float(probe.action_change),
+    )

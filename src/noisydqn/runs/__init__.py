@@ -1,0 +1,1 @@
+"""Whole runs: their session, folder, trackers and plots."""

@@ -1,0 +1,153 @@
+"""The memory that a run needs, compared with what there is before it begins."""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from noisydqn import build
+from noisydqn.config.config import Config
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.registry import environment_spec
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import UserError
+from noisydqn.learner.replay import ReplayState
+from noisydqn.types import Row
+
+TIGHT = 0.8
+"""Share of the free memory above which there is a warning, and which a suggestion leaves."""
+
+
+def replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """Count the bytes of one seed's replay buffer: rows, sum tree and stacks of frames."""
+
+    def init() -> ReplayState:
+        no = jnp.zeros((), jnp.bool_)
+        observation = jnp.zeros(spec.observation.shape, spec.observation.dtype)
+        return build.make_replay(config).init(
+            Row(observation, jnp.int32(0), jnp.float32(0), terminated=no, last=no)
+        )
+
+    state = jax.eval_shape(init)
+    leaves = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    stack = (config.num_envs, config.frame_stack, *spec.observation.shape)
+    leaves.append((stack, spec.observation.dtype))
+    return sum(math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in leaves)
+
+
+def check_memory(config: Config, env: DeviceEnvironment | HostEnvironment) -> str | None:
+    """Compare the replay buffers of a run with the memory that is free.
+
+    Returns:
+        A warning where they nearly fill it, else None.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    free = free_bytes()
+    together = 1 if isinstance(env, HostEnvironment) else config.num_seeds
+    return None if free is None else compare(config, environment_spec(env), together, free)
+
+
+def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str | None:
+    """Compare the replay buffers of seeds that train together with `free` bytes.
+
+    Returns and raises as `check_memory`.
+    """
+    needed = seeds * replay_bytes(config, spec)
+    if needed <= TIGHT * free:
+        return None
+    of_seeds = f" for each of {seeds} seeds" if seeds > 1 else ""
+    observation = f"{spec.observation.dtype} {list(spec.observation.shape)}"
+    what = (
+        f"--replay-capacity {config.replay_capacity}{of_seeds} needs {_gigabytes(needed)} for "
+        f"observations of {observation}, but {_gigabytes(free)} are free"
+    )
+    capacity = _fitting(config, spec, seeds, free)
+    remedy = f"give {capacity} or less" if capacity else "give it fewer or smaller observations"
+    if seeds > 1:
+        remedy += ", or fewer --num-seeds"
+    if needed <= free:
+        return f"{what}: training may run out of memory; if it does, {remedy}"
+    raise UserError(f"{what}: {remedy}")
+
+
+def _fitting(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> int:
+    """A round capacity whose replay buffer fits; 0 if none does."""
+    needed = seeds * replay_bytes(config, spec)
+    capacity = int(config.replay_capacity * TIGHT * free / needed)
+    capacity -= capacity % 10 ** max(len(str(capacity)) - 2, 0)
+    if capacity < 1:
+        return 0
+    fits = seeds * replay_bytes(config.replace(replay_capacity=capacity), spec) <= free
+    return capacity if fits else 0
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB"
+
+
+# What there is
+
+
+def free_bytes() -> int | None:
+    """Count the bytes that are free where arrays go: on the device, else in the machine.
+
+    None where the system does not tell.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else limit - stats.get("bytes_in_use", 0)
+    known = [x for x in (_machine(), *left_by_groups(Path("/"))) if x is not None]
+    return min(known, default=None)
+
+
+def _machine() -> int | None:
+    """The memory of the machine: what is available, or where that is not told all of it."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def left_by_groups(root: Path) -> list[int]:
+    """What the control groups of this process leave it, from its own to the outermost."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left: list[int] = []
+    for line in lines:
+        _, kinds, name = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("memory" if kinds else "")
+        limit, usage = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
+        own = mount / name.strip("/")
+        for group in (own, *own.parents):
+            if group == mount.parent:
+                break
+            left += _left(group, f"memory.{limit}", f"memory.{usage}")
+    return left
+
+
+def _left(group: Path, limit: str, usage: str) -> list[int]:
+    """What one control group leaves, without the file cache, which gives way; [] if no limit."""
+    try:
+        most = int((group / limit).read_text())  # or "max"
+        used = int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    return [max(most - used + int(stat.get("inactive_file", 0)), 0)]

@@ -1,0 +1,165 @@
+"""Plots of a run, drawn from its CSV files."""
+
+import csv
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.trackers import OLD_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Columns = dict[str, list[float]]
+
+MAX_WINDOW = 20
+"""At most so many episodes are averaged in the curve of training episodes."""
+
+DPI = 110
+BLUE, GREEN = "tab:blue", "tab:green"
+TRAINING = "training, exploring"
+EVALUATION = "evaluation, greedy"
+
+
+def read_columns(path: Path) -> Columns:
+    """Return the columns of a run's CSV file, by today's names; an empty field is NaN.
+
+    Returns {} if the file is missing or has no rows.
+    """
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0] if rows else {}
+    return {OLD_NAMES.get(x, x): [float(row[x] or math.nan) for row in rows] for x in names}
+
+
+def running_mean(values: list[float], window: int) -> list[float]:
+    """Return the mean of each value and the `window` - 1 before it, or as many as there are."""
+    spans = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
+    return [sum(span) / len(span) for span in spans]
+
+
+def draw_curves(folder: RunFolder) -> "Figure":
+    """Draw what a run learned over its environment steps.
+
+    Three plots: returns of training episodes and of evaluations; the fruit caught, the successes
+    or, where there is neither, the loss; the size of the noise in each layer.
+    """
+    # Imported here, as it takes a while; and not pyplot, which would touch a notebook's own plots.
+    from matplotlib.figure import Figure
+
+    class Curves(Figure):
+        """A figure that a notebook shows, whatever its settings."""
+
+        def _repr_png_(self) -> bytes:
+            png = BytesIO()
+            self.savefig(png, dpi=DPI)
+            return png.getvalue()
+
+    metrics, episodes, evaluations = (
+        read_columns(path) for path in (folder.metrics, folder.episodes, folder.evaluations)
+    )
+    figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _draw_returns(left, episodes, evaluations)
+    if "caught_fraction" in evaluations:
+        _draw_fruit(middle, evaluations)
+    elif not all(map(math.isnan, episodes.get("success", []))):
+        _draw_successes(middle, episodes)
+    else:
+        _draw_loss(middle, metrics)
+    _draw_noise(right, metrics)
+    end = max([*metrics.get("step", []), *episodes.get("step", []), 1])
+    for axes in (left, middle, right):
+        axes.set(xlabel="environment steps", xlim=(0, 1.03 * end))
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def save_curves(folder: RunFolder) -> None:
+    """Draw the run's curves to `curves.png`."""
+    draw_curves(folder).savefig(folder.curves, dpi=DPI)
+
+
+def _thousands(x: float, position: int | None = None) -> str:
+    del position
+    return f"{x / 1000:,g}k" if x >= 1000 else f"{x:g}"
+
+
+def _window(number: int) -> int:
+    """Return how many of so many episodes to average: a tenth of them, within limits."""
+    return min(max(number // 10, 1), MAX_WINDOW)
+
+
+def _draw_episodes(axes: "Axes", steps: list[float], values: list[float]) -> None:
+    """Draw a dot for each training episode, and their running mean if there are enough."""
+    axes.plot(steps, values, ".", color=BLUE, markersize=4, alpha=0.35, label=TRAINING)
+    window = _window(len(values))
+    if window > 1:
+        mean = running_mean(values, window)
+        axes.plot(steps, mean, color=BLUE, label=f"mean of the newest {window}")
+
+
+def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None:
+    axes.set(title="Return of an episode", ylabel="sum of rewards")
+    if episodes:
+        _draw_episodes(axes, episodes["step"], episodes["return"])
+    else:
+        _say(axes, "no training episode ended")
+    if evaluations:
+        style: dict[str, Any] = {"color": GREEN, "markersize": 4, "label": EVALUATION}
+        axes.plot(evaluations["step"], evaluations["mean_return"], "D-", **style)
+    if axes.lines:
+        _legend(axes)
+
+
+def _draw_fruit(axes: "Axes", evaluations: Columns) -> None:
+    caught = [100 * x for x in evaluations["caught_fraction"]]
+    axes.plot(evaluations["step"], caught, "D-", color=GREEN, markersize=4)
+    axes.set(title="Fruit caught in evaluations", ylabel="% of all fruit", ylim=(0, 105))
+
+
+def _draw_successes(axes: "Axes", episodes: Columns) -> None:
+    both = zip(episodes["step"], episodes["success"], strict=True)
+    steps, successes = zip(*[(x, 100 * y) for x, y in both if not math.isnan(y)], strict=True)
+    _draw_episodes(axes, list(steps), list(successes))
+    axes.set(title="Success of training episodes", ylabel="% of episodes", ylim=(-5, 105))
+    _legend(axes)
+
+
+def _draw_loss(axes: "Axes", metrics: Columns) -> None:
+    axes.set(title="Loss", ylabel="mean over a chunk's updates")
+    if all(map(math.isnan, metrics.get("loss", []))):
+        _say(axes, "no update was made")
+        return
+    axes.plot(metrics["step"], metrics["loss"], color="tab:orange")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_noise(axes: "Axes", metrics: Columns) -> None:
+    axes.set(title="Noise in each layer", ylabel="mean |sigma|")
+    for name, values in metrics.items():
+        if name.startswith("sigma."):
+            axes.plot(metrics["step"], values, label=name.removeprefix("sigma."))
+    if axes.lines:
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+    else:
+        _say(axes, "no layer is noisy")
+
+
+def _legend(axes: "Axes") -> None:
+    """Explain the lines below the plot, where the text hides none of them."""
+    style: dict[str, Any] = {"fontsize": "small", "frameon": False, "ncols": 2}
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), **style)
+
+
+def _say(axes: "Axes", what: str) -> None:
+    place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, what, **place)
+    axes.set_yticks([])

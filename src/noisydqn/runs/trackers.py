@@ -1,0 +1,384 @@
+"""What watches a run: files, TensorBoard, and the terminal. None of it can change the run."""
+
+import csv
+import dataclasses
+import math
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from noisydqn.config.config import Config
+from noisydqn.output import discard
+from noisydqn.play.evaluate import Evaluation
+from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.folder import RunFolder
+
+RECENT_EPISODES = 20
+"""How many episodes the return in the live view is a mean of."""
+
+PLAIN_SECONDS = 10.0
+"""Least time between two progress lines where the output is not a terminal."""
+
+OLD_NAMES = {"steps": "step"}
+"""Columns of older runs' CSV files, and what they are called today."""
+
+MEANINGS = {
+    "episode/Return": "Return of a training episode, played with noise while learning.",
+    "episode/Length": "Steps of a training episode.",
+    "episode/Success": "Success that the environment reports in the last info of an episode.",
+    "episode/Q-Error": (
+        "The loss that is minimized, with importance weights, a mean over the updates of a chunk; "
+        "`loss` in metrics.csv."
+    ),
+    "learning/priority_error": (
+        "Mean size of the errors that set the priorities: TD errors or, for distributions of "
+        "returns, their losses, without importance weights; `q_error` in metrics.csv."
+    ),
+    "noise/action_change": "Share of observations on which noise changes the greedy action.",
+    "evaluation/mean_return": "Mean return of whole episodes played without noise.",
+    "evaluation/caught_fraction": "Fraction of the fruit caught in episodes without noise.",
+}
+"""What TensorBoard's tags mean; it shows these texts beside the plots."""
+
+
+# Made at run time, so without types.
+_EVENT: Any = event_pb2
+_SUMMARY: Any = summary_pb2
+_HPARAMS: Any = plugin_data_pb2
+
+FLUSH_SECONDS = 60.0
+"""Seconds that TensorBoard may lag behind."""
+
+
+class Tracker(Protocol):
+    """A consumer of what a run of one seed reports."""
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """A chunk was trained: `steps` and `seconds` since the start, `speed` in steps/s."""
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Weights reached after `steps` and `seconds` were evaluated."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class _CsvFile:
+    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay.
+
+    Its header stays, too: a run that an older version began keeps that version's columns.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("a", newline="")
+        self._size = min(size, path.stat().st_size)
+        self._file.truncate(self._size)
+        with path.open(newline="") as file:
+            self._header = next(csv.reader(file), None)
+        self._writer: Any = csv.writer(self._file)
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._header is None:
+            self._header = list(row)
+            self._writer.writerow(self._header)
+        self._writer.writerow([row.get(OLD_NAMES.get(x, x), "") for x in self._header])
+        self._file.flush()
+
+    def size(self) -> int:
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FileTracker:
+    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
+
+    The first column of each, `step`, counts environment steps, summed over environments, up to
+    the end of the chunk, the end of the episode, or the weights that were evaluated. An
+    episode's `success` is empty where the environment reports none.
+
+    `sizes` are those that the files had when the run was saved: what came later is cut off.
+    """
+
+    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+        metrics, episodes, evaluations = sizes
+        self._metrics = _CsvFile(folder.metrics, metrics)
+        self._episodes = _CsvFile(folder.episodes, episodes)
+        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+
+    def sizes(self) -> tuple[int, int, int]:
+        """How large the files are, in bytes that will last."""
+        return self._metrics.size(), self._episodes.size(), self._evaluations.size()
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """A row of metrics, and one for each episode that ended."""
+        self._metrics.write(
+            {
+                "step": steps,
+                "seconds": round(seconds, 3),
+                "updates": chunk.updates,
+                "steps_per_second": round(speed, 1),
+                **chunk.metrics,
+                "action_change": chunk.action_change,
+                **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
+            }
+        )
+        for episode in chunk.episodes:
+            self._episodes.write(
+                {
+                    "step": episode.step,
+                    "return": episode.episode_return,
+                    "length": episode.length,
+                    "success": episode.stats.get("success", ""),
+                }
+            )
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """A row for the evaluation."""
+        row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
+        self._evaluations.write(row)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._metrics, self._episodes, self._evaluations):
+            file.close()
+
+
+class TensorBoardTracker:
+    """Writes TensorBoard events; the horizontal axis is environment steps.
+
+    The options of the run are hyperparameters, by which TensorBoard compares runs.
+
+    In this thread: TensorBoard's own writer has another one, which dies when the disk is full,
+    and then whoever writes waits for ever.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
+        """Open the events of a run that resumes after `steps`; later ones are ignored."""
+        folder.tensorboard.mkdir(exist_ok=True)
+        # The name has the second in which it was made; the suffix keeps two of one second apart.
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
+        self._writer = RecordWriter((folder.tensorboard / name).open("wb"))
+        self._flushed = time.monotonic()
+        self._write(file_version="brain.Event:2")
+        if steps > 0:
+            start = _EVENT.SessionLog(status=_EVENT.SessionLog.START)
+            self._write(step=steps + 1, session_log=start)
+        self._write(summary=_options_summary(config))
+        self._writer.flush()
+
+    def _write(self, **fields: Any) -> None:
+        event = _EVENT.Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if not math.isnan(value):
+            about = _SUMMARY.SummaryMetadata(summary_description=MEANINGS.get(name, ""))
+            point = _SUMMARY.Summary.Value(tag=name, simple_value=value, metadata=about)
+            self._write(step=step, summary=_SUMMARY.Summary(value=[point]))
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """Write each episode and the chunk's metrics; `MEANINGS` says what is what."""
+        del seconds
+        for episode in chunk.episodes:
+            self._scalar("episode/Return", episode.episode_return, episode.step)
+            self._scalar("episode/Length", episode.length, episode.step)
+            for name, value in episode.stats.items():
+                self._scalar(f"episode/{name.capitalize()}", value, episode.step)
+        self._scalar("episode/Q-Error", chunk.metrics["loss"], steps)
+        self._scalar("learning/priority_error", chunk.metrics["q_error"], steps)
+        for name in ("q_mean", "q_min", "q_max", "gradient_norm"):
+            self._scalar(f"learning/{name}", chunk.metrics[name], steps)
+        self._scalar("speed/steps_per_second", speed, steps)
+        self._scalar("noise/action_change", chunk.action_change, steps)
+        for layer, sigma in chunk.sigma.items():
+            self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = now
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Write the mean return and, where fruit falls, the fraction caught."""
+        del seconds
+        self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
+        if evaluation.caught_fraction is not None:
+            self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def _options_summary(config: Config) -> Any:
+    """The options as the hyperparameters of a session.
+
+    Without an experiment's summary TensorBoard finds options and metrics of all runs itself.
+    """
+    session = _HPARAMS.SessionStartInfo()
+    for name, value in hyperparameters(config).items():
+        if isinstance(value, bool):
+            session.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            session.hparams[name].string_value = value
+        else:
+            session.hparams[name].number_value = value
+    data = _HPARAMS.HParamsPluginData(session_start_info=session)
+    about = metadata.create_summary_metadata(data)
+    tag = metadata.SESSION_START_INFO_TAG
+    return _SUMMARY.Summary(value=[_SUMMARY.Summary.Value(tag=tag, metadata=about)])
+
+
+def hyperparameters(config: Config) -> dict[str, str | int | float]:
+    """Return the options of a run as TensorBoard takes them: numbers, or text."""
+    options = dataclasses.asdict(config).items()
+    return {name: x if isinstance(x, bool | int | float) else str(x) for name, x in options}
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
+    """Return the live view's numbers in one line."""
+    returns = [episode.episode_return for episode in recent]
+    mean = sum(returns) / len(returns) if returns else math.nan
+    figures = f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  {speed:,.0f} steps/s"
+    successes = [episode.stats["success"] for episode in recent if "success" in episode.stats]
+    if successes:
+        figures = f"success {sum(successes) / len(successes):.0%}  {figures}"
+    if not chunk.sigma:
+        return figures
+    return f"{figures}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
+
+
+class _FiguresColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], style="cyan")
+
+
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more; rich's own would end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from here on."""
+        self.quiet = True
+        discard(self.file)
+
+
+class Terminal:
+    """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
+
+    With several seeds it shows the first one's numbers. Plain lines come in the order of their
+    steps: those of training wait while the evaluation of an earlier step is under way.
+    """
+
+    def __init__(self, config: Config, *, quiet: bool) -> None:
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        if Console().is_jupyter:  # lines of text there, too: a bar would be kept, frame by frame
+            plain |= {"force_jupyter": False, "force_terminal": False}
+        self._console = _Console(quiet=quiet, **plain)
+        self._errors = _Console(stderr=True, **plain)
+        self._live = self._console.is_terminal and not quiet
+        self._total, self._max_updates = config.steps, config.max_updates
+        self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
+        self._evaluating: deque[int] = deque()  # steps
+        self._waiting: deque[tuple[int, str]] = deque()  # steps, and a line about them
+        self._last_line = -math.inf
+        self._compiled = False
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            _FiguresColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("compiling", total=1.0, figures="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def start(self, what: str) -> None:
+        """Begin the bar anew, for `what`."""
+        self._recent.clear()
+        self._progress.reset(self._task, description="compiling")
+        self.say(what)
+
+    def compiling(self, names: Sequence[str]) -> None:
+        """Show what is being compiled; nothing any more if there are no names."""
+        if names and not self._live and not self._compiled:
+            self.say(f"compiling {', '.join(names)}")
+        self._compiled = True
+        if names:
+            self._progress.update(self._task, description=f"compiling {', '.join(names)}")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """Print a line to standard error, even if quiet."""
+        self._errors.print(line, soft_wrap=True)
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """Move the bar, or print a line when the last one is some seconds old."""
+        self._recent.extend(chunk.episodes)
+        figures = describe(self._recent, speed, chunk)
+        done = min(steps / self._total, 1.0)
+        if self._max_updates is not None:
+            done = max(done, chunk.updates / self._max_updates)
+        self._progress.update(self._task, completed=done, figures=figures, description="training")
+        now = time.monotonic()
+        if not self._live and (now - self._last_line >= PLAIN_SECONDS or done >= 1):
+            self._last_line = now
+            line = f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}"
+            self._waiting.append((steps, line))
+            self._say_waiting()
+
+    def evaluating(self, steps: int) -> None:
+        """Note that the evaluation of weights reached after `steps` has started."""
+        self._evaluating.append(steps)
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Print the outcome."""
+        self.say(
+            f"{steps:>9,} steps  {seconds:5.0f} s  evaluation without noise: "
+            f"{evaluation.describe()}"
+        )
+        if steps in self._evaluating:
+            self._evaluating.remove(steps)
+        self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        while self._waiting and self._waiting[0][0] <= min(self._evaluating, default=math.inf):
+            self.say(self._waiting.popleft()[1])
+
+    def close(self) -> None:
+        """Print what waits for evaluations that will not be made."""
+        self._evaluating.clear()
+        self._say_waiting()

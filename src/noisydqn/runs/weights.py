@@ -1,0 +1,131 @@
+"""Policies in files: safetensors, so that loading runs no code."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from noisydqn import build
+from noisydqn.build import Policy
+from noisydqn.config.config import Config
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import UserError
+from noisydqn.files import write_beside
+from noisydqn.trees import named, size_of
+
+FORMAT, VERSION = "noisydqn-policy", 2
+DTYPES = {"float32": "F32"}
+"""What a network is made of, by safetensors' names."""
+MAX_HEADER_BYTES = 2**20
+
+
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """Sum up the values, by name: SHA-256 in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def save_policy(path: Path, policy: Policy) -> None:
+    """Write a policy: beside the old file first, then in its place, so that one is always whole.
+
+    The same policy gives the same bytes.
+    """
+    arrays = {name: np.asarray(x) for name, x in named(policy).items()}
+    about = {"format": FORMAT, "version": VERSION, "sha256": checksum(arrays)}
+    # One entry, as safetensors writes several in any order.
+    write_beside(path, safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
+
+
+def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
+    """Read a policy that was trained with `config` on such an environment.
+
+    Raises:
+        UserError: there is no such file, it is damaged or of another format, or its arrays are
+            not those of the config's network.
+    """
+    expected = policy_like(config, spec)
+    return _filled(expected, _read(path, named(expected)))
+
+
+def policy_like(config: Config, spec: EnvironmentSpec) -> Policy:
+    """Shapes and types in place of the arrays of a config's policy."""
+    return jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
+
+
+def fit(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
+    """The policy like `expected` with the arrays that were read from `path`.
+
+    Raises:
+        UserError: they are not its arrays.
+    """
+    stored = {name: (x.shape, DTYPES.get(x.dtype.name)) for name, x in arrays.items()}
+    _check_arrays(path, stored, named(expected))
+    return _filled(expected, arrays)
+
+
+def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
+    leaves = [jnp.asarray(arrays[name]) for name in named(expected)]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(expected), leaves)
+
+
+def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read a file's arrays, if they are those that are expected and as they were written."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run was not saved, or this is no run folder")
+    try:
+        if path.stat().st_size > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
+            raise ValueError("it is larger than the config's network")
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            sum_of_all = _check_about(path, metadata.get("noisydqn", "{}"))
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            stored = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in slices.items()}
+            _check_arrays(path, stored, expected)
+            arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in expected}
+        if checksum(arrays) != sum_of_all:
+            raise ValueError("its values are not those that were written")
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged and cannot be read ({error}): restore it from a copy or train again"
+        ) from error
+    return arrays
+
+
+def _check_about(path: Path, text: str) -> str:
+    """Check what a file says of itself; returns the sum of its values."""
+    about: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise UserError(
+            f"{path} holds {about.get('format', 'an unknown format')} version "
+            f"{about.get('version')}, expected {FORMAT} version {VERSION}: use the version of "
+            "noisydqn that wrote it"
+        )
+    return str(about.get("sha256"))
+
+
+def _check_arrays(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Check names, shapes and types [shape, safetensors' name of the type] of what is stored."""
+    if stored.keys() != expected.keys():
+        differing = sorted(stored.keys() ^ expected.keys())
+        raise UserError(
+            f"{path} does not fit the config beside it: {differing[0]!r} is in only one of them; "
+            "use the weights and the config of the same run"
+        )
+    for name, struct in expected.items():
+        shape, dtype = stored[name]
+        if shape != struct.shape or dtype != DTYPES.get(np.dtype(struct.dtype).name):
+            raise UserError(
+                f"{path} does not fit the config beside it: {name} is {dtype} {list(shape)}, "
+                f"expected {struct.dtype} {list(struct.shape)}; use the weights and the config of "
+                "the same run"
+            )

@@ -1,0 +1,56 @@
+"""Files that older versions wrote are read: each folder under `tests/golden` is of one format."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import noisydqn
+from noisydqn.config.stored import from_stored
+from noisydqn.presets import PRESETS
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+RUNS = ["device", "host", "implicit"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_format_1_is_loaded_and_evaluated(name: str) -> None:
+    folder = GOLDEN / "v1" / name
+    policy = noisydqn.load_policy(folder)
+    observation = np.array([0.01, 0.02, -0.03, 0.04], np.float32)
+    assert policy.predict(observation)[0] in (0, 1)
+    summary = json.loads((folder / "summary.json").read_text())
+    evaluation = noisydqn.evaluate(folder)
+    assert evaluation.mean_return == summary["evaluation"]["mean_return"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_format_1_is_resumed(name: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    shutil.copytree(GOLDEN / "v1" / name, out)
+    before = json.loads((out / "summary.json").read_text())
+    noisydqn.resume(out, steps=before["steps"] + 200, quiet=True)
+    after = json.loads((out / "summary.json").read_text())
+    assert after["steps"] == before["steps"] + 200
+    assert after["updates"] > before["updates"]
+    assert json.loads((out / "config.json").read_text())["version"] == 2
+    episodes = (out / "episodes.csv").read_text()
+    assert episodes.startswith((GOLDEN / "v1" / name / "episodes.csv").read_text())
+
+
+@pytest.mark.parametrize("name", ["device", "exported", "implicit"])
+def test_an_exported_policy_of_format_1_plays_as_its_run(name: str) -> None:
+    exported = noisydqn.load_policy(GOLDEN / "v1" / f"{name}.safetensors")
+    run = noisydqn.load_policy(GOLDEN / "v1" / {"exported": "host"}.get(name, name))
+    observations = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    np.testing.assert_allclose(
+        exported.values(observations), run.values(observations), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_configs_of_format_1_are_todays_presets(name: str) -> None:
+    stored = json.loads((GOLDEN / "v1" / "presets.json").read_text())[name]
+    assert from_stored(stored, Path("config.json")) == PRESETS[name]
