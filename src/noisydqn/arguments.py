@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import tyro
 
-from noisydqn.config.options import Hint, expected, flag, hint_of, hints_of, shown
 from noisydqn.errors import UserError
+from noisydqn.options import Hint, expected, flag, hint_of, hints_of, shown
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 NUMBER = re.compile(r"[-+]?[.\d]|-?inf|-?nan", re.IGNORECASE)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.config.config import Config
 from noisydqn.distributions import losses
@@ -18,6 +18,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON
 from noisydqn.learner.agent import Agent
+from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
 from noisydqn.nets.network import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
 from noisydqn.nets.noisy import noisy_layers
@@ -35,24 +36,6 @@ CONV_LAYERS = {
 
 NATURE_PIXELS, MINATAR_PIXELS = 36, 3
 """The smallest images for which "auto" takes these torsos."""
-
-
-class Policy(eqx.Module):
-    """What is saved of a run and what plays: a network and the statistics of its observations."""
-
-    network: QNetwork
-    moments: normalize.Moments | None
-    clip: float | None = eqx.field(static=True)
-    frames: int = eqx.field(static=True)
-
-    def preprocess(self, seen: Shaped[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-        """What the network sees of a batch of raw observations, or of stacks of them."""
-        if self.moments is not None:
-            x = normalize.normalize(seen, self.moments, self.clip)
-        else:
-            scale = 1 / 255 if seen.dtype == jnp.uint8 else 1.0
-            x = seen.astype(jnp.float32) * scale
-        return x if self.frames == 1 else frames.merge(x)
 
 
 def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:

@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from noisydqn.config.options import shown
 from noisydqn.errors import UserError
+from noisydqn.options import shown
 
 Place = Path | str
 """A path as users give it."""

@@ -15,7 +15,6 @@ import pytest
 
 import noisydqn
 from noisydqn import PRESETS, Config, UserError, build
-from noisydqn.config.options import OTHER_NAMES, hints_of
 from noisydqn.config.stored import IMPLIED, from_stored
 from noisydqn.distributions import losses
 from noisydqn.distributions.bootstrap import Munchausen
@@ -24,6 +23,7 @@ from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.errors import ConfigError
 from noisydqn.nets.noisy import noisy_layers
+from noisydqn.options import OTHER_NAMES, hints_of
 from noisydqn.presets import DESCRIPTIONS
 from noisydqn.runs.folder import RunFolder, read_config, write_config
 

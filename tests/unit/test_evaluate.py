@@ -11,10 +11,10 @@ import pytest
 from tests.host_envs import CountingHostEnv
 
 from noisydqn import PRESETS, Config, build
-from noisydqn.build import Policy
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.envs.host import HostEnvironment
+from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.play.evaluate import SIDE_BY_SIDE, evaluate
 

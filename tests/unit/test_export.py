@@ -15,7 +15,6 @@ import pytest
 from gymnasium import spaces
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
-from noisydqn.build import Policy
 from noisydqn.cli import main
 from noisydqn.distributions.heads import Categorical, Expected, Head
 from noisydqn.envs.encoding import Encoding
@@ -33,6 +32,7 @@ from noisydqn.export import (
 )
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
+from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import Flatten
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize

@@ -15,7 +15,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from noisydqn.config.options import (
+from noisydqn.errors import ConfigError, UserError
+from noisydqn.imports import PYTHON
+from noisydqn.options import (
+    MAX_COUNT,
     JsonObject,
     convert_fields,
     field_names,
@@ -23,8 +26,6 @@ from noisydqn.config.options import (
     refuse_unknown,
     shown,
 )
-from noisydqn.errors import ConfigError, UserError
-from noisydqn.imports import PYTHON
 
 CATCHER = "noisydqn/Catcher-v0"
 
@@ -32,7 +33,6 @@ RATIO_DENOMINATOR = 1_000
 """Updates per step are kept as a fraction with no larger denominator."""
 
 MAX_SEED = 2**32 - 1
-MAX_COUNT = 2**30  # steps and updates are counted in 32 bits
 MAX_FILM_SECONDS = 3_600
 MAX_N_STEP = 100  # the sum of rewards is unrolled
 MAX_FRAMES = 16

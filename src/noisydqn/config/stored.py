@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from noisydqn.config.config import MAX_COUNT, Config
-from noisydqn.config.options import field_names
+from noisydqn.config.config import Config
 from noisydqn.errors import UserError
+from noisydqn.options import MAX_COUNT, field_names
 
 VERSION = 2
 

@@ -9,9 +9,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from noisydqn.config.options import shown
 from noisydqn.envs.catalogue import Entry, Maker, check_environment, refuse_other_kinds
 from noisydqn.errors import UserError, is_stop
+from noisydqn.options import shown
 
 
 class Given(NamedTuple):

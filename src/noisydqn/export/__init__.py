@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
-from noisydqn.build import Policy
 from noisydqn.config.config import Config
 from noisydqn.config.stored import to_stored
 from noisydqn.envs.encoding import Encoding
@@ -21,6 +20,7 @@ from noisydqn.errors import UserError
 from noisydqn.export.graph import input_shape
 from noisydqn.files import free_path, given_path
 from noisydqn.learner.agent import values
+from noisydqn.learner.policy import Policy
 from noisydqn.runs.folder import RunFolder, open_folder, read_spaces, read_summary
 from noisydqn.runs.weights import checksum, load_policy
 from noisydqn.settings import own_settings

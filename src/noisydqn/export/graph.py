@@ -12,9 +12,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from noisydqn.build import Policy
 from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.errors import UserError
+from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
 from noisydqn.nets.noisy import NoisyLinear
 from noisydqn.nets.torsos import ImpalaTorso, MLPTorso

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from noisydqn.build import Policy
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
 from noisydqn.export.graph import input_shape, policy_values
+from noisydqn.learner.policy import Policy
 
 try:
     import torch

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from noisydqn.build import Policy
 from noisydqn.compilation import Program, program_for
-from noisydqn.config.config import MAX_COUNT
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.learner.agent import act
+from noisydqn.learner.policy import Policy
+from noisydqn.options import MAX_COUNT
 from noisydqn.preprocessing import frames
 from noisydqn.settings import own_settings
 from noisydqn.types import TimeStep

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisydqn.build import Policy, torso_name
+from noisydqn.build import torso_name
 from noisydqn.config.config import Config
 from noisydqn.config.stored import from_stored
 from noisydqn.envs.registry import AnyEnvironment
@@ -16,6 +16,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError, counted
 from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.files import given_path
+from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
 from noisydqn.play.evaluate import greedy
 from noisydqn.runs import weights

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from noisydqn.build import Policy
 from noisydqn.compilation import Program
 from noisydqn.envs import catcher
 from noisydqn.envs.catcher import CatcherPixels
@@ -29,6 +28,7 @@ from noisydqn.envs.device import (
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.learner.agent import values
+from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import play, policy_shapes
 from noisydqn.preprocessing import frames
 from noisydqn.types import TimeStep

@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn import build
-from noisydqn.build import Policy
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.imports import PYTHON
 from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, act, draw_noise, values
+from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay, ReplayState
 from noisydqn.learner.sum_tree import SumTree
 from noisydqn.nets.network import QNetwork

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from noisydqn.build import Policy
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.learner.agent import Metrics
+from noisydqn.learner.policy import Policy
 from noisydqn.runners.core import Probe
 from noisydqn.trees import Flat
 

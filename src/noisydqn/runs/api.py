@@ -15,7 +15,6 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
 from noisydqn.config.named import config_named
-from noisydqn.config.options import argument, field_names, refuse_unknown, shown
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import Given, accept
@@ -25,6 +24,7 @@ from noisydqn.errors import DivergedError, EnvironmentFailedError, StoppedError,
 from noisydqn.files import given_path, write_json
 from noisydqn.imports import find, name_of
 from noisydqn.nets.torsos import TorsoMaker
+from noisydqn.options import argument, field_names, refuse_unknown, shown
 from noisydqn.play.policy import GreedyPolicy, describe
 from noisydqn.play.video import video_problem
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from noisydqn.config.config import Config
-from noisydqn.config.options import flag
 from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import Place, free_path, given_path, write_beside, write_json
+from noisydqn.options import flag
 
 DEFAULT_PARENT = Path("runs")
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from noisydqn.build import Policy
 from noisydqn.errors import DivergedError
+from noisydqn.learner.policy import Policy
 from noisydqn.runners.report import SeedChunk
 from noisydqn.trees import named
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from noisydqn.build import Policy
 from noisydqn.config.config import MAX_FILM_SECONDS, Config, check_seed
-from noisydqn.config.options import argument
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.registry import AnyEnvironment, environment_spec, environment_to_play
 from noisydqn.errors import UserError
 from noisydqn.files import Place, free_path, given_path
+from noisydqn.learner.policy import Policy
+from noisydqn.options import argument
 from noisydqn.play import evaluate as evaluation
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.video import save_film

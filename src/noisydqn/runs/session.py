@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
-from noisydqn.build import Policy
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import Background, Compiler, Program, wait
-from noisydqn.config.config import MAX_COUNT, Config
+from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.registry import environment_spec
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
 from noisydqn.files import write_json
+from noisydqn.learner.policy import Policy
+from noisydqn.options import MAX_COUNT
 from noisydqn.play.evaluate import Evaluation, evaluate, evaluation_programs
 from noisydqn.play.video import film_programs, save_film, video_problem
 from noisydqn.runners import device, host

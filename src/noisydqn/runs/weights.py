@@ -14,11 +14,11 @@ import safetensors
 import safetensors.numpy
 
 from noisydqn import build
-from noisydqn.build import Policy
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import write_beside
+from noisydqn.learner.policy import Policy
 from noisydqn.trees import named, size_of
 
 FORMAT, VERSION = "noisydqn-policy", 2

@@ -23,6 +23,58 @@ class JsonObject:
     """Mark a text option that holds a JSON object: `Annotated[str, JsonObject]` takes a dict."""
 
 
+MAX_COUNT = 2**30
+"""The largest whole number that an option takes: steps and updates are counted in 32 bits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """A constraint on the values of an option: `Annotated[int, at_least(1)]`.
+
+    None passes; infinity and counts above `MAX_COUNT` never do.
+    """
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value that does not meet the constraint.
+
+        Raises:
+            ConfigError: the value does not.
+        """
+        if value is None:
+            return
+        if not self.holds(value) or value == math.inf:
+            raise ConfigError(f"{flag(name)} must be {self.wanted}, got {value}")
+        if isinstance(value, int) and value > MAX_COUNT:
+            raise ConfigError(f"{flag(name)} must be at most {MAX_COUNT}, got {value}")
+
+
+def at_least(least: float) -> Constraint:
+    """Require numbers from `least` on; of a tuple every one."""
+    words = "zero or more" if least == 0 else f"at least {least}"
+    return Constraint(lambda x: _lowest(x, least) >= least, words)
+
+
+def at_most(most: float) -> Constraint:
+    """Require numbers up to `most`."""
+    return Constraint(lambda x: x <= most, f"at most {most}")
+
+
+def between(low: float, high: float) -> Constraint:
+    """Require numbers from `low` to `high`."""
+    return Constraint(lambda x: low <= x <= high, f"between {low} and {high}")
+
+
+ABOVE_ZERO = Constraint(lambda x: x > 0, "above zero")
+FINITE = Constraint(lambda x: abs(x) < math.inf, "a number")
+
+
+def _lowest(value: Any, of_none: float) -> float:
+    return min(value, default=of_none) if isinstance(value, tuple) else value
+
+
 class Hint(NamedTuple):
     """A type hint, taken apart."""
 
@@ -59,10 +111,14 @@ def convert_fields(options: Any) -> None:
     """Convert every field of a frozen dataclass, in place, to what its hint says.
 
     Raises:
-        ConfigError: a value does not fit.
+        ConfigError: a value does not fit, or does not meet a `Constraint` of its field.
     """
     for name, hint in hints_of(type(options)).items():
-        object.__setattr__(options, name, convert(name, getattr(options, name), hint))
+        value = convert(name, getattr(options, name), hint)
+        object.__setattr__(options, name, value)
+        for mark in hint.marks:
+            if isinstance(mark, Constraint):
+                mark.check(name, value)
 
 
 def convert(name: str, value: Any, hint: Hint) -> Any:
