@@ -40,7 +40,7 @@ from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
 from noisydqn.play.video import video_problem
 from noisydqn.runners import host
-from noisydqn.runs.stop import Stop
+from noisydqn.runners.stop import Stop
 from noisydqn.types import TimeStep
 
 SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)

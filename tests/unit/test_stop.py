@@ -23,7 +23,7 @@ from noisydqn.compilation import join_threads
 from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.runners import device
 from noisydqn.runners.report import Chunk
-from noisydqn.runs.stop import Stop, stoppable
+from noisydqn.runners.stop import Stop, stoppable
 
 
 def refuse(line: str) -> None:

@@ -24,7 +24,7 @@ from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment, cache_key
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, Probe, TrainingState, program_key
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
-from noisydqn.runs.stop import Stop
+from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import Row
 

@@ -14,7 +14,6 @@ from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
-from noisydqn.config.named import config_named
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import Given, accept
@@ -29,6 +28,7 @@ from noisydqn.play.policy import GreedyPolicy, describe
 from noisydqn.play.video import video_problem
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
+from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.folder import (
     RunFolder,
     check_same,
@@ -41,10 +41,10 @@ from noisydqn.runs.folder import (
     write_spaces,
 )
 from noisydqn.runs.memory import check_memory
+from noisydqn.runs.named import config_named
 from noisydqn.runs.plots import draw_curves, read_columns
 from noisydqn.runs.session import Loop
 from noisydqn.runs.show import Video
-from noisydqn.runs.stop import Stop, stoppable
 from noisydqn.runs.trackers import Terminal
 from noisydqn.settings import own_settings
 
