@@ -2,11 +2,11 @@
 
     python -m benchmarks.notebook_update [--threads 2] [--rounds 7]
 
-The work is the same on both sides: factorised noise, three independent draws, double Q-learning,
+Both sides do the same work: factorised noise in three independent samples, double Q-learning,
 weighted smooth-L1 loss, AdamW, priorities returned. The two take turns, round by round, in one
-process, each on all `threads`; the table gives medians and the ratio of each round's pair.
+process, each on all `threads`. The table has medians and the ratio within each round.
 
-noisydqn's updates run as in training, in a compiled loop; PyTorch's as PyTorch's users write them.
+noisydqn's updates run in a compiled loop, as in training; PyTorch's run as its users write them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NAME = "notebook_update"
 
 
 def jax_round() -> Callable[[], float]:
-    """A function that makes some updates and returns milliseconds per update."""
+    """Return a function that makes some updates and returns milliseconds per update."""
     import jax
     import jax.numpy as jnp
 
@@ -61,7 +61,7 @@ def jax_round() -> Callable[[], float]:
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
     carry = agent.init(policy.network), draw_noise(policy.network, keys[6], BATCH)
-    carry = run(run(carry))  # twice: the first result has final types
+    carry = run(run(carry))  # twice: only the first result has the final types
     jax.block_until_ready(carry)
 
     def one_round() -> float:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def table(pairs: list[tuple[float, float]]) -> str:
-    """The results as a table in Markdown."""
+    """Format the results as a table in Markdown."""
     rows = [
         (name, *(f"{f(column):.{digits}f}" for f in (statistics.median, min, max)))
         for name, digits, column in (

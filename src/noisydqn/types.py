@@ -2,8 +2,8 @@
 
     environment ──TimeStep──▶ replay (one Row a step) ──Transition──▶ update
 
-A `TimeStep` is what the environment shows. The replay stores one `Row` for each step, so each
-observation is stored once; n-step returns are formed when a batch is sampled. From there on
+A `TimeStep` is one step of an environment. The replay buffer stores one `Row` for each step, so
+each observation is stored once; n-step returns are formed when a batch is sampled. From there on
 there is no gamma, no n and no "done": a `Transition` carries its discount.
 """
 
@@ -15,25 +15,25 @@ from noisydqn.trees import Flat
 
 
 class TimeStep(NamedTuple):
-    """What an environment shows after one step, or after a reset (reward 0, both flags False)."""
+    """The result of one step, or of a reset (reward 0, both flags False)."""
 
     observation: Shaped[Array, "..."]
     reward: Float[Array, ""]
-    terminated: Bool[Array, ""]  # the episode ended by the rules: no value follows
-    truncated: Bool[Array, ""]  # the episode was cut, for instance by a time limit
+    terminated: Bool[Array, ""]  # the episode ended by its rules: no value follows
+    truncated: Bool[Array, ""]  # the episode was truncated, for instance by a time limit
     info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
 
     @property
-    def last(self) -> Bool[Array, ""]:
-        """Whether the episode ends here, by the rules or by a cut."""
+    def last(self) -> Bool[Array, "..."]:
+        """True where the episode ends, by termination or truncation."""
         return self.terminated | self.truncated
 
 
 class Row(NamedTuple):
-    """One step of one environment as the replay stores it.
+    """One step of one environment in the replay buffer.
 
     `action` is the action taken at `observation`; `reward`, `terminated` and `last` describe how
-    `observation` was reached. A row that is `last` ends its episode: its action is void.
+    `observation` was reached. A row that is `last` ends its episode, and its action is ignored.
     """
 
     observation: Shaped[Array, "..."]
@@ -54,17 +54,17 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Transitions [B, ...] sampled from the replay, with what importance sampling needs."""
+    """Transitions [B, ...] sampled from the replay buffer, with their importance weights."""
 
     transitions: Transition
-    indices: Int[Array, " batch"]  # where each came from, to set its priority
-    weights: Float[Array, " batch"]  # importance weights, the largest of the batch is 1
+    indices: Int[Array, " batch"]  # places in the replay buffer, to set priorities
+    weights: Float[Array, " batch"]  # importance weights; the largest of the batch is 1
 
 
 class LearnerState(NamedTuple):
     """Everything that an update changes."""
 
-    online: Flat[Any]  # the network that is trained
+    online: Flat[Any]  # the trained network
     target: Flat[Any]  # its older copy, which values the next state
     optimizer: Any
     updates: Int[Array, ""]

@@ -18,6 +18,8 @@ from noisydqn.runners import device
 from noisydqn.runners.core import TrainingState
 from noisydqn.runners.device import DeviceRunner
 
+pytestmark = pytest.mark.slow
+
 
 def make(env: Any, **options: Any) -> DeviceRunner:
     return DeviceRunner.create(SMALL.replace(**options), env)

@@ -39,6 +39,8 @@ from noisydqn.preprocessing import normalize
 from noisydqn.runs.folder import RunFolder, create_folders
 from noisydqn.runs.weights import save_policy
 
+pytestmark = pytest.mark.slow
+
 OBSERVATIONS = 1_000
 
 Case = tuple[Config, EnvironmentSpec]

@@ -43,6 +43,8 @@ from noisydqn.runners import host
 from noisydqn.runners.stop import Stop
 from noisydqn.types import TimeStep
 
+pytestmark = pytest.mark.slow
+
 SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)
 
 

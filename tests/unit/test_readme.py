@@ -21,6 +21,8 @@ from noisydqn.learner.agent import Agent, draw_noise
 from noisydqn.nets.network import Flatten, QNetwork
 from noisydqn.types import Batch, Transition
 
+pytestmark = pytest.mark.slow
+
 DOCS = [
     README,
     ROOT / "CONTRIBUTING.md",

@@ -25,6 +25,8 @@ from noisydqn.runners import device
 from noisydqn.runners.report import Chunk
 from noisydqn.runners.stop import Stop, stoppable
 
+pytestmark = pytest.mark.slow
+
 
 def refuse(line: str) -> None:
     raise AssertionError(line)

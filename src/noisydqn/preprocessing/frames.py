@@ -1,13 +1,13 @@
-"""Stacks of the newest frames, for acting. The replay puts its own together from what it stores."""
+"""Stacks of the newest frames, for acting. The replay buffer assembles its own from its rows."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
 
 def start(observation: Shaped[Array, "envs ..."], frames: int) -> Shaped[Array, "envs ..."]:
-    """The stack [envs, frames, ...] at the start of an episode: its first frame, repeated.
+    """Make the stack [envs, frames, ...] at the start of an episode: its first frame, repeated.
 
-    If `frames` is 1 nothing is stacked.
+    If `frames` is 1, return the observation itself.
     """
     if frames == 1:
         return observation
@@ -20,7 +20,7 @@ def push(
     started: Bool[Array, " envs"],
     frames: int,
 ) -> Shaped[Array, "envs ..."]:
-    """Add the newest frame; where an episode `started`, the stack begins anew."""
+    """Add the newest frame; where an episode `started`, start a new stack."""
     if frames == 1:
         return observation
     moved = jnp.concatenate([stack[:, 1:], observation[:, None]], axis=1)
@@ -29,7 +29,7 @@ def push(
 
 
 def merge(stack: Shaped[Array, "envs frames ..."]) -> Shaped[Array, "envs ..."]:
-    """One array out of a stack: images side by side as channels, vectors and numbers end to end."""
+    """Merge a stack into one array: images side by side as channels, vectors end to end."""
     if stack.ndim == 2:
         return stack
     images = stack[..., None] if stack.ndim == 4 else stack
