@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from noisydqn.distributions.heads import Expected, Head, ImplicitQuantile
+from noisydqn.distributions.base import Distribution, Embedding
+from noisydqn.distributions.expected import Expected
 from noisydqn.nets.noisy import NetworkNoise, Noise, NoiseKind, NoisyLinear, without_noise
 
 
@@ -302,25 +303,8 @@ Norms = tuple[eqx.nn.LayerNorm, ...] | None
 """The normalization of each layer of a hidden stack, or None."""
 
 
-class FractionEmbedding(eqx.Module):
-    """Features of a fraction tau: `relu(sum_i w_i cos(pi i tau) + b)` (Dabney et al. 2018b, eq. 4).
-
-    The layer is plain: it belongs to the representation, not to the head.
-    """
-
-    linear: eqx.nn.Linear
-
-    def __init__(self, cosines: int, out_features: int, *, key: PRNGKeyArray) -> None:
-        self.linear = eqx.nn.Linear(cosines, out_features, key=key)
-
-    def __call__(self, tau: Float[Array, ""]) -> Float[Array, " features"]:
-        """Features of one fraction."""
-        order = jnp.arange(self.linear.in_features, dtype=jnp.float32)
-        return jax.nn.relu(self.linear(jnp.cos(jnp.pi * order * tau)))
-
-
 class QNetwork(eqx.Module):
-    """Torso, hidden layers and heads: the returns of one observation's actions.
+    """Torso, hidden layers and heads: a return distribution for each action of one observation.
 
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
     over actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage head
@@ -330,9 +314,9 @@ class QNetwork(eqx.Module):
     stay plain all the same, those of the streams too. With `layer_norm` what enters the ReLU of
     each hidden layer is normalized (Ba et al. 2016).
 
-    An implicit quantile head multiplies what enters the last hidden layer with an embedding of
-    each fraction: the torso's features where there is one hidden layer, as in its paper. With
-    `dueling_hidden` it multiplies what enters both streams.
+    A distribution with queries has an embedding. What enters the last hidden layer is multiplied
+    with the embedding of each number of the query: the torso's features where there is one hidden
+    layer, as in Dabney et al. 2018b. With `dueling_hidden` what enters both streams is multiplied.
 
     Raises:
         ValueError: `dueling_hidden` without `dueling`.
@@ -344,11 +328,11 @@ class QNetwork(eqx.Module):
     value_hidden: tuple[Layer, ...]
     advantage: Layer
     value: Layer | None
-    embedding: FractionEmbedding | None
+    embedding: Embedding | None
     norms: Norms
     advantage_norms: Norms
     value_norms: Norms
-    head: Head = eqx.field(static=True)
+    distribution: Distribution = eqx.field(static=True)
 
     def __init__(
         self,
@@ -356,7 +340,7 @@ class QNetwork(eqx.Module):
         hidden: tuple[int, ...],
         num_actions: int,
         *,
-        head: Head | None = None,
+        distribution: Distribution | None = None,
         dueling: bool = True,
         dueling_hidden: tuple[int, ...] = (),
         noisy: bool = True,
@@ -391,96 +375,89 @@ class QNetwork(eqx.Module):
         self.advantage_hidden, self.advantage_norms = stack(*stream, advantage_keys)
         self.value_hidden, self.value_norms = stack(*stream, value_keys)
         last = (*sizes, *dueling_hidden)[-1]
-        self.head = head = Expected() if head is None else head
-        self.advantage = layer(last, num_actions * head.outputs, keys[0])
-        self.value = layer(last, head.outputs, keys[1]) if dueling else None
-        self.embedding = None
-        if isinstance(head, ImplicitQuantile):
-            width = sizes[self.embedded_depth]
-            self.embedding = FractionEmbedding(head.cosines, width, key=embedding_key)
+        self.distribution = Expected() if distribution is None else distribution
+        outputs = self.distribution.num_outputs
+        self.advantage = layer(last, num_actions * outputs, keys[0])
+        self.value = layer(last, outputs, keys[1]) if dueling else None
+        width = sizes[self.embedded_depth]
+        self.embedding = self.distribution.embedding(width, key=embedding_key)
 
     @property
     def embedded_depth(self) -> int:
-        """How many shared hidden layers come before the product with a fraction's embedding."""
+        """The number of shared hidden layers before the product with a query's embedding."""
         return len(self.hidden) if self.advantage_hidden else max(len(self.hidden) - 1, 0)
 
     def __call__(
-        self, x: Float[Array, "..."], noise: NetworkNoise | None, *, own_noise: bool = False
+        self, x: Float[Array, "..."], noise: NetworkNoise | None
     ) -> Float[Array, " actions"]:
-        """Action values [A] of one observation, with a draw of `sample_noise` or, if None, none.
+        """Compute the action values [A] of one observation.
 
-        `own_noise` says that the caller vmaps over `noise` too: see `NoisyLinear`.
+        Args:
+            x: the observation, preprocessed.
+            noise: a sample of `sample_noise`. None uses the mean weights.
         """
-        return self.values(self.torso(x), noise, own_noise=own_noise)
+        return self.values(self.torso(x), noise)
 
     def values(
-        self,
-        features: Float[Array, " features"],
-        noise: NetworkNoise | None,
-        *,
-        own_noise: bool = False,
+        self, features: Float[Array, " features"], noise: NetworkNoise | None
     ) -> Float[Array, " actions"]:
-        """Action values [A] of the torso's features: the means of the returns."""
-        head = self.head
-        fractions = head.acting_fractions if isinstance(head, ImplicitQuantile) else None
-        return head.values(self.returns(features, noise, fractions, own_noise=own_noise))
+        """Compute the action values [A] of the torso's features: the mean returns."""
+        outputs = self.outputs(features, noise, self.distribution.acting_query())
+        return self.distribution.values(outputs)
 
-    def returns(
+    def outputs(
         self,
         features: Float[Array, " features"],
         noise: NetworkNoise | None,
-        fractions: Float[Array, " n"] | None = None,
-        *,
-        own_noise: bool = False,
+        query: Float[Array, " n"] | None = None,
     ) -> Float[Array, "actions n"]:
-        """The head's outputs [A, N] of the torso's features, N fractions being asked for if any."""
-        draw = without_noise(self) if noise is None else noise
+        """Compute the distribution's outputs [A, N] of the torso's features.
+
+        Args:
+            features: of one observation.
+            noise: a sample of `sample_noise`. None uses the mean weights.
+            query: numbers that a distribution with an embedding answers, one output for each.
+        """
+        sample = without_noise(self) if noise is None else noise
 
         def shared(x: Array, start: int, end: int) -> Array:
             layers, norms = self.hidden[start:end], self.norms and self.norms[start:end]
-            return _hidden(layers, norms, draw.hidden[start:end], x, own_noise)
+            return _hidden(layers, norms, sample.hidden[start:end], x)
 
         depth = len(self.hidden)
         if self.embedding is None:
-            return self._heads(shared(features, 0, depth), draw, own_noise)
-        assert fractions is not None  # noqa: S101 - the caller knows its head
+            return self._heads(shared(features, 0, depth), sample)
+        assert query is not None  # noqa: S101 - a distribution with an embedding has queries
         last = self.embedded_depth
-        embedded = shared(features, 0, last) * jax.vmap(self.embedding)(fractions)
-        returns = jax.vmap(lambda x: self._heads(shared(x, last, depth), draw, own_noise))
-        return returns(embedded)[..., 0].T
+        embedded = shared(features, 0, last) * jax.vmap(self.embedding)(query)
+        answers = jax.vmap(lambda x: self._heads(shared(x, last, depth), sample))(embedded)
+        return answers[..., 0].T
 
     def _heads(
-        self, x: Float[Array, " features"], draw: NetworkNoise, own_noise: bool
+        self, x: Float[Array, " features"], sample: NetworkNoise
     ) -> Float[Array, "actions outputs"]:
-        outputs = self.head.outputs
-        stream = self.advantage_hidden, self.advantage_norms, draw.advantage_hidden
-        advantage = _apply(
-            self.advantage, _hidden(*stream, x, own_noise), draw.advantage, own_noise
-        )
+        """Apply the streams and the heads, and combine those, output by output."""
+        outputs = self.distribution.num_outputs
+        stream = self.advantage_hidden, self.advantage_norms, sample.advantage_hidden
+        advantage = _apply(self.advantage, _hidden(*stream, x), sample.advantage)
         if outputs > 1:  # one output stays a vector, of which XLA makes the better program
             advantage = advantage.reshape(-1, outputs)
         if self.value is not None:
-            stream = self.value_hidden, self.value_norms, draw.value_hidden
-            value = _apply(self.value, _hidden(*stream, x, own_noise), draw.value, own_noise)
+            stream = self.value_hidden, self.value_norms, sample.value_hidden
+            value = _apply(self.value, _hidden(*stream, x), sample.value)
             advantage = value + advantage - jnp.mean(advantage, axis=0)
         return advantage.reshape(-1, outputs)
 
 
 def _hidden(
-    layers: tuple[Layer, ...],
-    norms: Norms,
-    draws: tuple[Noise | None, ...],
-    x: Array,
-    own_noise: bool,
+    layers: tuple[Layer, ...], norms: Norms, noise: tuple[Noise | None, ...], x: Array
 ) -> Array:
     """Apply hidden layers, each followed by its normalization, if any, and ReLU."""
     for i, layer in enumerate(layers):
-        x = _apply(layer, x, draws[i], own_noise)
+        x = _apply(layer, x, noise[i])
         x = jax.nn.relu(x if norms is None else norms[i](x))
     return x
 
 
-def _apply(layer: Layer, x: Array, noise: Noise | None, own_noise: bool) -> Array:
-    if isinstance(layer, NoisyLinear):
-        return layer(x, noise, own_noise=own_noise)
-    return layer(x)
+def _apply(layer: Layer, x: Array, noise: Noise | None) -> Array:
+    return layer(x, noise) if isinstance(layer, NoisyLinear) else layer(x)
