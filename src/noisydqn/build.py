@@ -19,9 +19,17 @@ from noisydqn.imports import PYTHON
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
-from noisydqn.nets.network import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso
+from noisydqn.nets.torsos import (
+    ConvTorso,
+    Flatten,
+    ImpalaTorso,
+    MLPTorso,
+    NotebookTorso,
+    Torso,
+    UserTorso,
+)
 from noisydqn.options import field_names
 from noisydqn.preprocessing import frames, normalize
 

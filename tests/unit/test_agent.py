@@ -12,8 +12,9 @@ import pytest
 from noisydqn import sample_noise
 from noisydqn.distributions import Expected
 from noisydqn.learner.agent import Agent, UpdateNoise, act, sample_update_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
+from noisydqn.nets.torsos import Flatten
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState, Transition
 

@@ -34,7 +34,7 @@ from noisydqn.export import (
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import Flatten
+from noisydqn.nets.torsos import Flatten
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
 from noisydqn.runs.folder import RunFolder, create_folders

@@ -12,18 +12,10 @@ import pytest
 from noisydqn import PRESETS, NoisyLinear, build, sample_noise
 from noisydqn.distributions import Categorical, Distribution, ImplicitQuantile, Quantile
 from noisydqn.envs.spec import EnvironmentSpec, numbered
-from noisydqn.nets.network import (
-    Conv,
-    ConvTorso,
-    Flatten,
-    NotebookTorso,
-    QNetwork,
-    conv2d,
-    conv_max_pool,
-    features,
-    max_pool,
-)
+from noisydqn.nets.convolutions import Conv, conv2d, conv_max_pool, max_pool
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import FactorisedNoise, Noise, noisy_layers
+from noisydqn.nets.torsos import ConvTorso, Flatten, NotebookTorso, features
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

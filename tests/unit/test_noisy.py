@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from noisydqn import NoisyLinear, sample_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import (
     FactorisedNoise,
     IndependentNoise,
@@ -20,6 +20,7 @@ from noisydqn.nets.noisy import (
     noisy_layers,
     without_noise,
 )
+from noisydqn.nets.torsos import Flatten
 from noisydqn.trees import Flat
 
 KINDS: list[Literal["factorised", "independent"]] = ["factorised", "independent"]

@@ -18,7 +18,8 @@ from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
 from noisydqn.learner.agent import Agent, sample_update_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.torsos import Flatten
 from noisydqn.types import Batch, Transition
 
 DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]

@@ -21,7 +21,7 @@ methods as they are, and nothing is computed for them.
 """
 
 import abc
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -65,6 +65,7 @@ class Embedding(eqx.Module):
         """Embed one number."""
 
 
+@runtime_checkable  # so that annotations can be checked with isinstance
 class Distribution(Protocol):
     """What a network says about the return of each action."""
 

@@ -14,9 +14,10 @@ import numpy as np
 from noisydqn.distributions import Distribution, Expected
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
+from noisydqn.nets.convolutions import Conv
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NoisyLinear
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso
+from noisydqn.nets.torsos import ConvTorso, Flatten, ImpalaTorso, MLPTorso, NotebookTorso
 from noisydqn.preprocessing import normalize
 
 Tensor = TypeVar("Tensor")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
-from noisydqn.nets.network import QNetwork, features
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import (
     NetworkNoise,
     is_shared,
@@ -27,6 +27,7 @@ from noisydqn.nets.noisy import (
     noisy_layers,
     sample_noise,
 )
+from noisydqn.nets.torsos import features
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState
 
