@@ -29,7 +29,7 @@ def jax_round() -> Callable[[], float]:
     from noisydqn import PRESETS, build
     from noisydqn.envs.catcher import CatcherPixels
     from noisydqn.envs.device import environment_spec
-    from noisydqn.learner.agent import UpdateNoise, draw_noise
+    from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]
@@ -57,11 +57,11 @@ def jax_round() -> Callable[[], float]:
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner, error, _ = agent.update(learner, batch, noise)
         key = jax.random.fold_in(keys[5], i)
-        return (learner, draw_noise(policy.network, key, BATCH)), jnp.sum(error)
+        return (learner, sample_update_noise(policy.network, key, BATCH)), jnp.sum(error)
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
-    carry = agent.init(policy.network), draw_noise(policy.network, keys[6], BATCH)
-    carry = run(run(carry))  # twice: only the first result has the final types
+    carry = agent.init(policy.network), sample_update_noise(policy.network, keys[6], BATCH)
+    carry = run(run(carry))  # twice: the first result has final types
     jax.block_until_ready(carry)
 
     def one_round() -> float:

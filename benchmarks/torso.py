@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from benchmarks import results
 from noisydqn import build
-from noisydqn.nets.network import ConvTorso, NotebookTorso, Torso, features, max_pool
+from noisydqn.nets.convolutions import max_pool
+from noisydqn.nets.torsos import ConvTorso, NotebookTorso, Torso, features
 
 NAME = "torso"
 LOOP, ROUNDS = 10, 5

@@ -53,7 +53,7 @@ def jax_round(network: str, head: str) -> Round:
 
     from noisydqn import Config, build
     from noisydqn.envs.spec import EnvironmentSpec, numbered
-    from noisydqn.learner.agent import UpdateNoise, draw_noise
+    from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     shape, actions, number = SHAPES[network]
@@ -78,11 +78,11 @@ def jax_round(network: str, head: str) -> Round:
         transitions = Transition(s_tm1, a_tm1, r_t, discount_t, s_t)
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner = agent.update(learner, batch, noise)[0]
-        return learner, draw_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
+        return learner, sample_update_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
 
     run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
     network_like = build.make_policy(config, spec, keys[6]).network
-    carry = run((agent.init(network_like), draw_noise(network_like, keys[5], BATCH)))
+    carry = run((agent.init(network_like), sample_update_noise(network_like, keys[5], BATCH)))
     jax.block_until_ready(carry)
 
     def one_round() -> float:

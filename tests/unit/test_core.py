@@ -7,7 +7,7 @@ import pytest
 from tests.probes import SMALL
 
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.learner.agent import Agent, draw_noise
+from noisydqn.learner.agent import Agent, sample_update_noise
 from noisydqn.runners.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
@@ -68,7 +68,7 @@ def test_learning_is_updates_one_after_another(due: int, allowed: int) -> None:
         batches = [sample(replay, samples[k], 4, beta) for k in made]
         errors: list[jax.Array] = []
         for k in made:
-            noise = draw_noise(learner.online.tree, draws[k], 4)
+            noise = sample_update_noise(learner.online.tree, draws[k], 4)
             learner, error, metrics = update(learner, batches[k], noise)
             errors.append(error)
             losses.append(float(metrics["loss"]))

@@ -74,9 +74,9 @@ def test_the_runner_acts_under_its_noise() -> None:
     differ = 0
     for t, state in enumerate(states[:-1]):
         network, seen = state.learner.online.tree, state.time_step.observation
-        noisy = act(network, seen, state.noise.tree, shared=False)
+        noisy = act(network, seen, state.noise.tree)
         np.testing.assert_array_equal(states[t + 1].replay.rows.action[t], noisy)
-        differ += int(jnp.sum(noisy != act(network, seen, None, shared=True)))
+        differ += int(jnp.sum(noisy != act(network, seen, None)))
     assert differ > 0
 
 
@@ -167,8 +167,7 @@ def test_random_steps_come_first() -> None:
     runner = make(CountingEnv(), random_steps=40, sigma_init=0.0, learning_starts=10**6)
     states = play(runner, 36)
     greedy = [
-        act(state.learner.online.tree, state.time_step.observation, None, shared=True)
-        for state in states[:-1]
+        act(state.learner.online.tree, state.time_step.observation, None) for state in states[:-1]
     ]
     taken = [state.replay.rows.action[t % 20] for t, state in enumerate(states[1:])]
     agree = [bool((a == b).all()) for a, b in zip(taken, greedy, strict=True)]

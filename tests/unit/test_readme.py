@@ -17,8 +17,9 @@ import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
-from noisydqn.learner.agent import Agent, draw_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.learner.agent import Agent, sample_update_noise
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.torsos import Flatten
 from noisydqn.types import Batch, Transition
 
 pytestmark = pytest.mark.slow
@@ -99,8 +100,8 @@ def for_agent() -> dict[str, Any]:
     agent = Agent(optax.adam(1e-3), True, None, 1, 1.0, 0.0)
     x, zeros = jnp.zeros((3, 4)), jnp.zeros(3)
     batch = Batch(Transition(x, jnp.zeros(3, jnp.int32), zeros, zeros, x), *batch_rest())
-    names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "B": 3}
-    return names | {"draw_noise": draw_noise, "key": jax.random.key(1)}
+    names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "batch_size": 3}
+    return names | {"sample_update_noise": sample_update_noise, "key": jax.random.key(1)}
 
 
 def batch_rest() -> list[Any]:

@@ -1,8 +1,8 @@
 """The computation of a policy with its mean weights, stated once for every format.
 
 `policy_values` walks through a policy and calls an `Operations` for each step. An implementation
-either computes the step or records it. For another torso or head, write one function and add it
-to `TORSOS` or `HEADS`.
+either computes the step or records it. For another torso, write one function and add it to
+`TORSOS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,13 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
+from noisydqn.distributions import Distribution, Expected
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
+from noisydqn.nets.convolutions import Conv
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NoisyLinear
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso
+from noisydqn.nets.torsos import ConvTorso, Flatten, ImpalaTorso, MLPTorso, NotebookTorso
 from noisydqn.preprocessing import normalize
 
 Tensor = TypeVar("Tensor")
@@ -112,25 +113,20 @@ def policy_values(policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeS
         observation: shape and dtype of one observation.
 
     Raises:
-        UserError: the torso or head is not in `TORSOS` or `HEADS`.
+        UserError: the torso is not in `TORSOS`, or the distribution has values of another kind.
     """
     x, shape = _preprocess(policy, ops, x, observation)
     network = policy.network
-    torso = _known(TORSOS, network.torso, "torso")
-    head = _known(HEADS, network.head, "head")
-    returns = _returns(network, ops, torso(network.torso, ops, x, shape))
-    return ops.reshape(head(network.head, ops, returns), (-1, _num_actions(network)))
-
-
-def _known(functions: dict[type, Any], part: object, what: str) -> Any:
-    function = functions.get(type(part))
-    if function is None:
-        names = ", ".join(kind.__name__ for kind in functions)
+    torso = TORSOS.get(type(network.torso))
+    if torso is None:
+        names = ", ".join(kind.__name__ for kind in TORSOS)
         raise UserError(
-            f"the {what} {type(part).__name__} cannot be exported: expected one of {names}; "
-            "--format safetensors takes any"
+            f"the torso {type(network.torso).__name__} cannot be exported: expected one of "
+            f"{names}; --format safetensors takes any"
         )
-    return function
+    outputs = _outputs(network, ops, torso(network.torso, ops, x, shape))
+    values = _values(network.distribution, ops, outputs)
+    return ops.reshape(values, (-1, _num_actions(network)))
 
 
 def _array(x: Any) -> np.ndarray:
@@ -223,7 +219,7 @@ TORSOS: dict[type, Callable[..., Any]] = {
 }
 
 
-# Layers: the head's outputs [B, A, N] of features
+# Layers: the distribution's outputs [B, A, N] of features
 
 
 def _linear(ops: Ops, layer: Any, x: Any) -> Any:
@@ -251,17 +247,18 @@ def _hidden(
 
 
 def _num_actions(network: QNetwork) -> int:
-    return len(_weight(network.advantage)) // network.head.outputs
+    return len(_weight(network.advantage)) // network.distribution.num_outputs
 
 
-def _returns(network: QNetwork, ops: Ops, x: Any) -> Any:
-    """Compute the head's outputs [B, A, N]; implicit quantiles use the acting fractions."""
+def _outputs(network: QNetwork, ops: Ops, x: Any) -> Any:
+    """Compute the distribution's outputs [B, A, N], for its acting query if it has queries."""
     hidden, norms = network.hidden, network.norms
-    if network.embedding is not None and isinstance(network.head, ImplicitQuantile):
+    query = network.distribution.acting_query()
+    if network.embedding is not None and query is not None:
         first = network.embedded_depth
         x = _hidden(ops, hidden[:first], norms, x)
         hidden, norms = hidden[first:], norms and norms[first:]
-        embedded = _array(jax.vmap(network.embedding)(network.head.acting_fractions))
+        embedded = _array(jax.vmap(network.embedding)(query))
         x = ops.reshape(x, (-1, 1, embedded.shape[1]))
         x = ops.multiply(x, ops.constant(embedded))  # [B, N, features]
     x = _hidden(ops, hidden, norms, x)
@@ -279,30 +276,21 @@ def _by_action(network: QNetwork, ops: Ops, x: Any, actions: int) -> Any:
     """Bring a layer's outputs, [B, actions * N] or [B, N, actions], to [B, actions, N]."""
     if network.embedding is not None:
         return ops.transpose(x, (0, 2, 1))
-    return ops.reshape(x, (-1, actions, network.head.outputs))
+    return ops.reshape(x, (-1, actions, network.distribution.num_outputs))
 
 
-# Heads: action values [B, A, 1] of their outputs [B, A, N]
+# Distributions: action values [B, A, 1] of their outputs [B, A, N]
 
 
-def _expected(head: Expected, ops: Ops, returns: Any) -> Any:
-    del head, ops
-    return returns
-
-
-def _categorical(head: Categorical, ops: Ops, returns: Any) -> Any:
-    support = ops.constant(_array(head.support)[:, None])
-    return ops.matmul(ops.softmax(returns), support)
-
-
-def _quantiles(head: Quantile | ImplicitQuantile, ops: Ops, returns: Any) -> Any:
-    del head
-    return ops.mean(returns, 2)
-
-
-HEADS: dict[type, Callable[..., Any]] = {
-    Expected: _expected,
-    Categorical: _categorical,
-    Quantile: _quantiles,
-    ImplicitQuantile: _quantiles,
-}
+def _values(distribution: Distribution, ops: Ops, outputs: Any) -> Any:
+    """Compute the action values [B, A, 1] of outputs [B, A, N]."""
+    if isinstance(distribution, Expected):
+        return outputs
+    if type(distribution).values is not Distribution.values:
+        raise UserError(
+            f"the distribution {type(distribution).__name__} cannot be exported: it computes "
+            "action values in another way than from its support; --format safetensors takes any"
+        )
+    if distribution.support is None:
+        return ops.mean(outputs, 2)
+    return ops.matmul(ops.softmax(outputs), ops.constant(_array(distribution.support)[:, None]))

@@ -22,7 +22,7 @@ from noisydqn import build
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.imports import PYTHON
-from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, act, draw_noise, values
+from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, act, sample_update_noise, values
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay, ReplayState
 from noisydqn.learner.sum_tree import SumTree
@@ -205,9 +205,8 @@ class Core:
         )
 
     def _greedy(self, state: TrainingState) -> Int[Array, " envs"]:
-        policy, shared = self.policy(state), self.config.acting_noise_shared
-        seen = policy.preprocess(state.stack)
-        return act(policy.network, seen, state.noise.tree, shared=shared)
+        policy = self.policy(state)
+        return act(policy.network, policy.preprocess(state.stack), state.noise.tree)
 
     def _some_random(
         self, actions: Int[Array, " envs"], share: Float[Array, ""], key: PRNGKeyArray
@@ -231,11 +230,12 @@ class Core:
 
     def _draw(self, network: QNetwork, key: PRNGKeyArray) -> Flat[NetworkNoise]:
         """Acting noise: one draw if it is shared, else one for each environment, [envs, ...]."""
+        shared = self.config.acting_noise_shared
 
         def draw(key: PRNGKeyArray) -> Flat[NetworkNoise]:
-            return Flat.of(sample_noise(network, key))
+            return Flat.of(sample_noise(network, key, shared=shared))
 
-        if self.config.acting_noise_shared:
+        if shared:
             return draw(key)
         return jax.vmap(draw)(jax.random.split(key, self.config.num_envs))
 
@@ -305,7 +305,7 @@ class Core:
             jax.random.split(sample_key, most)
         )
         network = carry.learner.online.tree
-        noise = jax.vmap(lambda key: Flat.of(draw_noise(network, key, size)))(
+        noise = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size)))(
             jax.random.split(draw_key, most)
         )
 
