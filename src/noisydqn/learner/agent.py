@@ -2,7 +2,7 @@
 
 Both are pure. `update` needs no environment and can be called on its own:
 
-    learner = agent.init(network)
+    learner = agent.init(network, key)
     learner, errors, metrics = agent.update(learner, batch, draw_noise(network, key, B))
 """
 
@@ -47,6 +47,20 @@ def returns(
     return of_batch(features(network.torso, observations), noise, fractions)
 
 
+def acting_values(
+    network: QNetwork,
+    observations: Float[Array, "envs ..."],
+    noise: NetworkNoise | None = None,
+    *,
+    shared: bool = True,
+) -> Float[Array, "envs actions"]:
+    """Compute the action values in each environment; arguments as of `act`."""
+    own = not shared and noise is not None
+    return jax.vmap(
+        lambda x, draw: network(x, draw, own_noise=own), in_axes=(0, 0 if own else None)
+    )(observations, noise)
+
+
 def act(
     network: QNetwork,
     observations: Float[Array, "envs ..."],
@@ -63,10 +77,7 @@ def act(
             if `shared`, else one with a leading axis, a draw of its own for each environment.
         shared: see `noise`.
     """
-    own = not shared and noise is not None
-    q = jax.vmap(lambda x, draw: network(x, draw, own_noise=own), in_axes=(0, 0 if own else None))(
-        observations, noise
-    )
+    q = acting_values(network, observations, noise, shared=shared)
     return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
 
@@ -124,7 +135,7 @@ class Agent:
         """All metrics zero, to add up those of updates."""
         return Flat.of({name: np.float32(0) for name in cls.metric_names})
 
-    def init(self, network: QNetwork) -> LearnerState:
+    def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
         """The state of a learner that starts from `network`."""
         flat = Flat.of(network)
         return LearnerState(
@@ -132,6 +143,7 @@ class Agent:
             target=flat,
             optimizer=self.optimizer.init(flat.vector),
             updates=jnp.int32(0),
+            key=key,
         )
 
     def losses(
@@ -197,7 +209,8 @@ class Agent:
             "gradient_norm": norm,
             "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }
-        return LearnerState(online, target, optimizer, updates), error, metrics
+        learner = LearnerState(online, target, optimizer, updates, learner.key)
+        return learner, error, metrics
 
     def _renewed(
         self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
