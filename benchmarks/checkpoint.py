@@ -30,7 +30,8 @@ from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.learner import sum_tree
 from noisydqn.learner.agent import Agent
 from noisydqn.presets import config_for
-from noisydqn.runners.core import Core, TrainingState
+from noisydqn.runners.core import Core
+from noisydqn.runners.state import TrainingState
 from noisydqn.types import TimeStep
 
 NAME = "checkpoint"
@@ -51,7 +52,12 @@ class Trainer:
             lambda state, time_step, step: core.act(core.observe(state, time_step), step),
             donate_argnums=0,
         )
-        self._learn: Callable[..., Any] = jax.jit(core.learn, donate_argnums=(0, 3))
+
+        def learn(state: TrainingState, number: Any, sums: Any) -> Any:
+            state, sums = core.learn(state, number, sums)
+            return core.resample(state, number > 0), sums
+
+        self._learn: Callable[..., Any] = jax.jit(learn, donate_argnums=(0, 2))
         self.state: TrainingState = jax.jit(core.init)(jax.random.key(0))
         self.written = 0
         self._frames = np.random.default_rng(0).integers(
@@ -84,8 +90,8 @@ class Trainer:
         shown = TimeStep(frames, reward, nothing, nothing, {})
         self.state, actions = self._act(self.state, shown, np.int32(10**6))
         np.asarray(actions)
-        due = np.int32(self.core.updates_due(i * num_envs, 0))
-        self.state, _ = self._learn(self.state, due, due, Agent.no_metrics())
+        number = np.int32(self.core.schedule.scheduled(i * num_envs, 0))
+        self.state, _ = self._learn(self.state, number, Agent.no_metrics())
         self.written += 1
 
     def steps_per_second(self, seconds: float) -> float:

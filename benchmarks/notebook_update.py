@@ -60,7 +60,7 @@ def jax_round() -> Callable[[], float]:
         return (learner, sample_update_noise(policy.network, key, BATCH)), jnp.sum(error)
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
-    carry = agent.init(policy.network), sample_update_noise(policy.network, keys[6], BATCH)
+    carry = agent.init(policy.network, keys[0]), sample_update_noise(policy.network, keys[6], BATCH)
     carry = run(run(carry))  # twice: the first result has final types
     jax.block_until_ready(carry)
 

@@ -82,7 +82,9 @@ def jax_round(network: str, head: str) -> Round:
 
     run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
     network_like = build.make_policy(config, spec, keys[6]).network
-    carry = run((agent.init(network_like), sample_update_noise(network_like, keys[5], BATCH)))
+    carry = run(
+        (agent.init(network_like, keys[0]), sample_update_noise(network_like, keys[5], BATCH))
+    )
     jax.block_until_ready(carry)
 
     def one_round() -> float:

@@ -9,7 +9,7 @@ there is no gamma, no n and no "done": a `Transition` carries its discount.
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.trees import Flat
 
@@ -68,3 +68,4 @@ class LearnerState(NamedTuple):
     target: Flat[Any]  # its older copy, which values the next state
     optimizer: Any
     updates: Int[Array, ""]
+    key: PRNGKeyArray  # of batches and their noise; `Agent.update` itself is not random

@@ -80,7 +80,7 @@ def test_update_agrees(options: dict[str, Any]) -> None:
     online, target = (build.make_policy(config, spec, jax.random.key(k)).network for k in range(2))
     agent, batch = build.make_agent(config), make_batch()
     noise = sample_update_noise(online, jax.random.key(9), BATCH)
-    learner = agent.init(online)._replace(target=Flat.of(target))
+    learner = agent.init(online, jax.random.key(0))._replace(target=Flat.of(target))
     updated, errors, metrics = jax.jit(agent.update)(learner, batch, noise)
 
     samples = noise[:3]

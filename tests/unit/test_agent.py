@@ -44,7 +44,7 @@ def make_learner(agent: Agent) -> LearnerState:
         )
         for k in (0, 1)
     )
-    return agent.init(online)._replace(target=Flat.of(target))
+    return agent.init(online, jax.random.key(0))._replace(target=Flat.of(target))
 
 
 def make_batch(size: int = BATCH) -> Batch:

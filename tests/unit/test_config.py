@@ -60,7 +60,11 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("target_rate", 0.0, "--target-rate must be above zero, got 0.0"),
         ("target_rate", 1.5, "--target-rate must be between 0 and 1, got 1.5"),
         ("epsilon", 1.5, "--epsilon must be between 0 and 1, got 1.5"),
-        ("exploration", "none", "--exploration must be one of noisy, epsilon-greedy, both, greedy"),
+        (
+            "exploration",
+            "none",
+            "--exploration must be one of noisy, epsilon-greedy, both, greedy, boltzmann",
+        ),
         ("stop_at_return", float("nan"), "--stop-at-return must be a number, got nan"),
         ("max_seconds", 0, "--max-seconds must be above zero"),
         ("window", 0, "--window must be at least 1"),
@@ -412,11 +416,6 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
 def test_zero_is_a_value() -> None:
     config = Config(sigma_init=0.0, discount=0.0, importance_exponent=0.0, seed=0, film_seconds=0)
     assert config.sigma_init == 0.0
-
-
-def test_learning_waits_for_a_whole_transition() -> None:
-    assert Config(learning_starts=0, n_step=3, num_envs=8).first_learning_step == 32
-    assert Config(learning_starts=1000).first_learning_step == 1000
 
 
 def test_every_preset_is_described_and_named() -> None:

@@ -24,8 +24,20 @@ FORMAT, VERSION = "noisydqn-checkpoint", 2
 MANIFEST = re.compile(r"checkpoint-([0-9]{8})\.json")
 FILE = re.compile(r"(?:state|rows)-([0-9]{8})(?:-[0-9]{6})?\.bin")
 MAX_MANIFEST_BYTES = 2**26
-RENAMED = {r"\.optimiser\b": ".optimizer"}
-"""Regular expressions for parts of array names in format 1, and their replacements today."""
+STATE = r"^(state(?:\.training)?)"
+RENAMED = {
+    r"\.optimiser\b": ".optimizer",
+    STATE + r"\.(key|time_step|stack)\b": r"\1.actor.\2",
+    STATE + r"\.noise\b": r"\1.actor.explorer",
+    STATE + r"\.(moments|return_scale)\b": r"\1.statistics.\2",
+}
+"""Parts of the names of arrays in format 1, as regular expressions, and what they are today."""
+
+COPIED = {STATE + r"\.actor\.key$": r"\1.learner.key"}
+"""Arrays of today that format 1 lacks, with those whose contents they get.
+
+Format 1 has one key for acting and learning. Both start from it, and use it in different ways.
+"""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +126,9 @@ def _upgraded(manifest: Manifest) -> Manifest:
         for old, new in RENAMED.items():
             name = re.sub(old, new, name)  # noqa: PLW2901 - one rule after the other
         arrays[name] = entry
+        for old, new in COPIED.items():
+            if re.search(old, name):
+                arrays[re.sub(old, new, name)] = entry
     return msgspec.structs.replace(manifest, arrays=arrays)
 
 

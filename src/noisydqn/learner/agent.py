@@ -2,7 +2,7 @@
 
 Both are pure. `update` needs no environment and can be called by itself:
 
-    learner = agent.init(network)
+    learner = agent.init(network, key)
     noise = sample_update_noise(network, key, batch_size)
     learner, errors, metrics = agent.update(learner, batch, noise)
 """
@@ -59,6 +59,15 @@ def outputs(
     return of_batch(features(network.torso, observations), noise, query)
 
 
+def acting_values(
+    network: QNetwork,
+    observations: Float[Array, "envs ..."],
+    noise: NetworkNoise | None = None,
+) -> Float[Array, "envs actions"]:
+    """Compute the action values in each environment; arguments as of `act`."""
+    return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
+
+
 def act(
     network: QNetwork, observations: Float[Array, "envs ..."], noise: NetworkNoise | None
 ) -> Int[Array, " envs"]:
@@ -70,7 +79,7 @@ def act(
         noise: a noise sample that all environments share or, sampled with `shared=False`, samples
             with a leading axis, one for each environment. None acts with mean weights.
     """
-    q = jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
+    q = acting_values(network, observations, noise)
     return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
 
@@ -125,14 +134,15 @@ class Agent:
         """Return all metrics as zero, to add up those of updates."""
         return Flat.of({name: np.float32(0) for name in cls.metric_names})
 
-    def init(self, network: QNetwork) -> LearnerState:
-        """Start a learner from `network`."""
+    def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
+        """Start a learner from `network`; everything random that it does comes from `key`."""
         flat = Flat.of(network)
         return LearnerState(
             online=flat,
             target=flat,
             optimizer=self.optimizer.init(flat.vector),
             updates=jnp.int32(0),
+            key=key,
         )
 
     def losses(
@@ -198,7 +208,8 @@ class Agent:
             "gradient_norm": norm,
             "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }
-        return LearnerState(online, target, optimizer, updates), error, metrics
+        learner = LearnerState(online, target, optimizer, updates, learner.key)
+        return learner, error, metrics
 
     def _updated_target(
         self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
