@@ -11,6 +11,8 @@ from noisydqn.learner.agent import Agent, draw_noise
 from noisydqn.runners.core import Core, TrainingState
 from noisydqn.types import TimeStep
 
+pytestmark = pytest.mark.slow
+
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
 
 
