@@ -12,6 +12,8 @@ from noisydqn.runners.core import Core
 from noisydqn.runners.state import TrainingState
 from noisydqn.types import TimeStep
 
+pytestmark = pytest.mark.slow
+
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
 
 

@@ -60,6 +60,7 @@ def test_convolution_and_its_gradients(side: int, size: int, stride: int, channe
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size", "pool"), [(1, 3, 4), (2, 3, 2), (3, 2, 3)])
 def test_fused_convolution_and_maximum(channels: int, size: int, pool: int) -> None:
     """Against a convolution followed by a maximum, gradients too; 43 leaves a rest."""
@@ -74,6 +75,7 @@ def test_fused_convolution_and_maximum(channels: int, size: int, pool: int) -> N
     )
 
 
+@pytest.mark.slow
 def test_fused_maximum_counts_a_tie_once() -> None:
     """As on a black background: each block has one gradient, not one for each equal pixel."""
     kernel = jnp.ones((3, 3, 1, 2))
@@ -81,6 +83,7 @@ def test_fused_maximum_counts_a_tie_once() -> None:
     np.testing.assert_allclose(gradient, np.full((3, 3, 1, 2), 4.0))  # 2 x 2 blocks of input 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 16, 40])
 def test_features_of_a_batch_in_pieces(batch: int) -> None:
     torso = NotebookTorso((42, 42), key=jax.random.key(0))
@@ -94,6 +97,7 @@ def test_max_pool_drops_what_is_left_over() -> None:
     assert max_pool(x, 2)[..., 0].tolist() == [[7, 9, 11], [19, 21, 23]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(42, 42), (42, 42, 1), (50, 44, 3)])
 def test_number_of_features(shape: tuple[int, ...]) -> None:
     for torso in (
