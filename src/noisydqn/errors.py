@@ -1,5 +1,7 @@
 """Errors that are meant for the user, and one line for any other error."""
 
+from typing import Any
+
 MAX_REASON = 300
 """Characters of another error's message that are shown."""
 
@@ -32,6 +34,14 @@ class EnvironmentFailedError(UserError):
     def with_hint(self, hint: str) -> "EnvironmentFailedError":
         """The same, with one more thing to say."""
         return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
+
+
+class MadeInJaxError(UserError):
+    """A function made an environment in JAX, where one of Gymnasium was looked for."""
+
+    def __init__(self, env: Any, params: Any) -> None:
+        self.env, self.params = env, params
+        super().__init__("the environment is one in JAX, expected one of Gymnasium")
 
 
 class ConfigError(UserError, ValueError):

@@ -13,6 +13,7 @@ from tests.trees import priorities
 
 from noisydqn import PRESETS
 from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.learner.agent import Agent, act
 from noisydqn.runners import device
 from noisydqn.runners.core import TrainingState
@@ -177,7 +178,7 @@ def test_random_steps_come_first() -> None:
 @pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
 def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
     """Weak types included: else the program is compiled twice."""
-    runner = DeviceRunner.create(PRESETS[preset], CatcherPixels())
+    runner = DeviceRunner.create(PRESETS[preset], DeviceEnvironment.create(CatcherPixels()))
     before = jax.eval_shape(lambda key: (runner.init(key), runner.empty_log()), jax.random.key(0))
     number = jnp.int32(1)
     after = jax.eval_shape(runner.advance, *before, number, number, number)
