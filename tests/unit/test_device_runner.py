@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import SMALL, CountingEnv, train
+from tests.probes import SMALL, CountingEnv, adapted, train
 from tests.trees import priorities
 
 from noisydqn import PRESETS
@@ -21,7 +21,7 @@ from noisydqn.runners.device import DeviceRunner
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(SMALL.replace(**options), env)
+    return DeviceRunner.create(SMALL.replace(**options), adapted(env))
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
@@ -215,7 +215,7 @@ def test_max_updates_is_exact() -> None:
 
 def test_metrics_are_means_over_updates() -> None:
     config = SMALL.replace(learning_starts=22, updates_per_step=1)
-    runner = DeviceRunner.create(config, CountingEnv())
+    runner = DeviceRunner.create(config, adapted(CountingEnv()))
     advance, start = jax.jit(runner.advance), jnp.int32(0)
     state, log = runner.init(jax.random.key(0)), runner.empty_log()
     state, log = advance(state, log, jnp.int32(0), start, jnp.int32(10))

@@ -51,7 +51,7 @@ def check_methods(env: object) -> None:
     """
     for function in ("reset_env", "step_env"):
         if inspect.getattr_static(env, function, None) is None:
-            if hasattr(env, function):
+            if getattr(env, function, None) is not None:
                 raise UserError(
                     f"{full_name(type(env))} wraps an environment in JAX but has no {function} of "
                     "its own, so that its changes would be lost: let it wrap reset_env and "
