@@ -28,13 +28,15 @@ def jax_round() -> Callable[[], float]:
 
     from noisydqn import PRESETS, build
     from noisydqn.envs.catcher import CatcherPixels
-    from noisydqn.envs.device import environment_spec
+    from noisydqn.envs.device import DeviceEnvironment
     from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]
     agent = build.make_agent(config)
-    policy = build.make_policy(config, environment_spec(CatcherPixels()), jax.random.key(0))
+    policy = build.make_policy(
+        config, DeviceEnvironment.create(CatcherPixels()).spec, jax.random.key(0)
+    )
     keys = jax.random.split(jax.random.key(1), 7)
     shape = (1000, 42, 42)
     observations = jax.random.normal(keys[0], shape)

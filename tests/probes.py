@@ -1,5 +1,6 @@
 """Tiny environments with known answers."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from noisydqn import Config
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.jax_interface import JaxEnvironment
 from noisydqn.runners import device
 
 SMALL = Config(
@@ -24,10 +26,15 @@ SMALL = Config(
 """A config for runs of a few steps."""
 
 
-def train(config: Config, env: DeviceEnvironment) -> list[device.Chunk]:
+adapted = lru_cache(DeviceEnvironment.create)
+"""The adapter of an environment, the same one for the same: its programs are compiled once."""
+
+
+def train(config: Config, env: JaxEnvironment) -> list[device.Chunk]:
     """All chunks of a run, each seed's key its own."""
     seeds = range(config.seed, config.seed + config.num_seeds)
-    return list(device.run(config, env, jnp.stack([jax.random.key(seed) for seed in seeds])))
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    return list(device.run(config, adapted(env), keys))
 
 
 Outcome = tuple[jax.Array, Any, jax.Array, jax.Array, dict[str, jax.Array]]

@@ -7,14 +7,15 @@ import gymnasium
 
 if TYPE_CHECKING:
     from noisydqn.config.config import Config
+    from noisydqn.envs.spec import Statistic
     from noisydqn.errors import UserError
     from noisydqn.nets.noisy import NoisyLinear, sample_noise
     from noisydqn.play.evaluate import Evaluation
-    from noisydqn.play.policy import GreedyPolicy, load_policy
+    from noisydqn.play.policy import GreedyPolicy
     from noisydqn.presets import PRESETS
     from noisydqn.runs.api import Result, resume, train
     from noisydqn.runs.folder import load_config
-    from noisydqn.runs.saved import evaluate, record
+    from noisydqn.runs.saved import evaluate, load_policy, record
 
 __all__ = [
     "PRESETS",
@@ -23,6 +24,7 @@ __all__ = [
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
+    "Statistic",
     "UserError",
     "evaluate",
     "load_config",
@@ -40,10 +42,11 @@ _HOMES = {
     "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.runs.api",
+    "Statistic": "noisydqn.envs.spec",
     "UserError": "noisydqn.errors",
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",
-    "load_policy": "noisydqn.play.policy",
+    "load_policy": "noisydqn.runs.saved",
     "record": "noisydqn.runs.saved",
     "resume": "noisydqn.runs.api",
     "sample_noise": "noisydqn.nets.noisy",
@@ -65,5 +68,5 @@ def __dir__() -> list[str]:
 
 
 gymnasium.register(
-    "noisydqn/Catcher-v0", "noisydqn.envs.gymnasium:CatcherEnv", max_episode_steps=10_000
+    "noisydqn/Catcher-v0", "noisydqn.envs.catcher_gymnasium:CatcherEnv", max_episode_steps=10_000
 )

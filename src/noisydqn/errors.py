@@ -1,5 +1,7 @@
 """Errors for the user, and a one-line form of any other error."""
 
+from typing import Any
+
 MAX_REASON = 300
 """Characters shown of another error's message."""
 
@@ -32,6 +34,14 @@ class EnvironmentFailedError(UserError):
     def with_hint(self, hint: str) -> "EnvironmentFailedError":
         """Return the same error with a hint at the end of its line."""
         return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
+
+
+class MadeInJaxError(UserError):
+    """A function made an environment in JAX, where one of Gymnasium was looked for."""
+
+    def __init__(self, env: Any, params: Any) -> None:
+        self.env, self.params = env, params
+        super().__init__("the environment is one in JAX, expected one of Gymnasium")
 
 
 class ConfigError(UserError, ValueError):

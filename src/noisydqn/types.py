@@ -21,7 +21,7 @@ class TimeStep(NamedTuple):
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]  # the episode ended by its rules: no value follows
     truncated: Bool[Array, ""]  # the episode was truncated, for instance by a time limit
-    info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
+    info: dict[str, Array]  # numbers to be summed over an episode, such as points won
 
     @property
     def last(self) -> Bool[Array, "..."]:

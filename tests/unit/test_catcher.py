@@ -11,8 +11,8 @@ from gymnasium.utils.env_checker import check_env
 
 from noisydqn.envs import catcher
 from noisydqn.envs.catcher import Catcher, CatcherParams, CatcherPixels
-from noisydqn.envs.device import VectorEnvironment
-from noisydqn.envs.gymnasium import CatcherEnv
+from noisydqn.envs.catcher_gymnasium import CatcherEnv
+from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 
 KEY = jax.random.key(0)
 
@@ -85,8 +85,8 @@ def test_time_limit_truncates() -> None:
 
 
 def test_vector_environment_resets_in_the_step_after_the_last() -> None:
-    env = CatcherPixels()
-    vector = VectorEnvironment(env, CatcherParams(max_ticks=6), 2)
+    env = DeviceEnvironment.create(CatcherPixels(), CatcherParams(max_ticks=6))
+    vector = VectorEnvironment(env, 2)
     states, time_step = vector.reset(KEY)
     lasts: list[bool] = []
     for i in range(9):

@@ -19,7 +19,7 @@ from noisydqn.config.stored import IMPLIED, from_stored
 from noisydqn.distributions import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import environment_spec
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.errors import ConfigError
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.options import OTHER_NAMES, hints_of
@@ -402,7 +402,7 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
     )
     assert config == same
     config = config.replace(torso="flat", hidden=(64,))  # its noise is the same
-    spec = environment_spec(CatcherPixels())
+    spec = DeviceEnvironment.create(CatcherPixels()).spec
     network = eqx.filter_jit(build.make_policy)(config, spec, jax.random.key(0)).network
     for layer in noisy_layers(network).values():
         bound = 0.5 * math.sqrt(6 / layer.in_features)

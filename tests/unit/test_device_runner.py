@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import SMALL, CountingEnv, train
+from tests.probes import SMALL, CountingEnv, adapted, train
 from tests.trees import priorities
 
 from noisydqn import PRESETS
 from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.learner.agent import Agent, act
 from noisydqn.runners import device
 from noisydqn.runners.device import DeviceRunner
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(SMALL.replace(**options), env)
+    return DeviceRunner.create(SMALL.replace(**options), adapted(env))
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
@@ -172,7 +173,7 @@ def test_random_steps_come_first() -> None:
 @pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
 def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
     """Weak types included: else the program is compiled twice."""
-    runner = DeviceRunner.create(PRESETS[preset], CatcherPixels())
+    runner = DeviceRunner.create(PRESETS[preset], DeviceEnvironment.create(CatcherPixels()))
     before = jax.eval_shape(lambda key: (runner.init(key), runner.empty_log()), jax.random.key(0))
     number = jnp.int32(1)
     after = jax.eval_shape(runner.advance, *before, number, number, number)
@@ -209,7 +210,7 @@ def test_max_updates_is_exact() -> None:
 
 def test_metrics_are_means_over_updates() -> None:
     config = SMALL.replace(learning_starts=22, updates_per_step=1)
-    runner = DeviceRunner.create(config, CountingEnv())
+    runner = DeviceRunner.create(config, adapted(CountingEnv()))
     advance, start = jax.jit(runner.advance), jnp.int32(0)
     state, log = runner.init(jax.random.key(0)), runner.empty_log()
     state, log = advance(state, log, jnp.int32(0), start, jnp.int32(10))

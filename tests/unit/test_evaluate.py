@@ -12,32 +12,29 @@ from tests.host_envs import CountingHostEnv
 
 from noisydqn import PRESETS, Config, build
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
-from noisydqn.envs.device import environment_spec
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.play.evaluate import SIDE_BY_SIDE, evaluate
+from noisydqn.play.evaluate import evaluate
+from noisydqn.play.rollout import SIDE_BY_SIDE
 
 pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 
 
-class ShortCatcher(CatcherPixels):
-    """Games of 400 ticks."""
-
-    @property
-    def default_params(self) -> CatcherParams:
-        return CatcherParams(max_ticks=400)
+SHORT = DeviceEnvironment.create(CatcherPixels(), CatcherParams(max_ticks=400))
+"""Catcher with games of 400 ticks."""
 
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return build.make_policy(PRESETS["catcher"], environment_spec(ShortCatcher()), KEY)
+    return build.make_policy(PRESETS["catcher"], SHORT.spec, KEY)
 
 
 def test_it_is_deterministic_and_free_of_noise(policy: Policy) -> None:
-    env = ShortCatcher()
+    env = SHORT
     first = evaluate(env, policy, episodes=4, key=KEY)
     assert evaluate(env, policy, episodes=4, key=KEY) == first
     assert evaluate(env, policy, episodes=4, key=jax.random.key(1)) != first
@@ -52,23 +49,19 @@ def test_it_is_deterministic_and_free_of_noise(policy: Policy) -> None:
 def test_counts_agree_with_returns(policy: Policy) -> None:
     """A policy that stays in a corner: each game loses three lives, the last costs 5 more."""
     corner = eqx.tree_at(lambda p: p.network.advantage.bias_mu, policy, jnp.array([1e6, 0.0, 0.0]))
-    evaluation = evaluate(ShortCatcher(), corner, episodes=5, key=KEY)
+    evaluation = evaluate(SHORT, corner, episodes=5, key=KEY)
     assert len(evaluation.returns) == 5
     assert evaluation.mean_return == pytest.approx(sum(evaluation.returns) / 5)
     caught = sum(r + 3 + 5 for r in evaluation.returns)
-    assert evaluation.caught_fraction == pytest.approx(caught / (caught + 15))
+    assert evaluation.stats["caught_fraction"] == pytest.approx(caught / (caught + 15))
     assert not evaluation.solved
 
 
 def test_games_are_cut_at_the_time_limit(policy: Policy) -> None:
-    class Endless(ShortCatcher):
-        @property
-        def default_params(self) -> CatcherParams:
-            return CatcherParams(max_ticks=30)
-
-    evaluation = evaluate(Endless(), policy, episodes=3, key=KEY)
+    env = DeviceEnvironment.create(CatcherPixels(), CatcherParams(max_ticks=30))
+    evaluation = evaluate(env, policy, episodes=3, key=KEY)
     assert evaluation.returns == (0.0, 0.0, 0.0)  # no fruit comes down in a second
-    assert evaluation.caught_fraction == 0
+    assert evaluation.stats["caught_fraction"] == 0
 
 
 def test_an_environment_rests_once_its_share_is_played() -> None:
@@ -135,9 +128,11 @@ def test_own_vectors_whose_episodes_never_end_are_reset(monkeypatch: pytest.Monk
 
 
 def test_episodes_on_the_device_are_truncated(policy: Policy) -> None:
-    evaluation = evaluate(CatcherPixels(), policy, episodes=4, key=KEY, max_steps=7)
+    evaluation = evaluate(
+        DeviceEnvironment.create(CatcherPixels()), policy, episodes=4, key=KEY, max_steps=7
+    )
     assert (evaluation.truncated, evaluation.returns) == (4, (0.0,) * 4)
-    assert evaluate(ShortCatcher(), policy, episodes=4, key=KEY).truncated == 0
+    assert evaluate(SHORT, policy, episodes=4, key=KEY).truncated == 0
 
 
 def test_an_evaluation_can_be_left(policy: Policy) -> None:
@@ -154,4 +149,6 @@ def test_an_evaluation_can_be_left(policy: Policy) -> None:
         evaluate(env, build.make_policy(config, env.spec, KEY), episodes=2, key=KEY, check=leave)
     calls = itertools.count()
     with pytest.raises(InterruptedError):
-        evaluate(CatcherPixels(), policy, episodes=4, key=KEY, check=leave)
+        evaluate(
+            DeviceEnvironment.create(CatcherPixels()), policy, episodes=4, key=KEY, check=leave
+        )

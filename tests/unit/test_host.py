@@ -38,7 +38,6 @@ from noisydqn.envs.given import Instance
 from noisydqn.envs.host import HostEnvironment, HostVector
 from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
-from noisydqn.play.video import video_problem
 from noisydqn.runners import host
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import Stop
@@ -333,7 +332,7 @@ def test_evaluation_plays_every_episode_once() -> None:
     evaluation = evaluate(env, last.policy(0), episodes=120, key=jax.random.key(0))
     # 50 environments: 20 of them play three episodes (3, 5, 3 steps long), 30 play two.
     assert sorted(evaluation.returns) == [6.0] * 70 + [15.0] * 50
-    assert evaluation.caught_fraction is None
+    assert evaluation.stats == {}
     one = evaluate(env, last.policy(0), episodes=1, key=jax.random.key(0))
     assert one.returns == (6.0,)
 
@@ -540,13 +539,13 @@ def test_a_missing_package_of_a_named_environment_is_told(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pygame", None)
     env = make("CartPole-v1")
     problem = "needs a package that is not installed: pip install 'noisydqn[classic-control]'"
-    assert video_problem(env) == f"to draw pictures, CartPole-v1 {problem}"
+    assert env.video_problem == f"to draw pictures, CartPole-v1 {problem}"
 
 
 def test_a_vector_of_its_own_is_why_there_is_no_video() -> None:
-    problem = video_problem(make("CartPole-v1", vectorization="own")) or ""
+    problem = make("CartPole-v1", vectorization="own").video_problem or ""
     assert problem.startswith("--vectorization own draws no pictures")
-    assert video_problem(make("CartPole-v1", vectorization="sync")) is None
+    assert make("CartPole-v1", vectorization="sync").video_problem is None
 
 
 def play_a_step(maker: Any, **options: Any) -> None:
@@ -734,16 +733,16 @@ def test_environments_that_differ_are_refused() -> None:
     ],
 )
 def test_what_keeps_a_video_from_being_made(pictures: list[Any], message: str) -> None:
-    problem = video_problem(make(partial(Drawing, pictures)))
+    problem = make(partial(Drawing, pictures)).video_problem
     assert problem is not None
     assert re.search(message, problem)
 
 
 def test_a_render_that_raises_keeps_a_video_from_being_made() -> None:
-    problem = video_problem(make(lambda: Raising("render", Panic("no screen"))))
+    problem = make(lambda: Raising("render", Panic("no screen"))).video_problem
     assert problem is not None
     assert "it raised Panic: no screen" in problem
-    assert "draws no pictures" in (video_problem(make(CountingHostEnv)) or "")
+    assert "draws no pictures" in (make(CountingHostEnv).video_problem or "")
 
 
 def test_max_episode_steps_cuts_and_does_not_terminate() -> None:

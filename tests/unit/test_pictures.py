@@ -12,7 +12,7 @@ from tests.host_envs import Drawing
 
 from noisydqn.build import make_policy
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import TimeLimit, environment_spec
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
 
 
 def test_catcher_with_a_limit_is_drawn() -> None:
-    env = TimeLimit(CatcherPixels(), 2)
-    policy = make_policy(probes.SMALL, environment_spec(env), jax.random.key(0))
+    env = DeviceEnvironment.create(CatcherPixels(), max_episode_steps=2)
+    policy = make_policy(probes.SMALL, env.spec, jax.random.key(0))
     frames, rate = film.film_frames(env, policy, 0.2, jax.random.key(0))
     assert len(list(frames)) == round(0.2 * rate)

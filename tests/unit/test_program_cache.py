@@ -19,7 +19,8 @@ from noisydqn import PRESETS, compilation, program_cache
 from noisydqn.build import make_policy
 from noisydqn.compilation import Program
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import TimeLimit, cache_key, environment_spec
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.registry import make_environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.play.evaluate import evaluate
 from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
@@ -245,15 +246,17 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
         assert len(kept(cache)) == number
 
 
-class Subclass(CatcherPixels):
-    """May do anything."""
-
-
 def test_what_is_not_this_packages_code_has_no_key() -> None:
-    assert cache_key(TimeLimit(CatcherPixels(), 5)) not in (None, cache_key(CatcherPixels()))
-    assert cache_key(CountingEnv()) is None
-    assert cache_key(Subclass()) is None
-    assert cache_key(TimeLimit(CountingEnv(), 5)) is None
+    config = PRESETS["catcher"]
+    whole, limited = (
+        make_environment(config.replace(max_episode_steps=limit)).by_kind(
+            device=lambda env: env.cache_key, host=lambda _: None
+        )
+        for limit in (None, 5)
+    )
+    assert len({whole, limited, None}) == 3
+    assert DeviceEnvironment.create(CountingEnv()).cache_key is None
+    assert DeviceEnvironment.create(CountingEnv(), max_episode_steps=5).cache_key is None
     assert program_key(SMALL, "catcher") is not None
     assert program_key(SMALL, "catcher") != program_key(SMALL.replace(hidden=(9,)), "catcher")
     assert program_key(SMALL.replace(torso="python:my_torsos.make"), "catcher") is None
@@ -443,7 +446,7 @@ def test_the_same_text_of_other_arguments_is_another_program(tmp_path: Path) -> 
 
 def test_policies_of_all_kinds_are_evaluated_with_the_cache(tmp_path: Path) -> None:
     """With mean weights their programs may have the same text."""
-    env = CatcherPixels()
+    env = DeviceEnvironment.create(CatcherPixels())
     with use(tmp_path):
         for options in (
             {},
@@ -452,6 +455,6 @@ def test_policies_of_all_kinds_are_evaluated_with_the_cache(tmp_path: Path) -> N
             {"exploration": "greedy"},
         ):
             config = SMALL.replace(torso="flat", hidden=(4,), **options)
-            policy = make_policy(config, environment_spec(env), jax.random.key(0))
+            policy = make_policy(config, env.spec, jax.random.key(0))
             evaluation = evaluate(env, policy, episodes=1, key=jax.random.key(1), max_steps=3)
             assert evaluation.truncated == 1

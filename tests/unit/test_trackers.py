@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tests.host_envs import CountingHostEnv
 
 from noisydqn.config.config import Config
+from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.play.evaluate import Evaluation
@@ -33,6 +34,11 @@ METRICS: tuple[str, ...] = ("loss", "q_error", "q_mean", "q_min", "q_max", "grad
 def chunk(*episodes: Episode) -> SeedChunk:
     metrics = dict.fromkeys(METRICS, 0.5)
     return SeedChunk(10, list(episodes), metrics, {"value": 0.02}, 0.1)
+
+
+def caught(fraction: float, *returns: float) -> Evaluation:
+    """An evaluation of Catcher."""
+    return Evaluation(returns, 0, {"caught_fraction": fraction}, CatcherPixels.statistics)
 
 
 def tracked(folder: RunFolder, *evaluations: Evaluation, success: bool = False) -> None:
@@ -114,8 +120,8 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
     ]
     tracked(folder, Evaluation((1.0,)), Evaluation((2.0,)))
     folder.film.touch()
-    caught = result_of(folder, mean_return=6.0, caught_fraction=0.5)
-    lines = _closing_lines(out, [caught, caught])
+    result = result_of(folder, mean_return=6.0, caught_fraction=0.5)
+    lines = _closing_lines(out, [result, result], CatcherPixels.statistics)
     assert lines[1] == "without noise the best of 2 evaluated: 50.00%, 50.00% of the fruit caught"
     assert lines[2].startswith("the video, curves")
 
@@ -201,7 +207,7 @@ def test_an_older_run_keeps_its_header_and_is_plotted(folder: RunFolder) -> None
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
     folder = RunFolder(tmp_path_factory.mktemp("run"))
-    tracked(folder, Evaluation((1.0, 3.0), 0, 0.5), success=True)
+    tracked(folder, caught(0.5, 1.0, 3.0), success=True)
     accumulator = EventAccumulator(str(folder.tensorboard))
     return accumulator.Reload()
 
@@ -213,6 +219,10 @@ def test_tensorboard_explains_its_names(events: EventAccumulator) -> None:
     assert "The loss" in events.SummaryMetadata("episode/Q-Error").summary_description
     assert "TD errors" in events.SummaryMetadata("learning/priority_error").summary_description
     assert [event.value for event in events.Scalars("evaluation/mean_return")] == [2.0]
+    assert [event.value for event in events.Scalars("evaluation/caught_fraction")] == [0.5]
+    assert "Fraction of the fruit" in (
+        events.SummaryMetadata("evaluation/caught_fraction").summary_description
+    )
 
 
 def test_tensorboard_knows_the_hyperparameters(events: EventAccumulator) -> None:
@@ -239,9 +249,9 @@ def test_running_mean() -> None:
         ((), False, "Loss"),
         ((Evaluation((1.0,)),), True, "Success of training episodes"),
         (
-            (Evaluation((1.0,), 0, 0.5), Evaluation((2.0,), 0, 1.0)),
+            (caught(0.5, 1.0), caught(1.0, 2.0)),
             False,
-            "Fruit caught in evaluations",
+            "Caught fraction in evaluations",
         ),
     ],
 )

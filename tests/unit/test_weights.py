@@ -9,13 +9,13 @@ import pytest
 
 from noisydqn import PRESETS, UserError, build
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import environment_spec
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.preprocessing import normalize
 from noisydqn.runs.weights import load_policy, save_policy
 
 pytestmark = pytest.mark.slow
 
-SPEC = environment_spec(CatcherPixels())
+SPEC = DeviceEnvironment.create(CatcherPixels()).spec
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "atari"])

@@ -15,7 +15,13 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
-from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line, is_stop
+from noisydqn.errors import (
+    EnvironmentFailedError,
+    MadeInJaxError,
+    UserError,
+    in_one_line,
+    is_stop,
+)
 
 Maker = Callable[..., gymnasium.Env[Any, Any]]
 """What makes an environment."""
@@ -81,11 +87,14 @@ def make(
     Raises:
         UserError: the id is not known, a package is missing, the arguments do not fit, or what was
             made is not an environment of Gymnasium.
+        MadeInJaxError: what was made is an environment in JAX.
         EnvironmentFailedError: its constructor raised.
     """
     with _clear_errors(entry, kwargs):
         if not isinstance(entry, str | EnvSpec):
-            env = entry(**kwargs)
+            env: Any = entry(**kwargs)
+            if is_in_jax(env):
+                raise MadeInJaxError(*(env if isinstance(env, tuple) else (env, None)))
             check_environment(env)
             return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
         if isinstance(entry, str):
@@ -103,6 +112,16 @@ def make(
         return env
 
 
+def is_in_jax(env: object) -> bool:
+    """Tell whether this is an environment in JAX, or a tuple of one and its parameters."""
+    if isinstance(env, tuple):
+        parts: tuple[Any, ...] = env
+        return len(parts) == 2 and is_in_jax(parts[0])
+    if isinstance(env, type | gymnasium.Env):
+        return False
+    return any(callable(getattr(env, name, None)) for name in ("reset_env", "step_env"))
+
+
 def check_environment(env: object) -> None:
     """Refuse what is not a single environment of Gymnasium.
 
@@ -110,7 +129,7 @@ def check_environment(env: object) -> None:
         UserError: it is not.
     """
     refuse_other_kinds(env)
-    kind = _full_name(type(env))
+    kind = full_name(type(env))
     if not isinstance(env, gymnasium.Env):
         returned = "None" if env is None else f"an instance of {kind}"
         raise UserError(
@@ -120,7 +139,7 @@ def check_environment(env: object) -> None:
         space = getattr(env, name, None)
         if not isinstance(space, gymnasium.Space):
             raise UserError(
-                f"the {name} of {kind} is {_full_name(type(space))}, expected a space of "
+                f"the {name} of {kind} is {full_name(type(space))}, expected a space of "
                 f"gymnasium.spaces"
             )
 
@@ -131,7 +150,7 @@ def refuse_other_kinds(env: object) -> None:
     Raises:
         UserError: it is one of these.
     """
-    kind = _full_name(type(env))
+    kind = full_name(type(env))
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise UserError(
             f"{kind} is a vector of environments, expected a single one: noisydqn makes its own "
@@ -144,7 +163,8 @@ def refuse_other_kinds(env: object) -> None:
         )
 
 
-def _full_name(kind: type) -> str:
+def full_name(kind: type) -> str:
+    """Name a class with its module."""
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 

@@ -11,12 +11,21 @@ Recorded traces of the original game are reproduced without a mismatch
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from noisydqn.config.config import CATCHER, Config
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.spec import Statistic
+from noisydqn.errors import UserError
+
+if TYPE_CHECKING:
+    from noisydqn.envs.host import Notices
 
 LEFT, RIGHT, NO_OP = 0, 1, 2
 NUM_ACTIONS = 3
@@ -39,6 +48,16 @@ WARPED_SIZE = 42  # width and height after `warp`, pixels
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 DEFAULT_MAX_TICKS = 10_000
+
+CAUGHT_FRACTION = Statistic(
+    "caught_fraction",
+    "of the fruit caught",
+    part="caught",
+    whole=("caught", "missed"),
+    style=".2%",
+    goal=0.99,
+    meaning="Fraction of the fruit caught in episodes without noise.",
+)
 
 
 class CatcherState(NamedTuple):
@@ -194,6 +213,9 @@ class Catcher:
     observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
     ticks_per_step: ClassVar[int] = 1
     action_names: ClassVar[tuple[str, ...]] = ("left", "right", "stay")
+    statistics: ClassVar[tuple[Statistic, ...]] = (CAUGHT_FRACTION,)
+    panel: ClassVar[tuple[str, ...]] = ("caught", "missed")
+    render_fps: ClassVar[float] = 30.0  # ticks a second
 
     @property
     def num_actions(self) -> int:
@@ -207,6 +229,10 @@ class Catcher:
 
     def observe(self, state: EnvState) -> UInt8[Array, "..."]:
         """What the player sees."""
+        return render(state.game)
+
+    def render(self, state: EnvState) -> UInt8[Array, "..."]:
+        """Draw the screen [64, 64, 3]."""
         return render(state.game)
 
     def reset_env(self, key: PRNGKeyArray, params: CatcherParams) -> tuple[Array, EnvState]:
@@ -281,11 +307,22 @@ class CatcherPixels(Catcher):
     observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
     ticks_per_step: ClassVar[int] = 2
 
-    @property
-    def cache_key(self) -> str | None:
-        """All that its functions depend on beside code; None for a subclass."""
-        return "catcher" if type(self) is CatcherPixels else None
-
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
         """The last two frames, merged, grey and small."""
         return warp(render(state.previous), render(state.game))
+
+    def render(self, state: EnvState) -> UInt8[Array, "2 64 64 3"]:
+        """Draw the screens of both ticks of a step."""
+        return jnp.stack([render(state.previous), render(state.game)])
+
+
+def make(config: Config, notices: "Notices | None" = None) -> DeviceEnvironment:
+    """Make Catcher as agents see it, by its name.
+
+    Raises:
+        UserError: the config has arguments for it, or options for environments of Gymnasium.
+    """
+    del notices
+    if json.loads(config.env_kwargs):
+        raise UserError(f"--env-kwargs: {CATCHER} takes none")
+    return DeviceEnvironment.from_config(config, CatcherPixels(), cache_key="catcher")

@@ -1,65 +1,42 @@
-"""Environments that run on the device: what turns one in JAX into our `TimeStep`s."""
+"""Environments that run on the device: the adapter that turns one in JAX into our `TimeStep`s."""
 
+import contextlib
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.config.config import Config
+from noisydqn.envs.catalogue import full_name
+from noisydqn.envs.jax_interface import (
+    OUTCOME,
+    JaxEnvironment,
+    check_methods,
+    count_actions,
+    named,
+    takes,
+)
+from noisydqn.envs.pictures import as_picture, frame_rate
+from noisydqn.envs.spec import EnvironmentSpec, Statistic, numbered
+from noisydqn.errors import NoPictureError, UserError, counted
 from noisydqn.types import TimeStep
 
+if TYPE_CHECKING:
+    from noisydqn.envs.host import HostEnvironment
 
-class DeviceEnvironment(Protocol):
-    """What an environment in JAX provides: gymnax's functions and `observe` of a state."""
-
-    @property
-    def num_actions(self) -> int:
-        """How many actions there are."""
-        ...
-
-    @property
-    def default_params(self) -> Any:
-        """Parameters such as a time limit."""
-        ...
-
-    def observe(self, state: Any) -> Array:
-        """What is seen in a state."""
-        ...
-
-    def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, Any]:
-        """Start an episode; returns observation and state."""
-        ...
-
-    def step_env(
-        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], params: Any
-    ) -> tuple[Array, Any, Array, Array, dict[str, Any]]:
-        """Take a step; returns observation, state, reward, terminated and info."""
-        ...
-
-    def is_truncated(self, state: Any, params: Any) -> Array:
-        """Whether a state is cut off by a limit."""
-        ...
+R = TypeVar("R")
 
 
-def cache_key(env: DeviceEnvironment) -> str | None:
-    """Return all that an environment's functions depend on beside code: its `cache_key`.
+class ShownState(NamedTuple):
+    """A state and its observation, which may depend on more than the state."""
 
-    None if it has none; its programs are traced before the cache is looked at.
-    """
-    return getattr(env, "cache_key", None)
-
-
-def environment_spec(env: DeviceEnvironment) -> EnvironmentSpec:
-    """The interface of an environment in JAX."""
-
-    def first() -> Array:
-        _, state = env.reset_env(jax.random.key(0), env.default_params)
-        return env.observe(state)
-
-    names = getattr(env, "action_names", numbered(env.num_actions))
-    return EnvironmentSpec(jax.eval_shape(first), env.num_actions, names)
+    inner: Any
+    observation: Array
 
 
 class LimitedState(NamedTuple):
@@ -69,81 +46,332 @@ class LimitedState(NamedTuple):
     time: Int[Array, ""]
 
 
-@dataclasses.dataclass(frozen=True)
-class TimeLimit:
-    """Cuts the episodes of an environment after a number of steps."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceEnvironment:
+    """An environment in JAX behind one interface: `reset`, `step`, `observe`, `pictures`.
 
-    env: DeviceEnvironment
-    max_steps: int
+    Two are equal if they are the same, or have the same `cache_key`.
+
+    Args:
+        env: the environment.
+        params: its parameters.
+        num_actions: how many actions there are.
+        max_episode_steps: steps after which an episode is truncated; None: its own limit.
+        own_key: all that the environment's functions depend on beside the code of installed
+            packages; None if that is not known.
+    """
+
+    env: JaxEnvironment
+    params: Any
+    num_actions: int
+    max_episode_steps: int | None = None
+    own_key: str | None = None
+
+    @staticmethod
+    def create(
+        env: JaxEnvironment,
+        params: Any = None,
+        *,
+        max_episode_steps: int | None = None,
+        cache_key: str | None = None,
+    ) -> "DeviceEnvironment":
+        """Adapt an environment in JAX; one without `cache_key` is checked by tracing a step.
+
+        Args:
+            env: the environment.
+            params: its parameters; None takes its `default_params`.
+            max_episode_steps: as in the class.
+            cache_key: see `own_key`.
+
+        Raises:
+            UserError: it has not gymnax's interface, or its actions are not discrete.
+            EnvironmentFailedError: one of its functions failed while it was traced.
+        """
+        check_methods(env)
+        if params is None:
+            params = getattr(env, "default_params", None)
+        adapted = DeviceEnvironment(
+            env, params, count_actions(env, params), max_episode_steps, cache_key
+        )
+        if cache_key is None:
+            adapted._check()
+        return adapted
+
+    @staticmethod
+    def from_config(
+        config: Config, env: JaxEnvironment, params: Any = None, *, cache_key: str | None = None
+    ) -> "DeviceEnvironment":
+        """Adapt an environment in JAX with the options of a config.
+
+        Raises:
+            UserError: as `create`, or an option is for environments of Gymnasium alone.
+            EnvironmentFailedError: as `create`.
+        """
+        if config.vectorization != "auto":
+            raise UserError(
+                f"--vectorization {config.vectorization} is for environments of Gymnasium; "
+                f"{config.env} is in JAX"
+            )
+        limit = config.max_episode_steps
+        return DeviceEnvironment.create(env, params, max_episode_steps=limit, cache_key=cache_key)
 
     @property
     def cache_key(self) -> str | None:
-        """That without the limit, and the limit."""
-        key = cache_key(self.env)
-        return None if key is None else f"{key}, {self.max_steps} steps"
+        """All that its programs depend on beside code of packages; None: they must be traced."""
+        if self.own_key is None or self.max_episode_steps is None:
+            return self.own_key
+        return f"{self.own_key}, {self.max_episode_steps} steps"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeviceEnvironment) or self.cache_key is None:
+            return self is other
+        return self.cache_key == other.cache_key
+
+    def __hash__(self) -> int:
+        return object.__hash__(self) if self.cache_key is None else hash(self.cache_key)
+
+    # As `Environment` asks for it
 
     @property
-    def num_actions(self) -> int:
-        """As without the limit."""
-        return self.env.num_actions
+    def spec(self) -> EnvironmentSpec:
+        """The interface of the environment."""
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> EnvironmentSpec:
+        seen = jax.eval_shape(lambda: self.observe(self.reset(jax.random.key(0))))
+        names = tuple(getattr(self.env, "action_names", numbered(self.num_actions)))
+        return EnvironmentSpec(seen, self.num_actions, names)
 
     @property
-    def action_names(self) -> tuple[str, ...]:
-        """As without the limit."""
-        return environment_spec(self.env).action_names
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The statistics that the environment declares."""
+        return tuple(getattr(self.env, "statistics", ()))
 
     @property
-    def default_params(self) -> Any:
-        """As without the limit."""
-        return self.env.default_params
+    def trains_seeds_together(self) -> bool:
+        """True: one program trains all seeds side by side."""
+        return True
 
-    def observe(self, state: LimitedState) -> Array:
-        """As without the limit."""
-        return self.env.observe(state.inner)
+    @property
+    def plays_one_at_a_time(self) -> bool:
+        """False: nothing in it changes."""
+        return False
 
-    def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, LimitedState]:
-        """Start an episode."""
-        observation, inner = self.env.reset_env(key, params)
-        return observation, LimitedState(inner, jnp.int32(0))
+    def tell_notices(self, tell: Callable[[str], None]) -> None:
+        """Do nothing: there are no notices."""
 
-    def step_env(
-        self, key: PRNGKeyArray, state: LimitedState, action: Int[Array, ""], params: Any
-    ) -> tuple[Array, LimitedState, Array, Array, dict[str, Any]]:
-        """Take a step."""
-        observation, inner, reward, terminated, info = self.env.step_env(
-            key, state.inner, action, params
-        )
-        return observation, LimitedState(inner, state.time + 1), reward, terminated, info
+    def by_kind(
+        self,
+        *,
+        device: "Callable[[DeviceEnvironment], R]",
+        host: "Callable[[HostEnvironment], R]",
+    ) -> R:
+        """Call `device`."""
+        del host
+        return device(self)
 
-    def is_truncated(self, state: LimitedState, params: Any) -> Array:
-        """Whether the limit is reached, or one of the environment's own."""
-        return self.env.is_truncated(state.inner, params) | (state.time >= self.max_steps)
+    # Episodes
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """The names in `info` that are summed over episodes."""
+        names = [name for statistic in self.statistics for name in statistic.counts]
+        return tuple(dict.fromkeys([*names, *self.panel]))
+
+    def reset(self, key: PRNGKeyArray) -> Any:
+        """Start an episode; returns the state."""
+        with self._named("reset_env"):
+            outcome = self.env.reset_env(key, self.params)
+        self._check_length("reset_env", outcome, OUTCOME[:2])
+        state = self._shown(*outcome)
+        return state if self.max_episode_steps is None else LimitedState(state, jnp.int32(0))
+
+    def step(
+        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""]
+    ) -> tuple[Any, Array, Array, Array, dict[str, Array]]:
+        """Take a step; returns state, reward, terminated, truncated and the counts of the step."""
+        with self._named("step_env"):
+            outcome = self.env.step_env(key, self._inner(state), action, self.params)
+        self._check_length("step_env", outcome, OUTCOME)
+        observation, inner, reward, terminated, info = outcome
+        self._check_state(self._inner(state), inner)
+        reward, terminated = self._scalar("reward", reward), self._scalar("terminated", terminated)
+        terminated = terminated.astype(jnp.bool_)
+        truncated = self._truncated(inner)
+        after = self._shown(observation, inner)
+        if self.max_episode_steps is not None:
+            after = LimitedState(after, state.time + 1)
+            truncated |= after.time >= self.max_episode_steps
+        return after, reward, terminated, truncated & ~terminated, self._counted(info)
+
+    def observe(self, state: Any) -> Array:
+        """Return the observation of a state."""
+        state = self._unlimited(state)
+        if isinstance(state, ShownState):
+            return state.observation
+        with self._named("observe"):
+            return jnp.asarray(getattr(self.env, "observe")(state))  # noqa: B009 - it is optional
+
+    def _unlimited(self, state: Any) -> Any:
+        return state if self.max_episode_steps is None else state.inner
+
+    def _inner(self, state: Any) -> Any:
+        state = self._unlimited(state)
+        return state if self._observes else state.inner
+
+    @cached_property
+    def _observes(self) -> bool:
+        """Whether `observe` takes a state alone; gymnax's takes a key, too."""
+        return takes(getattr(self.env, "observe", None), 1)
+
+    def _shown(self, observation: Any, inner: Any) -> Any:
+        if self._observes:
+            return inner
+        if not jax.tree_util.all_leaves([observation]):
+            raise UserError(
+                f"the observation of {self.name} is {type(observation).__name__}, expected one "
+                "array: put its parts together in reset_env and step_env"
+            )
+        observation = jnp.asarray(observation)
+        if observation.dtype not in (jnp.uint8, jnp.bool_):
+            observation = observation.astype(jnp.float32)
+        return ShownState(inner, observation)
+
+    def _truncated(self, inner: Any) -> Array:
+        is_truncated = getattr(self.env, "is_truncated", None)
+        if is_truncated is None:
+            return jnp.bool_(False)
+        with self._named("is_truncated"):
+            return self._scalar("truncated", is_truncated(inner, self.params)).astype(jnp.bool_)
+
+    def _counted(self, info: Any) -> dict[str, Array]:
+        missing = [name for name in self.counts if name not in info]
+        if missing:
+            raise UserError(
+                f"the info of {self.name}.step_env has no {missing[0]!r}, which its statistics or "
+                "its panel name"
+            )
+        return {name: self._scalar(name, info[name]) for name in self.counts}
+
+    # Pictures
+
+    @property
+    def panel(self) -> tuple[str, ...]:
+        """The names in `info` whose sums a video shows."""
+        return tuple(getattr(self.env, "panel", ()))
+
+    @property
+    def frame_rate(self) -> float:
+        """Pictures a second in a video."""
+        return frame_rate(getattr(self.env, "render_fps", None))
+
+    @property
+    def _render(self) -> Callable[..., Any] | None:
+        """The environment's `render`; that of gymnax's own environments plots for people."""
+        render = getattr(self.env, "render", None)
+        module = getattr(render, "__module__", None) or ""
+        return None if module.startswith("gymnax.") else render
+
+    def pictures(self, state: Any) -> Shaped[Array, "pictures ..."]:
+        """Draw a state: one picture, or those of all frames that a step lasts."""
+        render = self._render
+        assert render is not None  # noqa: S101 - there is no `video_problem`
+        inner = self._inner(state)
+        with self._named("render"):
+            args = (inner,) if takes(render, 1) else (inner, self.params)
+            drawn = jnp.asarray(render(*args))
+        return drawn if drawn.ndim == 4 else drawn[None]
+
+    @property
+    def video_problem(self) -> str | None:
+        """The reason, in a line, why no video can be made, or None: found by tracing `render`."""
+        return self._video_problem
+
+    @cached_property
+    def _video_problem(self) -> str | None:
+        if self._render is None:
+            return "the environment has no render(state) that returns a picture [height, width, 3]"
+        try:
+            drawn = jax.eval_shape(lambda: self.pictures(self.reset(jax.random.key(0))))
+            as_picture(np.zeros(drawn.shape[1:], drawn.dtype))
+        except NoPictureError as error:
+            return f"the environment's {error}"
+        except UserError as error:
+            return str(error)
+        return None
+
+    # Checks, all made while JAX traces
+
+    @property
+    def name(self) -> str:
+        """The class of the environment, for messages."""
+        return full_name(type(self.env))
+
+    def _named(self, function: str) -> contextlib.AbstractContextManager[None]:
+        return named(f"{self.name}.{function}")
+
+    def _check(self) -> None:
+        """Trace a reset and two steps, in which the state must keep its shapes and types."""
+        vector, key = VectorEnvironment(self, 2), jax.random.key(0)
+        zeros = jnp.zeros(2, jnp.int32)
+        before, _ = jax.eval_shape(vector.reset, key)
+        after, _ = jax.eval_shape(vector.step, key, before, zeros, zeros > 0)
+        pairs = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        for (path, old), new in pairs:
+            if old.dtype != new.dtype:
+                raise UserError(
+                    f"the state of {self.name} changes its type: {jax.tree_util.keystr(path)} is "
+                    f"{old.dtype}, but {new.dtype} after a step; convert it in step_env"
+                )
+
+    def _check_length(self, function: str, outcome: Any, names: tuple[str, ...]) -> None:
+        if not isinstance(outcome, tuple | list) or len(outcome) != len(names):
+            number = len(outcome) if isinstance(outcome, tuple | list) else 1
+            raise UserError(
+                f"{self.name}.{function} returned {counted(number, 'value')}, expected "
+                f"{len(names)}: {', '.join(names)}"
+            )
+
+    def _check_state(self, before: Any, after: Any) -> None:
+        old, new = ([jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (before, after))
+        same = jax.tree.structure(before) == jax.tree.structure(after)
+        if not same or old != new:
+            shown = ("another structure", "") if not same else (f"shapes {new}", f": {old}")
+            raise UserError(
+                f"{self.name}.step_env returned a state of {shown[0]}, expected that of the state "
+                f"it was given{shown[1]}"
+            )
+
+    def _scalar(self, what: str, value: Any) -> Array:
+        if not jax.tree_util.all_leaves([value]) or jnp.shape(value) != ():
+            is_array = jax.tree_util.all_leaves([value])
+            shown = f"shape {list(jnp.shape(value))}" if is_array else type(value).__name__
+            raise UserError(f"{what} of {self.name} is {shown}, expected one number")
+        return jnp.asarray(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorEnvironment:
-    """Many copies of one environment, in step.
+    """Many copies of one environment, in lockstep.
 
-    A step after the last of an episode is a reset: its action is void, its reward 0. So the
+    A step after the last of an episode is a reset: its action is ignored, its reward 0. So the
     final observation of an episode is seen like any other.
     """
 
     env: DeviceEnvironment
-    params: Any
     num_envs: int
 
     @property
     def spec(self) -> EnvironmentSpec:
         """The interface of the environment."""
-        return environment_spec(self.env)
+        return self.env.spec
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""
         template_key, key = jax.random.split(key)
         # `step` makes the time steps; the states it starts from here are all replaced.
-        states = jax.vmap(lambda key: self.env.reset_env(key, self.params)[1])(
-            jax.random.split(template_key, self.num_envs)
-        )
+        states = jax.vmap(self.env.reset)(jax.random.split(template_key, self.num_envs))
         action = jnp.zeros(self.num_envs, jnp.int32)
         return self.step(key, states, action, jnp.ones(self.num_envs, jnp.bool_))
 
@@ -162,11 +390,8 @@ class VectorEnvironment:
         self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], restart: Bool[Array, ""]
     ) -> tuple[Any, TimeStep]:
         reset_key, step_key = jax.random.split(key)
-        _, fresh = self.env.reset_env(reset_key, self.params)
-        _, stepped, reward, terminated, info = self.env.step_env(
-            step_key, state, action, self.params
-        )
-        truncated = self.env.is_truncated(stepped, self.params) & ~terminated
+        fresh = self.env.reset(reset_key)
+        stepped, reward, terminated, truncated, info = self.env.step(step_key, state, action)
         state = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, stepped)
         return state, TimeStep(
             observation=self.env.observe(state),

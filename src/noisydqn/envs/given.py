@@ -9,7 +9,13 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from noisydqn.envs.catalogue import Entry, Maker, check_environment, refuse_other_kinds
+from noisydqn.envs.catalogue import (
+    Entry,
+    Maker,
+    check_environment,
+    is_in_jax,
+    refuse_other_kinds,
+)
 from noisydqn.errors import UserError, is_stop
 from noisydqn.options import shown
 
@@ -46,6 +52,23 @@ class Instance:
         return _Lent(self)
 
 
+class JaxInstance:
+    """Makes one environment in JAX: the instance that was given, as often as is asked.
+
+    Args:
+        env: the environment.
+        params: its parameters; None takes its own.
+    """
+
+    def __init__(self, env: Any, params: Any = None) -> None:
+        self.env, self.params = env, params
+        self.__module__, self.__qualname__ = type(env).__module__, type(env).__qualname__
+
+    def __call__(self) -> Any:
+        """Return the environment and its parameters."""
+        return self.env, self.params
+
+
 class _Lent(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance.env)
@@ -59,7 +82,8 @@ def accept(env: object) -> Given:
     """Take an environment as users give it.
 
     An instance is made again from its spec, as often as needed; changes made to it since are lost.
-    One that cannot be made again is used itself, alone.
+    One that cannot be made again is used itself, alone. One in JAX holds nothing that changes, and
+    is used itself.
 
     Raises:
         UserError: it is not an id, a function, or an environment.
@@ -68,6 +92,8 @@ def accept(env: object) -> Given:
         return Given(env, {})
     if isinstance(env, gymnasium.Env):
         return _accept_instance(env)
+    if is_in_jax(env):
+        return Given(JaxInstance(*env) if isinstance(env, tuple) else JaxInstance(env), {})
     if isinstance(env, type) and issubclass(env, VectorEnv):
         raise UserError(
             f"env is the class {env.__qualname__} of vectors of environments, expected a single "
@@ -80,7 +106,7 @@ def accept(env: object) -> Given:
     refuse_other_kinds(env)
     raise UserError(
         f"env is {shown(env)}, expected an id, a function that makes an environment, or an "
-        "environment of Gymnasium"
+        "environment of Gymnasium or with gymnax's interface"
     )
 
 

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import gymnasium
 import numpy as np
@@ -27,9 +27,9 @@ from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import SUCCESS_KEYS, GuardedEnv, guarded
 from noisydqn.envs.history import History, SavedHistory, span_seed
-from noisydqn.envs.pictures import as_picture
+from noisydqn.envs.pictures import as_picture, frame_rate
 from noisydqn.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, values_of
-from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.envs.values import FLOAT32, MAX_FLOAT32, cast_quietly
 from noisydqn.envs.workers import WorkerVector
 from noisydqn.errors import (
@@ -42,11 +42,22 @@ from noisydqn.errors import (
 )
 from noisydqn.types import TimeStep
 
+if TYPE_CHECKING:
+    from noisydqn.envs.device import DeviceEnvironment
+
+R = TypeVar("R")
+
 SPAN_EPISODES = 8
 """Episodes that Atari's own vector plays under one seed: a seeded reset takes it as long as a
 hundred steps, as the console boots anew."""
-DEFAULT_RATE, OBSERVATION_RATE = 30.0, 15.0  # pictures a second; Atari decides 15 times a second
-MAX_RATE = 240.0
+OBSERVATION_RATE = 15.0  # pictures a second; Atari decides 15 times a second
+SUCCESS = Statistic(
+    "success_rate",
+    "of the episodes succeeded",
+    part="success",
+    style=".0%",
+    meaning="Share of the episodes played without noise whose last info reports a success.",
+)
 PICTURE_MODES = {"rgb_array", "rgb_array_list"}
 
 
@@ -143,15 +154,41 @@ class HostEnvironment:
             modes = () if vector.render_mode is None else (vector.render_mode,)
         if not PICTURE_MODES.intersection(modes):
             return None
-        rate = vector.metadata.get("render_fps")
-        if not isinstance(rate, int | float) or not 0 < rate <= MAX_RATE:
-            return DEFAULT_RATE
-        return float(rate)
+        return frame_rate(vector.metadata.get("render_fps"))
 
     @property
     def spec(self) -> EnvironmentSpec:
         """The interface of the environment."""
         return self._probe.spec
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The share of successes, where the environment reports them."""
+        return (SUCCESS,)
+
+    @property
+    def trains_seeds_together(self) -> bool:
+        """False: a run has environments of its own, one seed after the other."""
+        return False
+
+    @property
+    def plays_one_at_a_time(self) -> bool:
+        """True: of some environments only one can be made."""
+        return True
+
+    def tell_notices(self, tell: Callable[[str], None]) -> None:
+        """Let lines about what goes wrong but ends nothing go to `tell` from now on."""
+        self.notices.tell(tell)
+
+    def by_kind(
+        self,
+        *,
+        device: "Callable[[DeviceEnvironment], R]",
+        host: "Callable[[HostEnvironment], R]",
+    ) -> R:
+        """Call `host`."""
+        del device
+        return host(self)
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Make one environment.
@@ -180,9 +217,13 @@ class HostEnvironment:
         is_image &= self.spec.observation.dtype == np.uint8
         return OBSERVATION_RATE if is_image else None
 
-    @cached_property
+    @property
     def video_problem(self) -> str | None:
-        """What keeps a video from being made, in a line, or None: found by drawing one picture."""
+        """The reason, in a line, why no video can be made, or None: found by drawing one."""
+        return self._video_problem
+
+    @cached_property
+    def _video_problem(self) -> str | None:
         if self.frame_rate is None:
             if self.vectorization == "own":
                 return (

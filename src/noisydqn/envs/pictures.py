@@ -9,6 +9,16 @@ from noisydqn.errors import NoPictureError
 CHANNELS = (1, 3, 4)
 """Grey; red, green and blue; the same with opacity, which is left out."""
 
+DEFAULT_RATE, MAX_RATE = 30.0, 240.0
+"""Pictures a second in a video: without any declared, and at most."""
+
+
+def frame_rate(declared: Any) -> float:
+    """Return the declared pictures a second, or the default if they are out of range."""
+    if not isinstance(declared, int | float) or not 0 < declared <= MAX_RATE:
+        return DEFAULT_RATE
+    return float(declared)
+
 
 def as_picture(drawn: Any) -> np.ndarray:
     """Convert what `render` returned to bytes [height, width, 3].

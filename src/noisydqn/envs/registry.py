@@ -1,64 +1,61 @@
-"""From a config to its environment: in JAX where there is one, else Gymnasium's."""
+"""From a name or what users pass to an environment. Names are told apart here alone."""
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 
 from noisydqn.config.config import CATCHER, Config
-from noisydqn.envs import device
+from noisydqn.envs import catcher, gymnax, python
+from noisydqn.envs import gymnasium as by_id
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.device import JaxEnvironment
 from noisydqn.envs.given import accept
-from noisydqn.envs.host import HostEnvironment, Notices
-from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import UserError
-from noisydqn.imports import PYTHON, find
+from noisydqn.envs.host import Notices
+from noisydqn.envs.protocol import Environment
+from noisydqn.imports import PYTHON
 
-GYMNAX = "gymnax:"
+AnyEnvironment = (
+    Entry | Callable[..., Any] | gymnasium.Env[Any, Any] | JaxEnvironment | tuple[Any, Any] | None
+)
+"""Environments as users pass them; a tuple holds one in JAX and its parameters, and None is the
+environment of the config."""
 
-AnyEnvironment = Entry | gymnasium.Env[Any, Any] | None
-"""Environments as users pass them; None is that of the config."""
+FAMILIES: dict[str, Callable[[Config, Notices | None], Environment]] = {
+    CATCHER: catcher.make,
+    gymnax.GYMNAX: gymnax.make,
+    PYTHON: python.make,
+}
+"""What makes the environments of a name, or of the names that start with a prefix "...:". All
+other names are ids of Gymnasium."""
 
 
 def make_environment(
     config: Config, maker: Entry | None = None, notices: Notices | None = None
-) -> DeviceEnvironment | HostEnvironment:
-    """The environment of a config, or one that `maker` makes or names.
+) -> Environment:
+    """Make the environment of a config, or one that `maker` makes or names.
 
     `notices` is told of what goes wrong in one of Gymnasium's but ends nothing.
 
     Raises:
         UserError: there is no such environment, or it cannot be used.
     """
-    if isinstance(maker, str):
+    if maker is not None and not isinstance(maker, str):
+        return python.make_by(maker, config, notices)
+    if maker is not None:
         config = config.replace(env=maker)
-    elif maker is not None:
-        return HostEnvironment.create(config, maker, notices)
-    if config.env.startswith(PYTHON):
-        return HostEnvironment.create(config, find(config.env), notices)
-    if config.env == CATCHER:
-        if json.loads(config.env_kwargs):
-            raise UserError(f"--env-kwargs: {CATCHER} takes none")
-        env = CatcherPixels()
-    elif config.env.startswith(GYMNAX):
-        from noisydqn.envs.gymnax import GymnaxEnvironment
-
-        env = GymnaxEnvironment.create(config.env.removeprefix(GYMNAX), config.env_kwargs)
-    else:
-        return HostEnvironment.create(config, config.env, notices)
-    if config.vectorization != "auto":
-        raise UserError(
-            f"--vectorization {config.vectorization} is for environments of Gymnasium; "
-            f"{config.env} is in JAX"
-        )
-    limit = config.max_episode_steps
-    return env if limit is None else device.TimeLimit(env, limit)
+    return _family(config.env)(config, notices)
 
 
-def environment_to_play(config: Config, env: AnyEnvironment) -> DeviceEnvironment | HostEnvironment:
-    """The environment of a run, or one that is given instead, to play in and not to train in.
+def _family(name: str) -> Callable[[Config, Notices | None], Environment]:
+    for key, make in FAMILIES.items():
+        if name == key or (key.endswith(":") and name.startswith(key)):
+            return make
+    return by_id.make
+
+
+def environment_to_play(config: Config, env: AnyEnvironment) -> Environment:
+    """Make the environment of a run, or the given one instead, to play in and not to train in.
 
     Raises:
         UserError: as `make_environment`, or `env` is no environment.
@@ -69,8 +66,3 @@ def environment_to_play(config: Config, env: AnyEnvironment) -> DeviceEnvironmen
     if entry is not None:  # it need not be made as that of the run was
         playing |= {"env_kwargs": "{}", "max_episode_steps": None, "vectorization": "auto"}
     return make_environment(config.replace(**playing | brought), entry)
-
-
-def environment_spec(env: DeviceEnvironment | HostEnvironment) -> EnvironmentSpec:
-    """The interface of an environment."""
-    return env.spec if isinstance(env, HostEnvironment) else device.environment_spec(env)

@@ -1,17 +1,19 @@
-"""What a policy and a replay buffer must know of an environment."""
+"""The interface of an environment, and the statistics of episodes that it declares."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from noisydqn.envs.encoding import Encoding, numbered
 
-__all__ = ["EnvironmentSpec", "numbered"]
+__all__ = ["EnvironmentSpec", "Statistic", "numbered"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentSpec:
-    """The interface of an environment.
+    """The interface of an environment: all that a policy and a replay buffer need to know.
 
     Args:
         observation: shape and type of one observation as it is stored. Images are
@@ -29,7 +31,7 @@ class EnvironmentSpec:
 
     @staticmethod
     def of(encoding: Encoding) -> "EnvironmentSpec":
-        """The interface of an environment with these spaces."""
+        """Make the interface of an environment with these spaces."""
         observation = jax.ShapeDtypeStruct(encoding.shape, encoding.dtype)
         return EnvironmentSpec(observation, encoding.actions.n, encoding.action_names, encoding)
 
@@ -40,3 +42,60 @@ class EnvironmentSpec:
             return self.spaces
         seen = self.observation
         return Encoding.as_stored(seen.shape, seen.dtype, self.action_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A number that evaluations report beside the return, and perhaps the goal of learning.
+
+    It is computed from the numbers that an environment gives in `info`, summed over each episode:
+
+        Statistic("wins", "won", part="won", whole=("won", "lost"), goal=0.9)
+
+    is the share of all points that were won, over all episodes. Without `whole` a statistic is
+    the mean of `part` over the episodes that report one.
+
+    Args:
+        name: as in `summary.json`, `evaluations.csv` and TensorBoard.
+        words: what follows its value in a line for people.
+        part: the name in `info` of the numerator.
+        whole: the names in `info` whose sum is the denominator.
+        style: how its value is formatted.
+        goal: the value from which on the environment counts as solved.
+        meaning: a sentence that explains it in TensorBoard.
+    """
+
+    name: str
+    words: str
+    part: str
+    whole: tuple[str, ...] = ()
+    style: str = ".1%"
+    goal: float | None = None
+    meaning: str = ""
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """The names in `info` that it is computed from."""
+        return self.part, *self.whole
+
+    def of(self, counts: Mapping[str, np.ndarray]) -> float | None:
+        """Compute it from sums over episodes.
+
+        Args:
+            counts: sums by name, each [episodes]; NaN where an episode reported none.
+
+        Returns:
+            Its value, None if no episode reported any.
+        """
+        if not counts.keys() >= set(self.counts):
+            return None
+        part = counts[self.part]
+        if self.whole:
+            whole = sum(np.sum(counts[name]) for name in self.whole)
+            return float(np.sum(part) / max(whole, 1))
+        known = part[~np.isnan(part)]
+        return float(np.mean(known)) if known.size else None
+
+    def say(self, *values: float) -> str:
+        """Say its values in words, such as "99.50%, 98.70% of the points won"."""
+        return f"{', '.join(format(value, self.style) for value in values)} {self.words}"

@@ -13,7 +13,7 @@ import safetensors.numpy
 from noisydqn.config.config import Config
 from noisydqn.config.stored import to_stored
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.registry import AnyEnvironment, environment_spec, environment_to_play
+from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
@@ -110,7 +110,7 @@ def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -
     if spec is not None:
         return spec
     try:
-        return environment_spec(environment_to_play(config, env))
+        return environment_to_play(config, env).spec
     except UserError as error:
         if env is not None:
             raise

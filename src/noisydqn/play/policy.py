@@ -1,6 +1,5 @@
-"""Policies to be used: `noisydqn.load_policy(path).predict(observation)`."""
+"""Policies to be used: `policy.predict(observation)`."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,20 +8,15 @@ import numpy as np
 
 from noisydqn.build import torso_name
 from noisydqn.config.config import Config
-from noisydqn.config.stored import from_stored
-from noisydqn.envs.registry import AnyEnvironment
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError, counted
-from noisydqn.export import read_card, read_safetensors, spec_of_run
-from noisydqn.files import given_path
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
-from noisydqn.play.evaluate import greedy
-from noisydqn.runs import weights
-from noisydqn.runs.folder import open_folder
+from noisydqn.play.rollout import act
 from noisydqn.settings import own_settings
-from noisydqn.trees import named
+
+_act = jax.jit(act)
 
 State = np.ndarray
 """The newest frames [B, frames, ...] of a policy that sees several."""
@@ -92,7 +86,7 @@ class GreedyPolicy:
         batch, single = self._encoding.read(observation)
         started = np.full(len(batch), state is None) | _starts(episode_start, len(batch))
         stack = self._stack(batch, state)
-        stack, places, _ = greedy(self.policy, stack, jnp.asarray(batch), jnp.asarray(started))
+        stack, places, _ = _act(self.policy, stack, jnp.asarray(batch), jnp.asarray(started))
         actions = self._encoding.decode_actions(np.asarray(places))
         frames = None if self.policy.frames == 1 else np.asarray(stack)
         return (actions[0] if single else actions), frames
@@ -106,7 +100,7 @@ class GreedyPolicy:
         """
         batch, single = self._encoding.read(observation)
         started = jnp.ones(len(batch), bool)
-        _, _, q = greedy(self.policy, self._stack(batch, None), jnp.asarray(batch), started)
+        _, _, q = _act(self.policy, self._stack(batch, None), jnp.asarray(batch), started)
         return np.asarray(q)[0] if single else np.asarray(q)
 
     def _stack(self, batch: np.ndarray, state: State | None) -> jax.Array:
@@ -166,40 +160,3 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
     if config.frame_stack > 1:
         notes += [f"{config.frame_stack} frames together"]
     return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
-
-
-@own_settings()
-def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = None) -> GreedyPolicy:
-    """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
-
-        policy = noisydqn.load_policy("runs/one")
-        action, _ = policy.predict(observation, deterministic=True)
-
-    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
-
-    Args:
-        path: folder or file.
-        which: of a folder, the `"best"` weights or the `"final"` ones.
-        env: as in `train`, for such an old folder alone, where the config cannot name it.
-
-    Raises:
-        UserError: there is no policy, it is damaged, or the folder holds several runs.
-    """
-    path = given_path(path, "the policy")
-    if not path.is_file():
-        folder, config = open_folder(path)
-        spec = spec_of_run(folder, config, env)
-        return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
-        )
-    arrays, text = read_safetensors(path)
-    spec, options = read_card(text, path)
-    config = from_stored(options, path)
-    expected = weights.policy_like(config, spec)
-    for name in named(expected):
-        mean = arrays.get(name.removesuffix("_sigma") + "_mu")
-        if name.endswith("_sigma") and mean is not None:  # only means were exported
-            arrays[name] = np.zeros_like(mean)
-    return GreedyPolicy(weights.fit(expected, arrays, path), spec)

@@ -4,177 +4,31 @@ import contextlib
 import itertools
 import subprocess
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import imageio_ffmpeg
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import PRNGKeyArray
 from PIL import Image, ImageDraw, ImageFont
 
 from noisydqn.compilation import Program
-from noisydqn.envs import catcher
-from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.envs.device import (
-    DeviceEnvironment,
-    LimitedState,
-    TimeLimit,
-    VectorEnvironment,
-    environment_spec,
-)
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError, in_one_line
-from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
-from noisydqn.play.evaluate import play, policy_shapes
-from noisydqn.preprocessing import frames
-from noisydqn.types import TimeStep
+from noisydqn.play.rollout import Shot, rollout
 
 HEIGHT = 384  # of the film, pixels
 MAX_WIDTH = 4 * HEIGHT  # of the game in it
-CATCHER_RATE = 30.0  # ticks a second
 PANEL = 192  # width of the panel beside the game, pixels
 BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
 
 
-class Shot(NamedTuple):
-    """One picture of a film."""
-
-    picture: np.ndarray  # [height, width, 3], bytes
-    lines: tuple[str, ...]  # what the panel says
-    q: np.ndarray  # [actions]
-    action: int
-
-
-# Catcher, with both ticks of a decision
-
-
-PART_DECISIONS = 75
-"""Decisions that one compiled call plays: five seconds of video."""
-
-
-class _Playing(NamedTuple):
-    key: PRNGKeyArray
-    env_states: Any
-    time_step: TimeStep
-    stack: Shaped[Array, "1 ..."]
-
-
-class _Part(NamedTuple):
-    pictures: UInt8[Array, "decisions ticks height width 3"]
-    q: Float[Array, "decisions actions"]
-    action: Int[Array, " decisions"]
-    caught: Int[Array, " decisions"]
-    missed: Int[Array, " decisions"]
-
-
-def _begin(env: DeviceEnvironment, policy: Policy, key: PRNGKeyArray) -> _Playing:
-    key, reset_key = jax.random.split(key)
-    states, first = VectorEnvironment(env, env.default_params, 1).reset(reset_key)
-    return _Playing(key, states, first, frames.start(first.observation, policy.frames))
-
-
-def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing) -> tuple[_Playing, _Part]:
-    """Play with mean weights for a part of the video, through as many games as fit."""
-    vector = VectorEnvironment(env, env.default_params, 1)
-
-    def decide(playing: _Playing, _: None) -> tuple[_Playing, _Part]:
-        key, step_key = jax.random.split(playing.key)
-        q = values(policy.network, policy.preprocess(playing.stack), None)
-        action, over = jnp.argmax(q, axis=-1).astype(jnp.int32), playing.time_step.last
-        states, time_step = vector.step(step_key, playing.env_states, action, over)
-        stack = frames.push(playing.stack, time_step.observation, over, policy.frames)
-        state = states.inner if isinstance(states, LimitedState) else states
-        ticks = [jax.vmap(catcher.render)(game) for game in (state.previous, state.game)]
-        info = time_step.info
-        part = _Part(jnp.stack(ticks, axis=1), q, action, info["caught"], info["missed"])
-        return _Playing(key, states, time_step, stack), jax.tree.map(lambda x: x[0], part)
-
-    return jax.lax.scan(decide, playing, length=PART_DECISIONS)
-
-
-@lru_cache(maxsize=8)
-def _programs(
-    env: DeviceEnvironment, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
-) -> tuple[Program[_Playing], Program[tuple[_Playing, _Part]]]:
-    policy: Policy = jax.tree.unflatten(structure, leaves)
-    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-    begin: Program[_Playing] = Program(
-        "video", partial(_begin, env), lambda: (policy, key), runs="once"
-    )
-    play = Program("video", partial(_play, env), lambda: (policy, begin.shapes), runs="seldom")
-    return begin, play
-
-
-def film_programs(
-    env: DeviceEnvironment | HostEnvironment, policy: Policy
-) -> tuple[Program[Any], ...]:
-    """What a video of policies like `policy` runs, to be compiled before."""
-    if isinstance(env, HostEnvironment) or not _is_catcher(env):
-        return ()
-    return _programs(env, *policy_shapes(policy))
-
-
-def _is_catcher(env: DeviceEnvironment) -> bool:
-    return isinstance(env.env if isinstance(env, TimeLimit) else env, CatcherPixels)
-
-
-def _catcher_shots(
-    env: DeviceEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
-) -> Iterator[Shot]:
-    begin, play = _programs(env, *policy_shapes(policy))
-    playing, left = begin(policy, key), max(round(seconds * CATCHER_RATE / 2), 1)
-    caught = missed = 0
-    while left > 0:
-        playing, part = play(policy, playing)
-        part = jax.tree.map(np.asarray, part)
-        for i in range(min(left, PART_DECISIONS)):
-            caught, missed = caught + int(part.caught[i]), missed + int(part.missed[i])
-            lines = (f"caught  {caught}", f"missed  {missed}")
-            for picture in part.pictures[i]:
-                yield Shot(picture, lines, part.q[i], int(part.action[i]))
-        left -= PART_DECISIONS
-
-
-# Environments of Gymnasium
-
-
-def _host_shots(
-    env: HostEnvironment, policy: Policy, seconds: float, seed: int, rate: float
-) -> Iterator[Shot]:
-    vector = env.vector(1, pictures=True)
-    number = max(round(seconds * rate), 1)
-    episode, total, steps, over = 0, 0.0, 0, True
-    try:
-        for time_step, actions, q in itertools.islice(play(vector, policy, seed), number):
-            if over:
-                episode, total, steps = episode + 1, 0.0, 0
-            else:
-                total, steps = total + float(time_step.reward[0]), steps + 1
-            over = bool(time_step.last[0])
-            lines = (f"episode  {episode}", f"return  {total:.1f}", f"step  {steps}")
-            yield Shot(vector.picture(time_step), lines, q[0], int(actions[0]))
-    finally:
-        vector.close()
-
-
-# The film
-
-
-def video_problem(env: DeviceEnvironment | HostEnvironment) -> str | None:
-    """What keeps a video of an environment from being made, in a line, or None.
-
-    It is found by drawing one picture, so that it can be told before training.
-    """
-    if isinstance(env, HostEnvironment):
-        return env.video_problem
-    if _is_catcher(env):
-        return None
-    return "of the environments in JAX only Catcher draws pictures"
+def film_programs(env: Environment, policy: Policy) -> tuple[Program[Any], ...]:
+    """Return the programs that a video of policies like `policy` runs."""
+    return rollout(env).shot_programs(policy)
 
 
 def _width(picture: np.ndarray) -> int:
@@ -230,50 +84,33 @@ def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.nd
     return np.asarray(image)
 
 
-def _shots(
-    env: DeviceEnvironment | HostEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
-) -> tuple[Iterator[Shot], tuple[str, ...], float]:
-    """The pictures of a film, the names of the actions, and pictures a second.
-
-    Raises:
-        UserError: the environment shows nothing.
-    """
-    if (problem := video_problem(env)) is not None:
-        raise UserError(f"no video: {problem}")
-    if isinstance(env, HostEnvironment):
-        rate = env.frame_rate
-        assert rate is not None  # noqa: S101 - there is no problem
-        seed = int(jax.random.bits(key))
-        return _host_shots(env, policy, seconds, seed, rate), env.spec.action_names, rate
-    names = environment_spec(env).action_names
-    return _catcher_shots(env, policy, seconds, key), names, CATCHER_RATE
-
-
 def film_frames(
-    env: DeviceEnvironment | HostEnvironment, policy: Policy, seconds: float, key: PRNGKeyArray
+    env: Environment, policy: Policy, seconds: float, key: PRNGKeyArray
 ) -> tuple[Generator[np.ndarray], float]:
-    """The frames [height, width, 3] of a film, and how many there are a second.
+    """Return the frames [height, width, 3] of a film, and how many there are a second.
 
     Raises:
         UserError: the environment shows nothing.
     """
-    shots, names, rate = _shots(env, policy, seconds, key)
+    if (problem := env.video_problem) is not None:
+        raise UserError(f"no video: {problem}")
+    playing, names = rollout(env), env.spec.action_names
 
     def film() -> Generator[np.ndarray]:
         low, high = np.inf, -np.inf  # of the values so far
         width = None
-        for shot in shots:
+        for shot in playing.shots(policy, seconds, key):
             low, high = min(low, float(shot.q.min())), max(high, float(shot.q.max()))
             width = _width(shot.picture) if width is None else width
             game = _scaled(shot.picture, width)
             yield np.concatenate([game, _panel(shot, names, low, high)], axis=1)
 
-    return film(), rate
+    return film(), playing.frame_rate
 
 
 def save_film(
     path: Path,
-    env: DeviceEnvironment | HostEnvironment,
+    env: Environment,
     policy: Policy,
     seconds: float,
     key: PRNGKeyArray,

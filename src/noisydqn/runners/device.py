@@ -20,7 +20,7 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment, cache_key
+from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.probe import Probe
@@ -67,7 +67,7 @@ class DeviceRunner:
     @staticmethod
     def create(config: Config, env: DeviceEnvironment) -> "DeviceRunner":
         """Make the runner of a config on an environment."""
-        vector = VectorEnvironment(env, env.default_params, config.num_envs)
+        vector = VectorEnvironment(env, config.num_envs)
         vector_steps = max(config.chunk_steps // config.num_envs, 1)
         return DeviceRunner(Core.create(config, vector.spec), vector, vector_steps)
 
@@ -181,7 +181,7 @@ def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePr
         return runner.init(key), runner.empty_log()
 
     keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
-    of_env = cache_key(env)
+    of_env = env.cache_key
     key = None if of_env is None else program_key(config, of_env, num_seeds)
     init = Program("start", jax.vmap(start), lambda: (keys,), runs="once", key=key)
     advance = _of_seeds(runner.advance, num_seeds, 2)

@@ -15,17 +15,17 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import Given, accept
-from noisydqn.envs.host import HostEnvironment, Notices
-from noisydqn.envs.registry import AnyEnvironment, environment_spec, make_environment
+from noisydqn.envs.host import Notices
+from noisydqn.envs.protocol import Environment
+from noisydqn.envs.registry import AnyEnvironment, make_environment
+from noisydqn.envs.spec import Statistic
 from noisydqn.errors import DivergedError, EnvironmentFailedError, StoppedError, UserError
 from noisydqn.files import given_path, write_json
 from noisydqn.imports import find, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, field_names, refuse_unknown, shown
 from noisydqn.play.policy import GreedyPolicy, describe
-from noisydqn.play.video import video_problem
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.exploration import Explorer, explorer_options
@@ -134,9 +134,11 @@ def train(
     Args:
         config: the options, or what `noisydqn train` takes as NAME: a preset, an environment, or a
             run whose options are taken; if None those that suit `env`.
-        env: an id, as on the command line, or a function that makes an environment of
-            Gymnasium, or such an environment, which is made again from its spec, without changes
-            made to it since, or trained on itself if it has none; if None that of `config`.
+        env: an id, as on the command line; or an environment of Gymnasium, which is made again
+            from its spec, without changes made to it since, or trained on itself if it has none;
+            or an environment in JAX with gymnax's interface (`noisydqn.envs.jax_interface`), which
+            runs on the device, alone or in a tuple with its parameters; or a function that makes
+            one of these. If None that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
         explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of an
@@ -177,7 +179,7 @@ def train(
             return _resume(out, changes, Given(maker, {}), quiet=quiet, cache=cache)
     environment = make_environment(config, maker, Notices(None))
     check_memory(config, environment)
-    out, folders = create_folders(config, out, environment_spec(environment))
+    out, folders = create_folders(config, out, environment.spec)
     return _run(config, environment, out, folders, quiet=quiet, cache=cache)
 
 
@@ -236,12 +238,12 @@ def _resume(
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
     environment = _given_environment(first, given)
     for folder in folders:
-        check_spaces(folder, environment_spec(environment))
+        check_spaces(folder, environment.spec)
     config = first.replace(num_seeds=len(runs))
     return _run(config, environment, out, folders, quiet=quiet, cache=cache, resumed=True)
 
 
-def _given_environment(config: Config, given: Given) -> DeviceEnvironment | HostEnvironment:
+def _given_environment(config: Config, given: Given) -> Environment:
     """The environment of a run, or one that was given for it; the run's options stay."""
     making = {k: x for k, x in given.options.items() if k in ("env_kwargs", "max_episode_steps")}
     return make_environment(config.replace(**making), given.entry, Notices(None))
@@ -249,7 +251,7 @@ def _given_environment(config: Config, given: Given) -> DeviceEnvironment | Host
 
 def _run(
     config: Config,
-    environment: DeviceEnvironment | HostEnvironment,
+    environment: Environment,
     out: Path,
     folders: list[RunFolder],
     *,
@@ -258,8 +260,7 @@ def _run(
     resumed: bool = False,
 ) -> Result:
     """Train all seeds in the folders that were made for them."""
-    together = not isinstance(environment, HostEnvironment)
-    places = [RunFolder(out)] if together else folders
+    places = [RunFolder(out)] if environment.trains_seeds_together else folders
     with ExitStack() as stack:
         for place in places:
             stack.enter_context(locked(place.checkpoints))
@@ -278,7 +279,7 @@ def _run(
 
 def _run_locked(
     config: Config,
-    environment: DeviceEnvironment | HostEnvironment,
+    environment: Environment,
     out: Path,
     folders: list[RunFolder],
     terminal: Terminal,
@@ -295,11 +296,10 @@ def _run_locked(
     if (tight := check_memory(config, environment)) is not None:
         terminal.warn(tight)
     results: list[SeedResult] = []
-    spec = environment_spec(environment)
+    spec = environment.spec
     terminal.say(describe(config, spec))
-    if isinstance(environment, HostEnvironment):
-        environment.notices.tell(terminal.warn)
-    if config.film_seconds > 0 and (problem := video_problem(environment)) is not None:
+    environment.tell_notices(terminal.warn)
+    if config.film_seconds > 0 and (problem := environment.video_problem) is not None:
         terminal.warn(f"no video: {problem}")
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
         for loop in _loops(
@@ -321,7 +321,7 @@ def _run_locked(
     if config.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
     if not stop.asked:
-        terminal.say("\n".join(_closing_lines(out, results)))
+        terminal.say("\n".join(_closing_lines(out, results, environment.statistics)))
     return Result(out, results, stop.signal)
 
 
@@ -371,7 +371,7 @@ def _torso_name(maker: TorsoMaker) -> str:
 
 def _loops(
     config: Config,
-    env: DeviceEnvironment | HostEnvironment,
+    env: Environment,
     out: Path,
     folders: list[RunFolder],
     terminal: Terminal,
@@ -387,7 +387,7 @@ def _loops(
         checkpoint = newest_whole(place.checkpoints, terminal.warn) if resumed else None
         return Loop(seeds, env, folders, place.checkpoints, checkpoint, terminal, stop, compiler)
 
-    if not isinstance(env, HostEnvironment):
+    if env.trains_seeds_together:
         yield loop(seeds, folders, RunFolder(out))
         return
     for seed, folder in zip(seeds, folders, strict=True):
@@ -441,18 +441,25 @@ def _stopped_line(stop: Stop, steps: int, out: Path, env: str) -> str:
     )
 
 
-def _closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
+def _outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]) -> str:
+    """Say what the evaluations of all seeds came to: the goal's statistic, or the returns."""
+    for statistic in statistics:
+        values = [evaluation.get(statistic.name) for evaluation in evaluations]
+        if statistic.goal is not None and None not in values:
+            return statistic.say(*(value for value in values if value is not None))
+    returns = [f"{evaluation['mean_return']:.1f}" for evaluation in evaluations]
+    return f"a mean return of {', '.join(returns)}"
+
+
+def _closing_lines(
+    out: Path, results: list[SeedResult], statistics: tuple[Statistic, ...] = ()
+) -> list[str]:
     """Say what was achieved, where things are, and what to do next."""
     summaries = [result.summary for result in results]
     seconds = summaries[0]["train_seconds"]
     solved = summaries[0]["solved_at_step"]
     reached = "" if solved is None else f"; solved after {solved:,}"
-    caught = [s["evaluation"].get("caught_fraction") for s in summaries]
-    if None in caught:
-        returns = [f"{s['evaluation']['mean_return']:.1f}" for s in summaries]
-        outcome = f"a mean return of {', '.join(returns)}"
-    else:
-        outcome = f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit caught"
+    outcome = _outcome([summary["evaluation"] for summary in summaries], statistics)
     folders = [RunFolder(result.folder) for result in results]
     evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"

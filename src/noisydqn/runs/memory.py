@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from noisydqn import build
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.registry import environment_spec
+from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.learner.replay import ReplayState
@@ -38,7 +36,7 @@ def replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
     return sum(math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in leaves)
 
 
-def check_memory(config: Config, env: DeviceEnvironment | HostEnvironment) -> str | None:
+def check_memory(config: Config, env: Environment) -> str | None:
     """Compare the replay buffers of a run with the memory that is free.
 
     Returns:
@@ -48,8 +46,8 @@ def check_memory(config: Config, env: DeviceEnvironment | HostEnvironment) -> st
         UserError: they do not fit.
     """
     free = free_bytes()
-    together = 1 if isinstance(env, HostEnvironment) else config.num_seeds
-    return None if free is None else compare(config, environment_spec(env), together, free)
+    together = config.num_seeds if env.trains_seeds_together else 1
+    return None if free is None else compare(config, env.spec, together, free)
 
 
 def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str | None:

@@ -18,6 +18,9 @@ Columns = dict[str, list[float]]
 MAX_WINDOW = 20
 """At most so many episodes are averaged in the curve of training episodes."""
 
+COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
+"""Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
+
 DPI = 110
 BLUE, GREEN = "tab:blue", "tab:green"
 TRAINING = "training, exploring"
@@ -46,8 +49,8 @@ def running_mean(values: list[float], window: int) -> list[float]:
 def draw_curves(folder: RunFolder) -> "Figure":
     """Draw what a run learned over its environment steps.
 
-    Three plots: returns of training episodes and of evaluations; the fruit caught, the successes
-    or, where there is neither, the loss; the size of the noise in each layer.
+    Three plots: returns of training episodes and of evaluations; the successes, a statistic of
+    evaluations or, where there is neither, the loss; the size of the noise in each layer.
     """
     # Imported here, as it takes a while; and not pyplot, which would touch a notebook's own plots.
     from matplotlib.figure import Figure
@@ -66,10 +69,11 @@ def draw_curves(folder: RunFolder) -> "Figure":
     figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
-    if "caught_fraction" in evaluations:
-        _draw_fruit(middle, evaluations)
-    elif not all(map(math.isnan, episodes.get("success", []))):
+    statistics = [name for name in evaluations if name not in COLUMNS]
+    if not all(map(math.isnan, episodes.get("success", []))):
         _draw_successes(middle, episodes)
+    elif statistics:
+        _draw_statistic(middle, evaluations, statistics[0])
     else:
         _draw_loss(middle, metrics)
     _draw_noise(right, metrics)
@@ -118,10 +122,15 @@ def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None
         _legend(axes)
 
 
-def _draw_fruit(axes: "Axes", evaluations: Columns) -> None:
-    caught = [100 * x for x in evaluations["caught_fraction"]]
-    axes.plot(evaluations["step"], caught, "D-", color=GREEN, markersize=4)
-    axes.set(title="Fruit caught in evaluations", ylabel="% of all fruit", ylim=(0, 105))
+def _draw_statistic(axes: "Axes", evaluations: Columns, name: str) -> None:
+    """Draw a statistic of the evaluations, in percent if all its values are shares."""
+    words = name.replace("_", " ")
+    values = evaluations[name]
+    axes.set(title=f"{words.capitalize()} in evaluations", ylabel=words)
+    if all(math.isnan(x) or 0 <= x <= 1 for x in values):
+        values = [100 * x for x in values]
+        axes.set(ylabel=f"{words}, %", ylim=(0, 105))
+    axes.plot(evaluations["step"], values, "D-", color=GREEN, markersize=4)
 
 
 def _draw_successes(axes: "Axes", episodes: Columns) -> None:

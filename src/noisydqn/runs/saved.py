@@ -1,23 +1,28 @@
-"""Play a saved run: evaluate it, record a video of it."""
+"""Play a saved run: evaluate it, record a video of it, load its policy."""
 
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from noisydqn.config.config import MAX_FILM_SECONDS, Config, check_seed
-from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.registry import AnyEnvironment, environment_spec, environment_to_play
+from noisydqn.config.stored import from_stored
+from noisydqn.envs.protocol import Environment
+from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.errors import UserError
+from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.files import Place, free_path, given_path
 from noisydqn.learner.policy import Policy
 from noisydqn.options import argument
 from noisydqn.play import evaluate as evaluation
 from noisydqn.play.evaluate import Evaluation
+from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
+from noisydqn.runs import weights
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.session import SeedKeys, seed_keys
-from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
+from noisydqn.trees import named
 
 MAX_EPISODES = 10_000
 """So many fit in memory where they are played side by side."""
@@ -105,6 +110,43 @@ def record(
     return video
 
 
+@own_settings()
+def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = None) -> GreedyPolicy:
+    """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
+
+        policy = noisydqn.load_policy("runs/one")
+        action, _ = policy.predict(observation, deterministic=True)
+
+    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
+
+    Args:
+        path: folder or file.
+        which: of a folder, the `"best"` weights or the `"final"` ones.
+        env: as in `train`, for such an old folder alone, where the config cannot name it.
+
+    Raises:
+        UserError: there is no policy, it is damaged, or the folder holds several runs.
+    """
+    path = given_path(path, "the policy")
+    if not path.is_file():
+        folder, config = open_folder(path)
+        spec = spec_of_run(folder, config, env)
+        return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
+        )
+    arrays, text = read_safetensors(path)
+    spec, options = read_card(text, path)
+    config = from_stored(options, path)
+    expected = weights.policy_like(config, spec)
+    for name in named(expected):
+        mean = arrays.get(name.removesuffix("_sigma") + "_mu")
+        if name.endswith("_sigma") and mean is not None:  # only means were exported
+            arrays[name] = np.zeros_like(mean)
+    return GreedyPolicy(weights.fit(expected, arrays, path), spec)
+
+
 def _keys(config: Config, seed: int | None) -> SeedKeys:
     seed = argument("seed", seed, int | None)
     if seed is None:
@@ -114,9 +156,8 @@ def _keys(config: Config, seed: int | None) -> SeedKeys:
 
 
 def _load(
-    run: RunFolder, config: Config, env: AnyEnvironment, weights: str
-) -> tuple[DeviceEnvironment | HostEnvironment, Policy]:
+    run: RunFolder, config: Config, env: AnyEnvironment, which: str
+) -> tuple[Environment, Policy]:
     environment = environment_to_play(config, env)
-    spec = environment_spec(environment)
-    check_spaces(run, spec)
-    return environment, load_policy(run.weights(weights), config, spec)
+    check_spaces(run, environment.spec)
+    return environment, weights.load_policy(run.weights(which), config, environment.spec)

@@ -20,13 +20,13 @@ from noisydqn.compilation import Background, Compiler, Program, wait
 from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.registry import environment_spec
+from noisydqn.envs.protocol import Environment
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
 from noisydqn.files import write_json
 from noisydqn.learner.policy import Policy
 from noisydqn.options import MAX_COUNT
 from noisydqn.play.evaluate import Evaluation, evaluate, evaluation_programs
-from noisydqn.play.video import film_programs, save_film, video_problem
+from noisydqn.play.video import film_programs, save_film
 from noisydqn.runners import device, host
 from noisydqn.runners.report import Chunk, SeedChunk
 from noisydqn.runners.stop import Stop
@@ -67,7 +67,7 @@ class SeedRun:
     def __init__(
         self,
         config: Config,
-        env: DeviceEnvironment | HostEnvironment,
+        env: Environment,
         folder: RunFolder,
         terminal: Terminal | None,
         stop: Stop,
@@ -216,8 +216,7 @@ class SeedRun:
 
     def restore(self, record: SeedRecord, checkpoint: Checkpoint, name: str) -> None:
         """Go on from a checkpoint, whose policies are under `name`."""
-        spec = environment_spec(self.env)
-        like = policy_like(self.config, spec)
+        like = policy_like(self.config, self.env.spec)
         best = None if record.best_return is None else like
         policies = {"final": like, "best": best, "pending": [like] * len(record.pending)}
         policies: dict[str, Any] = checkpoint.read(name, policies)
@@ -267,7 +266,7 @@ class SeedRun:
     def films(self) -> bool:
         """Whether the report is to record a video."""
         filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
-        return self.config.film_seconds > 0 and not filmed and video_problem(self.env) is None
+        return self.config.film_seconds > 0 and not filmed and self.env.video_problem is None
 
     def report(self, terminal: Terminal) -> None:
         """Evaluate the best weights in episodes of their own, and record their video.
@@ -290,7 +289,7 @@ class SeedRun:
                     write_json(self.folder.summary, self.summary)
                 self.stop.check()
 
-            if future is not None and isinstance(self.env, HostEnvironment):
+            if future is not None and self.env.plays_one_at_a_time:
                 wait(future, take)  # of some environments only one can be made
             if films:
                 self._film(policy, terminal, take)
@@ -326,7 +325,7 @@ class Loop:
     def __init__(
         self,
         seeds: list[Config],
-        env: DeviceEnvironment | HostEnvironment,
+        env: Environment,
         folders: list[RunFolder],
         checkpoints: Path,
         checkpoint: Checkpoint | None,
@@ -387,7 +386,7 @@ class Loop:
             with Background(1, "evaluation") as pool:
                 for run in self.runs:
                     run.restart_evaluations(pool)
-                    if isinstance(self.env, HostEnvironment):
+                    if self.env.plays_one_at_a_time:
                         # Before training takes the environment, of which there may be only one.
                         run.collect(all_of_them=True)
                 self._confirm()
@@ -434,25 +433,30 @@ class Loop:
 
     def _chunks(self) -> Generator[Chunk]:
         """Start all compilation, what training needs first, and the runner."""
-        keys = [run.keys.training for run in self.runs]
-        config, env, stop, compiler = self.config, self.env, self.stop, self.compiler
-        if isinstance(env, HostEnvironment):
-            longest = host.programs(config.of_program, env.spec).start(compiler)
-            chunks = host.run(
-                *(config, env, keys[0], self.checkpoint, self.terminal.warn),
-                stop=stop,
-                compiler=compiler,
-            )
-        else:
-            longest = device.programs(config.of_program, env, len(keys)).start(compiler)
-            chunks = device.run(
-                config, env, jnp.stack(keys), self.checkpoint, stop=stop, compiler=compiler
-            )
-        compiler.start_after(longest, self._evaluation_programs)
+        longest, chunks = self.env.by_kind(device=self._on_device, host=self._on_host)
+        self.compiler.start_after(longest, self._evaluation_programs)
         return chunks
 
+    def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
+        """Start the device runner; returns the program that takes longest to compile, too."""
+        keys, made_by = jnp.stack([run.keys.training for run in self.runs]), self.compiler
+        made = device.programs(self.config.of_program, env, len(keys))
+        return made.start(made_by), device.run(
+            self.config, env, keys, self.checkpoint, stop=self.stop, compiler=made_by
+        )
+
+    def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
+        """Start the host runner; returns the program that takes longest to compile, too."""
+        key, made_by = self.runs[0].keys.training, self.compiler
+        longest = host.programs(self.config.of_program, env.spec).start(made_by)
+        return longest, host.run(
+            *(self.config, env, key, self.checkpoint, self.terminal.warn),
+            stop=self.stop,
+            compiler=made_by,
+        )
+
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
-        policy = policy_like(self.config, environment_spec(self.env))
+        policy = policy_like(self.config, self.env.spec)
         made = evaluation_programs(self.env, policy, self.config.evaluation_episodes)
         films = self.config.film_seconds > 0
         return [*made, *(film_programs(self.env, policy) if films else ())]

@@ -48,7 +48,6 @@ MEANINGS = {
     ),
     "noise/action_change": "Share of observations on which noise changes the greedy action.",
     "evaluation/mean_return": "Mean return of whole episodes played without noise.",
-    "evaluation/caught_fraction": "Fraction of the fruit caught in episodes without noise.",
 }
 """What TensorBoard's tags mean; it shows these texts beside the plots."""
 
@@ -185,9 +184,10 @@ class TensorBoardTracker:
         event = _EVENT.Event(wall_time=time.time(), **fields)
         self._writer.write(event.SerializeToString())
 
-    def _scalar(self, name: str, value: float, step: int) -> None:
+    def _scalar(self, name: str, value: float, step: int, meaning: str = "") -> None:
         if not math.isnan(value):
-            about = _SUMMARY.SummaryMetadata(summary_description=MEANINGS.get(name, ""))
+            meaning = meaning or MEANINGS.get(name, "")
+            about = _SUMMARY.SummaryMetadata(summary_description=meaning)
             point = _SUMMARY.Summary.Value(tag=name, simple_value=value, metadata=about)
             self._write(step=step, summary=_SUMMARY.Summary(value=[point]))
 
@@ -213,11 +213,11 @@ class TensorBoardTracker:
             self._flushed = now
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Write the mean return and, where fruit falls, the fraction caught."""
+        """Write the mean return and the environment's statistics."""
         del seconds
         self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
-        if evaluation.caught_fraction is not None:
-            self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
+        for statistic, value in evaluation.reported:
+            self._scalar(f"evaluation/{statistic.name}", value, steps, statistic.meaning)
 
     def close(self) -> None:
         """Write what is left."""

@@ -1,0 +1,116 @@
+"""gymnax's interface, by which environments in JAX are used, whoever wrote them."""
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from noisydqn.envs.catalogue import full_name
+from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line, is_stop
+
+OUTCOME = ("observation", "state", "reward", "terminated", "info")
+
+
+class JaxEnvironment(Protocol):
+    """An environment in JAX with the interface of gymnax, whoever wrote it.
+
+    These two functions are needed, and `action_space(params)`, whose space has `n`, or
+    `num_actions`. The rest is optional:
+
+    - `default_params`: the parameters, such as a time limit.
+    - `is_truncated(state, params)`: whether a time limit ends the episode in this state.
+    - `render(state)` or `render(state, params)`: a picture [height, width, 3] of bytes or floats,
+      for videos; or several [pictures, height, width, 3] where a step lasts several frames.
+    - `render_fps`: pictures a second in a video, 30 if there is none.
+    - `action_names`: for people, a name for each action.
+    - `statistics`: a tuple of `Statistic`, each computed from what `step_env` gives in `info`.
+    - `panel`: names in `info` whose sums a video shows.
+    - `observe(state)`: the observation, if the state alone tells it. It then need not be kept
+      with the state.
+    """
+
+    def reset_env(self, key: PRNGKeyArray, params: Any, /) -> tuple[Any, Any]:
+        """Start an episode; returns observation and state."""
+        ...
+
+    def step_env(
+        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], params: Any, /
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        """Take a step; returns observation, state, reward, terminated and info."""
+        ...
+
+
+def check_methods(env: object) -> None:
+    """Refuse an environment that does not define `reset_env` and `step_env` itself.
+
+    Raises:
+        UserError: it does not; a wrapper that only passes them on would lose its changes.
+    """
+    for function in ("reset_env", "step_env"):
+        if inspect.getattr_static(env, function, None) is None:
+            if getattr(env, function, None) is not None:
+                raise UserError(
+                    f"{full_name(type(env))} wraps an environment in JAX but has no {function} of "
+                    "its own, so that its changes would be lost: let it wrap reset_env and "
+                    "step_env"
+                )
+            raise UserError(
+                f"{full_name(type(env))} has no {function}, expected gymnax's reset_env(key, "
+                "params) and step_env(key, state, action, params)"
+            )
+
+
+def count_actions(env: object, params: Any) -> int:
+    """Count the actions of an environment.
+
+    Raises:
+        UserError: they are not discrete, or not declared.
+        EnvironmentFailedError: its `action_space` failed.
+    """
+    name = full_name(type(env))
+    space = getattr(env, "action_space", None)
+    if callable(space):
+        try:
+            with named(f"{name}.action_space"):
+                space = space(params)
+        except EnvironmentFailedError as error:
+            if not isinstance(error.__cause__, NotImplementedError):  # that of gymnax's base class
+                raise
+            space = None
+    number: Any = getattr(env, "num_actions", None) if space is None else getattr(space, "n", None)
+    if number is None and space is not None:
+        raise UserError(
+            f"the action space of {name} is {type(space).__name__}, expected Discrete: "
+            "noisydqn learns a value for each action"
+        )
+    if number is None:
+        raise UserError(f"{name} has neither action_space(params) nor num_actions")
+    return int(number)
+
+
+def takes(function: Any, number: int) -> bool:
+    """Tell whether a function can be called with so many positional arguments."""
+    if function is None:
+        return False
+    try:
+        inspect.signature(function).bind(*range(number))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def named(function: str) -> Generator[None]:
+    """Name the environment's function in whatever it raises."""
+    try:
+        yield
+    except BaseException as error:
+        if is_stop(error) or isinstance(error, UserError):
+            raise
+        raise EnvironmentFailedError(
+            f"{function} cannot be compiled by JAX: it raised {in_one_line(error)}; correct the "
+            f"environment\n{''.join(traceback.format_exception(error))}"
+        ) from error
