@@ -1,5 +1,6 @@
 """Return distributions: literals worked out by hand, and slow twins written after the papers."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from noisydqn.distributions import (
     Categorical,
     Distribution,
     Expected,
+    HLGauss,
     ImplicitQuantile,
     Quantile,
     losses,
@@ -189,6 +191,31 @@ def looped_quantile(example: Example, choice: list[tuple[float, float]]) -> floa
     return looped_quantile_loss(estimates, fractions, targets)
 
 
+def looped_histogram(value: float, distribution: HLGauss) -> Numbers:
+    """The mass of a Gaussian in each bin, as a share of that in all bins."""
+    width = (distribution.v_max - distribution.v_min) / distribution.bins
+    center = min(max(value, distribution.v_min), distribution.v_max)
+
+    def below(edge: float) -> float:
+        return 0.5 * math.erfc((center - edge) / (distribution.smoothing * width * math.sqrt(2)))
+
+    edges = [distribution.v_min + i * width for i in range(distribution.bins + 1)]
+    inside = below(edges[-1]) - below(edges[0])
+    return [(below(right) - below(left)) / inside for left, right in itertools.pairwise(edges)]
+
+
+def looped_hl_gauss(example: Example, choice: list[tuple[float, float]]) -> float:
+    """Cross entropy less entropy of a histogram of 5 bins from -2 to 2."""
+    value = float(example.r_t)
+    for (probability, bonus), logits in zip(choice, example.outputs_t.tolist(), strict=True):
+        pairs = zip(looped_softmax(logits), (-1.6, -0.8, 0.0, 0.8, 1.6), strict=True)
+        q = sum(p * center for p, center in pairs)
+        value += float(example.discount_t) * probability * (q + bonus)
+    target = looped_histogram(value, HLGauss(5, -2.0, 2.0))
+    estimate = looped_softmax(example.outputs_tm1[example.a_tm1].tolist())
+    return sum(t * math.log(t / p) for t, p in zip(target, estimate, strict=True) if t > 0)
+
+
 @pytest.mark.parametrize("soft", [False, True], ids=["greedy", "soft"])
 @pytest.mark.parametrize(
     ("distribution", "sizes", "looped"),
@@ -197,8 +224,9 @@ def looped_quantile(example: Example, choice: list[tuple[float, float]]) -> floa
         (Categorical(5, -2.0, 2.0), (5, 5), looped_categorical),
         (Quantile(4), (4, 4), looped_quantile),
         (ImplicitQuantile(4, 3), (4, 6), looped_quantile),
+        (HLGauss(5, -2.0, 2.0), (5, 5), looped_hl_gauss),
     ],
-    ids=["expected", "categorical", "quantile", "implicit"],
+    ids=["expected", "categorical", "quantile", "implicit", "hl-gauss"],
 )
 def test_loss_against_loops(
     distribution: Distribution,
@@ -239,6 +267,23 @@ def test_values_are_the_means() -> None:
     assert Expected().values(quantiles[:, :1]).tolist() == [1, -1]
 
 
+@pytest.mark.parametrize("value", [-30.0, -10.0, -9.9, -3.21, 0.0, 4.0, 9.9, 10.0, 1e6])
+@pytest.mark.parametrize("smoothing", [0.1, 0.75, 3.0])
+def test_histogram_of_a_gaussian(value: float, smoothing: float) -> None:
+    """Against loops; its probabilities sum to 1, and away from the ends its mean is the value."""
+    distribution = HLGauss(smoothing=smoothing)
+    histogram = distribution.histogram(jnp.float32(value))
+    np.testing.assert_allclose(histogram, looped_histogram(value, distribution), atol=1e-5)
+    assert float(jnp.sum(histogram)) == pytest.approx(1, abs=1e-5)
+    mean = float(histogram @ distribution.support)
+    if abs(value) < 5 and smoothing >= 0.75:
+        assert mean == pytest.approx(value, abs=1e-3)
+        logits = jnp.log(histogram + 1e-12)[None]
+        assert float(distribution.values(logits)[0]) == pytest.approx(value, abs=1e-3)
+    else:  # narrow ones fall into one bin, and those at an end lose what is beyond it
+        assert abs(mean - min(max(value, -10.0), 10.0)) < max(smoothing, 0.5) * 20 / 51
+
+
 def test_queries_of_implicit_quantiles_are_fractions() -> None:
     distribution = ImplicitQuantile(8, 4)
     assert distribution.acting_query().tolist() == [0.125, 0.375, 0.625, 0.875]
@@ -262,7 +307,7 @@ def test_a_fractions_embedding() -> None:
     assert ImplicitQuantile().embedding(4, key=jax.random.key(0)).linear.in_features == COSINES
 
 
-@pytest.mark.parametrize("name", ["expected", "categorical", "quantile"])
+@pytest.mark.parametrize("name", ["expected", "categorical", "quantile", "hl-gauss"])
 def test_distributions_without_queries(name: str) -> None:
     distribution, key = DISTRIBUTIONS[name](), jax.random.key(0)
     assert distribution.sample_queries(key, 5) is None
@@ -281,6 +326,9 @@ def test_distributions_without_queries(name: str) -> None:
         ("categorical", {"atoms": 5.5}, "--atoms must be a whole number, got 5.5"),
         ("categorical", {"v_max": math.inf}, "--v-max must be a number, got inf"),
         ("categorical", {"v_min": 12}, "--v-min 12.0 must be below --v-max 10.0"),
+        ("hl-gauss", {"bins": 1}, "--bins must be at least 2, got 1"),
+        ("hl-gauss", {"smoothing": 0}, "--smoothing must be above zero, got 0"),
+        ("hl-gauss", {"v_max": -10}, "--v-min -10.0 must be below --v-max -10.0"),
         ("quantile", {"quantiles": 0}, "--quantiles must be at least 1, got 0"),
         ("implicit-quantile", {"quantiles": 0}, "--quantiles must be at least 1, got 0"),
         ("implicit-quantile", {"acting_quantiles": 0}, "--acting-quantiles must be at least 1"),
@@ -295,10 +343,10 @@ def test_options_are_converted() -> None:
     assert Categorical(np.int64(11), -1, np.float32(2)) == Categorical(11, -1.0, 2.0)  # pyright: ignore[reportArgumentType]
 
 
-def test_only_quantiles_is_the_name_of_two_options() -> None:
-    """Or one with the same meaning: on the command line a name is one flag."""
+def test_options_that_share_a_name_share_a_meaning() -> None:
+    """On the command line a name is one flag."""
     names = [name for kind in DISTRIBUTIONS.values() for name in field_names(kind)]
-    assert {name for name in names if names.count(name) > 1} <= {"quantiles"}
+    assert {name for name in names if names.count(name) > 1} == {"quantiles", "v_min", "v_max"}
 
 
 # Munchausen targets

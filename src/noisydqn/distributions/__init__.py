@@ -6,6 +6,7 @@ To add a distribution, write it in a file of its own and name it in `DISTRIBUTIO
 from noisydqn.distributions.base import Distribution
 from noisydqn.distributions.categorical import Categorical
 from noisydqn.distributions.expected import Expected
+from noisydqn.distributions.hl_gauss import HLGauss
 from noisydqn.distributions.implicit_quantile import ImplicitQuantile
 from noisydqn.distributions.quantile import Quantile
 
@@ -14,5 +15,6 @@ DISTRIBUTIONS: dict[str, type[Distribution]] = {
     "categorical": Categorical,
     "quantile": Quantile,
     "implicit-quantile": ImplicitQuantile,
+    "hl-gauss": HLGauss,
 }
 """Every distribution by the name that `--distribution` takes."""

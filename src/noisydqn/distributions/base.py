@@ -10,6 +10,7 @@ loss. Everything is for one example; the caller vmaps.
 | `Categorical`      | logits of atoms (C51)              | KL divergence           |
 | `Quantile`         | quantiles at fixed fractions (QR)  | quantile loss           |
 | `ImplicitQuantile` | a quantile for each fraction (IQN) | quantile loss           |
+| `HLGauss`          | logits of a histogram (HL-Gauss)   | KL divergence           |
 
 Except for `Expected`, the error is the loss: an error of the means alone would be zero where only
 the shape is wrong.
