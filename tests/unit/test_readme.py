@@ -19,6 +19,7 @@ from benchmarks.readme import PAGES, README, ROOT, with_tables
 import noisydqn
 from noisydqn.learner.agent import Agent, draw_noise
 from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.runners.exploration import Boltzmann, Noisy
 from noisydqn.types import Batch, Transition
 
 DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -111,7 +112,18 @@ def for_run() -> dict[str, Any]:
         PRESETS = noisydqn.PRESETS
 
     Module.train = staticmethod(train)  # pyright: ignore[reportAttributeAccessIssue]
-    return {"noisydqn": Module, "MyEnv": gymnasium.Env}
+    return {"noisydqn": Module, "MyEnv": gymnasium.Env, "Boltzmann": Boltzmann}
+
+
+def for_explorer() -> dict[str, Any]:
+    names: dict[str, Any] = {"explorer": Noisy(), "network": network(), "num_envs": 2}
+    names |= {
+        "values_fn": lambda *_, **__: jnp.zeros((2, 3)),
+        "observation": jnp.zeros((2, 4)),
+        "step": jnp.int32(0),
+    }
+    flags = {"updated": jnp.bool_(True), "ended": jnp.zeros(2, jnp.bool_)}
+    return names | flags | {"key": jax.random.key(0)}
 
 
 def for_policy() -> dict[str, Any]:
@@ -128,6 +140,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
         "x": jnp.zeros(4),
     },
     "policy.py": for_policy,
+    "runners/explorer.py": for_explorer,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "training/run.py": for_run,
     "training/saved.py": for_policy,

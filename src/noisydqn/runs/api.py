@@ -29,7 +29,8 @@ from noisydqn.play.policy import GreedyPolicy, describe
 from noisydqn.play.video import video_problem
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
-from noisydqn.runners.exploration import Explorer, explorer_options
+from noisydqn.runners.exploration import explorer_options
+from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runs.folder import (
     RunFolder,
@@ -139,9 +140,9 @@ def train(
             made to it since, or trained on itself if it has none; if None that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
-        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of an
-            `Explorer` class of a module that its class makes without arguments, or a function of
-            a module that makes one; if None that of `config`.
+        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of a class
+            of a module that the class makes without arguments, or a function of a module that
+            makes an `Explorer`; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
         resume: if `out` holds a run with these options go on with it, as `resume` does.
