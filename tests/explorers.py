@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noisydqn.runners.exploration import Explorer, Noisy
+from noisydqn import Explorer
+from noisydqn.runners.exploration import Noisy
 
 
 @dataclasses.dataclass(frozen=True)

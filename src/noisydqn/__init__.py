@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from noisydqn.play.evaluate import Evaluation
     from noisydqn.play.policy import GreedyPolicy
     from noisydqn.presets import PRESETS
+    from noisydqn.runners.explorer import Explorer
     from noisydqn.runs.api import Result, resume, train
     from noisydqn.runs.folder import load_config
     from noisydqn.runs.saved import evaluate, load_policy, record
@@ -21,6 +22,7 @@ __all__ = [
     "PRESETS",
     "Config",
     "Evaluation",
+    "Explorer",
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     "Config": "noisydqn.config.config",
     "Evaluation": "noisydqn.play.evaluate",
+    "Explorer": "noisydqn.runners.explorer",
     "GreedyPolicy": "noisydqn.play.policy",
     "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",

@@ -161,7 +161,7 @@ class Needy(EzGreedy):
         (EzGreedy(epsilon=0.8), "is not what its class makes without arguments"),
         (lambda: EzGreedy(), "cannot be found again by its name"),  # noqa: PLW0108
         (explorers.broken, "failed without arguments (RuntimeError: a cable is loose)"),
-        (explorers.nothing, "made int, expected a noisydqn.runners.exploration.Explorer"),
+        (explorers.nothing, "made int, expected a noisydqn.Explorer"),
         (Needy(needed=1), "failed without arguments (TypeError"),
         (3, "cannot be found again by its name"),
     ],

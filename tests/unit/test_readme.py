@@ -20,6 +20,7 @@ import noisydqn
 from noisydqn.learner.agent import Agent, sample_update_noise
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.torsos import Flatten
+from noisydqn.runners.exploration import Boltzmann, Noisy
 from noisydqn.types import Batch, Transition
 
 pytestmark = pytest.mark.slow
@@ -119,7 +120,18 @@ def for_run() -> dict[str, Any]:
         PRESETS = noisydqn.PRESETS
 
     Module.train = staticmethod(train)  # pyright: ignore[reportAttributeAccessIssue]
-    return {"noisydqn": Module, "MyEnv": gymnasium.Env}
+    return {"noisydqn": Module, "MyEnv": gymnasium.Env, "Boltzmann": Boltzmann}
+
+
+def for_explorer() -> dict[str, Any]:
+    names: dict[str, Any] = {"explorer": Noisy(), "network": network(), "num_envs": 2}
+    names |= {
+        "values_fn": lambda *_, **__: jnp.zeros((2, 3)),
+        "observation": jnp.zeros((2, 4)),
+        "step": jnp.int32(0),
+    }
+    flags = {"updated": jnp.bool_(True), "ended": jnp.zeros(2, jnp.bool_)}
+    return names | flags | {"key": jax.random.key(0)}
 
 
 def for_policy() -> dict[str, Any]:
@@ -136,6 +148,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
         "x": jnp.zeros(4),
     },
     "play/policy.py": for_policy,
+    "runners/explorer.py": for_explorer,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "runs/api.py": for_run,
     "runs/saved.py": for_policy,

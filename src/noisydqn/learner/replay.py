@@ -1,7 +1,7 @@
-"""The replay memory: a ring of steps on the device, uniform or prioritized, with n-step returns.
+"""The replay buffer: a ring of steps on the device, uniform or prioritized, with n-step returns.
 
 Steps are stored, not transitions: every observation once, in the order in which it was seen,
-`[slot, environment]`. A transition is put together when it is sampled, from row i and the n rows
+`[slot, environment]`. A transition is assembled when it is sampled, from row i and the n rows
 after it, or fewer where the episode ends first. It can be sampled as soon as those rows exist:
 only then does its leaf in the sum tree become positive. Nothing is lost at the end of an episode
 and no window crosses it.
@@ -10,11 +10,11 @@ and no window crosses it.
     leaf            >0       0       0
                  complete  no next  waits for n more rows
 
-Where the network sees several frames together, each is still stored once: a stack is put together
+Where the network sees several frames together, each is still stored once: a stack is assembled
 when it is sampled, from a row and those before it in its episode. A row whose history has been
 overwritten can no longer be sampled.
 
-Uniform replay is the same tree with all leaves 1. The memory is a value: `add`, `sample` and
+Uniform replay is the same tree with all leaves 1. The buffer is a value: `add`, `sample` and
 `set_priorities` take a `ReplayState` and, where they change it, return a new one.
 """
 
@@ -32,22 +32,24 @@ from noisydqn.types import Batch, Row, Transition
 
 
 class ReplayState(NamedTuple):
-    """What the memory holds."""
+    """The contents of a replay buffer."""
 
     rows: Row  # [slots, environments, ...]
-    tree: sum_tree.SumTree  # a leaf for each row: its priority to the power alpha, 0 if void
+    tree: (
+        sum_tree.SumTree
+    )  # a leaf for each row: its priority to the power alpha, 0 if it cannot be sampled
     position: Int[Array, ""]  # the slot that is written next
     max_priority: Float[Array, ""]  # the largest priority seen: what new transitions get
 
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """The shape and the rules of a memory.
+    """The shape and the rules of a replay buffer.
 
     Args:
         capacity: rows held, rounded up to a multiple of `num_envs` and to n + 1 + frames for each:
             so many that a complete transition is there also just after an episode has ended.
-        num_envs: environments that write in step.
+        num_envs: environments that write in lockstep.
         n_step: rewards summed in a transition.
         discount: gamma, the discount of one step.
         prioritized: sample in proportion to priority^alpha (Schaul et al. 2016), else uniformly.
@@ -65,11 +67,11 @@ class Replay:
 
     @property
     def slots(self) -> int:
-        """Rows that each environment has in the ring."""
+        """The number of rows that each environment has in the ring."""
         return max(math.ceil(self.capacity / self.num_envs), self.n_step + 1 + self.frames)
 
     def init(self, row: Row) -> ReplayState:
-        """An empty memory for rows like `row`, one environment's."""
+        """Make an empty buffer for rows like `row`, one environment's."""
         shape = (self.slots, self.num_envs)
         rows = jax.tree.map(lambda x: jnp.zeros(shape + jnp.shape(x), jnp.result_type(x)), row)
         return ReplayState(
@@ -86,6 +88,13 @@ class Replay:
         The row that is overwritten can no longer be sampled, nor those that need it as a frame;
         the transition that began n rows ago now can, and where an episode has ended so can all
         that began since.
+
+        Example: one environment, n = 3, one frame, and slot 7 is written. The transitions that may
+        become complete begin at `starts` = 6, 5, 4, which lie `back` = 1, 2, 3 rows before. The one
+        at row 4 does: its three following rows exist. If row 7 ends the episode, those at rows 5
+        and 6 do too, with two rewards and one. If row 5 ended an episode, `same_episode` holds for
+        row 6 alone: row 4 became complete when row 5 was written, and row 5, an end, never does.
+        The leaf of row 7 becomes 0 (`lost`) until its own window is complete.
         """
         slot = state.position
         rows = jax.tree.map(lambda ring, new: ring.at[slot].set(new), state.rows, row)
@@ -95,8 +104,8 @@ class Replay:
         same_episode = jnp.cumsum(rows.last[starts], axis=0) == 0  # [n, environments]
         complete = same_episode & ((back == self.n_step)[:, None] | row.last)
 
-        void = (slot + jnp.arange(self.frames, dtype=jnp.int32)) % self.slots
-        slots = jnp.concatenate([void, starts])
+        lost = (slot + jnp.arange(self.frames, dtype=jnp.int32)) % self.slots
+        slots = jnp.concatenate([lost, starts])
         env = jnp.arange(self.num_envs, dtype=jnp.int32)
         leaves = (slots[:, None] * self.num_envs + env).reshape(-1)
         priority = sum_tree.get(state.tree, leaves).reshape(len(slots), self.num_envs)
@@ -108,7 +117,7 @@ class Replay:
     def sample(
         self, state: ReplayState, key: PRNGKeyArray, batch_size: int, beta: Float[Array, ""]
     ) -> Batch:
-        """Draw transitions, stratified, with importance weights (P_min / P)^beta.
+        """Sample transitions, stratified, with importance weights (P_min / P)^beta.
 
         The factor 1/N of the paper's weights cancels, as they are divided by the batch's largest.
         At least one transition must be complete.
@@ -118,7 +127,7 @@ class Replay:
         return Batch(self.transitions(state.rows, indices), indices, weights)
 
     def transitions(self, rows: Row, indices: Int[Array, " batch"]) -> Transition:
-        """Put together the n-step transitions [B, ...] that begin at `indices`.
+        """Assemble the n-step transitions [B, ...] that begin at `indices`.
 
         With several frames the states are stacks of them, [B, frames, ...], the newest last.
         """
@@ -143,9 +152,9 @@ class Replay:
     def seen(
         self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]
     ) -> Shaped[Array, "batch ..."]:
-        """What the network sees at some rows: each observation, or the stack of frames it ends.
+        """Return the observations of some rows, or the stacks of frames that end with them.
 
-        Before an episode's first observation that one is repeated.
+        A stack that reaches back before its episode repeats the episode's first observation.
         """
         if self.frames == 1:
             return rows.observation[slot, env]
@@ -167,7 +176,7 @@ class Replay:
     ) -> ReplayState:
         """Set the priorities of sampled transitions to (|TD error| + offset)^alpha.
 
-        Where an index was drawn more than once, its largest error counts, whatever the order.
+        Where an index was sampled more than once, its largest error counts, whatever the order.
         Those not `counted` keep their priority; None counts all.
         """
         if not self.prioritized:

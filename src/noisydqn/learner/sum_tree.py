@@ -1,4 +1,4 @@
-"""A sum tree with eight children a node: draws an index in proportion to its priority.
+"""A sum tree with eight children a node: samples an index in proportion to its priority.
 
 A binary tree over two million leaves needs twenty-one dependent steps to find a leaf; with eight
 children a node it needs seven, each of them one vectorized look at eight numbers. Sums are
@@ -24,17 +24,17 @@ SumTree = Float[Array, "blocks fanout"]
 """A heap of blocks of siblings, the root's first: entry e of all, in order, is block e + 1's sum.
 
 One array for all levels, as a compiled call takes and gives back each array it is given. Only the
-last level is cut to what the leaves need, so that the shape tells the number of levels.
+last level is shortened to what the leaves need, so that the shape tells the number of levels.
 """
 
 
 def _above(level: int) -> int:
-    """Blocks in the levels above a level."""
+    """Count the blocks in the levels above a level."""
     return (FANOUT**level - 1) // (FANOUT - 1)
 
 
 def levels(tree: SumTree) -> int:
-    """How many levels a tree has."""
+    """Count the levels of a tree."""
     level = 1
     while _above(level) < len(tree):
         level += 1
@@ -42,7 +42,7 @@ def levels(tree: SumTree) -> int:
 
 
 def init(capacity: int) -> SumTree:
-    """A tree of at least `capacity` leaves, all of priority zero."""
+    """Make a tree of at least `capacity` leaves, all of priority zero."""
     level = 0
     while FANOUT ** (level + 1) < capacity:
         level += 1
@@ -50,12 +50,12 @@ def init(capacity: int) -> SumTree:
 
 
 def total(tree: SumTree) -> Float[Array, ""]:
-    """The sum of all priorities."""
+    """Sum all priorities."""
     return jnp.sum(tree[0])
 
 
 def get(tree: SumTree, indices: Int[Array, " n"]) -> Float[Array, " n"]:
-    """The priorities at `indices`."""
+    """Return the priorities at `indices`."""
     return tree[_above(levels(tree) - 1) + indices // FANOUT, indices % FANOUT]
 
 
@@ -63,7 +63,7 @@ def put(tree: SumTree, indices: Int[Array, " n"], values: Float[Array, " n"]) ->
     """Set the priorities at `indices` to values of zero or more.
 
     Where an index repeats, the largest of its values counts, whatever the order. Indices of
-    `NOWHERE` are passed over.
+    `NOWHERE` are ignored.
     """
     nowhere = indices == NOWHERE
     for level in reversed(range(levels(tree))):
@@ -106,8 +106,11 @@ def find(tree: SumTree, places: Places) -> tuple[Int[Array, " n"], Float[Array, 
     of two to some 2^23 units again, and the place's next bits become its low digits. So at every
     level a child's share is right to some 2^-22 of its node, however many leaves the tree has.
 
-    Example: sums 1 1 6 and a place 5 of width 16. The edges are 2 4 16, so the third child is
-    chosen, with place 5 - 4 = 1 of width 12.
+    Example: children with sums 1 1 6 and a place 5 of width 16. Their running sums 1 2 8 are
+    shares 1/8 2/8 8/8 of the node, so the edges are 2 4 16. Two edges lie at or below 5, hence the
+    third child, which spans 4 to 16, is chosen, with place 5 - 4 = 1 of width 12. Stretched by 2^20
+    the width has 24 bits, and the place becomes 2^20 plus the next 20 bits. At the last level the
+    child is a leaf.
 
     Returns the leaves and their priorities, which are above zero whatever rounding does to sums.
     """

@@ -29,7 +29,8 @@ from noisydqn.learner.replay import Replay
 from noisydqn.learner.sum_tree import SumTree
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, normalize
-from noisydqn.runners.exploration import Explorer, make_explorer
+from noisydqn.runners.exploration import make_explorer
+from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
 from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
 from noisydqn.runners.state import ActorState, Statistics, TrainingState

@@ -1,28 +1,14 @@
-"""Exploration: how actions are chosen while training.
+"""The explorers that a config can name, and how a run finds one of the user's again.
 
-An `Explorer` is a value, a frozen dataclass of its options. Its state, such as the noise held,
-is passed in and returned:
-
-    state = explorer.init(network, num_envs, key)
-    actions, state = explorer.act(state, values_fn, observation, step, key)
-    state = explorer.resample(state, network, updated=updated, ended=ended, key=key)
-
-All methods are traced by JAX. A scheme of your own needs one class, with `act` if it has no state:
-
-    @dataclass(frozen=True)
-    class Optimistic(Explorer):
-        def act(self, state, values_fn, observation, step, key): ...
-
-    noisydqn.train(env="CartPole-v1", explorer=Optimistic())
+A new one is a class with its options and one line in `EXPLORERS`.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol, get_type_hints, runtime_checkable
+from typing import Annotated, Any, Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.config.config import Config
 from noisydqn.errors import UserError, in_one_line
@@ -30,92 +16,20 @@ from noisydqn.imports import PYTHON, find, name_of
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.options import ABOVE_ZERO, at_least, between, convert_fields
+from noisydqn.runners.explorer import (
+    Actions,
+    Count,
+    Explorer,
+    Flag,
+    Flags,
+    Key,
+    Observation,
+    Values,
+    ValuesFn,
+)
 from noisydqn.trees import Flat
 
-Actions = Int[Array, " envs"]
-Count = Int[Array, ""]
-Flag = Bool[Array, ""]
-Flags = Bool[Array, " envs"]
-Key = PRNGKeyArray
 Noise = Flat[NetworkNoise]
-Observation = Float[Array, "envs ..."]
-Values = Float[Array, "envs actions"]
-
-
-class ValuesFn(Protocol):
-    """The online network's action values at the newest observations."""
-
-    def __call__(
-        self,
-        observation: Observation,
-        /,
-        noise: NetworkNoise | None = None,
-    ) -> Values:
-        """Compute the values [envs, actions].
-
-        Args:
-            observation: one per environment, preprocessed.
-            noise: a noise sample that all environments share or, sampled with `shared=False`,
-                samples with a leading axis [envs]. None uses the mean weights.
-        """
-        ...
-
-
-@runtime_checkable
-class Explorer(Protocol):
-    """A way to explore. Subclasses inherit defaults for all but `act`."""
-
-    @property
-    def noisy_layers(self) -> bool:
-        """Whether the network needs noisy layers."""
-        return False
-
-    @property
-    def resamples_every_step(self) -> bool:
-        """Whether `resample` matters also after steps that bring no update.
-
-        Where it does not, the host runner saves a compiled call at such steps.
-        """
-        return False
-
-    def init(self, network: QNetwork, num_envs: int, key: Key) -> Any:
-        """Make the state before the first step, any tree of arrays."""
-        del network, num_envs, key
-        return ()
-
-    def act(
-        self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
-    ) -> tuple[Actions, Any]:
-        """Choose an action, an int32, for every environment.
-
-        The action at the last observation of an episode is ignored.
-
-        Args:
-            state: the explorer's own.
-            values_fn: action values of the online network.
-            observation: the newest ones, preprocessed.
-            step: environment steps before this step, all environments counted.
-            key: a new one at every step.
-
-        Returns:
-            The actions [envs] and the next state, of the same shapes and types.
-        """
-        ...
-
-    def resample(
-        self, state: Any, network: QNetwork, *, updated: Flag, ended: Flags, key: Key
-    ) -> Any:
-        """Prepare the state for the next step.
-
-        Args:
-            state: the explorer's own.
-            network: the online network.
-            updated: whether updates were scheduled after this step, also before learning starts.
-            ended: where an episode has just ended.
-            key: a new one at every call.
-        """
-        del network, updated, ended, key
-        return state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,8 +276,7 @@ def _made(name: str) -> Explorer:
         ) from error
     if isinstance(explorer, type) or not isinstance(explorer, Explorer):
         raise UserError(
-            f"--exploration {name} made {type(explorer).__name__}, expected a "
-            "noisydqn.runners.exploration.Explorer"
+            f"--exploration {name} made {type(explorer).__name__}, expected a noisydqn.Explorer"
         )
     return explorer
 

@@ -28,7 +28,8 @@ from noisydqn.options import argument, field_names, refuse_unknown, shown
 from noisydqn.play.policy import GreedyPolicy, describe
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
-from noisydqn.runners.exploration import Explorer, explorer_options
+from noisydqn.runners.exploration import explorer_options
+from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.folder import (
@@ -141,9 +142,9 @@ def train(
             one of these. If None that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
-        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of an
-            `Explorer` class of a module that its class makes without arguments, or a function of
-            a module that makes one; if None that of `config`.
+        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of a class
+            of a module that the class makes without arguments, or a function of a module that
+            makes an `Explorer`; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
         resume: if `out` holds a run with these options go on with it, as `resume` does.
