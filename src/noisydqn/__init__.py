@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from noisydqn.play.evaluate import Evaluation
     from noisydqn.play.policy import GreedyPolicy
     from noisydqn.presets import PRESETS
-    from noisydqn.runners.explorer import Explorer
-    from noisydqn.runs.api import Result, resume, train
+    from noisydqn.runs.api import resume, train
+    from noisydqn.runs.callbacks import Callback, Training
     from noisydqn.runs.folder import load_config
-    from noisydqn.runs.saved import evaluate, load_policy, record
+    from noisydqn.runs.result import Result
+    from noisydqn.runs.saved import evaluate, record
+    from noisydqn.runs.trackers import Tracker
 
 __all__ = [
     "PRESETS",
+    "Callback",
     "Config",
     "Evaluation",
     "Explorer",
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
-    "Statistic",
+    "Tracker",
+    "Training",
     "UserError",
     "evaluate",
     "load_config",
@@ -38,14 +42,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "noisydqn.runs.callbacks",
     "Config": "noisydqn.config.config",
     "Evaluation": "noisydqn.play.evaluate",
     "Explorer": "noisydqn.runners.explorer",
     "GreedyPolicy": "noisydqn.play.policy",
     "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",
-    "Result": "noisydqn.runs.api",
-    "Statistic": "noisydqn.envs.spec",
+    "Result": "noisydqn.runs.result",
+    "Tracker": "noisydqn.runs.trackers",
+    "Training": "noisydqn.runs.callbacks",
     "UserError": "noisydqn.errors",
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",

@@ -65,8 +65,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_slots: int  # in a block of rows; the last block may be shorter
     state: File
     arrays: dict[str, Entry]
-    rows: dict[int, File]  # by block; blocks that were never written are missing
-    run: dict[str, Any]  # the record of the run, see `runs.record`
+    rows: dict[int, File]  # by block; those never written to are not there
+    run: dict[str, Any]  # the session's part, see `runs.progress.StoredRun`
 
     @property
     def files(self) -> list[File]:

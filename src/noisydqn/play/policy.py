@@ -160,3 +160,40 @@ def describe(config: Config, spec: EnvironmentSpec) -> str:
     if config.frame_stack > 1:
         notes += [f"{config.frame_stack} frames together"]
     return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
+
+
+@own_settings()
+def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = None) -> GreedyPolicy:
+    """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
+
+        policy = noisydqn.load_policy("runs/one")
+        action, _ = policy.predict(observation, deterministic=True)
+
+    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
+
+    Args:
+        path: folder or file.
+        which: of a folder, the `"best"` weights or the `"final"` ones.
+        env: as in `train`, for such an old folder alone, where the config cannot name it.
+
+    Raises:
+        UserError: there is no policy, it is damaged, or the folder holds several runs.
+    """
+    path = given_path(path, "the policy")
+    if not path.is_file():
+        folder, config = open_folder(path)
+        spec = spec_of_run(folder, config, env)
+        return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
+        )
+    arrays, text = read_safetensors(path)
+    spec, options = read_card(text, path)
+    config = from_stored(options, path)
+    expected = weights.policy_like(config, spec)
+    for name in named(expected):
+        mean = arrays.get(name.removesuffix("_sigma") + "_mu")
+        if name.endswith("_sigma") and mean is not None:  # only means were exported
+            arrays[name] = np.zeros_like(mean)
+    return GreedyPolicy(weights.policy_of_arrays(expected, arrays, path), spec)
