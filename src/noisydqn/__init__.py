@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from noisydqn.play.evaluate import Evaluation
     from noisydqn.play.policy import GreedyPolicy
     from noisydqn.presets import PRESETS
+    from noisydqn.runners.explorer import Explorer
     from noisydqn.runs.api import resume, train
     from noisydqn.runs.callbacks import Callback, Training
     from noisydqn.runs.folder import load_config
     from noisydqn.runs.result import Result
-    from noisydqn.runs.saved import evaluate, record
+    from noisydqn.runs.saved import evaluate, load_policy, record
     from noisydqn.runs.trackers import Tracker
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
+    "Statistic",
     "Tracker",
     "Training",
     "UserError",
@@ -50,6 +52,7 @@ _HOMES = {
     "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",
     "Result": "noisydqn.runs.result",
+    "Statistic": "noisydqn.envs.spec",
     "Tracker": "noisydqn.runs.trackers",
     "Training": "noisydqn.runs.callbacks",
     "UserError": "noisydqn.errors",

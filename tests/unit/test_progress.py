@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from noisydqn.envs.spec import Statistic
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.progress import Goals, Progress, SeedProgress, StoredRun
@@ -72,7 +73,8 @@ def test_the_best_and_the_newest_evaluation() -> None:
 
 def test_an_evaluation_solves_what_has_no_goal_of_returns() -> None:
     started = trained(GOALS).after_evaluations_started()
-    outcome = Evaluation((1.0,), 0, 1.0)
+    wins = Statistic("wins", "won", part="won", goal=0.9)
+    outcome = Evaluation((1.0,), 0, {"wins": 1.0}, (wins,))
     later = started.after_chunk(300, 3.0, [chunk()], GOALS)
     assert later.after_evaluation(0, outcome, GOALS).seeds[0].solved_at == (100, 1.0)
     assert later.after_evaluation(0, outcome, RETURN).seeds[0].solved_at is None

@@ -1,21 +1,24 @@
 """`train` and `resume`: from what a call gives to a job."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import Config
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, accept
-from noisydqn.envs.host import HostEnvironment, Notices
-from noisydqn.envs.registry import AnyEnvironment, environment_spec, make_environment
+from noisydqn.envs.host import Notices
+from noisydqn.envs.protocol import Environment
+from noisydqn.envs.registry import AnyEnvironment, make_environment
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
 from noisydqn.imports import find, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, field_names, refuse_unknown, shown
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.runners.exploration import explorer_options
+from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.extensions import Extensions, TrackerMaker
 from noisydqn.runs.folder import (
@@ -28,6 +31,7 @@ from noisydqn.runs.folder import (
 )
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
+from noisydqn.runs.named import config_named
 from noisydqn.runs.result import Result
 from noisydqn.runs.trackers import Tracker
 from noisydqn.settings import own_settings
@@ -64,11 +68,16 @@ def train(
     Args:
         config: the options, or a NAME as of `noisydqn train`: a preset, an environment, or a run
             whose options are taken; None takes options that suit `env`.
-        env: an id, as on the command line; a function that makes an environment of Gymnasium; or
-            such an environment. An environment is made again from its spec, without later
-            changes; one without a spec is trained on itself. None takes that of `config`.
+        env: an id, as on the command line; an environment of Gymnasium; an environment in JAX with
+            gymnax's interface (`noisydqn.envs.jax_interface`), which runs on the device, alone or
+            in a tuple with its parameters; or a function that makes one of these. An environment
+            of Gymnasium is made again from its spec, without later changes; one without a spec is
+            trained on itself. None takes that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; None takes that of `config`.
+        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of a class
+            of a module that the class makes without arguments, or a function of a module that
+            makes an `Explorer`; None takes that of `config`.
         out: the run's folder, new or empty; None makes a new one under `runs/`.
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
@@ -94,6 +103,8 @@ def train(
     options = brought | options
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
+    if explorer is not None:
+        options |= explorer_options(explorer)
     refuse_unknown(options, [*field_names(Config), *ARGUMENTS])
     if "preset" in options:
         raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
@@ -109,7 +120,7 @@ def train(
             return launch(job, quiet=quiet, cache=cache)
     environment = make_environment(config, maker, Notices(None))
     check_memory(config, environment)
-    out, folders = create_folders(config, out, environment_spec(environment))
+    out, folders = create_folders(config, out, environment.spec)
     return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
 
 
@@ -180,7 +191,7 @@ def _resumed(out: Path, changes: dict[str, Any], given: Given, extensions: Exten
     return Job(config, environment, out, folders, extensions, resumed=True)
 
 
-def _given_environment(config: Config, given: Given) -> DeviceEnvironment | HostEnvironment:
+def _given_environment(config: Config, given: Given) -> Environment:
     """Make the environment of a run, or the one that was given for it with the run's options."""
     making = {k: x for k, x in given.options.items() if k in ("env_kwargs", "max_episode_steps")}
     return make_environment(config.replace(**making), given.entry, Notices(None))

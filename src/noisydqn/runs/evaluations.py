@@ -8,8 +8,7 @@ import jax
 
 from noisydqn.compilation import Background, wait
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.protocol import Environment
 from noisydqn.errors import StoppedError
 from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import Evaluation, evaluate
@@ -28,7 +27,7 @@ class Evaluations:
     def __init__(
         self,
         config: Config,
-        env: DeviceEnvironment | HostEnvironment,
+        env: Environment,
         key: jax.Array,
         check: Callable[[], None],
     ) -> None:

@@ -10,9 +10,7 @@ from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.registry import environment_spec
+from noisydqn.envs.protocol import Environment
 from noisydqn.errors import (
     DivergedError,
     EnvironmentFailedError,
@@ -22,8 +20,9 @@ from noisydqn.errors import (
 )
 from noisydqn.files import write_json
 from noisydqn.play.policy import GreedyPolicy, describe
-from noisydqn.play.video import video_problem
 from noisydqn.program_cache import program_cache
+from noisydqn.runners.schedule import UpdateSchedule
+from noisydqn.runners.stop import stoppable
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.memory import check_memory
@@ -31,7 +30,6 @@ from noisydqn.runs.messages import closing_lines, how_to, stopped_line
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
 from noisydqn.runs.session import Session
-from noisydqn.runs.stop import stoppable
 from noisydqn.runs.trackers import Terminal
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -43,7 +41,7 @@ class Job:
     """A run to perform, in folders that exist."""
 
     config: Config  # of all seeds
-    env: DeviceEnvironment | HostEnvironment
+    env: Environment
     out: Path
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
@@ -52,7 +50,7 @@ class Job:
     @property
     def together(self) -> bool:
         """Whether all seeds are trained at once, in one program; else they take turns."""
-        return not isinstance(self.env, HostEnvironment)
+        return self.env.trains_seeds_together
 
     @property
     def seeds(self) -> list[Config]:
@@ -96,7 +94,7 @@ def _perform(job: Job, terminal: Terminal) -> Result:
     """Train the seeds, together or in turn, and say how the run ended."""
     _announce(job, terminal)
     config, out = job.config, job.out
-    spec = environment_spec(job.env)
+    spec = job.env.spec
     results: list[SeedResult] = []
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
         context = Context(job.env, terminal, stop, compiler, job.extensions)
@@ -118,7 +116,7 @@ def _perform(job: Job, terminal: Terminal) -> Result:
     if config.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
     if not stop.asked:
-        terminal.say("\n".join(closing_lines(out, results)))
+        terminal.say("\n".join(closing_lines(out, results, job.env.statistics)))
     return Result(out, results, stop.signal)
 
 
@@ -130,17 +128,17 @@ def _announce(job: Job, terminal: Terminal) -> None:
     """
     config, env = job.config, job.env
     terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {job.out}")
-    if config.steps < config.first_learning_step:
+    first_step = UpdateSchedule.create(config).first_step
+    if config.steps < first_step:
         terminal.warn(
-            f"nothing will be learned: learning starts after {config.first_learning_step:,} "
+            f"nothing will be learned: learning starts after {first_step:,} "
             "steps; raise --steps or lower --learning-starts"
         )
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)
-    terminal.say(describe(config, environment_spec(env)))
-    if isinstance(env, HostEnvironment):
-        env.notices.tell(terminal.warn)
-    if config.film_seconds > 0 and (problem := video_problem(env)) is not None:
+    terminal.say(describe(config, env.spec))
+    env.tell_notices(terminal.warn)
+    if config.film_seconds > 0 and (problem := env.video_problem) is not None:
         terminal.warn(f"no video: {problem}")
 
 

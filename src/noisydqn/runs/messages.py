@@ -3,11 +3,13 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
+from noisydqn.envs.spec import Statistic
+from noisydqn.runners.stop import Stop
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.result import SeedResult
-from noisydqn.runs.stop import Stop
 
 
 def how_to(command: str, folder: Path, env: str) -> str:
@@ -27,18 +29,25 @@ def stopped_line(stop: Stop, steps: int, out: Path, env: str) -> str:
     )
 
 
-def closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
+def outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]) -> str:
+    """Say what the evaluations of all seeds came to: the goal's statistic, or the returns."""
+    for statistic in statistics:
+        values = [evaluation.get(statistic.name) for evaluation in evaluations]
+        if statistic.goal is not None and None not in values:
+            return statistic.say(*(value for value in values if value is not None))
+    returns = [f"{evaluation['mean_return']:.1f}" for evaluation in evaluations]
+    return f"a mean return of {', '.join(returns)}"
+
+
+def closing_lines(
+    out: Path, results: list[SeedResult], statistics: tuple[Statistic, ...] = ()
+) -> list[str]:
     """Say what the run achieved, where its files are, and what to do next."""
     summaries = [result.summary for result in results]
     seconds = summaries[0]["train_seconds"]
     solved = summaries[0]["solved_at_step"]
     reached = "" if solved is None else f"; solved after {solved:,}"
-    caught = [s["evaluation"].get("caught_fraction") for s in summaries]
-    if None in caught:
-        returns = [f"{s['evaluation']['mean_return']:.1f}" for s in summaries]
-        outcome = f"a mean return of {', '.join(returns)}"
-    else:
-        outcome = f"{', '.join(f'{x:.2%}' for x in caught)} of the fruit caught"
+    achieved = outcome([summary["evaluation"] for summary in summaries], statistics)
     folders = [RunFolder(result.folder) for result in results]
     evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
@@ -47,7 +56,7 @@ def closing_lines(out: Path, results: list[SeedResult]) -> list[str]:
     played = folders[0].path if "<" in env else out  # a call takes the folder of one seed
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
-        f"without noise {weights}: {outcome}",
+        f"without noise {weights}: {achieved}",
         f"{video}curves, metrics and weights are in {out}",
         f"next: {how_to('evaluate', played, env)}",
     ]

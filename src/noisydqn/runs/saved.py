@@ -21,7 +21,6 @@ from noisydqn.play.video import save_film
 from noisydqn.runs import weights
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.keys import SeedKeys, seed_keys
-from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
 from noisydqn.trees import named
 
@@ -151,7 +150,7 @@ def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = Non
         mean = arrays.get(name.removesuffix("_sigma") + "_mu")
         if name.endswith("_sigma") and mean is not None:  # only means were exported
             arrays[name] = np.zeros_like(mean)
-    return GreedyPolicy(weights.fit(expected, arrays, path), spec)
+    return GreedyPolicy(weights.policy_of_arrays(expected, arrays, path), spec)
 
 
 def _keys(config: Config, seed: int | None) -> SeedKeys:

@@ -9,15 +9,14 @@ from typing import Any
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.registry import environment_spec
+from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError
 from noisydqn.files import write_json
 from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import Evaluation
-from noisydqn.play.video import save_film, video_problem
+from noisydqn.play.video import save_film
 from noisydqn.runners.report import SeedChunk
+from noisydqn.runners.stop import Stop
 from noisydqn.runs.callbacks import Training
 from noisydqn.runs.evaluations import Evaluations
 from noisydqn.runs.extensions import Extensions, Watchers
@@ -25,7 +24,6 @@ from noisydqn.runs.folder import RunFolder, read_summary
 from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
-from noisydqn.runs.stop import Stop
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.runs.weights import policy_like, save_policy
 
@@ -34,7 +32,7 @@ from noisydqn.runs.weights import policy_like, save_policy
 class Context:
     """The environment and the services that all seeds of a run share."""
 
-    env: DeviceEnvironment | HostEnvironment
+    env: Environment
     terminal: Terminal
     stop: Stop
     compiler: Compiler
@@ -70,7 +68,7 @@ class SeedSession:
         Raises:
             UserError: the stored policies are not those of the config.
         """
-        like = policy_like(self.config, environment_spec(self.context.env))
+        like = policy_like(self.config, self.context.env.spec)
         best = None if progress.best_return is None else like
         expected = {"final": like, "best": best, "pending": [like] * len(progress.pending)}
         policies: dict[str, Any] = checkpoint.read(name, expected)
@@ -131,7 +129,7 @@ class SeedSession:
             num_updates=seed.num_updates,
             num_episodes=seed.num_episodes,
             _weights=self.final,
-            _spec=environment_spec(self.context.env),
+            _spec=self.context.env.spec,
             _stop=stop,
         )
 
@@ -191,7 +189,7 @@ class SeedSession:
     def records_video(self) -> bool:
         """Whether the report records a video: one is wanted, possible, and not there yet."""
         recorded = self.summary["evaluation"] is not None and self.folder.video.exists()
-        possible = video_problem(self.context.env) is None
+        possible = self.context.env.video_problem is None
         return self.config.film_seconds > 0 and not recorded and possible
 
     def report(self) -> None:
@@ -215,7 +213,7 @@ class SeedSession:
                     write_json(self.folder.summary, self.summary)
                 self.context.stop.check()
 
-            if future is not None and isinstance(self.context.env, HostEnvironment):
+            if future is not None and self.context.env.plays_one_at_a_time:
                 wait(future, take)  # of some environments only one can be made
             if records_video:
                 self._record_video(policy, take)

@@ -14,8 +14,8 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import Background, Program
 from noisydqn.config.config import Config
+from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.protocol import Environment
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
@@ -162,45 +162,34 @@ class Session:
 
     def _chunks(self) -> Generator[Chunk]:
         """Start all compilation, first of what training needs, and the runner."""
-        keys = [seed.keys.training for seed in self.seeds]
-        config, env = self.config, self.context.env
-        stop, compiler = self.context.stop, self.context.compiler
-        if isinstance(env, HostEnvironment):
-            longest = host.programs(config.of_program, env.spec).start(compiler)
-            chunks = host.run(
-                *(config, env, keys[0], self.checkpoint, self.context.terminal.warn),
-                stop=stop,
-                compiler=compiler,
-            )
-        else:
-            longest = device.programs(config.of_program, env, len(keys)).start(compiler)
-            chunks = device.run(
-                config, env, jnp.stack(keys), self.checkpoint, stop=stop, compiler=compiler
-            )
+        env, compiler = self.context.env, self.context.compiler
+        longest, chunks = env.by_kind(device=self._on_device, host=self._on_host)
         compiler.start_after(longest, self._evaluation_programs)
         return chunks
 
     def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
         """Start the device runner; returns the program that takes longest to compile, too."""
-        keys, made_by = jnp.stack([run.keys.training for run in self.runs]), self.compiler
-        made = device.programs(self.config.of_program, env, len(keys))
-        return made.start(made_by), device.run(
-            self.config, env, keys, self.checkpoint, stop=self.stop, compiler=made_by
+        keys = jnp.stack([seed.keys.training for seed in self.seeds])
+        stop, compiler = self.context.stop, self.context.compiler
+        longest = device.programs(self.config.of_program, env, len(keys)).start(compiler)
+        return longest, device.run(
+            self.config, env, keys, self.checkpoint, stop=stop, compiler=compiler
         )
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
         """Start the host runner; returns the program that takes longest to compile, too."""
-        key, made_by = self.runs[0].keys.training, self.compiler
-        longest = host.programs(self.config.of_program, env.spec).start(made_by)
+        key = self.seeds[0].keys.training
+        stop, compiler = self.context.stop, self.context.compiler
+        longest = host.programs(self.config.of_program, env.spec).start(compiler)
         return longest, host.run(
-            *(self.config, env, key, self.checkpoint, self.terminal.warn),
-            stop=self.stop,
-            compiler=made_by,
+            *(self.config, env, key, self.checkpoint, self.context.terminal.warn),
+            stop=stop,
+            compiler=compiler,
         )
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         env = self.context.env
-        policy = policy_like(self.config, environment_spec(env))
+        policy = policy_like(self.config, env.spec)
         programs = evaluation_programs(env, policy, self.config.evaluation_episodes)
         with_video = self.config.film_seconds > 0
         return [*programs, *(film_programs(env, policy) if with_video else ())]
