@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Protocol
 
 from jaxtyping import Array, Int, PRNGKeyArray
@@ -103,7 +103,7 @@ def takes(function: Any, number: int) -> bool:
 
 
 @contextlib.contextmanager
-def named(function: str) -> Iterator[None]:
+def named(function: str) -> Generator[None]:
     """Name the environment's function in whatever it raises."""
     try:
         yield
