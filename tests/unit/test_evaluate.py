@@ -152,3 +152,24 @@ def test_an_evaluation_can_be_left(policy: Policy) -> None:
         evaluate(
             DeviceEnvironment.create(CatcherPixels()), policy, episodes=4, key=KEY, check=leave
         )
+
+
+class Successful(CountingHostEnv):
+    """Reports a success of the longer of two kinds of episodes, and nothing of the shorter."""
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        outcome = super().step(action)
+        return (*outcome[:4], {"is_success": sum(outcome[2:4]) * 1.0} if self.time > 3 else {})
+
+
+def test_successes_are_reported_where_infos_say_so() -> None:
+    config = Config(env="CartPole-v1", hidden=(8,))
+    env = HostEnvironment.create(config, Successful)
+    policy = build.make_policy(config, env.spec, KEY)
+    evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 1, key=KEY)
+    assert evaluation.stats == {"success_rate": 1}
+    assert evaluation.summary()["success_rate"] == 1
+    assert evaluation.describe().endswith(", 100% of the episodes succeeded")
+    assert not evaluation.solved
+    silent = evaluate(env, policy, episodes=2, key=KEY)  # the shorter kind alone
+    assert silent.stats == {}
