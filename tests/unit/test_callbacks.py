@@ -77,8 +77,8 @@ def test_each_seed_gets_a_tracker_of_its_own(env: Any, tmp_path: Path) -> None:
     }
     noisydqn.train(out=tmp_path / "run", trackers=[Collecting], **options)
     assert [(t.folder, t.config and t.config.seed) for t in made] == [
-        (tmp_path / "run" / "seed0", 0),
-        (tmp_path / "run" / "seed1", 1),
+        (tmp_path / "run" / "seed3", 3),
+        (tmp_path / "run" / "seed4", 4),
     ]
     assert [[steps for steps, _ in tracker.chunks] for tracker in made] == [[40, 80, 120, 160]] * 2
     assert [tracker.closed for tracker in made] == [1, 1]
