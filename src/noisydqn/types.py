@@ -15,17 +15,20 @@ from noisydqn.trees import Flat
 
 
 class TimeStep(NamedTuple):
-    """What an environment shows after one step, or after a reset (reward 0, both flags False)."""
+    """What an environment shows after one step, or after a reset (reward 0, both flags False).
+
+    A vector of environments has leading axes "*batch", such as [envs].
+    """
 
     observation: Shaped[Array, "..."]
-    reward: Float[Array, ""]
-    terminated: Bool[Array, ""]  # the episode ended by the rules: no value follows
-    truncated: Bool[Array, ""]  # the episode was cut, for instance by a time limit
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]  # the episode ended by the rules: no value follows
+    truncated: Bool[Array, "*batch"]  # the episode was cut, for instance by a time limit
     info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
 
     @property
-    def last(self) -> Bool[Array, ""]:
-        """Whether the episode ends here, by the rules or by a cut."""
+    def last(self) -> Bool[Any, "..."]:  # an array of JAX or, from Gymnasium, of NumPy
+        """True where the episode ends: it terminates or is truncated."""
         return self.terminated | self.truncated
 
 

@@ -243,7 +243,9 @@ def test_dueling_streams(head: Head, hidden: tuple[int, ...], layer_norm: bool) 
     a, v = (a.reshape(3, 7), v) if network.embedding is None else (a.T, v.T)
     expected = v + a - a.sum(0) / 3
     for own_noise in (False, True):
-        returns = network.returns(jnp.asarray(x), noise, fractions, own_noise=own_noise)
+        returns = network.returns(
+            jnp.asarray(x), noise, jnp.asarray(fractions), own_noise=own_noise
+        )
         np.testing.assert_allclose(returns, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
 
 

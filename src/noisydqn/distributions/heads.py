@@ -16,7 +16,7 @@ shape is wrong.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class Loss(NamedTuple):
     error: Float[Array, ""]
 
 
+@runtime_checkable  # tests check annotations with isinstance
 class Head(Protocol):
     """What a network says of returns."""
 

@@ -41,7 +41,7 @@ def squared(error: Float[Array, ""]) -> Float[Array, ""]:
     return 0.5 * error**2
 
 
-def smooth_l1(error: Float[Array, ""]) -> Float[Array, ""]:
+def smooth_l1(error: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The Huber loss with threshold 1: half the square up to 1, linear beyond."""
     size = jnp.abs(error)
     return jnp.where(size <= 1, 0.5 * size**2, size - 0.5)

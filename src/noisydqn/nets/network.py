@@ -7,15 +7,15 @@ convolution is several times slower inside a compiled loop; elsewhere they are X
 import abc
 import itertools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from noisydqn.distributions.heads import Expected, Head, ImplicitQuantile
-from noisydqn.nets.noisy import NetworkNoise, Noise, NoiseKind, NoisyLinear, without_noise
+from noisydqn.nets.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
 
 
 class Torso(eqx.Module):
@@ -375,7 +375,7 @@ class QNetwork(eqx.Module):
             return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
 
         def stack(
-            inputs: int, widths: tuple[int, ...], keys: PRNGKeyArray
+            inputs: int, widths: tuple[int, ...], keys: Key[Array, " layers"]
         ) -> tuple[tuple[Layer, ...], Norms]:
             pairs = zip(itertools.pairwise((inputs, *widths)), keys, strict=True)
             layers = tuple(layer(*sizes, key, noisy and noisy_hidden) for sizes, key in pairs)
@@ -469,7 +469,7 @@ class QNetwork(eqx.Module):
 def _hidden(
     layers: tuple[Layer, ...],
     norms: Norms,
-    draws: tuple[Noise | None, ...],
+    draws: tuple[Any, ...],  # that of a plain layer is the layer without its arrays
     x: Array,
     own_noise: bool,
 ) -> Array:
@@ -480,7 +480,7 @@ def _hidden(
     return x
 
 
-def _apply(layer: Layer, x: Array, noise: Noise | None, own_noise: bool) -> Array:
+def _apply(layer: Layer, x: Array, noise: Any, own_noise: bool) -> Array:
     if isinstance(layer, NoisyLinear):
         return layer(x, noise, own_noise=own_noise)
     return layer(x)
