@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.compilation import Program, program_for
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
-from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.agent import act
 from noisydqn.learner.policy import Policy
 from noisydqn.options import MAX_COUNT
