@@ -7,8 +7,7 @@ They differ in how they are seeded, checked, rendered and replayed:
 - `NativeBackend`: the vector environment that an id registers, such as Atari's. Nothing in it can
   be wrapped, so values are checked here, in batches. Its `Seeding` is `SeedTogether` or `SeedEach`.
 
-What a backend's environments raise passes through: `HostVector` turns it into an error that names
-the step.
+Backends do not catch errors of environments: `HostVector` adds the step to them.
 """
 
 from typing import Any, NamedTuple, Protocol
