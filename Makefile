@@ -1,5 +1,6 @@
-# make train      install, then train, evaluate and film Catcher from pixels (about a minute)
-# make test       install, then lint, types, docs and every test
+# make train      install, then train, evaluate and record Catcher from pixels (about a minute)
+# make check      install, then lint, types and the fast tests (under two minutes on two cores)
+# make test       install, then lint, types, docs and every test (some twenty minutes)
 # make docs       the site, into build/docs
 # make notebooks  execute the notebooks of examples/ and keep their outputs (some five minutes)
 # make dist       sdist and wheel, into dist
@@ -10,10 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint types docs notebooks dist bench clean
+.PHONY: train check test lint types docs notebooks dist bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/noisydqn train
+
+check: lint types
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/unit
 
 test: lint types docs
 	$(BIN)/python -m pytest -n 2
@@ -21,6 +25,7 @@ test: lint types docs
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -2,8 +2,8 @@
 
     python -m benchmarks.catcher [--seeds 5]     train seeds 0 to 4, one after the other
 
-Each seed is a run of the installed command in a process of its own, so that the times hold
-start-up and compiling. The evaluation is ten whole games of 10,000 ticks with mean weights.
+Each seed is a run of the installed command in a separate process, so the times include start-up
+and compiling. The evaluation is ten whole games of 10,000 ticks with mean weights.
 """
 
 import argparse
@@ -24,7 +24,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
 def run(seed: int) -> dict[str, Any]:
-    """Train one seed; returns its summary and the seconds of the whole command."""
+    """Train one seed; return its summary and the seconds of the whole command."""
     with trained("catcher", "--seed", str(seed)) as done:
         if seed == 0:
             keep_pictures(done.folder)
@@ -32,16 +32,16 @@ def run(seed: int) -> dict[str, Any]:
 
 
 def keep_pictures(run_folder: Path) -> None:
-    """Copy a run's curves, and the start of its film as a GIF, to the documentation."""
+    """Copy a run's curves, and the start of its video as a GIF, to the documentation."""
     shutil.copy(run_folder / "curves.png", IMAGES / "curves.png")
     palette = "fps=15,split[a][b];[a]palettegen=max_colors=32[p];[b][p]paletteuse=dither=none"
-    film, gif = str(run_folder / "policy.mp4"), str(IMAGES / "catcher.gif")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-t", "12", "-i", film]
+    video, gif = str(run_folder / "policy.mp4"), str(IMAGES / "catcher.gif")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-t", "12", "-i", video]
     subprocess.run([*command, "-vf", palette, gif], check=True)  # noqa: S603
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """The results as a table in Markdown, with medians."""
+    """Format the results as a table in Markdown, with medians."""
     header = ("seed", "fruit caught", "mean return", "first at 99%", "training", "whole command")
     rows = [
         (

@@ -1,12 +1,12 @@
-"""What checkpoints cost with a million Atari transitions in memory.
+"""The cost of checkpoints with a million Atari transitions in the replay buffer.
 
     python -m benchmarks.checkpoint [--interval 300] [--window 30]
 
-The replay memory of the Atari preset, eight environments, is filled with synthetic frames. Then
-the host runner's own steps are made, on frames that cost nothing, with the preset's network and
-updates. Measured: steps/s alone; a full checkpoint; and, while steps are made as before,
-incremental ones of as many transitions as are collected in one interval, at the speed measured
-and at one of 500 steps/s. Memory: some 11 GB; disk: some 10 GB under the temporary folder.
+The replay buffer of the Atari preset, eight environments, is filled with synthetic frames. The
+host runner then steps on frames that cost nothing, with the preset's network and updates. This
+measures steps/s alone, a full checkpoint, and incremental checkpoints while steps continue. An
+incremental checkpoint has the transitions of one interval, at the measured speed and at 500
+steps/s. It needs about 11 GB of memory, and about 10 GB of disk under the temporary folder.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.learner import sum_tree
 from noisydqn.learner.agent import Agent
 from noisydqn.presets import config_for
-from noisydqn.runners.core import Core, TrainingState
+from noisydqn.runners.core import Core
+from noisydqn.runners.state import TrainingState
 from noisydqn.types import TimeStep
 
 NAME = "checkpoint"
@@ -51,7 +52,12 @@ class Trainer:
             lambda state, time_step, step: core.act(core.observe(state, time_step), step),
             donate_argnums=0,
         )
-        self._learn: Callable[..., Any] = jax.jit(core.learn, donate_argnums=(0, 3))
+
+        def learn(state: TrainingState, number: Any, sums: Any) -> Any:
+            state, sums = core.learn(state, number, sums)
+            return core.resample(state, number > 0), sums
+
+        self._learn: Callable[..., Any] = jax.jit(learn, donate_argnums=(0, 2))
         self.state: TrainingState = jax.jit(core.init)(jax.random.key(0))
         self.written = 0
         self._frames = np.random.default_rng(0).integers(
@@ -59,7 +65,7 @@ class Trainer:
         )
 
     def fill(self) -> None:
-        """Frames in every slot, all of which can be sampled."""
+        """Fill every slot with frames that can be sampled."""
         replay = self.state.replay
         rows = replay.rows._replace(last=jnp.zeros_like(replay.rows.last))
         slots, axis = len(rows.last), 0
@@ -76,7 +82,7 @@ class Trainer:
         self.written = slots
 
     def step(self) -> None:
-        """A step of all environments, with the updates that belong to it."""
+        """Step all environments and make the scheduled updates."""
         num_envs, i = self.config.num_envs, self.written
         nothing: Any = np.zeros(num_envs, bool)
         frames: Any = self._frames[i % len(self._frames)]
@@ -84,26 +90,26 @@ class Trainer:
         shown = TimeStep(frames, reward, nothing, nothing, {})
         self.state, actions = self._act(self.state, shown, np.int32(10**6))
         np.asarray(actions)
-        due = np.int32(self.core.updates_due(i * num_envs, 0))
-        self.state, _ = self._learn(self.state, due, due, Agent.no_metrics())
+        number = np.int32(self.core.schedule.scheduled(i * num_envs, 0))
+        self.state, _ = self._learn(self.state, number, Agent.no_metrics())
         self.written += 1
 
     def steps_per_second(self, seconds: float) -> float:
-        """Environment steps a second over some time."""
+        """Measure environment steps per second over some time."""
         start, before = time.perf_counter(), self.written
         while (now := time.perf_counter()) - start < seconds:
             self.step()
         return (self.written - before) * self.config.num_envs / (now - start)
 
     def snapshot(self, more: int = 0) -> Snapshot:
-        """As the host runner's, of a moment after `more` further rows."""
+        """Make the host runner's snapshot, as if `more` rows had been added."""
         replay = self.state.replay
         arrays = {"state": self.state.with_rows(None)}
         return Snapshot(arrays, replay.rows, 0, self.written + more)
 
 
 def save(trainer: Trainer, writer: CheckpointWriter, folder: Path, more: int) -> dict[str, Any]:
-    """Save, as if `more` rows had come, and go on training until it is written."""
+    """Save, as if `more` rows had been added, and train until the checkpoint is written."""
     before = sum(path.stat().st_size for path in folder.iterdir())
     start = time.perf_counter()
     writer.save(trainer.snapshot(more), {})
@@ -124,7 +130,7 @@ def save(trainer: Trainer, writer: CheckpointWriter, folder: Path, more: int) ->
 
 
 def table(data: dict[str, Any]) -> str:
-    """The results as a table in Markdown."""
+    """Format the results as a table in Markdown."""
 
     def seconds(which: str) -> str:
         return f"{data[which]['stall_seconds']:.1f} of {data[which]['seconds']:.0f}"
@@ -136,10 +142,10 @@ def table(data: dict[str, Any]) -> str:
     ]
     header = ("", "new transitions", "written", "seconds that training waits")
     return (
-        f"{results.markdown(header, rows)}\n\nTraining makes {alone:.0f} steps/s here. With a "
-        f"checkpoint in {data['interval']:.0f} s {data['incremental']['share_of_time_lost']:.1%} "
-        f"of the time is lost, and {data['fast']['share_of_time_lost']:.1%} if as much is "
-        "collected as at 500 steps/s."
+        f"{results.markdown(header, rows)}\n\nTraining makes {alone:.0f} steps/s here. A "
+        f"checkpoint every {data['interval']:.0f} s costs "
+        f"{data['incremental']['share_of_time_lost']:.1%} of the time, or "
+        f"{data['fast']['share_of_time_lost']:.1%} with the transitions of 500 steps/s."
     )
 
 

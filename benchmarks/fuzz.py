@@ -1,8 +1,8 @@
-"""Mutated checkpoints, manifests signed anew, and mutated weights: what is loaded is right or none.
+"""Loading of mutated checkpoints, forged manifests and mutated weights: correct or refused.
 
 python -m benchmarks.fuzz [--examples 10000]
 
-A shorter set is among the tests.
+The tests have a smaller set.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks import results
 
 
 def main() -> None:
-    """Fuzz, and save how much."""
+    """Fuzz and save the numbers of examples."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--examples", type=int, default=10_000, help="in all")
     examples = parser.parse_args().examples

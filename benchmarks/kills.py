@@ -1,10 +1,10 @@
-"""Kills training at random moments, goes on with it, and compares the end with an undisturbed run.
+"""Kills of training at random moments; the resumed run must end like an undisturbed one.
 
     python -m benchmarks.kills [WORK ...] [--kills 50] [--seed 0]
 
 Every second kill comes while a checkpoint is being written, the others at any moment of training.
-A run is killed several times before it may end; then weights, summary and tables must be those of
-the undisturbed run, bit for bit but for times. The results of other seeds are kept.
+A run is killed several times before it may end. Its weights, summary and tables must then equal
+those of the undisturbed run, bit for bit; only times differ. Results of other seeds are kept.
 """
 
 import argparse
@@ -43,7 +43,7 @@ WORKS = {
         "--evaluation-every 1000 --updates-per-step 0.1 --max-episode-steps 100"
     ),
 }
-"""What is trained; Catcher by the device runner, the others by the host runner."""
+"""Arguments of each training; Catcher uses the device runner, the others the host runner."""
 
 CHECKPOINT_SECONDS = "0.3"
 DEADLINE = 240.0
@@ -53,7 +53,7 @@ Process = subprocess.Popen[bytes]
 
 
 def start(work: str, out: Path, steps: int | None = None) -> Process:
-    """Train, or go on with what `out` holds, in a process group of its own."""
+    """Train, or resume the run in `out`, in a separate process group."""
     argv = ["train", *WORKS[work].split(), *COMMON.split()]
     if steps is not None:
         argv[argv.index("--steps") + 1] = str(steps)
@@ -68,7 +68,7 @@ def start(work: str, out: Path, steps: int | None = None) -> Process:
 
 
 def finish(process: Process) -> None:
-    """Wait for its end, which must be a good one."""
+    """Wait for a process to end with exit code 0."""
     _, errors = process.communicate(timeout=DEADLINE)
     if process.returncode != 0:
         raise RuntimeError(f"exit code {process.returncode}: {errors.decode()}")
@@ -79,7 +79,7 @@ def _size(path: Path) -> int:
 
 
 def kill(process: Process, out: Path, chance: random.Random, *, writing: bool) -> str:
-    """Kill it once it has trained a little more; returns when that was, "" if it ended before."""
+    """Kill a process once it has trained a little; return the phase, or "" if it ended before."""
     metrics, before = out / "metrics.csv", _size(out / "metrics.csv")
     parts = set((out / "checkpoints").glob("*.part"))
     deadline = time.monotonic() + DEADLINE
@@ -101,7 +101,7 @@ def kill(process: Process, out: Path, chance: random.Random, *, writing: bool) -
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a run came to, but for times."""
+    """Read the results of a run, without times."""
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {
         k: v for k, v in summary.items() if "seconds" not in k and "per" not in k
@@ -118,7 +118,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def run(
     work: str, kills: int, each: int, seed: int, steps: int | None = None
 ) -> list[dict[str, Any]]:
-    """Kill a work so many times, `each` times a run; raises if a run ends otherwise."""
+    """Kill a training so often, `each` times a run; raise if a run ends differently."""
     chance = random.Random(f"{work}{seed}")  # noqa: S311 - moments, not secrets
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -138,9 +138,9 @@ def run(
             found = outcome(out)
             differing = [key for key in expected if expected[key] != found[key]]
             if differing:
-                raise RuntimeError(f"{work} after {moments}: other {', '.join(differing)}")
+                raise RuntimeError(f"{work} after {moments}: different {', '.join(differing)}")
             done += [{"seed": seed, "moment": moment, "same": True} for moment in moments]
-            print(f"{work}: {len(done)} kills ({', '.join(moments)}), all ended alike", flush=True)
+            print(f"{work}: {len(done)} kills ({', '.join(moments)}), all ended equal", flush=True)
     return done
 
 

@@ -2,10 +2,9 @@
 
     python -m benchmarks.minatar [--steps 300000] [--seeds 3] [--games Asterix ...]
 
-Each run is the installed command on one core, two at a time. Every tenth of the budget, and at the
-end, thirty episodes are played with mean weights: a hundred each time would be more steps than the
-training. Sticky actions are as the package has them by default. Games that are not run keep the
-rows that they have.
+Each run is the installed command on one core, two at a time. Thirty episodes are played with mean
+weights after every tenth of the budget and at the end; a hundred each time would take more steps
+than the training. Sticky actions are the package's default. Games that are not run keep their rows.
 """
 
 import argparse
@@ -51,7 +50,7 @@ def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Scores of every seed in Markdown."""
+    """Format the scores of every seed as a table in Markdown."""
     rows: list[tuple[object, ...]] = []
     for game in GAMES:
         of_game = [run for run in runs if run["game"] == game]
@@ -73,7 +72,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
-    """The evaluations of every run over its steps."""
+    """Plot the evaluations of every run over its steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 3), layout="constrained")
@@ -89,7 +88,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Train, save, draw, and print the table."""
+    """Train, save, plot, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=3)

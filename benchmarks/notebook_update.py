@@ -2,11 +2,11 @@
 
     python -m benchmarks.notebook_update [--threads 2] [--rounds 7]
 
-The work is the same on both sides: factorised noise, three independent draws, double Q-learning,
+Both sides do the same work: factorised noise in three independent samples, double Q-learning,
 weighted smooth-L1 loss, AdamW, priorities returned. The two take turns, round by round, in one
-process, each on all `threads`; the table gives medians and the ratio of each round's pair.
+process, each on all `threads`. The table has medians and the ratio within each round.
 
-noisydqn's updates run as in training, in a compiled loop; PyTorch's as PyTorch's users write them.
+noisydqn's updates run in a compiled loop, as in training; PyTorch's run as its users write them.
 """
 
 import argparse
@@ -22,14 +22,14 @@ NAME = "notebook_update"
 
 
 def jax_round() -> Callable[[], float]:
-    """A function that makes some updates and returns milliseconds per update."""
+    """Return a function that makes some updates and returns milliseconds per update."""
     import jax
     import jax.numpy as jnp
 
     from noisydqn import PRESETS, build
     from noisydqn.envs.catcher import CatcherPixels
     from noisydqn.envs.device import environment_spec
-    from noisydqn.learner.agent import UpdateNoise, draw_noise
+    from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]
@@ -57,10 +57,10 @@ def jax_round() -> Callable[[], float]:
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner, error, _ = agent.update(learner, batch, noise)
         key = jax.random.fold_in(keys[5], i)
-        return (learner, draw_noise(policy.network, key, BATCH)), jnp.sum(error)
+        return (learner, sample_update_noise(policy.network, key, BATCH)), jnp.sum(error)
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES_A_ROUND))[0])
-    carry = agent.init(policy.network), draw_noise(policy.network, keys[6], BATCH)
+    carry = agent.init(policy.network, keys[0]), sample_update_noise(policy.network, keys[6], BATCH)
     carry = run(run(carry))  # twice: the first result has final types
     jax.block_until_ready(carry)
 
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def table(pairs: list[tuple[float, float]]) -> str:
-    """The results as a table in Markdown."""
+    """Format the results as a table in Markdown."""
     rows = [
         (name, *(f"{f(column):.{digits}f}" for f in (statistics.median, min, max)))
         for name, digits, column in (

@@ -1,4 +1,4 @@
-"""Writes the tables of README and docs from the saved results, and from nothing else.
+"""Tables of README and docs, written from the saved results alone.
 
 python -m benchmarks.readme
 """
@@ -33,7 +33,7 @@ TABLES = {
 
 
 def with_tables(text: str) -> str:
-    """The text with each table between its marks made anew."""
+    """Generate each table between its markers again and return the text."""
 
     def made(match: re.Match[str]) -> str:
         name = match[1]

@@ -2,11 +2,11 @@
 
     python -m benchmarks.replay [--rounds 5] [--capacities 10000 1000000 ...]
 
-Full memories of vectors of 8 numbers, 32 and 256 transitions a batch, on one core. Ours puts
-together 3-step transitions with importance weights and sets their priorities, in a compiled loop,
-as training does; "one call each" is the same as two calls from Python, "tree alone" leaves the
-transitions out. Of the others those that are installed take turns with ours at a million:
-Tianshou's tree (numba) alone, cpprb and TorchRL (C++) with the transitions that they store.
+Full replay buffers of vectors of 8 numbers, 32 and 256 transitions a batch, on one core. Ours
+assembles 3-step transitions with importance weights and sets their priorities, in a compiled loop,
+as training does. "One call each" does the same in two calls from Python; "tree alone" leaves out
+the transitions. Other libraries, if installed, take turns with ours at a million: Tianshou's tree
+(numba) alone, cpprb and TorchRL (C++) with the transitions that they store.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Round = Callable[[], float]
 
 
 def ours(capacity: int, batch_size: int) -> dict[str, Round]:
-    """Rounds of each way; each returns microseconds per sample and update."""
+    """Return one function for each variant, which returns microseconds per sample and update."""
     import jax
     import jax.numpy as jnp
 
@@ -52,7 +52,7 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
 
     def sample(state: ReplayState, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = replay.sample(state, key, batch_size, half)
-        # All that is sampled goes into the priorities, so that nothing is left out.
+        # Everything sampled enters the priorities, so that XLA cannot leave it out.
         seen = batch.transitions.s_tm1.sum(-1) + batch.transitions.s_t.sum(-1)
         rest = batch.transitions.r_t + batch.transitions.discount_t + batch.transitions.a_tm1
         return batch.indices, batch.weights + seen + rest
@@ -62,7 +62,7 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
 
     def steps(state: ReplayState) -> ReplayState:
         def step(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            # The rows do not change: carried along, they would be copied.
+            # The rows do not change. The loop does not carry them: it would copy them.
             now = state._replace(tree=carry[0], max_priority=carry[1])
             now = put(now, *sample(now, jax.random.fold_in(jax.random.key(1), i)))
             return now.tree, now.max_priority
@@ -88,7 +88,7 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
         return sum_tree.put(tree, indices, (weights + 1e-4) ** half)
 
     def round_of(run: Callable[[Any], Any], start_from: Any) -> Round:
-        """A round of `run`, which takes up its own copy of a state and gives back the next."""
+        """Return a round of `run`, which donates its own copy of a state and returns the next."""
         held = [run(jax.tree.map(jnp.copy, start_from))]
 
         def one_round() -> float:
@@ -109,7 +109,7 @@ def ours(capacity: int, batch_size: int) -> dict[str, Round]:
 
 
 def timed(call: Callable[[], None]) -> float:
-    """Microseconds of a call."""
+    """Measure the microseconds of a call."""
     start = time.perf_counter()
     for _ in range(CALLS):
         call()
@@ -117,7 +117,7 @@ def timed(call: Callable[[], None]) -> float:
 
 
 def measure(capacities: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Microseconds of every round, by capacity, batch size and library."""
+    """Measure the microseconds of every round, by capacity, batch size and library."""
     rows: list[dict[str, Any]] = []
     for capacity in capacities:
         for batch_size in BATCHES:
@@ -144,7 +144,7 @@ def measure(capacities: list[int], rounds: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Medians as a table in Markdown."""
+    """Format medians as a table in Markdown."""
     medians = {
         (row["library"], row["capacity"], row["batch"]): statistics.median(row["us"])
         for row in rows

@@ -1,6 +1,6 @@
-"""Prioritized replay of other libraries, filled: each gives a call that samples and updates.
+"""Full prioritized replay buffers of other libraries, each as a call that samples and updates.
 
-A file of its own, and not checked for types: the libraries need not be installed.
+This file is separate and not type-checked, because the libraries need not be installed.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Where results are kept, with what is needed to make them again."""
+"""Storage of results, with the information that reproduces them."""
 
 import json
 import os
@@ -27,13 +27,13 @@ def _installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that was measured; "+" marks changes on top of it."""
+    """Name the measured commit; "+" marks uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
 def path(name: str) -> Path:
-    """Where the results of a benchmark are."""
+    """Return the path of a benchmark's results."""
     return RESULTS / f"{name}.json"
 
 
@@ -52,7 +52,7 @@ def save(name: str, command: str, data: Any) -> Path:
 
 
 def others(name: str, rows: list[dict[str, Any]], identity: Sequence[str]) -> list[dict[str, Any]]:
-    """Saved rows that none of the new ones replaces: they differ in a column of `identity`."""
+    """List saved rows that no new row replaces: they differ in a column of `identity`."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(row[column] for column in identity)
@@ -70,11 +70,11 @@ def _processor() -> str:
 
 
 def load(name: str) -> Any:
-    """The data of a benchmark, as `save` wrote it."""
+    """Read the data of a benchmark that `save` wrote."""
     return json.loads(path(name).read_text())["data"]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,7 +1,7 @@
 """The same work for Stable-Baselines3's DQN, an optional dependency of the benchmarks.
 
-Its settings are those that RL Baselines3 Zoo publishes for its DQN. Where training goes on for
-longer than there, epsilon still falls over as many steps.
+Its settings are those that RL Baselines3 Zoo publishes for its DQN. Where training lasts longer
+than there, epsilon still falls over the same number of steps.
 """
 
 import time
@@ -50,7 +50,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "exploration_final_eps": 0.07,
     },
 }
-"""Arguments of `DQN`, but for the steps until epsilon is at its final value."""
+"""Arguments of `DQN`; `exploration_steps` are the steps until epsilon has its final value."""
 
 
 def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.evaluation import evaluate_policy
 
-    torch.set_num_threads(1)  # faster here than two
+    torch.set_num_threads(1)  # faster here than two threads
     solved: list[int] = []
 
     class Stop(BaseCallback):
-        """Stops at the goal."""
+        """A callback that stops at the goal."""
 
         def _on_training_start(self) -> None:
             self.recent: deque[float] = deque(maxlen=window)
@@ -100,7 +100,7 @@ def solve(env: str, seed: int, goal: float, window: int) -> dict[str, Any]:
 
 
 def steps_per_second(env: str, steps: int) -> float:
-    """Speed of plain DQN: batch 32, one update a step, three layers of 128, one environment."""
+    """Measure plain DQN: batch 32, one update a step, three layers of 128, one environment."""
     import torch
     from stable_baselines3 import DQN
 

@@ -1,11 +1,10 @@
-"""Stops training by signals and by killing its workers, resumes it, and compares the end.
+"""Stops of training by signals and killed workers; resumed runs must end like undisturbed ones.
 
     python -m benchmarks.signals [--stops 20] [--seed 0]
 
-Every stop comes at a random moment of a process's life, start and compilation included. The
-process must end within 10 seconds with everything saved; the resumed run must end as an
-undisturbed one, bit for bit but for times. Compilation is done anew in every process, so that it
-takes its time.
+Every stop comes at a random moment of a process's life, including start and compilation. The
+process must end within 10 seconds with everything saved. The resumed run must equal an undisturbed
+one, bit for bit; only times differ. Every process compiles again, so that stops hit compilation.
 """
 
 import argparse
@@ -35,7 +34,7 @@ WORKS = {
         "--evaluation-every 3000 --vectorization subprocess"
     ),
 }
-"""What is trained: by the device runner, by the host runner, and with worker processes."""
+"""Arguments of trainings: by the device runner, by the host runner, and with workers."""
 
 STOPS = {
     "catcher": ("SIGINT", "SIGTERM"),
@@ -45,11 +44,11 @@ STOPS = {
 CODES = {"SIGINT": 130, "SIGTERM": 143, "worker": 2}
 LIMIT = 10.0  # seconds
 DEADLINE = 600.0
-RUNNING = 2.0  # seconds before which Python itself is still starting
+RUNNING = 2.0  # seconds that Python itself may take to start
 
 
 def start(work: str, out: Path) -> "subprocess.Popen[bytes]":
-    """Train, or resume what `out` holds, in a process group of its own."""
+    """Train, or resume the run in `out`, in a separate process group."""
     argv = ["train", *WORKS[work].split(), *COMMON.split(), "--out", str(out), "--resume"]
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "noisydqn", *argv, "--cache", "none"],
@@ -60,7 +59,7 @@ def start(work: str, out: Path) -> "subprocess.Popen[bytes]":
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes of a process."""
+    """List the worker processes of a process."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -74,7 +73,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def stop(process: "subprocess.Popen[bytes]", kind: str, moment: float) -> dict[str, Any] | None:
-    """Stop a process after `moment` seconds; returns what happened, None if it ended before."""
+    """Stop a process after `moment` seconds; return the outcome, or None if it ended before."""
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
@@ -84,7 +83,7 @@ def stop(process: "subprocess.Popen[bytes]", kind: str, moment: float) -> dict[s
         return None
     workers = workers_of(process.pid)
     if kind == "worker" and not workers:
-        kind = "SIGINT"  # none is there yet
+        kind = "SIGINT"  # there is no worker yet
     before = time.monotonic()
     if kind == "worker":
         os.kill(workers[-1], signal.SIGKILL)
@@ -110,7 +109,7 @@ def stop(process: "subprocess.Popen[bytes]", kind: str, moment: float) -> dict[s
 
 
 def run(work: str, stops: int, seed: int) -> list[dict[str, Any]]:
-    """Stop a work so many times, two times a run; raises if a run ends otherwise."""
+    """Stop a training so often, twice a run; raise if a run ends differently."""
     chance = random.Random(f"{work}{seed}")  # noqa: S311 - moments, not secrets
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -131,8 +130,8 @@ def run(work: str, stops: int, seed: int) -> list[dict[str, Any]]:
             found = outcome(out)
             differing = [key for key in expected if expected[key] != found[key]]
             if differing:
-                raise RuntimeError(f"{work} after {done[-2:]}: other {', '.join(differing)}")
-            print(f"{work}: {len(done)} stops, all ended alike", flush=True)
+                raise RuntimeError(f"{work} after {done[-2:]}: different {', '.join(differing)}")
+            print(f"{work}: {len(done)} stops, all ended equal", flush=True)
     return done
 
 

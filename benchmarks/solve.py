@@ -5,10 +5,11 @@
     python -m benchmarks.solve LunarLander-v3 --peer          Stable-Baselines3 on the same work
     python -m benchmarks.solve LunarLander-v3 --preset rainbow-lunarlander
 
-Each seed is a run of the installed command in a process of its own, one after the other, so that
-the seconds hold start-up and compiling. An environment is solved when the mean return of the
-newest training episodes reaches its goal; then 100 episodes are played with mean weights.
-Rows are appended to `results/solve.csv` as they come, and of equal rows the newest counts.
+Each seed is a run of the installed command in a separate process, one after the other, so the
+seconds include start-up and compiling. An environment is solved when the mean return of the newest
+training episodes reaches its goal; then 100 episodes are played with mean weights. Rows are
+appended to `results/solve.csv` as they come. The newest row of a library, environment and seed
+counts.
 """
 
 import argparse
@@ -30,8 +31,8 @@ GOALS = {
     "Acrobot-v1": (-100.0, 100),
     "MountainCar-v0": (-110.0, 100),
 }
-"""The mean return to reach, and over how many episodes. Gymnasium's thresholds are the same but
-for LunarLander, where it takes 100 episodes."""
+"""The mean return to reach, and the number of episodes. These are Gymnasium's thresholds, except
+for LunarLander, where Gymnasium takes 100 episodes."""
 
 
 def solve(env: str, seed: int, preset: str) -> dict[str, Any]:
@@ -50,14 +51,14 @@ def solve(env: str, seed: int, preset: str) -> dict[str, Any]:
 
 
 def load() -> list[dict[str, Any]]:
-    """All rows, the newest of each library, environment and seed."""
+    """Read the newest row of each library, environment and seed."""
     with CSV.open(newline="") as file:
         rows = {(row["library"], row["env"], int(row["seed"])): row for row in csv.DictReader(file)}
     return [rows[key] for key in sorted(rows)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Every seed of every environment, with medians, in Markdown."""
+    """Format every seed of every environment, with medians, as a table in Markdown."""
     lines: list[tuple[object, ...]] = []
     for library, env in sorted({(row["library"], row["env"]) for row in rows}):
         runs = [row for row in rows if (row["library"], row["env"]) == (library, env)]

@@ -28,7 +28,7 @@ DEADLINE = 300.0
 
 
 def first_step(work: str, source: Path, cache: str) -> float:
-    """Train in a process of its own until its first step; returns the seconds."""
+    """Train in a separate process until the first step; return the seconds."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
         argv = ["train", *WORKS[work].split(), "--film-seconds", "0", "--out", str(out)]
@@ -51,7 +51,7 @@ def first_step(work: str, source: Path, cache: str) -> float:
 
 
 def measure(work: str, before: Path | None) -> dict[str, float]:
-    """One round: before, cold and warm."""
+    """Measure one round: before, cold and warm."""
     here = Path(__file__).parent.parent
     row = {} if before is None else {"before": first_step(work, before, "")}
     with tempfile.TemporaryDirectory() as cache:

@@ -3,13 +3,13 @@
     python -m benchmarks.throughput [--peer] [--atari]
 
 The work on LunarLander-v3: noisy, dueling, double, prioritized, 3-step, three layers of 128,
-batch 32, one update a step; on one core with one environment, and on two with eight; "Rainbow" is
-the same with C51's 51 atoms. "8 updates every 8 steps" is as many updates, made together. With
-`--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch 32, an update every
-fourth step, eight environments, Rainbow on one core and expected values on two. With `--peer`
-also, in turn, Stable-Baselines3's plain DQN and Tianshou's Rainbow, whichever is installed. Each
-figure is the median of rounds, after learning has started. Work that is not measured keeps the
-rows that it has.
+batch 32, one update a step; on one core with one environment, and on two cores with eight.
+"Rainbow" is the same with C51's 51 atoms. "8 updates every 8 steps" makes equally many updates,
+but together. With `--atari`: Pong, four frames of 84 x 84, the network of Mnih et al. 2015, batch
+32, an update every fourth step, eight environments, Rainbow on one core and expected values on two.
+With `--peer`, Stable-Baselines3's plain DQN and Tianshou's Rainbow take turns, if they are
+installed. Each number is the median of rounds, after learning has started. Work that is not
+measured keeps its rows.
 """
 
 import argparse
@@ -28,13 +28,13 @@ NAME = "throughput"
 ROUNDS = 3
 BURSTS = ", 8 updates every 8 steps"
 IDENTITY = ("library", "env", "num_envs", "learn_every", "cores")
-"""What tells the rows of the table apart."""
+"""The columns that identify a row."""
 
 
 def measure(
     env: str, num_envs: int, steps: int, learn_every: int, distribution: Any
 ) -> dict[str, float]:
-    """Speed of the host runner from its first updates on."""
+    """Measure the speed of the host runner from its first updates on."""
     import jax
 
     from noisydqn.envs.registry import make_environment
@@ -75,7 +75,7 @@ def measure(
 
 
 class Work(NamedTuple):
-    """What is measured, and where; `what` is the call that measures it."""
+    """A measurement; `what` is the call that makes it."""
 
     library: str
     what: str
@@ -87,7 +87,7 @@ class Work(NamedTuple):
 
 
 def _own_process(work: Work) -> dict[str, float]:
-    """Measure in a process of its own, on some cores."""
+    """Measure in a separate process, on some cores."""
     program = (
         f"import json, os; os.sched_setaffinity(0, range({work.cores}))\n"
         "from benchmarks import sb3_peer, throughput, tianshou_peer\n"
@@ -110,7 +110,7 @@ TIANSHOU = "{{'steps_per_second': tianshou_peer.steps_per_second('{env}', {steps
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
+    """Format the results as a table in Markdown."""
     lines = [
         (
             row["library"] + (BURSTS if row["learn_every"] > 1 else ""),

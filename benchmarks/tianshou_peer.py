@@ -1,6 +1,6 @@
 """The same work for Tianshou's Rainbow, an optional dependency of the benchmarks.
 
-Not checked for types: Tianshou need not be installed.
+This file is not type-checked, because Tianshou need not be installed.
 """
 
 import time
@@ -9,7 +9,7 @@ WARM = 512
 
 
 def steps_per_second(env: str, steps: int, learn_every: int) -> float:
-    """Speed of Rainbow: batch 32, one update a step, three layers of 128, one environment.
+    """Measure Rainbow: batch 32, one update a step, three layers of 128, one environment.
 
     Noisy, dueling, double, prioritized, 3-step, 51 atoms. After each `learn_every` steps as many
     updates are made.

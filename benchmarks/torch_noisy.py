@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class Noisy(nn.Module):
-    """Factorised noise, drawn in every forward pass."""
+    """A layer with factorised noise, sampled in every forward pass."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -18,8 +18,8 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to a batch."""
-        draw = torch.randn(sum(self.weight.shape))
-        draw = draw.sign() * draw.abs().sqrt()
-        out, inputs = draw.split(list(self.weight.shape))
+        normals = torch.randn(sum(self.weight.shape))
+        scaled = normals.sign() * normals.abs().sqrt()
+        out, inputs = scaled.split(list(self.weight.shape))
         weight = self.weight + self.weight_sigma * torch.outer(out, inputs)
         return functional.linear(x, weight, self.bias + self.bias_sigma * out)

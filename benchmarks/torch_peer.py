@@ -1,6 +1,6 @@
 """The first notebook's update as PyTorch's users write it: the peer of `notebook_update`.
 
-A file of its own, and not checked for types: PyTorch's own are in part unknown.
+This file is separate and not type-checked, because PyTorch's own types are partly unknown.
 """
 
 import time
@@ -11,7 +11,7 @@ UPDATES_A_ROUND = 10
 
 
 def torch_round(threads: int) -> Callable[[], float]:
-    """A function that makes some updates and returns milliseconds per update."""
+    """Return a function that makes some updates and returns milliseconds per update."""
     import torch
     from torch import Tensor, nn
     from torch.nn import functional

@@ -1,6 +1,6 @@
 """Noisy dueling double-DQN updates as PyTorch's users write them: the peer of `update`.
 
-A file of its own, and not checked for types: PyTorch's own are in part unknown.
+This file is separate and not type-checked, because PyTorch's own types are partly unknown.
 """
 
 import time
@@ -13,7 +13,7 @@ ATOMS, V_MIN, V_MAX = 51, -10.0, 10.0
 
 
 def torch_round(network: str, head: str) -> Callable[[], float]:
-    """A function that makes some updates and returns microseconds per update."""
+    """Return a function that makes some updates and returns microseconds per update."""
     import torch
     from torch import Tensor, nn
     from torch.nn import functional

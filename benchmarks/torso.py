@@ -2,7 +2,7 @@
 
     python -m benchmarks.torso
 
-"ours" is what the library does on a CPU; "XLA" is `lax.conv_general_dilated`, and for the
+"ours" is the library's form on a CPU; "XLA" is `lax.conv_general_dilated`, and for the
 notebook's torso a maximum after it. Batch 32 for the tuned torso, 256 for the notebook's.
 """
 
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from benchmarks import results
 from noisydqn import build
-from noisydqn.nets.network import ConvTorso, NotebookTorso, Torso, features, max_pool
+from noisydqn.nets.convolutions import max_pool
+from noisydqn.nets.torsos import ConvTorso, NotebookTorso, Torso, features
 
 NAME = "torso"
 LOOP, ROUNDS = 10, 5
@@ -24,7 +25,7 @@ SHAPE = (42, 42)
 
 
 def xla_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The convolution that XLA has built in, of a batch."""
+    """Apply XLA's built-in convolution to a batch."""
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "VALID", dimension_numbers=layout
@@ -32,7 +33,7 @@ def xla_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def xla_tuned(torso: ConvTorso, x: jax.Array) -> jax.Array:
-    """The tuned torso with XLA's convolutions."""
+    """Apply the tuned torso with XLA's convolutions."""
     x = x[..., None]
     for conv in torso.convs:
         x = jax.nn.relu(xla_conv(x, conv.kernel, conv.stride) + conv.bias)
@@ -40,7 +41,7 @@ def xla_tuned(torso: ConvTorso, x: jax.Array) -> jax.Array:
 
 
 def xla_notebook(torso: NotebookTorso, x: jax.Array) -> jax.Array:
-    """The notebook's torso with XLA's convolutions."""
+    """Apply the notebook's torso with XLA's convolutions."""
     x = x[..., None]
     for conv in (torso.first, torso.second):
         x = xla_conv(x, conv.kernel, 1) + conv.bias
@@ -49,7 +50,7 @@ def xla_notebook(torso: NotebookTorso, x: jax.Array) -> jax.Array:
 
 
 def gradient_ms(f: Callable[[Any, jax.Array], jax.Array], torso: Torso, batch: int) -> float:
-    """Milliseconds of one gradient with respect to the torso, median of rounds."""
+    """Measure the milliseconds of one gradient with respect to the torso, median of rounds."""
     images = jax.random.normal(jax.random.key(0), (batch + LOOP, *SHAPE))
 
     def step(torso: Torso, i: jax.Array) -> tuple[Torso, None]:
@@ -68,7 +69,7 @@ def gradient_ms(f: Callable[[Any, jax.Array], jax.Array], torso: Torso, batch: i
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
+    """Format the results as a table in Markdown."""
     lines = [
         (row["torso"], row["batch"], f"{row['ours_ms']:.1f}", f"{row['xla_ms']:.1f}")
         for row in rows

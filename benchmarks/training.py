@@ -1,4 +1,4 @@
-"""A run of the installed command, in a process of its own."""
+"""A run of the installed command in a separate process."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Trained(NamedTuple):
-    """A run that is over."""
+    """A finished run."""
 
     folder: Path
     summary: dict[str, Any]
@@ -23,7 +23,7 @@ class Trained(NamedTuple):
 
 @contextmanager
 def trained(*arguments: str, core: int | None = None) -> Generator[Trained]:
-    """`noisydqn train` with some arguments, on one core if it is named; the folder is temporary."""
+    """Run `noisydqn train` in a temporary folder, on one core if it is named."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         command = [sys.executable, "-m", "noisydqn", "train", *arguments, "--out", str(folder)]

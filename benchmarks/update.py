@@ -2,12 +2,11 @@
 
     python -m benchmarks.update [--rounds 5] [--networks mlp nature]
 
-Noisy dueling double-DQN updates at batch 32 on one core: three draws of factorised noise,
+Noisy dueling double-DQN updates at batch 32 on one core: three samples of factorised noise,
 importance weights, Adam, the target's copy. "mlp" is 8-128-128-128 with 4 actions, "nature" the
 convolutions of Mnih et al. 2015 on 84 x 84 x 4 bytes as floats, 512 and 6 actions. Heads have their
-papers' sizes and others; the large network is measured with two of them. Where PyTorch is
-installed, its update of expected values and of C51, as PyTorch's users write it, takes turns with
-ours.
+papers' sizes and others; the large network is measured with two heads. If PyTorch is installed, its
+update of expected values and of C51, as PyTorch's users write it, takes turns with ours.
 """
 
 import argparse
@@ -48,13 +47,13 @@ Round = Callable[[], float]
 
 
 def jax_round(network: str, head: str) -> Round:
-    """A function that makes some updates and returns microseconds per update."""
+    """Return a function that makes some updates and returns microseconds per update."""
     import jax
     import jax.numpy as jnp
 
     from noisydqn import Config, build
     from noisydqn.envs.spec import EnvironmentSpec, numbered
-    from noisydqn.learner.agent import UpdateNoise, draw_noise
+    from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.types import Batch, LearnerState, Transition
 
     shape, actions, number = SHAPES[network]
@@ -74,16 +73,18 @@ def jax_round(network: str, head: str) -> Round:
         i: jax.Array, carry: tuple[LearnerState, UpdateNoise]
     ) -> tuple[LearnerState, UpdateNoise]:
         learner, noise = carry
-        # Another batch every time, so that nothing can be taken out of the loop.
+        # Another batch every time, so that XLA cannot move work out of the loop.
         s_tm1, s_t = jax.lax.dynamic_slice_in_dim(states, i % (3 * BATCH), BATCH, axis=1)
         transitions = Transition(s_tm1, a_tm1, r_t, discount_t, s_t)
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner = agent.update(learner, batch, noise)[0]
-        return learner, draw_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
+        return learner, sample_update_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
 
     run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
     network_like = build.make_policy(config, spec, keys[6]).network
-    carry = run((agent.init(network_like), draw_noise(network_like, keys[5], BATCH)))
+    carry = run(
+        (agent.init(network_like, keys[0]), sample_update_noise(network_like, keys[5], BATCH))
+    )
     jax.block_until_ready(carry)
 
     def one_round() -> float:
@@ -95,7 +96,7 @@ def jax_round(network: str, head: str) -> Round:
 
 
 def measure(networks: list[str], rounds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Microseconds of every round, by network, head and side."""
+    """Measure the microseconds of every round, by network, head and side."""
     data: dict[str, dict[str, dict[str, list[float]]]] = {}
     with_torch = importlib.util.find_spec("torch") is not None
     for network in networks:
@@ -117,7 +118,7 @@ def measure(networks: list[str], rounds: int) -> dict[str, dict[str, dict[str, l
 
 
 def table(data: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """The results as a table in Markdown, medians of the rounds."""
+    """Format the medians of the rounds as a table in Markdown."""
     rows: list[tuple[str, ...]] = []
     for network, heads in data.items():
         for head, times in heads.items():

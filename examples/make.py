@@ -1,4 +1,4 @@
-"""Executes the notebooks and keeps their outputs, but not their videos.
+"""Execution of the notebooks, which keeps their outputs but not their videos.
 
 python -m examples.make
 """
@@ -22,7 +22,7 @@ def without_videos(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Execute each notebook in a process of its own, and write it with its outputs."""
+    """Execute each notebook in a separate process, and write it with its outputs."""
     for path in sorted(EXAMPLES.glob("*.ipynb")):
         start = time.perf_counter()
         notebook = nbformat.read(path, 4)

@@ -11,18 +11,26 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.config.config import Config
-from noisydqn.distributions import losses
+from noisydqn.distributions import DISTRIBUTIONS, Distribution
 from noisydqn.distributions.bootstrap import Munchausen
-from noisydqn.distributions.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
-from noisydqn.nets.network import ConvTorso, Flatten, NotebookTorso, QNetwork, Torso
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso
+from noisydqn.nets.torsos import (
+    ConvTorso,
+    Flatten,
+    ImpalaTorso,
+    MLPTorso,
+    NotebookTorso,
+    Torso,
+    UserTorso,
+)
+from noisydqn.options import field_names
 from noisydqn.preprocessing import frames, normalize
 
 Value = TypeVar("Value", int, float, tuple[int, ...])
@@ -47,12 +55,12 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
     if config.frame_stack > 1:
         stack = jax.ShapeDtypeStruct((1, config.frame_stack, *shape), jnp.float32)
         shape = jax.eval_shape(frames.merge, stack).shape[1:]
-    torso_key, head_key, sigma_key = jax.random.split(key, 3)
+    torso_key, network_key, sigma_key = jax.random.split(key, 3)
     network = QNetwork(
         _make_torso(config, torso_name(config, observation), shape, torso_key),
         config.hidden,
         spec.num_actions,
-        head=make_head(config),
+        distribution=make_distribution(config),
         dueling=config.dueling,
         dueling_hidden=config.dueling_hidden,
         noisy=config.noisy,
@@ -60,7 +68,7 @@ def make_policy(config: Config, spec: EnvironmentSpec, key: PRNGKeyArray) -> Pol
         layer_norm=config.layer_norm,
         noise=config.noise,
         sigma_init=config.sigma_init,
-        key=head_key,
+        key=network_key,
     )
     if config.noisy and config.sigma_distribution == "kaiming-uniform":
         network = _with_kaiming_sigmas(network, sigma_key)
@@ -141,17 +149,11 @@ def _given(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
-def make_head(config: Config) -> Head:
-    """What a config's network says of returns, and the loss of it."""
-    if config.distribution == "categorical":
-        return Categorical(
-            _given(config.atoms, 51), _given(config.v_min, -10.0), _given(config.v_max, 10.0)
-        )
-    if config.distribution == "quantile":
-        return Quantile(_given(config.quantiles, 200))
-    if config.distribution == "implicit-quantile":
-        return ImplicitQuantile(_given(config.quantiles, 64), _given(config.acting_quantiles, 32))
-    return Expected(losses.squared if config.loss == "squared" else losses.smooth_l1)
+def make_distribution(config: Config) -> Distribution:
+    """Make the distribution of a config, with its defaults for options that are not given."""
+    kind = DISTRIBUTIONS[config.distribution]
+    options = {name: getattr(config, name) for name in field_names(kind)}
+    return kind(**{name: value for name, value in options.items() if value is not None})
 
 
 def _make_optimizer(config: Config) -> optax.GradientTransformation:

@@ -20,11 +20,11 @@ import tyro
 
 from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
 from noisydqn.config.config import Config
-from noisydqn.config.named import config_named
 from noisydqn.errors import UserError, counted
 from noisydqn.options import hint_of
 from noisydqn.output import discard
 from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
+from noisydqn.runs.named import config_named
 
 USAGE = """\
 usage: noisydqn COMMAND ...

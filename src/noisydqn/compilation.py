@@ -1,8 +1,8 @@
-"""Compiled programs: side by side in threads, and kept on disk for the next process.
+"""Programs that XLA compiles in parallel threads and that the disk keeps for the next process.
 
-A `Program` is a function and the shapes that it is called with. XLA compiles it once, in whatever
-thread asks first, unless `program_cache` has it. A `Compiler` compiles several at a time in threads
-of its own, so that the main thread stays free to handle signals.
+A `Program` is a function and the shapes of its arguments. It is compiled once, in the first thread
+that needs it, unless `program_cache` has it. A `Compiler` compiles several programs at a time in
+background threads, so the main thread stays free to handle signals.
 """
 
 import atexit
@@ -24,16 +24,16 @@ from noisydqn.settings import own_settings
 R = TypeVar("R")
 
 CACHED_SECONDS = 0.15
-"""Programs that are made faster than this are not worth a file."""
+"""Compilation time below which a program is not worth a file."""
 
 LEVEL, FUSIONS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 Runs = Literal["often", "seldom", "once"]
 EFFORT: dict[Runs, dict[str, Any]] = {
     # LLVM's third level takes a fifth longer than the second, for the same speed.
     "often": {LEVEL: 2},
-    # Half the time to compile; code that runs a tenth to a third slower, but for small programs.
+    # Half the time to compile; the code runs a tenth to a third slower, except small programs.
     "seldom": {LEVEL: 1, FUSIONS: False},
-    # A quarter of it; code that runs several times slower.
+    # A quarter of the time to compile; the code runs several times slower.
     "once": {LEVEL: 0, FUSIONS: False},
 }
 """XLA's options for a program on a CPU, by how often it runs."""
@@ -43,27 +43,27 @@ MAX_THREADS = 4
 
 
 def compile_options(runs: Runs) -> dict[str, Any]:
-    """XLA's options for a program on the present device. A level in `XLA_FLAGS` is left alone."""
+    """Choose XLA's options for the current device. A level set in `XLA_FLAGS` is kept."""
     if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
         return {}
     return EFFORT[runs]
 
 
 _lowering = threading.RLock()
-"""Held while a program is traced and lowered: Python's own lock lets one thread do so anyway."""
+"""Held while a program is traced and lowered, which Python's own lock lets one thread do anyway."""
 
 
 class Program(Generic[R]):
     """A function for arguments of fixed shapes, compiled once.
 
     Args:
-        name: what the live view calls it.
-        function: pure, of arrays and trees of them.
-        args: makes the arguments, or shapes and types in their place.
+        name: shown in the live view.
+        function: pure function of arrays and trees of arrays.
+        args: makes the arguments, or shapes and dtypes in their place.
         donate: positions of arguments whose memory the result may use.
-        runs: how often, which decides how long its compilation may take.
-        key: all that the program depends on, beside code and settings, so that it can be found in
-            the cache without tracing; None if that is not known.
+        runs: how often the program runs, which decides how long its compilation may take.
+        key: everything that the program depends on besides code and settings, so that the cache
+            finds it without tracing; None if that is unknown.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Program(Generic[R]):
         self._compiled: Callable[..., R] | None = None
         self._unsaved: Callable[[], None] | None = None
         self.done = threading.Event()
-        """Set once it is compiled, or cannot be."""
+        """Set once compilation has succeeded or failed."""
 
     @property
     def shapes(self) -> R:
-        """Shapes and types in place of the arrays of the result."""
+        """Shapes and dtypes in place of the arrays of the result."""
         self._look()
         if self._shapes is None:
             self._shapes = cast(R, self._trace().out_info)
@@ -100,11 +100,11 @@ class Program(Generic[R]):
 
     @property
     def ready(self) -> bool:
-        """Whether it is compiled."""
+        """True once the program is compiled."""
         return self._compiled is not None
 
     def compile(self) -> Callable[..., R]:
-        """The compiled function; another thread that compiles it already is waited for."""
+        """Return the compiled function, compiling it or waiting for the thread that does."""
         try:
             self._look()
             with self._compile_lock:
@@ -115,14 +115,14 @@ class Program(Generic[R]):
             self.done.set()
 
     def save(self) -> None:
-        """Keep it in the cache, if it was compiled here and took long enough."""
+        """Write the program to the cache if it was compiled here and took long enough."""
         with self._look_lock:
             save, self._unsaved = self._unsaved, None
         if save is not None:
             save()
 
     def __call__(self, *args: Any) -> R:
-        """Run it, compiling it first if need be."""
+        """Run the program, compiling it first if necessary."""
         compiled = self._compiled
         if compiled is None:
             compiled = self.compile()
@@ -132,13 +132,13 @@ class Program(Generic[R]):
     def _trace(self) -> jax.stages.Traced:
         with self._trace_lock:
             if self._traced is None:
-                # With arguments that are not used, so that the text tells which ones those are.
+                # Unused arguments stay, so that the program's text shows which ones are unused.
                 jitted = jax.jit(self._function, donate_argnums=self._donate, keep_unused=True)
                 self._traced = jitted.trace(*self._args())
             return self._traced
 
     def _look(self) -> None:
-        """Look for it in the cache, if it has a key."""
+        """Look the program up in the cache, if it has a key."""
         with self._look_lock:
             cache = current_cache()
             if self._looked or cache is None or self._key is None:
@@ -173,7 +173,7 @@ def _compiled(lowered: jax.stages.Lowered, options: dict[str, Any]) -> Any:
     except jax.errors.JaxRuntimeError:
         if not options:
             raise
-        return lowered.compile()  # another version of XLA may not know the options
+        return lowered.compile()  # this version of XLA may not know the options
 
 
 @lru_cache(maxsize=64)
@@ -184,7 +184,7 @@ def _program_for(
 
 
 def program_for(name: str, function: Callable[..., R], *args: Any) -> Program[R]:
-    """The program of a function for arguments like `args`; the same one for the same shapes."""
+    """Return the program of a function for arguments like `args`, one for each set of shapes."""
     leaves, structure = jax.tree.flatten(args)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     return cast(Program[R], _program_for(name, function, structure, shapes))
@@ -194,26 +194,26 @@ _threads: list[threading.Thread] = []
 
 
 def busy() -> bool:
-    """Whether a background thread is still at work, perhaps on what nobody waits for any more."""
+    """Tell whether a background thread still works, perhaps on a job that nobody waits for."""
     return any(thread.is_alive() for thread in list(_threads))
 
 
 @atexit.register
 def join_threads() -> None:
-    """Let background threads finish before the interpreter ends: XLA does not survive that."""
+    """Wait for background threads, because XLA crashes if the interpreter ends before them."""
     for thread in list(_threads):
         thread.join()
 
 
 class Background:
-    """Threads that take jobs in order; a caller can stop waiting for one.
+    """Threads that take jobs in order; a caller can stop waiting for a job.
 
-    Leaving the context drops the jobs that no thread has begun. A thread whose job nobody waits
-    for any more continues until it is done, and delays nobody but the end of the interpreter.
+    Leaving the context drops the jobs that no thread has begun. A job that is already running
+    continues until it is done; it delays only the end of the interpreter.
 
     Args:
-        threads: how many there are at most.
-        name: of the threads.
+        threads: the largest number of threads.
+        name: name of the threads.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -237,14 +237,14 @@ class Background:
                 self._jobs.put(None)
 
     def submit(self, job: Callable[[], R]) -> Future[R]:
-        """Have a job done; it is dropped if the context was left."""
+        """Queue a job. It is dropped once the context is left."""
         future: Future[R] = Future()
         with self._lock:
             if self._closed:
                 future.cancel()
                 return future
             if len(self._threads) < self._most:
-                # A daemon: Python's own pools are joined before anything can be said at exit.
+                # A daemon, because Python joins its own pools before any exit handler can print.
                 thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
@@ -266,7 +266,7 @@ class Background:
             del future, job, item
 
     def join(self, seconds: float) -> bool:
-        """Wait for the threads to end, but no longer; returns whether they did."""
+        """Wait up to `seconds` for the threads to end; return whether they did."""
         end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
@@ -274,22 +274,22 @@ class Background:
 
 
 def wait(future: Future[R], check: Callable[[], None]) -> R:
-    """The result of a job. Meanwhile `check` is called, and may raise to stop waiting."""
+    """Wait for a job's result. Meanwhile `check` is called; it may raise to stop waiting."""
     while True:
         check()
         try:
             return future.result(POLL_SECONDS)
         except TimeoutError:
-            if future.done():  # the job's own
+            if future.done():  # the job itself raised it
                 raise
 
 
 class Compiler:
-    """Compiles programs in threads of its own, as many at a time as there are cores.
+    """Background threads that compile programs, at most one for each core.
 
     Args:
-        check: called while a program is waited for; it may raise to stop waiting.
-        announce: told the names of the programs that are waited for, none at the end.
+        check: called while waiting for a program; it may raise to stop waiting.
+        announce: called with the names of the programs being waited for, with none at the end.
     """
 
     def __init__(
@@ -315,10 +315,10 @@ class Compiler:
 
     def _compile(self, program: Program[Any]) -> None:
         program.compile()
-        self._background.submit(program.save)  # later: others wait to be compiled
+        self._background.submit(program.save)  # after the programs that are queued
 
     def start_after(self, first: Program[Any], make: Callable[[], Sequence[Program[Any]]]) -> None:
-        """Compile what `make` returns, but not before the first is done, so as not to delay it."""
+        """Compile the programs that `make` returns once `first` is done, so as not to delay it."""
 
         def job() -> None:
             first.done.wait()

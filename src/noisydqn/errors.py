@@ -1,25 +1,25 @@
-"""Errors that are meant for the user, and one line for any other error."""
+"""Errors for the user, and a one-line form of any other error."""
 
 MAX_REASON = 300
-"""Characters of another error's message that are shown."""
+"""Characters shown of another error's message."""
 
 
 class UserError(Exception):
-    """Something given by the user cannot be used.
+    """An error that the user can fix.
 
     The message is one line: what is wrong, what was expected, what to do. The command line prints
-    it and exits with code 2; anything else that is raised is a defect and shows its traceback.
+    it and exits with code 2. Any other exception is a defect and shows its traceback.
     """
 
 
 class MissingExtraError(UserError, ImportError):
-    """An optional package is not installed; the message says how to install it."""
+    """A missing optional package; the message says how to install it."""
 
 
 class EnvironmentFailedError(UserError):
-    """An environment raised or gave what cannot be learned from. What was trained is saved.
+    """An environment that raised or returned something invalid. Training saves its work first.
 
-    `traceback` is that of what the environment raised, empty if it raised nothing.
+    `traceback` is that of the environment's exception, or empty if it raised none.
     """
 
     def __init__(self, message: str) -> None:
@@ -30,16 +30,16 @@ class EnvironmentFailedError(UserError):
         return self.line
 
     def with_hint(self, hint: str) -> "EnvironmentFailedError":
-        """The same, with one more thing to say."""
+        """Return the same error with a hint at the end of its line."""
         return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
 
 
 class ConfigError(UserError, ValueError):
-    """An option has a value that cannot be used, or does not exist."""
+    """An option that does not exist or has an invalid value."""
 
 
 class SpaceError(UserError, ValueError):
-    """A space cannot be learned from."""
+    """A space that is not supported."""
 
 
 class WrongValueError(Exception):
@@ -54,27 +54,27 @@ class WrongValueError(Exception):
 
 
 class NoPictureError(Exception):
-    """What was drawn is not a picture; the message says what it is."""
+    """A rendering that is not an image; the message says what it is."""
 
 
 class DamagedError(Exception):
-    """A checkpoint is not whole; the message says what is wrong with which file."""
+    """A damaged checkpoint; the message says what is wrong with which file."""
 
 
 class DivergedError(UserError):
-    """A loss, a gradient or a weight is no finite number. What was good before is kept."""
+    """A loss, a gradient or a weight that is not finite. Earlier weights are kept."""
 
     def with_hint(self, hint: str) -> "DivergedError":
-        """The same, with one more thing to say."""
+        """Return the same error with a hint at its end."""
         return DivergedError(f"{self}; {hint}")
 
 
 class StoppedError(Exception):
-    """Work was left because the run was asked to stop."""
+    """Work that was left because a stop was requested."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """Name an error and its message in one line."""
+    """Format an error and its message in one line."""
     message = " ".join(str(error).split())
     if len(message) > MAX_REASON:
         message = f"{message[:MAX_REASON]}..."
@@ -82,12 +82,12 @@ def in_one_line(error: BaseException) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Say how many there are of something, such as "1 step" or "2 steps"."""
+    """Format a number and a noun, such as "1 step" or "2 steps"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def is_stop(error: BaseException) -> bool:
-    """Tell whether an error is a request to stop the program, which nothing may swallow.
+    """Tell whether an error is a request to stop the program, which must not be swallowed.
 
     `SystemExit` is not one: an environment that calls `sys.exit` has failed.
     """

@@ -1,4 +1,4 @@
-"""Paths as users give them, and files that are always whole."""
+"""Paths from users, and files that are replaced as a whole."""
 
 import json
 import os
@@ -8,18 +8,18 @@ from noisydqn.errors import UserError
 from noisydqn.options import shown
 
 Place = Path | str
-"""A path as users give it."""
+"""A path from a user."""
 
 
 def given_path(path: object, what: str = "--out") -> Path:
-    """Take a path from the user: `~` is the home folder.
+    """Check a path from a user and expand `~` to the home folder.
 
     Args:
         path: the path.
-        what: what it is called in a message.
+        what: its name in error messages.
 
     Raises:
-        UserError: it is empty, not a path, or names the home folder of nobody.
+        UserError: it is empty, not a path, or in the home folder of an unknown user.
     """
     try:
         if not isinstance(path, Path | str) or not str(path) or "\0" in str(path):
@@ -30,11 +30,11 @@ def given_path(path: object, what: str = "--out") -> Path:
 
 
 def free_path(path: Path, beside: str = "") -> Path:
-    """`path` itself or, if it is taken, the first of `name-2`, `name-3`, ... that is not.
+    """Return `path` or, if it exists, the first free path of `name-2`, `name-3` and so on.
 
     Args:
-        path: what is to be written.
-        beside: the end of the name of a file beside it, which must be free, too.
+        path: the preferred path.
+        beside: suffix of a second file, whose name must also be free.
     """
     number = 2
     free = path
@@ -45,7 +45,7 @@ def free_path(path: Path, beside: str = "") -> Path:
 
 
 def write_beside(path: Path, data: bytes) -> None:
-    """Write a file beside the old one first, then in its place, and see that it lasts."""
+    """Replace a file as a whole: write beside it, flush to the disk, then rename."""
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
         file.write(data)
@@ -55,5 +55,5 @@ def write_beside(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON beside the old file first, then in its place."""
+    """Replace a file by JSON, as `write_beside` does."""
     write_beside(path, (json.dumps(value, indent=2) + "\n").encode())

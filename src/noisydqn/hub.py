@@ -1,4 +1,4 @@
-"""Runs shared on the Hugging Face hub: weights, config, results, film, and a model card."""
+"""Sharing of runs on the Hugging Face hub: weights, config, results, video and a model card."""
 
 import json
 import re
@@ -26,7 +26,7 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def _shared(folder: RunFolder) -> list[Path]:
-    """The files of a run that are shared, whether they are there or not."""
+    """List the files of a run that are shared, existing or not."""
     return [
         folder.config,
         folder.spaces,
@@ -43,19 +43,19 @@ def _shared(folder: RunFolder) -> list[Path]:
 
 def _check_name(name: str) -> None:
     if NAME.fullmatch(name) is None:
-        raise UserError(f"{name!r} is no repository: give USER/NAME, such as me/catcher")
+        raise UserError(f"{name!r} is not a repository: give USER/NAME, such as me/catcher")
 
 
 def push(path: Path, name: str, *, private: bool = False) -> str:
-    """Share a run; returns its address.
+    """Share a run; return its URL.
 
     Args:
         path: a folder that `train` made.
-        name: the repository, `user/name`; made if there is none.
-        private: whether a new one is private.
+        name: the repository, `user/name`; created if it does not exist.
+        private: whether a new repository is private.
 
     Raises:
-        UserError: nobody is logged in, the hub refuses or cannot be reached, the name is no
+        UserError: nobody is logged in, the hub refuses or cannot be reached, the name is not a
             repository's, or the folder does not hold exactly one run with weights.
     """
     folder, config = open_folder(path)
@@ -66,8 +66,8 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
         user = str(api.whoami()["name"])
     except LocalTokenNotFoundError as error:
         raise UserError(
-            "not logged in to the hub: run `hf auth login`, or set HF_TOKEN to a token that may "
-            "write"
+            "not logged in to the hub: run `hf auth login`, or set HF_TOKEN to a token with write "
+            "access"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise _refused("the log-in", error) from error
@@ -93,7 +93,7 @@ def _refused(what: str, error: Exception) -> UserError:
 
 
 def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
-    """The README of a repository, with evaluation results in the hub's metadata."""
+    """Write a repository's README, with evaluation results in the hub's metadata."""
     summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else {}
     evaluation: dict[str, Any] = summary.get("evaluation") or {}
     results = [
@@ -131,18 +131,18 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
 
 
 def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> Path:
-    """Fetch a run into a folder of its own; returns the folder.
+    """Fetch a run into a new folder; return the folder.
 
     Only files that `push` shares are fetched, by their names.
 
     Args:
         name: the repository, `user/name`.
-        out: a folder, new or empty; None takes a free one under `runs/`.
+        out: a new or empty folder; None takes a free one under `runs/`.
         revision: branch, tag or commit; None takes the newest.
 
     Raises:
         UserError: the repository holds no run of noisydqn, the hub refuses or cannot be reached,
-            or `out` holds something.
+            or `out` is not empty.
     """
     _check_name(name)
     out = free_path(DEFAULT_PARENT / name.split("/")[1]) if out is None else given_path(out)
@@ -165,7 +165,7 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
             }
             out.mkdir(parents=True, exist_ok=True)
             for file, place in fetched.items():
-                shutil.copyfile(place, out / file)  # what a link points to, not the link
+                shutil.copyfile(place, out / file)  # the target of the cache's link, not the link
     except (HfHubHTTPError, OSError) as error:
         raise _refused(name, error) from error
     return out

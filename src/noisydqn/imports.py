@@ -1,4 +1,4 @@
-"""Functions of the user's, named in a config so that a saved run can be loaded again."""
+"""Names for the user's functions in a config, so that a saved run finds them again."""
 
 import importlib
 from collections.abc import Callable
@@ -14,15 +14,15 @@ PYTHON = "python:"
 
 
 def name_of(function: Any) -> str:
-    """The name under which a function is kept in a config: `"python:module.function"`.
+    """Name a function for a config: `"python:module.function"`.
 
-    What importing that name does not give again, such as a lambda, has a name in angle brackets,
-    `"python:<module.function>"`, which `find` refuses.
+    A function that cannot be imported by its name, such as a lambda, gets a name in angle
+    brackets, `"python:<module.function>"`, which `find` refuses.
     """
     if isinstance(function, EnvSpec):
         return f"{PYTHON}<{function.id}>"
     name = _described(function)
-    if not name.startswith("__main__."):  # another program's main module is another module
+    if not name.startswith("__main__."):  # `__main__` is another module in another program
         try:
             if _is_same(_imported(name), function):
                 return f"{PYTHON}{name}"
@@ -42,12 +42,12 @@ def _described(function: Any) -> str:
 
 def _is_same(found: Any, function: Any) -> bool:
     if isinstance(found, MethodType) and isinstance(function, MethodType):
-        return found == function  # each access binds it anew
+        return found == function  # each access binds a new method
     return found is function
 
 
 def _imported(name: str) -> Any:
-    """Import what `"module.name"` names, or `"module.Class.name"`: the longest module counts.
+    """Import `"module.name"` or `"module.Class.name"`; the longest importable module counts.
 
     Raises:
         ImportError: there is no such module.
@@ -60,7 +60,7 @@ def _imported(name: str) -> Any:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             inside = error.name is not None and module.startswith(error.name)
-            if length == 1 or not inside:  # a module that it imports is missing
+            if length == 1 or not inside:  # the module exists, but one of its imports is missing
                 raise
             continue
         for part in parts[length:]:
@@ -70,7 +70,7 @@ def _imported(name: str) -> Any:
 
 
 def find(name: str) -> Callable[..., Any]:
-    """The function of a name that `name_of` gave.
+    """Find the function of a name that `name_of` returned.
 
     Raises:
         UserError: it cannot be imported.
@@ -79,7 +79,7 @@ def find(name: str) -> Callable[..., Any]:
     if "<" in path:
         raise UserError(
             f"{name} cannot be found again by its name: pass the function itself from Python, as "
-            "env= for an environment, or train with a function of a module"
+            "env= for an environment, or train with a function that a module defines"
         )
     try:
         found = _imported(path)

@@ -1,19 +1,19 @@
 """The noisy layer for Keras 3 on any backend: `NoisyDense`, in place of `keras.layers.Dense`.
 
-The same layer as `noisydqn.NoisyLinear` (Fortunato et al. 2018, equation 9): the same parameters
-and the same noise give the same outputs and gradients. A Keras layer is called with its inputs
-alone, so this one draws for itself, as its mode says, and never by whether it is training:
+The layer is that of `noisydqn.NoisyLinear` (Fortunato et al. 2018, equation 9): the same
+parameters and the same noise give the same outputs and gradients. A Keras layer is called with its
+inputs alone, so this layer samples its own noise. Its mode says when; training or evaluation makes
+no difference:
 
 | mode | noise |
 |---|---|
-| `"sample"` | drawn anew in every call, one draw for the whole batch |
-| `"frozen"` | the draw that is held, until `reset_noise` |
+| `"sample"` | a new sample in every call, shared by the whole batch |
+| `"frozen"` | one sample, held until `reset_noise` |
 | `"mean"` | none: the mean weights |
 
-No noise is kept in a variable. What is held is the seed of a draw, beside the seeds that Keras
-keeps for dropout: so `get_weights` and `set_weights` carry no noise from one network to another.
-A function that was compiled before (`jax.jit`, `tf.function`, `Model.predict`) keeps the mode it
-was compiled in.
+A held sample is kept as its seed, beside the seeds that Keras keeps for dropout. No variable holds
+noise, so `get_weights` and `set_weights` carry none from one network to another. A compiled
+function (`jax.jit`, `tf.function`, `Model.predict`) keeps the mode that it was compiled in.
 """
 
 import operator
@@ -35,22 +35,22 @@ except ImportError as error:
 Tensor = Any
 
 _REFUSED = {
-    "lora_rank": "which would leave mu as it is and learn another weight without noise",
+    "lora_rank": "which would freeze mu and learn another weight without noise",
     "lora_alpha": "which belongs to lora_rank",
-    "quantization_config": "as quantized weights cannot have noise",
+    "quantization_config": "because quantized weights cannot have noise",
 }
-"""Arguments of `keras.layers.Dense` that mean nothing for a noisy layer, and why."""
+"""Arguments of `keras.layers.Dense` that a noisy layer refuses, and why."""
 
 
 class _HeldSeed(keras.random.SeedGenerator):
-    """A seed that stays as it is until it is renewed, so that it gives the same draw again."""
+    """A seed that gives the same sample until it is replaced."""
 
     def next(self, ordered: bool = True) -> Tensor:
-        """The seed, which is not used up."""
+        """Return the seed without advancing it."""
         del ordered
         return ops.convert_to_tensor(self.state)
 
-    def renew(self, seed: Tensor) -> None:
+    def replace(self, seed: Tensor) -> None:
         """Hold another seed."""
         self.state.assign(seed)
 
@@ -59,36 +59,36 @@ class _HeldSeed(keras.random.SeedGenerator):
 class NoisyDense(keras.layers.Layer):
     """A dense layer whose weights and biases are `mu + sigma * epsilon`.
 
-    Takes the arguments of `keras.layers.Dense`, by place and by name; those of kernel and bias are
-    for their means, mu. `lora_rank` and quantization are refused.
+    It takes the arguments of `keras.layers.Dense`, in the same order. Those of kernel and bias
+    apply to their means, mu. `lora_rank` and quantization are refused.
 
     Args:
         units: number of outputs, q.
         activation: function of the outputs, or its name.
-        use_bias: whether there is a bias.
-        kernel_initializer: of the kernel's means, with a seed of its own; None samples them
-            uniformly within ±1/sqrt(p) (factorised) or ±sqrt(3/p) (independent).
-        bias_initializer: of the biases' means, likewise.
-        kernel_regularizer: of the kernel's means.
-        bias_regularizer: of the biases' means.
-        activity_regularizer: of the outputs.
-        kernel_constraint: of the kernel's means.
-        bias_constraint: of the biases' means.
-        noise: `"factorised"` draws p + q normals for p inputs and takes products of them
-            (equations 10 and 11); `"independent"` draws p * q + q.
-        sigma_init: with factorised noise sigma_0, so that every sigma starts at
-            `sigma_0 / sqrt(p)` (default 0.5); with independent noise the starting value itself
-            (default 0.017).
+        use_bias: whether the layer has a bias.
+        kernel_initializer: for the kernel's means, with its own seed; None samples them uniformly
+            within ±1/sqrt(p) (factorised) or ±sqrt(3/p) (independent).
+        bias_initializer: for the biases' means, likewise.
+        kernel_regularizer: for the kernel's means.
+        bias_regularizer: for the biases' means.
+        activity_regularizer: for the outputs.
+        kernel_constraint: for the kernel's means.
+        bias_constraint: for the biases' means.
+        noise: `"factorised"` samples p + q normals for p inputs and multiplies them (equations 10
+            and 11); `"independent"` samples p * q + q.
+        sigma_init: for factorised noise sigma_0, so that every sigma starts at
+            `sigma_0 / sqrt(p)` (default 0.5); for independent noise the initial sigma (default
+            0.017).
         mode: `"sample"`, `"frozen"` or `"mean"`, see above.
         follow_training: if true, the layer uses its means unless it is called with
             `training=True`.
-        seed: of initial values and noise; None takes a random one. Layers of one seed draw the
-            same noise, and so does a clone (`keras.models.clone_model`): give each its own.
-        kwargs: as any layer: `name`, `dtype`, `trainable`.
+        seed: seed of initial values and noise; None takes a random one. Layers of one seed sample
+            the same noise, and so does a clone (`keras.models.clone_model`): give each its own.
+        kwargs: arguments of every layer, such as `name`, `dtype` and `trainable`.
 
     Raises:
-        ValueError: a size that is not an integer above 0, a negative `sigma_init`, an unknown mode
-            or kind of noise, or an argument of `Dense` that is refused.
+        ValueError: a size is not an integer above 0, `sigma_init` is negative, the mode or kind of
+            noise is unknown, or an argument of `Dense` is refused.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class NoisyDense(keras.layers.Layer):
                 f"NoisyDense does not take the quantized dtype {self.dtype_policy.name}: give a "
                 'floating-point one, such as "float32" or "mixed_bfloat16"'
             )
-        initial_values(1, units, noise, sigma_init)  # refuse now what cannot be built
+        initial_values(1, units, noise, sigma_init)  # refuse invalid arguments before `build`
         check_mode(mode)
         self.units, self.use_bias = operator.index(units), use_bias
         function: Any = keras.activations.get(activation)
@@ -144,11 +144,11 @@ class NoisyDense(keras.layers.Layer):
 
     @property
     def noise_size(self) -> int:
-        """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+        """Number of normals in one noise sample: p + q (factorised) or p * q + q (independent)."""
         return noise_size(self.in_features, self.units, self.noise)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Make the parameters, with the initial values that the class documents."""
+        """Make the parameters with their initial values."""
         inputs = input_shape[-1]
         if inputs is None:
             raise ValueError("NoisyDense needs inputs whose last axis has a size, got None")
@@ -176,11 +176,11 @@ class NoisyDense(keras.layers.Layer):
         self.built = True
 
     def reset_noise(self) -> None:
-        """Hold another draw, which `"frozen"` uses."""
-        self.held_seed.renew(self.seed_generator.next())
+        """Hold another noise sample, which the mode `"frozen"` uses."""
+        self.held_seed.replace(self.seed_generator.next())
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Apply the layer to `inputs` [..., p]; gives [..., q]. All of it shares one draw."""
+        """Apply the layer to `inputs` [..., p] under one noise sample; return [..., q]."""
         check_mode(self.mode)
         if self.mode == "mean" or (self.follow_training and not training):
             return self.apply(inputs, None)
@@ -189,12 +189,12 @@ class NoisyDense(keras.layers.Layer):
         return self.apply(inputs, normals)
 
     def apply(self, inputs: Tensor, normals: Tensor | None) -> Tensor:
-        """The outputs [..., q] under noise that is given.
+        """Apply the layer under given noise; return [..., q].
 
         Args:
             inputs: [..., p].
-            normals: unit normals [noise_size]: those of inputs and outputs (factorised), or of
-                weights, output by output, and biases (independent). None uses the means.
+            normals: unit normals [noise_size]: of inputs and outputs (factorised), or of weights,
+                output by output, and biases (independent). None uses the means.
         """
         if normals is None:
             kernel, bias = self.kernel_mu, self.bias_mu
@@ -208,7 +208,7 @@ class NoisyDense(keras.layers.Layer):
         return self.activation(outputs if bias is None else ops.add(outputs, bias))
 
     def _epsilon(self, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """eps_w [p, q], as the kernel lies here, and eps_b [q]."""
+        """Form eps_w [p, q], in the kernel's layout, and eps_b [q]."""
         inputs, outputs = self.in_features, self.units
         if self.noise == "factorised":
             scaled: Tensor = ops.multiply(ops.sign(normals), ops.sqrt(ops.abs(normals)))
@@ -217,11 +217,11 @@ class NoisyDense(keras.layers.Layer):
         return ops.transpose(weight), normals[inputs * outputs :]
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """The shape of the outputs."""
+        """Return the shape of the outputs."""
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """What makes such a layer anew."""
+        """Return the arguments that make an equal layer."""
         return {
             **super().get_config(),
             "units": self.units,
@@ -242,14 +242,14 @@ class NoisyDense(keras.layers.Layer):
 
 
 def noisy_layers(model: keras.layers.Layer) -> list[NoisyDense]:
-    """Every noisy layer of a model, or the layer itself."""
-    # Keras has no public way to layers within layers.
+    """List the noisy layers of a model, or the layer itself."""
+    # Keras has no public way to list layers within layers.
     every = model._flatten_layers()  # pyright: ignore[reportPrivateUsage]
     return [layer for layer in every if isinstance(layer, NoisyDense)]
 
 
 def reset_noise(model: keras.layers.Layer) -> None:
-    """Hold another draw in every noisy layer of a model, independent of each other."""
+    """Hold another noise sample in every noisy layer of a model, independent of the others."""
     for layer in noisy_layers(model):
         layer.reset_noise()
 
@@ -258,7 +258,7 @@ def set_mode(model: keras.layers.Layer, mode: NoiseMode) -> None:
     """Set the mode of every noisy layer of a model.
 
     Raises:
-        ValueError: it is no mode.
+        ValueError: the mode is unknown.
     """
     check_mode(mode)
     for layer in noisy_layers(model):

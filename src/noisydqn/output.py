@@ -1,4 +1,4 @@
-"""Output that nobody reads any more."""
+"""Output whose reader has gone."""
 
 import os
 from contextlib import suppress
@@ -6,9 +6,9 @@ from typing import IO
 
 
 def discard(stream: IO[str]) -> None:
-    """Send a stream whose reader has gone, as `head` goes, to nowhere.
+    """Redirect a stream to nowhere once its reader, such as `head`, has gone.
 
-    What its buffer still holds would else fail once more when the interpreter exits.
+    The rest of the buffer would otherwise raise again when the interpreter exits.
     """
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), stream.fileno())

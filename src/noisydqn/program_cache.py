@@ -1,8 +1,8 @@
-"""Compiled programs on disk, so that the next process need neither trace nor compile them.
+"""A cache of compiled programs on disk, so that the next process neither traces nor compiles.
 
-JAX has a cache of its own, but it must trace and lower a program before it can look for it, which
-takes longer than all else. Here a program whose maker can say what it is made from is found by
-that; others are found by their text, after tracing.
+JAX's own cache must trace and lower a program before it can look it up, which takes longer than
+everything else. Here a program that comes with a key is found by that key, without tracing. A
+program without a key is traced and found by its text.
 """
 
 import hashlib
@@ -31,31 +31,31 @@ from noisydqn.errors import UserError
 
 CACHE_VARIABLE = "NOISYDQN_CACHE"
 CACHE_BYTES = 2**29
-"""Size of the cache of one version on one kind of processor; the least recently used goes first."""
+"""Largest size of a version's cache on one kind of processor; the least recently used go first."""
 CACHE_DAYS = 30
-"""After so many days without use, the cache of another version or processor is removed."""
+"""Days without use after which the cache of another version or processor is removed."""
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "gymnax", "noisydqn")
-"""Where the code of a program comes from."""
+"""Packages that the code of a program comes from."""
 PREFIX, SUFFIX, PART = "programs-", ".program", ".part"
 
 
 class Kept(NamedTuple):
-    """A compiled program, and shapes and types in place of the arrays of its result."""
+    """A compiled program, and shapes and dtypes in place of the arrays of its result."""
 
     compiled: Callable[..., Any]
     shapes: Any
 
 
 class ProgramCache:
-    """A folder of compiled programs, of this version on this kind of processor.
+    """A folder of compiled programs, for this version on this kind of processor.
 
-    Whoever can write to the folder can have code run: it must be the user's alone.
+    Anyone who can write to the folder can have code run, so only its owner may.
 
     Args:
-        place: a folder for caches of all versions, made if there is none.
+        place: a folder for the caches of all versions, created if it does not exist.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created or written to.
         UserError: others may write to it.
     """
 
@@ -73,12 +73,12 @@ class ProgramCache:
         self._remove_old(place)
 
     def path(self, key: str) -> Path:
-        """Return where the program of a key is kept, under the present settings."""
+        """Return the path of the program of a key, under the current settings."""
         text = f"{ORIGIN}\n{_settings()}\n{key}"
         return self.folder / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
 
     def load(self, path: Path) -> Kept | None:
-        """Return a program that was kept, None if it is not there or damaged."""
+        """Return a stored program, or None if it is missing or damaged."""
         try:
             data = path.read_bytes()
         except OSError:
@@ -96,12 +96,12 @@ class ProgramCache:
                 path.unlink()
             return None
         with suppress(OSError):
-            os.utime(path)  # when it was used last
+            os.utime(path)  # the time of its last use
         return Kept(compiled, shapes)
 
     def save(self, path: Path, compiled: jax.stages.Compiled, shapes: Any) -> None:
-        """Keep a program, unless JAX cannot serialize it or the disk is full."""
-        with suppress(Exception):  # whatever is wrong, the program itself is fine
+        """Store a program, unless JAX cannot serialize it or the disk is full."""
+        with suppress(Exception):  # the program itself works, whatever fails here
             payload, *trees = serialize_executable.serialize(compiled)
             data = _pickled((payload, shapes, *trees))
             file, name = tempfile.mkstemp(PART, dir=self.folder)
@@ -116,7 +116,7 @@ class ProgramCache:
             self._prune()
 
     def _prune(self) -> None:
-        """Remove the programs that were not used for longest, until the rest fits."""
+        """Remove the least recently used programs until the rest fits."""
         entries = sorted(
             ((status.st_mtime, status.st_size, path) for path, status in self._entries()),
             reverse=True,
@@ -133,7 +133,7 @@ class ProgramCache:
                 yield path, path.stat()
 
     def _remove_old(self, place: Path) -> None:
-        """Remove other versions' caches that nobody uses, and what killed processes left."""
+        """Remove unused caches of other versions, and temporary files of killed processes."""
         oldest = time.time() - CACHE_DAYS * 86_400
         for other in place.glob(f"{PREFIX}*"):
             with suppress(OSError):
@@ -147,7 +147,7 @@ class ProgramCache:
 # Trees of modules
 
 _MISSING = jax.tree.structure(eqx.nn.Identity()).node_data()[1][0]
-"""What Equinox puts in the place of fields that a module lacks: it must stay that very object."""
+"""Equinox's placeholder for missing fields of a module, which is compared by identity."""
 
 
 class _Pickler(pickle.Pickler):
@@ -164,13 +164,13 @@ def _pickled(value: Any) -> bytes:
     """Pickle trees of modules.
 
     Raises:
-        ValueError: they would not be the same again.
+        ValueError: unpickling would not give them back.
     """
     file = io.BytesIO()
     _Pickler(file).dump(value)
     file.seek(0)
     if _Unpickler(file).load() != value:
-        raise ValueError("what was read is not what was written")
+        raise ValueError("unpickling does not give the value back")
     return file.getvalue()
 
 
@@ -178,7 +178,7 @@ def _pickled(value: Any) -> bytes:
 
 
 def _processor() -> str:
-    """Model and features of the processor, as far as the system tells."""
+    """Read the processor's model and features, as far as the system tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:
@@ -191,14 +191,14 @@ def _processor() -> str:
 def machine_key() -> str:
     """Name the folder for these versions of JAX and noisydqn on this kind of processor.
 
-    Compiled programs use whatever the processor has, and would crash on one that lacks it.
+    Compiled programs use every feature of the processor and would crash on one that lacks it.
     """
     parts = [*_versions("jax", "jaxlib", "noisydqn"), sys.platform, platform.machine()]
     return PREFIX + hashlib.sha256("\n".join([*parts, _processor()]).encode()).hexdigest()[:16]
 
 
 def _origin() -> str | None:
-    """Sum up the code that programs are made from: this package's, and versions of the others."""
+    """Hash the code that programs are made from: this package's source, the others' versions."""
     digest = hashlib.sha256("\n".join([sys.version, *_versions(*PACKAGES)]).encode())
     root = Path(__file__).parent
     try:
@@ -220,13 +220,13 @@ def _versions(*packages: str) -> list[str]:
 
 
 ORIGIN = _origin()
-"""That code as it was imported; None, and nothing is kept, if it cannot be read."""
+"""Hash of the code as imported. If the source cannot be read it is None and nothing is cached."""
 
 
 def _settings() -> str:
-    """Sum up what else may change a program: JAX's settings, the device, the cores in use.
+    """Describe what else can change a program: JAX's settings, the device, the cores in use.
 
-    Settings belong to a thread, so this one's own count where they differ.
+    Settings can differ from thread to thread; those of the calling thread count.
     """
     names = sorted(name for name in jax.config.values if "cache" not in name)
     values = [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in names]
@@ -237,21 +237,22 @@ def _settings() -> str:
 
 
 def _device() -> Any:
-    """The device that programs are compiled for."""
+    """Find the device that programs are compiled for."""
     given = jax.config.values["jax_default_device"]
     return jax.local_devices(backend=given)[0] if given is None or isinstance(given, str) else given
 
 
 def text_key(lowered: jax.stages.Lowered, options: dict[str, Any]) -> str:
-    """Return the key of a program whose maker cannot say what it is made from: its text.
+    """Derive a key from a program's text, for programs that come without one.
 
-    The text has neither the trees of arguments and result nor the types that JAX checks.
+    The text omits the trees of arguments and result and the types that JAX checks, so the key
+    adds them.
     """
     trees = (lowered.in_tree, lowered.in_avals, lowered.out_tree)
     try:
         about = _pickled(trees).hex()
     except Exception:
-        about = uuid.uuid4().hex  # nothing finds it
+        about = uuid.uuid4().hex  # a key that is never found again
     return f"{options}\n{about}\n{lowered.as_text()}"
 
 
@@ -259,13 +260,13 @@ def text_key(lowered: jax.stages.Lowered, options: dict[str, Any]) -> str:
 
 
 _given: list[ProgramCache | None] = []
-"""Those that were asked for, the newest last."""
+"""Caches requested by `program_cache`, the newest last."""
 
 
 def default_cache() -> Path | None:
-    """Return the folder of the cache: `NOISYDQN_CACHE`, or noisydqn's in the user's cache folder.
+    """Return the default folder: `NOISYDQN_CACHE`, or noisydqn's in the user's cache folder.
 
-    None if the variable is empty.
+    It is None if the variable is empty.
     """
     import platformdirs
 
@@ -276,7 +277,7 @@ def default_cache() -> Path | None:
 
 
 def current_cache() -> ProgramCache | None:
-    """Return the cache in use: one that was asked for, or the default one, or none."""
+    """Return the cache in use: the newest requested one, the default one, or None."""
     if ORIGIN is None:
         return None
     return _given[-1] if _given else _default(os.environ.get(CACHE_VARIABLE))
@@ -297,8 +298,8 @@ def program_cache(
     """Use a folder for compiled programs.
 
     Args:
-        folder: where; None takes `default_cache`, an empty text means nowhere.
-        warn: told in one line if the folder cannot be used: everything is compiled then.
+        folder: the folder; None takes `default_cache`, an empty string turns the cache off.
+        warn: called with one line if the folder cannot be used; everything is then compiled.
 
     Yields:
         The cache, or None.
@@ -310,11 +311,11 @@ def program_cache(
     except (OSError, RuntimeError, UserError) as error:  # RuntimeError: no home folder
         reason = error.strerror if isinstance(error, OSError) else error
         warn(
-            f"no compiled program is kept in {place or CACHE_VARIABLE}: {reason}; name another "
-            f"folder in {CACHE_VARIABLE}, or none"
+            f"compiled programs cannot be kept in {place or CACHE_VARIABLE}: {reason}; name "
+            f"another folder in {CACHE_VARIABLE}, or none"
         )
     _given.append(cache)
     try:
         yield cache
     finally:
-        _given.remove(cache)  # not the last, if runs in other threads have begun since
+        _given.remove(cache)  # not always the last: runs in other threads may have begun since

@@ -1,4 +1,4 @@
-"""JAX's settings that this library's programs rely on, whatever a program around them has set."""
+"""The settings of JAX that this library relies on, whatever the surrounding program has set."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -13,15 +13,15 @@ NEEDED = {
     "numpy_rank_promotion": "allow",
     "transfer_guard": "allow",
 }
-"""Settings by the name of JAX's context manager."""
+"""Settings, by the name of JAX's context manager."""
 
 
 @contextmanager
 def own_settings() -> Generator[None]:
-    """Run a block or a function under the settings that its arrays are made for.
+    """Run a block or a function under the settings that its arrays need.
 
-    A program that computes in 64 bits, or that is strict about promotion or transfers, keeps its
-    settings outside. They belong to a thread: what runs in another needs this there, too.
+    A surrounding program may compute in 64 bits or be strict about promotion or transfers; its
+    settings return afterwards. Settings belong to a thread, so every thread must enter this.
 
     Raises:
         UserError: JAX has no device that it may use.
@@ -35,7 +35,7 @@ def own_settings() -> Generator[None]:
         ) from error
     with ExitStack() as stack:
         for name, needed in NEEDED.items():
-            # Entering anything has JAX compile anew, so only what differs is entered.
+            # Entering any setting makes JAX compile again, so only those that differ are entered.
             if str(getattr(jax.config, f"jax_{name}") or needed) != str(needed):
                 stack.enter_context(getattr(jax, name)(needed))
         yield

@@ -1,20 +1,20 @@
 """The noisy layer for PyTorch: `NoisyLinear`, in place of `torch.nn.Linear`.
 
-The same layer as `noisydqn.NoisyLinear` (Fortunato et al. 2018, equation 9): the same parameters
-and the same noise give the same outputs and gradients. What is different is where the noise comes
-from. In JAX it is an argument; here a module is called with its input alone, so the layer draws
-for itself, as its mode says, and never by whether it is training:
+The layer is that of `noisydqn.NoisyLinear` (Fortunato et al. 2018, equation 9): the same
+parameters and the same noise give the same outputs and gradients. Only the source of the noise
+differs. In JAX noise is an argument. A PyTorch module is called with its input alone, so this
+layer samples its own noise. Its mode says when; training or evaluation makes no difference:
 
 | mode | noise |
 |---|---|
-| `"sample"` | drawn anew in every forward pass, one draw for the whole batch |
-| `"frozen"` | the draw that is held, until `reset_noise` |
+| `"sample"` | a new sample in every forward pass, shared by the whole batch |
+| `"frozen"` | one sample, held until `reset_noise` |
 | `"mean"` | none: the mean weights |
 
     model = torch.nn.Sequential(NoisyLinear(4, 64), torch.nn.ReLU(), NoisyLinear(64, 2))
     set_mode(model, "mean")    # evaluate without noise
-    set_mode(model, "frozen")  # one draw for as long as it is wanted:
-    reset_noise(model)         # until here
+    set_mode(model, "frozen")  # hold one sample in every layer
+    reset_noise(model)         # hold another
 """
 
 import copy
@@ -50,36 +50,38 @@ class NoisyOptions(TypedDict, total=False):
 class NoisyLinear(nn.Module):
     """A linear layer whose weights and biases are `mu + sigma * epsilon`.
 
-    Safe to compile with `torch.compile`, to capture in a CUDA graph (noise is then drawn by the
-    graph; a held draw is renewed in place, so that a graph sees `reset_noise`), and to copy with
-    `copy.deepcopy`: a copy draws noise of its own, from the same generator if one was given. The
-    state dict holds the learned parameters and no noise. (`torch.compile` cannot look into a
-    `generator`: with one of its own, a layer breaks the compiled graph in two. A CUDA graph wants
-    it registered by `register_generator_state`.)
+    The layer works with `torch.compile`, CUDA graphs and `copy.deepcopy`:
 
-    Held noise is a buffer beside the parameters. It is never uninitialized: `to_empty` keeps it, or
-    samples it if the layer was on the device "meta".
+    - A CUDA graph samples the noise itself. A held sample is replaced in place, so the graph sees
+      `reset_noise`. A `generator` must be registered by `register_generator_state`.
+    - `torch.compile` cannot trace a `generator`, so a layer that has one splits the graph in two.
+    - A copy samples its own noise, from the same generator if one was given.
+
+    The state dict holds the learned parameters and no noise. Held noise is a buffer beside them.
+    It is never uninitialized: `to_empty` keeps it, or samples it if the layer was on the device
+    "meta".
 
     Args:
         in_features: number of inputs, p.
         out_features: number of outputs, q.
-        bias: whether there is a bias.
-        device: where the parameters are.
-        dtype: their type.
-        noise: `"factorised"` draws p + q normals and takes products of them (equations 10 and
-            11); `"independent"` draws p * q + q.
-        sigma_init: with factorised noise sigma_0, so that every sigma starts at
-            `sigma_0 / sqrt(p)` (default 0.5); with independent noise the starting value itself
-            (default 0.017).
+        bias: whether the layer has a bias.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+        noise: `"factorised"` samples p + q normals and multiplies them (equations 10 and 11);
+            `"independent"` samples p * q + q.
+        sigma_init: for factorised noise sigma_0, so that every sigma starts at
+            `sigma_0 / sqrt(p)` (default 0.5); for independent noise the initial sigma (default
+            0.017).
         mode: `"sample"`, `"frozen"` or `"mean"`, see above.
         follow_training: if true, the layer uses its means while `training` is false, so that
-            `eval()` turns the noise off and `train()` on again. Collecting experience in
+            `eval()` turns the noise off and `train()` turns it on again. Collecting experience in
             evaluation mode then does not explore.
-        generator: of initial values and noise, on the layer's device; None uses PyTorch's own.
+        generator: source of initial values and noise, on the layer's device; None uses PyTorch's
+            default generator.
 
     Raises:
-        ValueError: a size that is not an integer above 0, a negative `sigma_init`, an unknown mode
-            or kind of noise, or a type that is not floating-point.
+        ValueError: a size is not an integer above 0, `sigma_init` is negative, the mode or kind of
+            noise is unknown, or the dtype is not floating-point.
     """
 
     in_features: int
@@ -130,11 +132,11 @@ class NoisyLinear(nn.Module):
 
     @property
     def noise_size(self) -> int:
-        """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+        """Number of normals in one noise sample: p + q (factorised) or p * q + q (independent)."""
         return noise_size(self.in_features, self.out_features, self.noise)
 
     def reset_parameters(self) -> None:
-        """Start anew: `mu` uniform within ±1/sqrt(p) (factorised) or ±sqrt(3/p) (independent)."""
+        """Initialize again: `mu` uniform within ±1/sqrt(p) or, if independent, ±sqrt(3/p)."""
         bound, sigma = self._initial
         for mu in (self.weight_mu, self.bias_mu):
             if mu is not None:
@@ -146,14 +148,15 @@ class NoisyLinear(nn.Module):
 
     @torch.no_grad()
     def reset_noise(self, normals: Tensor | None = None) -> None:
-        """Hold another draw, which `"frozen"` uses.
+        """Hold another noise sample, which the mode `"frozen"` uses.
 
         Args:
-            normals: unit normals [noise_size] to form it from: those of inputs and outputs
-                (factorised), or of weights, row by row, and biases (independent). None draws.
+            normals: unit normals [noise_size] that form the noise: of inputs and outputs
+                (factorised), or of weights, row by row, and biases (independent). None samples
+                them.
         """
         if self.held_normals.is_meta and not self.weight_mu.is_meta:
-            # The parameters were replaced, as `load_state_dict(..., assign=True)` does.
+            # `load_state_dict(..., assign=True)` replaced the parameters.
             self.held_normals = torch.empty_like(self.held_normals, device=self.weight_mu.device)
         if normals is None:
             self.held_normals.normal_(generator=self.generator)
@@ -163,7 +166,7 @@ class NoisyLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoisyLinear":
         """Move or convert the layer, as `to`, `half` and `to_empty` do.
 
-        `to_empty` gives tensors that nobody wrote to, so held noise is copied here or sampled.
+        `to_empty` returns uninitialized tensors, so held noise is copied here or sampled.
         """
         before = self.held_normals
         super()._apply(fn, recurse)
@@ -192,7 +195,7 @@ class NoisyLinear(nn.Module):
         return self.held_normals.to(device, dtype, copy=True)
 
     def _epsilon(self) -> tuple[Tensor, Tensor]:
-        """eps_w [q, p] and eps_b [q]."""
+        """Form eps_w [q, p] and eps_b [q]."""
         normals, inputs, outputs = self._normals(), self.in_features, self.out_features
         if self.noise == "factorised":
             scaled = normals.sign() * normals.abs().sqrt()
@@ -202,7 +205,7 @@ class NoisyLinear(nn.Module):
         return weight.view(outputs, inputs), bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to `x` [..., p]; gives [..., q]. All of it shares one draw."""
+        """Apply the layer to `x` [..., p] under one noise sample; return [..., q]."""
         check_mode(self.mode)
         if self.mode == "mean" or (self.follow_training and not self.training):
             return nn.functional.linear(x, self.weight_mu, self.bias_mu)
@@ -213,14 +216,14 @@ class NoisyLinear(nn.Module):
         return nn.functional.linear(x, weight, self.bias_mu + self.bias_sigma * epsilon_bias)
 
     def extra_repr(self) -> str:
-        """What `repr` shows beside the name."""
+        """Return the arguments that `repr` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias_mu is not None}, noise={self.noise}, mode={self.mode}"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NoisyLinear":
-        """A copy that shares the generator: copied too, it would draw the same noise again."""
+        """Copy the layer but share its generator, whose copy would repeat the same noise."""
         if self.generator is not None:
             memo[id(self.generator)] = self.generator
         made = type(self).__new__(type(self))
@@ -230,12 +233,12 @@ class NoisyLinear(nn.Module):
 
 
 def noisy_layers(model: nn.Module) -> list[NoisyLinear]:
-    """Every noisy layer of a model."""
+    """List the noisy layers of a model."""
     return [module for module in model.modules() if isinstance(module, NoisyLinear)]
 
 
 def reset_noise(model: nn.Module) -> None:
-    """Hold another draw in every noisy layer of a model, independent of each other."""
+    """Hold another noise sample in every noisy layer of a model, independent of the others."""
     for layer in noisy_layers(model):
         layer.reset_noise()
 
@@ -244,7 +247,7 @@ def set_mode(model: nn.Module, mode: NoiseMode) -> None:
     """Set the mode of every noisy layer of a model.
 
     Raises:
-        ValueError: it is no mode.
+        ValueError: the mode is unknown.
     """
     check_mode(mode)
     for layer in noisy_layers(model):
@@ -254,22 +257,21 @@ def set_mode(model: nn.Module, mode: NoiseMode) -> None:
 def make_noisy(model: nn.Module, **options: Unpack[NoisyOptions]) -> nn.Module:
     """Turn every `nn.Linear` of a model into a fresh noisy layer, before it is trained.
 
-    Each layer is changed in place: it stays the same object under every name that it has, with its
-    device, type, `training` flag, hooks and other attributes. Parameters that layers share are
-    shared afterwards, as are their means and sigmas; each layer samples noise of its own. What did
-    not require gradients does not. Weights start anew, so call this before an optimizer is made.
+    Each layer is changed in place. It stays the same object under every name that it has, with its
+    device, dtype, `training` flag, hooks and other attributes. Layers that shared a parameter share
+    its mean and sigma; each samples its own noise. Frozen parameters stay frozen. All weights are
+    initialized again, so call this before you make an optimizer.
 
     A layer in `eval()` stays there, and that alone does not turn its noise off: with
     `follow_training=True` it uses its means until `train()`.
 
-    Layers of other kinds stay as they are. `nn.MultiheadAttention` is one: it computes with its
-    weights itself. A `nn.TransformerEncoderLayer` gets noise in its two feed-forward layers and
+    Other kinds of layers stay as they are, including `nn.MultiheadAttention`, which reads its
+    weights itself. A `nn.TransformerEncoderLayer` gets noise in its two feed-forward layers. It
     loses its fast path in evaluation, which would read their weights.
 
     Args:
-        model: changed in place; may be a linear layer itself, and may hold noisy layers already,
-            which stay as they are.
-        options: for each `NoisyLinear`, such as `sigma_init=0.1`.
+        model: a model, or a linear layer; changed in place. Noisy layers in it stay as they are.
+        options: arguments of each `NoisyLinear`, such as `sigma_init=0.1`.
 
     Returns:
         The model.
@@ -278,7 +280,7 @@ def make_noisy(model: nn.Module, **options: Unpack[NoisyOptions]) -> nn.Module:
         UserError: the model has no linear layer, or one that cannot become noisy: of a subclass
             (`LazyLinear` before its first batch, one with a parametrization), with weights
             that are computed or shared with another kind of layer, scripted, or wrapped for
-            distributed training. The model is then as it was.
+            distributed training. The model is then unchanged.
         ValueError: as `NoisyLinear`.
     """
     plain = _linear_layers(model)
@@ -295,13 +297,13 @@ def make_noisy(model: nn.Module, **options: Unpack[NoisyOptions]) -> nn.Module:
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Linear]:
-    """The layers to make noisy.
+    """List the layers to make noisy.
 
     Raises:
         UserError: as `make_noisy`.
     """
     linears: dict[str, nn.Linear] = {}
-    others: dict[int, str] = {}  # what has a parameter and is not to become noisy
+    others: dict[int, str] = {}  # the module of each parameter that stays as it is
     for name, module in model.named_modules():
         called = f"{name!r}" if name else "the model itself"
         if reason := _reason_against(module):
@@ -325,7 +327,7 @@ def _linear_layers(model: nn.Module) -> list[nn.Linear]:
 
 
 def _reason_against(module: nn.Module) -> str | None:
-    """Why a module cannot become noisy, and what to do; None if it can, or need not."""
+    """Say why a module cannot become noisy, and what to do; None if it can, or need not."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return "it would not exchange the new parameters' gradients; wrap it after make_noisy"
     if isinstance(module, torch.jit.ScriptModule) and module.original_name == "Linear":
@@ -353,7 +355,7 @@ def _reason_against_linear(module: nn.Linear) -> str | None:
 
 
 def _is_called_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a linear layer that is called (attention reads its layer's weights)."""
+    """Tell whether a module is a linear layer that is called; attention only reads weights."""
     return isinstance(module, nn.Linear) and type(module) is not NonDynamicallyQuantizableLinear
 
 
@@ -375,7 +377,7 @@ def _share_parameters(plain: Sequence[nn.Linear], noisy: Sequence[NoisyLinear]) 
 
 
 def _become(module: nn.Module, layer: NoisyLinear) -> None:
-    """Make a linear layer into a noisy one, so that whatever refers to it has the noisy one."""
+    """Turn a linear layer into a noisy one in place, so that every reference sees it."""
     replaced = {"_parameters", "_buffers", "_non_persistent_buffers_set"}
     kept = {name: value for name, value in vars(module).items() if name not in replaced}
     module.__class__ = NoisyLinear
@@ -388,7 +390,7 @@ class _Space(Protocol):
 
 
 def _flat_size(space: _Space) -> int:
-    """Number of inputs after Stable-Baselines3's preprocessing, which makes integers one-hot."""
+    """Count the inputs after Stable-Baselines3's preprocessing, which makes integers one-hot."""
     if space.shape is None:
         raise UserError(
             f"NoisyFeatures needs observations of one array, got {type(space).__name__}: wrap the "
@@ -406,12 +408,13 @@ class NoisyFeatures(nn.Sequential):
     For `policy_kwargs` of Stable-Baselines3 as `features_extractor_class`, with `net_arch=[]`.
 
     Args:
-        observation_space: of one array, which is flattened, or of integers, which are one-hot.
+        observation_space: a space of one array, which is flattened, or of integers, which become
+            one-hot.
         hidden: widths of the layers.
-        options: for each `NoisyLinear`.
+        options: arguments of each `NoisyLinear`.
 
     Raises:
-        UserError: observations are several arrays.
+        UserError: an observation is not a single array.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""A tree of arrays kept as one vector.
+"""Trees of arrays as one vector, and by name.
 
-A network has some twenty arrays, and training state holds four things of its shape. As vectors
-they are four arrays, which the optimizer and the target take in one loop each, and which a
-compiled call takes and gives back in a fraction of the time.
+A network has about twenty arrays, and the training state holds four trees of its shape. As
+vectors they are four arrays. The optimizer and the target update process each in one loop, and a
+compiled call takes and returns them in a fraction of the time.
 """
 
 import dataclasses
@@ -34,25 +34,25 @@ class Flat(Generic[Tree]):
 
     @staticmethod
     def of(tree: Tree) -> "Flat[Tree]":
-        """Lay the arrays of a tree end to end."""
+        """Concatenate the arrays of a tree."""
         leaves, structure = jax.tree_util.tree_flatten(tree)
         shapes = tuple(leaf.shape for leaf in leaves)
         parts = [leaf.reshape(-1) for leaf in leaves]
-        # NumPy's own for its arrays, as JAX would compile one.
+        # NumPy concatenates its own arrays: JAX would compile a program for that.
         of_numpy = all(isinstance(part, np.ndarray) for part in parts)
         joined: Any = (np if of_numpy else jnp).concatenate(parts) if parts else jnp.zeros(0)
         return Flat(joined, structure, shapes)
 
     def with_vector(self, vector: Float[jax.Array, "... size"]) -> "Flat[Tree]":
-        """Another tree of the same structure."""
+        """Return another tree of the same structure."""
         return Flat(vector, self.structure, self.shapes)
 
     @property
     def tree(self) -> Tree:
-        """The tree."""
+        """The tree of arrays."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        # One split, whose gradient is one concatenation; slices would each add to all of it.
-        # NumPy's own for its arrays, as JAX would compile one.
+        # One split has one concatenation as its gradient. The gradient of each slice would be a
+        # whole vector of zeros to add. NumPy splits its own arrays: JAX would compile that.
         split = np.split if isinstance(self.vector, np.ndarray) else jnp.split
         parts = split(self.vector, list(accumulate(sizes))[:-1], axis=-1) if sizes else []
         batch = self.vector.shape[:-1]
@@ -63,16 +63,16 @@ class Flat(Generic[Tree]):
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
+    """List the leaves of a tree by their paths, such as `"online.hidden.0.weight_mu"`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def structs(tree: Tree) -> Tree:
-    """Shapes and types in place of the arrays of a tree."""
+    """Replace the arrays of a tree by their shapes and dtypes."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def size_of(struct: Any) -> int:
-    """Bytes of an array."""
+    """Compute the size of an array in bytes."""
     return math.prod(struct.shape) * np.dtype(struct.dtype).itemsize

@@ -2,41 +2,41 @@
 
     environment ──TimeStep──▶ replay (one Row a step) ──Transition──▶ update
 
-A `TimeStep` is what the environment shows. The replay stores one `Row` for each step, so each
-observation is stored once; n-step returns are formed when a batch is sampled. From there on
+A `TimeStep` is one step of an environment. The replay buffer stores one `Row` for each step, so
+each observation is stored once; n-step returns are formed when a batch is sampled. From there on
 there is no gamma, no n and no "done": a `Transition` carries its discount.
 """
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.trees import Flat
 
 
 class TimeStep(NamedTuple):
-    """What an environment shows after one step, or after a reset (reward 0, both flags False).
+    """The result of one step, or of a reset (reward 0, both flags False).
 
     A vector of environments has leading axes "*batch", such as [envs].
     """
 
     observation: Shaped[Array, "..."]
     reward: Float[Array, "*batch"]
-    terminated: Bool[Array, "*batch"]  # the episode ended by the rules: no value follows
-    truncated: Bool[Array, "*batch"]  # the episode was cut, for instance by a time limit
+    terminated: Bool[Array, "*batch"]  # the episode ended by its rules: no value follows
+    truncated: Bool[Array, "*batch"]  # the episode was truncated, for instance by a time limit
     info: dict[str, Array]  # counts to be summed over an episode, such as fruit caught
 
     @property
     def last(self) -> Bool[Any, "..."]:  # an array of JAX or, from Gymnasium, of NumPy
-        """True where the episode ends: it terminates or is truncated."""
+        """True where the episode ends, by termination or truncation."""
         return self.terminated | self.truncated
 
 
 class Row(NamedTuple):
-    """One step of one environment as the replay stores it.
+    """One step of one environment in the replay buffer.
 
     `action` is the action taken at `observation`; `reward`, `terminated` and `last` describe how
-    `observation` was reached. A row that is `last` ends its episode: its action is void.
+    `observation` was reached. A row that is `last` ends its episode, and its action is ignored.
     """
 
     observation: Shaped[Array, "..."]
@@ -57,17 +57,18 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Transitions [B, ...] sampled from the replay, with what importance sampling needs."""
+    """Transitions [B, ...] sampled from the replay buffer, with their importance weights."""
 
     transitions: Transition
-    indices: Int[Array, " batch"]  # where each came from, to set its priority
-    weights: Float[Array, " batch"]  # importance weights, the largest of the batch is 1
+    indices: Int[Array, " batch"]  # places in the replay buffer, to set priorities
+    weights: Float[Array, " batch"]  # importance weights; the largest of the batch is 1
 
 
 class LearnerState(NamedTuple):
     """Everything that an update changes."""
 
-    online: Flat[Any]  # the network that is trained
+    online: Flat[Any]  # the trained network
     target: Flat[Any]  # its older copy, which values the next state
     optimizer: Any
     updates: Int[Array, ""]
+    key: PRNGKeyArray  # of batches and their noise; `Agent.update` itself is not random

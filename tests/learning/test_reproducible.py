@@ -7,7 +7,7 @@ from tests.probes import train
 
 from noisydqn import PRESETS, Config
 from noisydqn.envs.catcher import CatcherPixels
-from noisydqn.runners.core import TrainingState
+from noisydqn.runners.state import TrainingState
 
 SHORT = PRESETS["catcher"].replace(steps=1_600, chunk_steps=800, learning_starts=400)
 

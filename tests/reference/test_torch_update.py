@@ -9,8 +9,8 @@ import pytest
 
 from noisydqn import Config, build
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.learner.agent import draw_noise
-from noisydqn.nets.noisy import FactorisedNoise, is_noisy
+from noisydqn.learner.agent import sample_update_noise
+from noisydqn.nets.noisy import FactorisedNoise, Noise, is_noisy
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, Transition
 
@@ -34,14 +34,14 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 
 
 def named_noise(network: Any, noise: Any) -> dict[str, np.ndarray]:
-    """Each layer's draw by the layer's name and the draw's field."""
+    """Each layer's noise by the layer's name and the noise's field."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(network, is_leaf=is_noisy)
-    draws = jax.tree.leaves(noise, is_leaf=lambda x: hasattr(x, "_fields"))
+    samples = jax.tree.leaves(noise, is_leaf=lambda x: isinstance(x, Noise))
     paths = [jax.tree_util.keystr(p, simple=True, separator=".") for p, x in nodes if is_noisy(x)]
     return {
         f"{path}.{field}": np.asarray(x)
-        for path, draw in zip(paths, draws, strict=True)
-        for field, x in draw._asdict().items()
+        for path, sample in zip(paths, samples, strict=True)
+        for field, x in named(sample).items()
     }
 
 
@@ -79,14 +79,14 @@ def test_update_agrees(options: dict[str, Any]) -> None:
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((FEATURES,), jnp.float32), ACTIONS, ("a", "b", "c"))
     online, target = (build.make_policy(config, spec, jax.random.key(k)).network for k in range(2))
     agent, batch = build.make_agent(config), make_batch()
-    noise = draw_noise(online, jax.random.key(9), BATCH)
-    learner = agent.init(online)._replace(target=Flat.of(target))
+    noise = sample_update_noise(online, jax.random.key(9), BATCH)
+    learner = agent.init(online, jax.random.key(0))._replace(target=Flat.of(target))
     updated, errors, metrics = jax.jit(agent.update)(learner, batch, noise)
 
-    draws = noise[:3]
+    samples = noise[:3]
     if config.noisy and config.noise == "factorised":
-        assert isinstance(draws[0].advantage, FactorisedNoise)
-    taus: tuple[Any, Any] = noise.fractions or (None, None)
+        assert isinstance(samples[0].advantage, FactorisedNoise)
+    taus: tuple[Any, Any] = noise.queries or (None, None)
     assert (taus[0] is None) == (config.distribution != "implicit-quantile")
     rule = torch_twin.Rule(
         distribution=config.distribution,
@@ -101,7 +101,7 @@ def test_update_agrees(options: dict[str, Any]) -> None:
         acting_quantiles=config.acting_quantiles or 0,
     )
     arrays = {**named(batch.transitions), "weights": np.asarray(batch.weights)}
-    noises = [named_noise(online, draw) for draw in draws]
+    noises = [named_noise(online, sample) for sample in samples]
     theirs, their_errors = torch_twin.update(
         rule, named(online), named(target), noises, taus, arrays
     )

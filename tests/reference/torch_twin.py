@@ -133,7 +133,7 @@ def quantile_loss(taken, taus, out_t, policy, bonus, r_t, discount_t):
 
 
 def next_actions(rule, q_selector):
-    """Probabilities and bonuses [B, A] of the later state's actions."""
+    """Probabilities and bonuses [B, A] of the next state's actions."""
     if rule.munchausen is None:
         policy = functional.one_hot(q_selector.argmax(dim=1), rule.num_actions).double()
         return policy, torch.zeros_like(policy)

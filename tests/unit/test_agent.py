@@ -1,4 +1,4 @@
-"""The update: what it computes, and that its three draws of noise are independent."""
+"""The update: what it computes, and that its three noise samples are independent."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ import optax
 import pytest
 
 from noisydqn import sample_noise
-from noisydqn.distributions import losses
-from noisydqn.distributions.heads import Expected
-from noisydqn.learner.agent import Agent, UpdateNoise, act, draw_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.distributions import Expected
+from noisydqn.learner.agent import Agent, UpdateNoise, act, sample_update_noise
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
+from noisydqn.nets.torsos import Flatten
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState, Transition
 
@@ -36,11 +36,15 @@ def make_agent(**options: Any) -> Agent:
 def make_learner(agent: Agent) -> LearnerState:
     online, target = (
         QNetwork(
-            Flatten(FEATURES), (5,), ACTIONS, head=Expected(losses.squared), key=jax.random.key(k)
+            Flatten(FEATURES),
+            (5,),
+            ACTIONS,
+            distribution=Expected("squared"),
+            key=jax.random.key(k),
         )
         for k in (0, 1)
     )
-    return agent.init(online)._replace(target=Flat.of(target))
+    return agent.init(online, jax.random.key(0))._replace(target=Flat.of(target))
 
 
 def make_batch(size: int = BATCH) -> Batch:
@@ -56,7 +60,7 @@ def make_batch(size: int = BATCH) -> Batch:
 
 
 def make_noise(seed: int = 9) -> UpdateNoise:
-    return draw_noise(make_learner(make_agent()).online.tree, jax.random.key(seed), BATCH)
+    return sample_update_noise(make_learner(make_agent()).online.tree, jax.random.key(seed), BATCH)
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -74,22 +78,22 @@ def test_errors_example_by_example(double: bool) -> None:
         assert float(errors[i]) == pytest.approx(target - estimate, abs=1e-5)
 
 
-def test_the_three_draws_differ() -> None:
-    """Online, target and selection draw by keys of their own, whose draws share no number.
+def test_the_three_samples_differ() -> None:
+    """Online, target and selecting network have noise samples that share no number.
 
-    That these are the agent's draws is what `test_errors_example_by_example` shows.
+    That these are the agent's samples is what `test_errors_example_by_example` shows.
     """
     numbers = [
-        {x for leaf in jax.tree.leaves(draw) for x in np.ravel(leaf).tolist()}
-        for draw in make_noise()[:3]
+        {x for leaf in jax.tree.leaves(sample) for x in np.ravel(leaf).tolist()}
+        for sample in make_noise()[:3]
     ]
     assert not numbers[0] & numbers[1]
     assert not numbers[0] & numbers[2]
     assert not numbers[1] & numbers[2]
 
 
-def test_sharing_a_draw_would_be_seen() -> None:
-    """The errors differ from those of an agent that selects and values under one draw."""
+def test_sharing_a_sample_would_be_seen() -> None:
+    """The errors differ from those of an agent that selects and values under one sample."""
     agent = make_agent()
     learner, batch, noise = make_learner(agent), make_batch(), make_noise()
     same = learner._replace(target=learner.online)
@@ -134,7 +138,7 @@ def test_sigma_receives_gradient_in_every_layer() -> None:
         assert jnp.any(layer.bias_sigma != after[path].bias_sigma), path
 
 
-def test_noise_is_renewed_with_every_key() -> None:
+def test_noise_differs_with_every_key() -> None:
     agent = make_agent()
     learner, batch = make_learner(agent), make_batch()
     errors = [
@@ -145,11 +149,11 @@ def test_noise_is_renewed_with_every_key() -> None:
     assert not jnp.any(errors[0] == errors[2])
 
 
-def test_the_targets_noise_is_renewed() -> None:
+def test_the_targets_noise_is_resampled() -> None:
     """At a terminal-free transition the target moves with the key though no weight changed."""
     agent = make_agent(double=False)
     learner, batch = make_learner(agent), make_batch()
-    still = eqx.tree_at(  # an online network without noise: only the target's draw is left
+    still = eqx.tree_at(  # an online network without noise: only the target's sample is left
         lambda n: [x for m in noisy_layers(n).values() for x in (m.weight_sigma, m.bias_sigma)],
         learner.online.tree,
         replace_fn=jnp.zeros_like,
@@ -203,20 +207,20 @@ def test_a_batch_of_one() -> None:
 def test_act_without_noise_is_deterministic() -> None:
     network = make_learner(make_agent()).online.tree
     observations = jax.random.normal(jax.random.key(0), (50, FEATURES))
-    actions = act(network, observations, None, shared=True)
+    actions = act(network, observations, None)
     expected = [int(np.argmax(network(x, None))) for x in observations]
     assert actions.tolist() == expected
 
 
-def test_act_under_shared_or_separate_draws() -> None:
+def test_act_under_shared_or_separate_samples() -> None:
     network = make_learner(make_agent()).online.tree
     observations = jnp.broadcast_to(jnp.linspace(-1, 1, FEATURES), (200, FEATURES))
-    shared = act(network, observations, sample_noise(network, jax.random.key(0)), shared=True)
+    shared = act(network, observations, sample_noise(network, jax.random.key(0)))
     assert len(set(shared.tolist())) == 1
     keys = jax.random.split(jax.random.key(0), 200)
-    separate = jax.vmap(sample_noise, in_axes=(None, 0))(network, keys)
-    actions = act(network, observations, separate, shared=False)
+    separate = jax.vmap(lambda key: sample_noise(network, key, shared=False))(keys)
+    actions = act(network, observations, separate)
     assert len(set(actions.tolist())) > 1
     for i in (0, 17, 199):
-        draw = sample_noise(network, keys[i])
-        assert int(actions[i]) == int(np.argmax(network(observations[i], draw)))
+        sample = sample_noise(network, keys[i])
+        assert int(actions[i]) == int(np.argmax(network(observations[i], sample)))

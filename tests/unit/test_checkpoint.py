@@ -75,7 +75,7 @@ def test_a_save_that_is_interrupted_leaves_nothing(
         writer.save(make(31), {"steps": 31})
     writer.wait()
     assert names(tmp_path, "*") == before
-    assert "it was interrupted; training goes on" in warnings[0]
+    assert "it was interrupted; training continues" in warnings[0]
     assert read(tmp_path, pytest.fail) == 9
 
 
@@ -176,7 +176,7 @@ def test_a_manifest_cannot_name_other_files(name: str, two: Path) -> None:
     (two / "checkpoint-00000002.json").write_bytes(forged)
     warnings: list[str] = []
     assert read(two, warnings.append) == 9
-    assert "which is no file of a checkpoint" in warnings[0]
+    assert "which is not a file of a checkpoint" in warnings[0]
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(two: Path) -> None:
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(two: Path) -> None:
     with pytest.raises(UserError, match=r"has \d+ bytes, expected"):
         checkpoint.check_rows(rows, 0)
     longer = jax.tree.map(lambda x: jnp.concatenate([x, x]), checkpoints.ROW)
-    with pytest.raises(UserError, match="its memory has 24 slots, expected 48"):
+    with pytest.raises(UserError, match="its replay buffer has 24 slots, expected 48"):
         checkpoint.check_rows(longer, 0)
 
 
@@ -244,7 +244,8 @@ def test_a_full_disk_costs_no_checkpoint(two: Path, monkeypatch: pytest.MonkeyPa
         writer.wait()
         monkeypatch.undo()
         assert (
-            "No space left on device; training goes on, and the one before is kept" in warnings[0]
+            "No space left on device; training continues, and the previous one is kept"
+            in warnings[0]
         )
         assert {path.name: path.read_bytes() for path in two.iterdir()} == before
 

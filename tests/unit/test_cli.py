@@ -37,6 +37,8 @@ from noisydqn.cli import (
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.trackers import Terminal
 
+pytestmark = pytest.mark.slow
+
 TINY = shlex.split(
     "--steps 1200 --chunk-steps 400 --learning-starts 400 --evaluation-every 800 "
     "--evaluation-episodes 2 --film-seconds 1 --seed 3 --torso flat --hidden 8 --batch-size 8"
@@ -178,7 +180,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["export", "x", "--format", "pickle"], "'pickle'"),
         (["push", "/no/such/folder", "me/run"], "is not a folder"),
         (["push", "x"], "USER/NAME is missing: the form is noisydqn push DIR USER/NAME"),
-        (["pull", "run"], "'run' is no repository: give USER/NAME"),
+        (["pull", "run"], "'run' is not a repository: give USER/NAME"),
         (["presets", "cartpol"], "no preset 'cartpol': did you mean cartpole?"),
         (["presets", "x"], "no preset 'x': there are default, catcher, "),
         (["presets", "catcher", "x"], "unexpected 'x': the form is noisydqn presets [NAME]"),

@@ -16,9 +16,8 @@ import pytest
 import noisydqn
 from noisydqn import PRESETS, Config, UserError, build
 from noisydqn.config.stored import IMPLIED, from_stored
-from noisydqn.distributions import losses
+from noisydqn.distributions import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.distributions.bootstrap import Munchausen
-from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import environment_spec
 from noisydqn.errors import ConfigError
@@ -61,7 +60,11 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("target_rate", 0.0, "--target-rate must be above zero, got 0.0"),
         ("target_rate", 1.5, "--target-rate must be between 0 and 1, got 1.5"),
         ("epsilon", 1.5, "--epsilon must be between 0 and 1, got 1.5"),
-        ("exploration", "none", "--exploration must be one of noisy, epsilon-greedy, both, greedy"),
+        (
+            "exploration",
+            "none",
+            "--exploration must be one of noisy, epsilon-greedy, both, greedy, boltzmann",
+        ),
         ("stop_at_return", float("nan"), "--stop-at-return must be a number, got nan"),
         ("max_seconds", 0, "--max-seconds must be above zero"),
         ("window", 0, "--window must be at least 1"),
@@ -302,17 +305,17 @@ def test_refuses_together(options: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_heads_have_their_papers_sizes_unless_given() -> None:
-    def head(distribution: Any, **options: Any) -> object:
-        return build.make_head(Config(distribution=distribution, **options))
+def test_distributions_have_their_papers_sizes_unless_given() -> None:
+    def made(distribution: Any, **options: Any) -> object:
+        return build.make_distribution(Config(distribution=distribution, **options))
 
-    assert head("expected") == Expected(losses.smooth_l1)
-    assert head("expected", loss="squared") == Expected(losses.squared)
-    assert head("categorical") == Categorical(51, -10.0, 10.0)
-    assert head("categorical", atoms=11, v_min=0.0, v_max=5.0) == Categorical(11, 0.0, 5.0)
-    assert head("quantile") == Quantile(200)
-    assert head("implicit-quantile") == ImplicitQuantile(64, 32)
-    assert head("implicit-quantile", quantiles=8, acting_quantiles=4) == ImplicitQuantile(8, 4)
+    assert made("expected") == Expected("smooth-l1")
+    assert made("expected", loss="squared") == Expected("squared")
+    assert made("categorical") == Categorical(51, -10.0, 10.0)
+    assert made("categorical", atoms=11, v_min=0.0, v_max=5.0) == Categorical(11, 0.0, 5.0)
+    assert made("quantile") == Quantile(200)
+    assert made("implicit-quantile") == ImplicitQuantile(64, 32)
+    assert made("implicit-quantile", quantiles=8, acting_quantiles=4) == ImplicitQuantile(8, 4)
     assert build.make_agent(Config()).munchausen is None
     agent = build.make_agent(Config(munchausen=True, munchausen_minimum=-2.0))
     assert agent.munchausen == Munchausen(scale=0.9, temperature=0.03, minimum=-2.0)
@@ -358,7 +361,7 @@ def test_the_rainbow_of_its_paper() -> None:
         "frame_stack": 4,
         "reward_clip": 1.0,
     }
-    assert build.make_head(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
+    assert build.make_distribution(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
     config = dataclasses.asdict(PRESETS["rainbow"])
     assert {name: config[name] for name in wanted} == wanted
 
@@ -372,9 +375,9 @@ def test_rainbows_have_all_of_it(name: str) -> None:
     assert config.double
     assert config.replay == "prioritized"
     assert config.n_step == 3
-    head = build.make_head(config)
-    assert isinstance(head, Categorical)
-    assert head.atoms == 51
+    distribution = build.make_distribution(config)
+    assert isinstance(distribution, Categorical)
+    assert distribution.atoms == 51
 
 
 def test_options_that_older_configs_lack_keep_what_their_absence_implied() -> None:
@@ -413,11 +416,6 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
 def test_zero_is_a_value() -> None:
     config = Config(sigma_init=0.0, discount=0.0, importance_exponent=0.0, seed=0, film_seconds=0)
     assert config.sigma_init == 0.0
-
-
-def test_learning_waits_for_a_whole_transition() -> None:
-    assert Config(learning_starts=0, n_step=3, num_envs=8).first_learning_step == 32
-    assert Config(learning_starts=1000).first_learning_step == 1000
 
 
 def test_every_preset_is_described_and_named() -> None:

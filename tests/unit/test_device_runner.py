@@ -1,7 +1,6 @@
-"""The compiled runner: when noise is renewed, when updates are made, what is stored."""
+"""The compiled runner: when noise is resampled, when updates are made, what is stored."""
 
 import itertools
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -15,8 +14,10 @@ from noisydqn import PRESETS
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.learner.agent import Agent, act
 from noisydqn.runners import device
-from noisydqn.runners.core import TrainingState
 from noisydqn.runners.device import DeviceRunner
+from noisydqn.runners.state import TrainingState
+
+pytestmark = pytest.mark.slow
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
@@ -30,39 +31,44 @@ def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
     step = jax.jit(runner.step)
     states = [state.training]
     for i in range(vector_steps):
-        state, sums = step(state, jnp.int32(i * runner.config.num_envs), sums)
+        state, sums = step(state, jnp.int32(i * runner.num_envs), sums)
         states.append(state.training)
     return states
 
 
-def draw_changes(states: list[TrainingState]) -> np.ndarray:
-    """[steps, envs]: whether the acting noise of each environment was renewed after a step."""
-    first_layer = [np.asarray(state.noise.tree.hidden[0].output) for state in states]
+def noise(state: TrainingState) -> Any:
+    """The noise to act with next."""
+    return state.actor.explorer
+
+
+def noise_changes(states: list[TrainingState]) -> np.ndarray:
+    """[steps, envs]: whether the acting noise of each environment was resampled after a step."""
+    first_layer = [np.asarray(noise(state).tree.hidden[0].output) for state in states]
     return np.array([(a != b).all(-1) for a, b in itertools.pairwise(first_layer)])
 
 
-def test_noise_is_renewed_at_every_step_also_before_learning() -> None:
+def test_noise_is_resampled_at_every_step_also_before_learning() -> None:
     states = play(make(CountingEnv(), acting_noise="step", learning_starts=10**6), 6)
     assert int(states[-1].learner.updates) == 0
-    assert draw_changes(states).all()
+    assert noise_changes(states).all()
 
 
-def test_noise_is_renewed_when_an_update_is_due_also_before_learning() -> None:
+def test_noise_is_resampled_when_an_update_is_scheduled_also_before_learning() -> None:
     runner = make(CountingEnv(), acting_noise="update", updates_per_step=0.25, learning_starts=10)
-    states = play(runner, 12)  # two environments: an update is due after every second step
-    changed = draw_changes(states)
+    states = play(runner, 12)  # two environments: an update is scheduled after every second step
+    changed = noise_changes(states)
     assert changed.all(1).tolist() == changed.any(1).tolist() == [False, True] * 6
     updates = [int(state.learner.updates) for state in states[1:]]
     assert updates == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4]
 
 
-def test_noise_is_renewed_where_an_episode_has_ended() -> None:
-    """So a whole episode is played under one draw; the action at its end is void."""
+def test_noise_is_resampled_where_an_episode_has_ended() -> None:
+    """So a whole episode is played under one sample; the action at its end is ignored."""
     runner = make(CountingEnv(lengths=(3, 5)), acting_noise="episode")
     states = play(runner, 14)
-    ended = np.array([np.asarray(s.time_step.last) for s in states[1:]])
+    ended = np.array([np.asarray(s.actor.time_step.last) for s in states[1:]])
     assert ended.any(0).all()
-    np.testing.assert_array_equal(draw_changes(states), ended)
+    np.testing.assert_array_equal(noise_changes(states), ended)
 
 
 def test_the_runner_acts_under_its_noise() -> None:
@@ -71,35 +77,24 @@ def test_the_runner_acts_under_its_noise() -> None:
     states = play(runner, 12)
     differ = 0
     for t, state in enumerate(states[:-1]):
-        network, seen = state.learner.online.tree, state.time_step.observation
-        noisy = act(network, seen, state.noise.tree, shared=False)
+        network, seen = state.learner.online.tree, state.actor.time_step.observation
+        noisy = act(network, seen, noise(state).tree)
         np.testing.assert_array_equal(states[t + 1].replay.rows.action[t], noisy)
-        differ += int(jnp.sum(noisy != act(network, seen, None, shared=True)))
+        differ += int(jnp.sum(noisy != act(network, seen, None)))
     assert differ > 0
 
 
-def test_environments_have_draws_of_their_own_unless_shared() -> None:
+def test_environments_have_separate_noise_unless_shared() -> None:
     state = make(CountingEnv()).init(jax.random.key(0)).training
-    assert not jnp.any(state.noise.tree.hidden[0].output[0] == state.noise.tree.hidden[0].output[1])
+    first, second = noise(state).tree.hidden[0].output
+    assert not jnp.any(first == second)
     shared = make(CountingEnv(), acting_noise_shared=True, acting_noise="episode")
     states = play(shared, 8)
-    assert states[0].noise.tree.hidden[0].output.shape == (8,)
-    ended = [bool(np.asarray(s.time_step.last).any()) for s in states[1:]]
-    draws = [np.asarray(s.noise.tree.hidden[0].output) for s in states]
-    changed = [bool((a != b).all()) for a, b in itertools.pairwise(draws)]
+    assert noise(states[0]).tree.hidden[0].output.shape == (8,)
+    ended = [bool(np.asarray(s.actor.time_step.last).any()) for s in states[1:]]
+    samples = [np.asarray(noise(s).tree.hidden[0].output) for s in states]
+    changed = [bool((a != b).all()) for a, b in itertools.pairwise(samples)]
     assert changed == ended
-
-
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("ratio", [0.1, 0.125, 0.3, 0.5, 1.0, 1.7, 4.0])
-def test_updates_follow_the_ratio(ratio: float, every: int) -> None:
-    core = make(CountingEnv(), updates_per_step=ratio, learn_every=every).core
-    exact = Fraction(ratio).limit_denominator(1000)
-    done = 0
-    for step in range(0, 200, 2):
-        done += core.updates_due(step, 0)
-        learned = (step + 2) // (2 * every) * (2 * every)  # steps up to the last group's end
-        assert done == int(learned * exact)
 
 
 def test_between_groups_nothing_is_learned_and_noise_is_held() -> None:
@@ -107,13 +102,13 @@ def test_between_groups_nothing_is_learned_and_noise_is_held() -> None:
     states = play(runner, 12)
     made = [int(s.learner.updates) for s in states]
     steps_done = range(2, 26, 2)
-    first = runner.config.first_learning_step
+    first = runner.core.schedule.first_step
     for steps, (before, after), (old, new) in zip(
         steps_done, itertools.pairwise(states), itertools.pairwise(made), strict=True
     ):
         ends = steps % 6 == 0
         assert new - old == (6 if ends and steps >= first else 0)
-        assert bool(jnp.any(before.noise.vector != after.noise.vector)) == ends
+        assert bool(jnp.any(noise(before).vector != noise(after).vector)) == ends
 
 
 def test_updates_per_episode() -> None:
@@ -122,15 +117,15 @@ def test_updates_per_episode() -> None:
     )
     states = play(runner, 10)
     for number, (before, after) in enumerate(itertools.pairwise(states), start=1):
-        ended = after.time_step.terminated | after.time_step.truncated
+        ended = after.actor.time_step.terminated | after.actor.time_step.truncated
         made = int(after.learner.updates - before.learner.updates)
         steps_done = 2 * number
-        expected = 5 * int(ended.sum()) if steps_done >= runner.config.first_learning_step else 0
+        expected = 5 * int(ended.sum()) if steps_done >= runner.core.schedule.first_step else 0
         assert made == expected
 
 
 def test_what_is_stored_is_what_happened() -> None:
-    """Every complete transition in the memory, against the counting environment's own rules."""
+    """Every complete transition that is stored, against the counting environment's own rules."""
     lengths = (3, 5)
     runner = make(CountingEnv(lengths=lengths), n_step=2, discount=0.5, learning_starts=10**6)
     state = play(runner, 15)[-1]
@@ -165,7 +160,7 @@ def test_random_steps_come_first() -> None:
     runner = make(CountingEnv(), random_steps=40, sigma_init=0.0, learning_starts=10**6)
     states = play(runner, 36)
     greedy = [
-        act(state.learner.online.tree, state.time_step.observation, None, shared=True)
+        act(state.learner.online.tree, state.actor.time_step.observation, None)
         for state in states[:-1]
     ]
     taken = [state.replay.rows.action[t % 20] for t, state in enumerate(states[1:])]
@@ -269,7 +264,7 @@ def test_an_environment_may_keep_a_key_in_its_state() -> None:
             return counting.is_truncated(state[0], params)
 
     states = play(make(Keeper()), 8)
-    assert sum(int(state.time_step.last.sum()) for state in states) > 0
+    assert sum(int(state.actor.time_step.last.sum()) for state in states) > 0
 
 
 def test_seeds_side_by_side_are_the_seeds_alone() -> None:

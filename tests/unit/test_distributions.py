@@ -1,7 +1,9 @@
 """Return distributions: literals worked out by hand, and slow twins written after the papers."""
 
 import math
+import re
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import jax
@@ -10,16 +12,20 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from noisydqn.distributions import losses
-from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen, Soft
-from noisydqn.distributions.heads import (
+from noisydqn import UserError
+from noisydqn.distributions import (
+    DISTRIBUTIONS,
     Categorical,
-    Example,
+    Distribution,
     Expected,
-    Head,
     ImplicitQuantile,
     Quantile,
+    losses,
 )
+from noisydqn.distributions.base import Example
+from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen, Soft
+from noisydqn.distributions.implicit_quantile import COSINES, FractionEmbedding
+from noisydqn.options import field_names
 
 ACTIONS = 3
 SUPPORT = jnp.linspace(-2.0, 2.0, 5)  # spacing 1
@@ -127,7 +133,7 @@ def test_quantile_loss_is_least_at_the_quantiles() -> None:
         assert int(jnp.sign(jnp.round(gradient, 4))) == sign
 
 
-# Whole heads, with both kinds of choice
+# Whole distributions, with both kinds of choice
 
 
 def looped_softmax(x: Numbers) -> Numbers:
@@ -150,44 +156,44 @@ def looped_choice(selector: Numbers, *, soft: bool) -> list[tuple[float, float]]
 def looped_expected(example: Example, choice: list[tuple[float, float]]) -> float:
     r, discount = float(example.r_t), float(example.discount_t)
     target = r
-    for (probability, bonus), q in zip(choice, example.returns_t[:, 0].tolist(), strict=True):
+    for (probability, bonus), q in zip(choice, example.outputs_t[:, 0].tolist(), strict=True):
         target += discount * probability * (q + bonus)
-    return 0.5 * (target - float(example.returns_tm1[example.a_tm1, 0])) ** 2
+    return 0.5 * (target - float(example.outputs_tm1[example.a_tm1, 0])) ** 2
 
 
 def looped_categorical(example: Example, choice: list[tuple[float, float]]) -> float:
     r, discount = float(example.r_t), float(example.discount_t)
     target = [0.0] * len(SUPPORT)
-    for (probability, bonus), logits in zip(choice, example.returns_t.tolist(), strict=True):
+    for (probability, bonus), logits in zip(choice, example.outputs_t.tolist(), strict=True):
         atoms = [r + discount * (atom + bonus) for atom in SUPPORT.tolist()]
         part = looped_projection(atoms, looped_softmax(logits), SUPPORT.tolist())
         target = [t + probability * p for t, p in zip(target, part, strict=True)]
-    estimate = looped_softmax(example.returns_tm1[example.a_tm1].tolist())
+    estimate = looped_softmax(example.outputs_tm1[example.a_tm1].tolist())
     pairs = zip(target, estimate, strict=True)
     return sum(t * math.log(t / p) for t, p in pairs if t > 0)
 
 
 def looped_quantile(example: Example, choice: list[tuple[float, float]]) -> float:
     r, discount = float(example.r_t), float(example.discount_t)
-    columns = zip(*example.returns_t.tolist(), strict=True)
+    columns = zip(*example.outputs_t.tolist(), strict=True)
     targets = [
         r + discount * sum(pi * (z + bonus) for (pi, bonus), z in zip(choice, column, strict=True))
         for column in columns
     ]
-    estimates = example.returns_tm1[example.a_tm1].tolist()
+    estimates = example.outputs_tm1[example.a_tm1].tolist()
     fractions = (
         [(i + 0.5) / len(estimates) for i in range(len(estimates))]
-        if example.fractions_tm1 is None
-        else example.fractions_tm1.tolist()
+        if example.query_tm1 is None
+        else example.query_tm1.tolist()
     )
     return looped_quantile_loss(estimates, fractions, targets)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["greedy", "soft"])
 @pytest.mark.parametrize(
-    ("head", "sizes", "looped"),
+    ("distribution", "sizes", "looped"),
     [
-        (Expected(losses.squared), (1, 1), looped_expected),
+        (Expected("squared"), (1, 1), looped_expected),
         (Categorical(5, -2.0, 2.0), (5, 5), looped_categorical),
         (Quantile(4), (4, 4), looped_quantile),
         (ImplicitQuantile(4, 3), (4, 6), looped_quantile),
@@ -195,52 +201,104 @@ def looped_quantile(example: Example, choice: list[tuple[float, float]]) -> floa
     ids=["expected", "categorical", "quantile", "implicit"],
 )
 def test_loss_against_loops(
-    head: Head,
+    distribution: Distribution,
     sizes: tuple[int, int],
     looped: Callable[[Example, list[tuple[float, float]]], float],
     soft: bool,
 ) -> None:
     selector = numbers(3, ACTIONS)
     choice: Choice = RULE.choice(selector) if soft else Greedy.of(selector)
-    implicit = isinstance(head, ImplicitQuantile)
+    implicit = isinstance(distribution, ImplicitQuantile)
     example = Example(
-        returns_tm1=numbers(0, ACTIONS, sizes[0]),
-        fractions_tm1=jax.random.uniform(jax.random.key(1), (sizes[0],)) if implicit else None,
+        outputs_tm1=numbers(0, ACTIONS, sizes[0]),
+        query_tm1=jax.random.uniform(jax.random.key(1), (sizes[0],)) if implicit else None,
         a_tm1=jnp.int32(1),
         r_t=jnp.float32(0.3),
         discount_t=jnp.float32(0.7),
-        returns_t=numbers(2, ACTIONS, sizes[1]),
+        outputs_t=numbers(2, ACTIONS, sizes[1]),
         choice=choice,
     )
-    loss, error = head.loss(example)
+    loss, error = distribution.loss_of(example)
     expected = looped(example, looped_choice(selector.tolist(), soft=soft))
     assert float(loss) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    if not isinstance(head, Expected):
+    if not isinstance(distribution, Expected):
         assert float(error) == float(loss)
 
-    def of_target(returns_t: jax.Array) -> jax.Array:
-        return head.loss(example._replace(returns_t=returns_t)).loss
+    def of_target(outputs_t: jax.Array) -> jax.Array:
+        return distribution.loss_of(example._replace(outputs_t=outputs_t)).loss
 
-    assert not jax.grad(of_target)(example.returns_t).any()  # targets have no gradient
+    assert not jax.grad(of_target)(example.outputs_t).any()  # targets have no gradient
 
 
 def test_values_are_the_means() -> None:
     logits = jnp.log(jnp.array([[0.25, 0, 0.5, 0, 0.25], [0, 0, 0, 0.5, 0.5]]) + 1e-12)
     np.testing.assert_allclose(Categorical(5, -2.0, 2.0).values(logits), [0, 1.5], atol=1e-5)
-    returns = jnp.array([[1.0, 3.0], [-1.0, 1.0]])
-    assert Quantile(2).values(returns).tolist() == [2, 0]
-    assert ImplicitQuantile(8, 2).values(returns).tolist() == [2, 0]
-    assert Expected().values(returns[:, :1]).tolist() == [1, -1]
+    quantiles = jnp.array([[1.0, 3.0], [-1.0, 1.0]])
+    assert Quantile(2).values(quantiles).tolist() == [2, 0]
+    assert ImplicitQuantile(8, 2).values(quantiles).tolist() == [2, 0]
+    assert Expected().values(quantiles[:, :1]).tolist() == [1, -1]
 
 
-def test_fractions() -> None:
-    head = ImplicitQuantile(8, 4)
-    assert head.acting_fractions.tolist() == [0.125, 0.375, 0.625, 0.875]
-    tm1, t = head.draw_fractions(jax.random.key(0), 5)
+def test_queries_of_implicit_quantiles_are_fractions() -> None:
+    distribution = ImplicitQuantile(8, 4)
+    assert distribution.acting_query().tolist() == [0.125, 0.375, 0.625, 0.875]
+    tm1, t = distribution.sample_queries(jax.random.key(0), 5)
     assert tm1.shape == t.shape == (5, 8)
     assert len(np.unique(np.stack([tm1, t]))) == 80  # none is shared
     assert float(jnp.min(tm1)) >= 0
     assert float(jnp.max(tm1)) < 1
+
+
+def test_a_fractions_embedding() -> None:
+    """Equation 4 of Dabney et al. 2018b, written out."""
+    embedding = FractionEmbedding(6, 4, key=jax.random.key(0))
+    weight, bias = embedding.linear.weight, embedding.linear.bias
+    assert bias is not None
+    expected = [
+        max(sum(math.cos(math.pi * i * 0.3) * float(weight[j, i]) for i in range(6)) + b, 0)
+        for j, b in enumerate(bias.tolist())
+    ]
+    np.testing.assert_allclose(embedding(jnp.float32(0.3)), expected, atol=1e-6)
+    assert ImplicitQuantile().embedding(4, key=jax.random.key(0)).linear.in_features == COSINES
+
+
+@pytest.mark.parametrize("name", ["expected", "categorical", "quantile"])
+def test_distributions_without_queries(name: str) -> None:
+    distribution, key = DISTRIBUTIONS[name](), jax.random.key(0)
+    assert distribution.sample_queries(key, 5) is None
+    assert distribution.acting_query() is None
+    assert distribution.embedding(5, key=key) is None
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("expected", {"loss": "huber"}, "--loss must be one of smooth-l1, squared, got 'huber'"),
+        ("categorical", {"atoms": 1}, "--atoms must be at least 2, got 1"),
+        ("categorical", {"atoms": 5.5}, "--atoms must be a whole number, got 5.5"),
+        ("categorical", {"v_max": math.inf}, "--v-max must be a number, got inf"),
+        ("categorical", {"v_min": 12}, "--v-min 12.0 must be below --v-max 10.0"),
+        ("quantile", {"quantiles": 0}, "--quantiles must be at least 1, got 0"),
+        ("implicit-quantile", {"quantiles": 0}, "--quantiles must be at least 1, got 0"),
+        ("implicit-quantile", {"acting_quantiles": 0}, "--acting-quantiles must be at least 1"),
+    ],
+)
+def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        DISTRIBUTIONS[name](**options)
+
+
+def test_options_are_converted() -> None:
+    assert Categorical(np.int64(11), -1, np.float32(2)) == Categorical(11, -1.0, 2.0)  # pyright: ignore[reportArgumentType]
+
+
+def test_only_quantiles_is_the_name_of_two_options() -> None:
+    """Or one with the same meaning: on the command line a name is one flag."""
+    names = [name for kind in DISTRIBUTIONS.values() for name in field_names(kind)]
+    assert {name for name in names if names.count(name) > 1} <= {"quantiles"}
 
 
 # Munchausen targets

@@ -18,6 +18,8 @@ from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.play.evaluate import SIDE_BY_SIDE, evaluate
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

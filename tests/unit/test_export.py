@@ -1,6 +1,7 @@
 """Exported policies play like the originals."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -16,7 +17,7 @@ from gymnasium import spaces
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
 from noisydqn.cli import main
-from noisydqn.distributions.heads import Categorical, Expected, Head
+from noisydqn.distributions import DISTRIBUTIONS, Distribution, Quantile
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.export import (
@@ -33,11 +34,13 @@ from noisydqn.export import (
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import Flatten
+from noisydqn.nets.torsos import Flatten
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
 from noisydqn.runs.folder import RunFolder, create_folders
 from noisydqn.runs.weights import save_policy
+
+pytestmark = pytest.mark.slow
 
 OBSERVATIONS = 1_000
 
@@ -140,7 +143,7 @@ def make(case: Case) -> Policy:
         head: Any = policy.network.advantage
         return head.bias_mu if isinstance(head, NoisyLinear) else head.bias
 
-    return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.head, center))
+    return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.distribution, center))
 
 
 def with_learned_norms(policy: Policy) -> Policy:
@@ -155,11 +158,12 @@ def with_learned_norms(policy: Policy) -> Policy:
     return jax.tree.map(learned, policy, is_leaf=lambda x: isinstance(x, eqx.nn.LayerNorm))
 
 
-def outputs_of(head: Head, values: jax.Array) -> jax.Array:
+def outputs_of(distribution: Distribution, values: jax.Array) -> jax.Array:
     """Outputs [A * N] that move action values by these, to first order of evenly likely atoms."""
-    if isinstance(head, Categorical):
-        return jnp.outer(values, head.support / jnp.var(head.support)).reshape(-1)
-    return jnp.repeat(values, head.outputs)
+    support = distribution.support
+    if support is not None:
+        return jnp.outer(values, support / jnp.var(support)).reshape(-1)
+    return jnp.repeat(values, distribution.num_outputs)
 
 
 def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Policy]:
@@ -400,12 +404,18 @@ def make_torso(shape: tuple[int, ...], key: jax.Array) -> eqx.Module:
 OWN_TORSO = (BASE.replace(torso=name_of(make_torso)), spec((4,), np.float32, 3))
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnDistribution(Quantile):
+    def values(self, outputs: jax.Array) -> jax.Array:
+        return jnp.median(outputs, axis=-1)
+
+
 def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torso UserTorso cannot .*--format safetensors takes any"):
         export(tmp_path, OWN_TORSO, "onnx")
-    monkeypatch.delitem(graph.HEADS, Expected)
-    with pytest.raises(UserError, match="the head Expected cannot be exported: expected one of"):
-        export(tmp_path, CASES["vector"], "onnx")
+    monkeypatch.setitem(DISTRIBUTIONS, "quantile", OwnDistribution)
+    with pytest.raises(UserError, match="the distribution OwnDistribution cannot be exported: it"):
+        export(tmp_path, CASES["quantiles"], "onnx")
     assert not list(tmp_path.iterdir())
 
 

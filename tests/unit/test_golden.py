@@ -11,6 +11,8 @@ import noisydqn
 from noisydqn.config.stored import from_stored
 from noisydqn.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 RUNS = ["device", "host", "implicit"]
 

@@ -42,8 +42,11 @@ from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
 from noisydqn.play.video import video_problem
 from noisydqn.runners import host
-from noisydqn.runs.stop import Stop
+from noisydqn.runners.schedule import UpdateSchedule
+from noisydqn.runners.stop import Stop
 from noisydqn.types import TimeStep
+
+pytestmark = pytest.mark.slow
 
 SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=0.5)
 
@@ -154,18 +157,18 @@ def test_updates_follow_the_ratio(ratio: float, steps: int, starts: int) -> None
     config = SMALL.replace(updates_per_step=ratio, steps=steps, learning_starts=starts)
     chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
     assert chunks[-1].steps == steps
-    before = max(starts, config.first_learning_step) - config.num_envs
+    before = UpdateSchedule.create(config).first_step - config.num_envs
     assert chunks[-1].seeds[0].updates == int(steps * ratio) - int(before * ratio)
 
 
 def test_updates_of_several_steps_are_made_together() -> None:
     config = SMALL.replace(updates_per_step=1, learn_every=4, learning_starts=0)
     run = start(config, make(CountingHostEnv))
-    made, draws = [0], [np.asarray(run.state.noise.vector)]
+    made, draws = [0], [np.asarray(run.state.actor.explorer.vector)]
     for _ in range(13):
         run._step()  # pyright: ignore[reportPrivateUsage]
         made.append(run.updates)
-        draws.append(np.asarray(run.state.noise.vector))
+        draws.append(np.asarray(run.state.actor.explorer.vector))
     burst = 4 * config.num_envs  # due after steps 4, 8 and 12, made while the next is taken
     assert made == [0] * 5 + [burst] * 4 + [2 * burst] * 4 + [3 * burst]
     renewed = [bool((a != b).any()) for a, b in itertools.pairwise(draws)]
@@ -183,7 +186,7 @@ def test_updates_per_episode() -> None:
     config = SMALL.replace(updates_per_step=0, updates_per_episode=3)
     chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
     episodes = [episode for chunk in chunks for episode in chunk.seeds[0].episodes]
-    first = config.first_learning_step
+    first = UpdateSchedule.create(config).first_step
     learned = sum(episode.step >= first for episode in episodes)
     assert chunks[-1].seeds[0].updates == 3 * learned
 
@@ -204,12 +207,12 @@ def test_episode_returns_and_lengths() -> None:
 def test_noise_is_renewed_as_asked(cadence: str) -> None:
     config = SMALL.replace(acting_noise=cadence, updates_per_step=0.25, learning_starts=10**6)
     run = start(config, make(CountingHostEnv))
-    draws = [np.asarray(run.state.noise.vector)]
+    draws = [np.asarray(run.state.actor.explorer.vector)]
     ended = []
     for _ in range(12):
         run._step()  # pyright: ignore[reportPrivateUsage]
-        draws.append(np.asarray(run.state.noise.vector))
-        ended.append(np.asarray(run.state.time_step.last))
+        draws.append(np.asarray(run.state.actor.explorer.vector))
+        ended.append(np.asarray(run.state.actor.time_step.last))
     changed = np.array([(a != b).any(-1) for a, b in itertools.pairwise(draws)])
     if cadence == "step":
         assert changed.all()
@@ -231,10 +234,10 @@ def test_noise_is_renewed_as_asked(cadence: str) -> None:
 
 def test_acting_is_noisy_unless_layers_are_plain() -> None:
     run = start(SMALL, make(CountingHostEnv))
-    assert run.state.noise.vector.size > 0
+    assert run.state.actor.explorer.vector.size > 0
     for kind in ("greedy", "epsilon-greedy"):
         plain = start(SMALL.replace(exploration=kind), make(CountingHostEnv))
-        assert plain.state.noise.vector.size == 0
+        assert plain.state.actor.explorer == ()
         chunk = next(host.run(SMALL.replace(exploration=kind), plain_env(), jax.random.key(0)))
         assert chunk.seeds[0].sigma == {}
         assert chunk.seeds[0].action_change == 0

@@ -138,9 +138,9 @@ def test_says_when_the_hub_refuses(stub: Hub, run: Path, monkeypatch: pytest.Mon
 
 def test_refuses_bad_names_and_folders(stub: Hub, run: Path, tmp_path: Path) -> None:
     for name in ("run", "../run", "me/../run", "me/", "a/b/c"):
-        with pytest.raises(UserError, match="is no repository: give USER/NAME"):
+        with pytest.raises(UserError, match="is not a repository: give USER/NAME"):
             hub.push(run, name)
-        with pytest.raises(UserError, match="is no repository: give USER/NAME"):
+        with pytest.raises(UserError, match="is not a repository: give USER/NAME"):
             hub.pull(name)
     with pytest.raises(UserError, match="is not empty, nothing was changed"):
         hub.pull("me/catcher", run)

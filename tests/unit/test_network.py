@@ -1,6 +1,5 @@
 """Networks against XLA's own operations and the formula of the dueling heads."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +10,12 @@ import numpy as np
 import pytest
 
 from noisydqn import PRESETS, NoisyLinear, build, sample_noise
-from noisydqn.distributions.heads import Categorical, Head, ImplicitQuantile, Quantile
+from noisydqn.distributions import Categorical, Distribution, ImplicitQuantile, Quantile
 from noisydqn.envs.spec import EnvironmentSpec, numbered
-from noisydqn.nets.network import (
-    Conv,
-    ConvTorso,
-    Flatten,
-    FractionEmbedding,
-    NotebookTorso,
-    QNetwork,
-    conv2d,
-    conv_max_pool,
-    features,
-    max_pool,
-)
-from noisydqn.nets.noisy import FactorisedNoise, noisy_layers
+from noisydqn.nets.convolutions import Conv, conv2d, conv_max_pool, max_pool
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import FactorisedNoise, Noise, noisy_layers
+from noisydqn.nets.torsos import ConvTorso, Flatten, NotebookTorso, features
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -70,6 +60,7 @@ def test_convolution_and_its_gradients(side: int, size: int, stride: int, channe
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size", "pool"), [(1, 3, 4), (2, 3, 2), (3, 2, 3)])
 def test_fused_convolution_and_maximum(channels: int, size: int, pool: int) -> None:
     """Against a convolution followed by a maximum, gradients too; 43 leaves a rest."""
@@ -84,6 +75,7 @@ def test_fused_convolution_and_maximum(channels: int, size: int, pool: int) -> N
     )
 
 
+@pytest.mark.slow
 def test_fused_maximum_counts_a_tie_once() -> None:
     """As on a black background: each block has one gradient, not one for each equal pixel."""
     kernel = jnp.ones((3, 3, 1, 2))
@@ -91,6 +83,7 @@ def test_fused_maximum_counts_a_tie_once() -> None:
     np.testing.assert_allclose(gradient, np.full((3, 3, 1, 2), 4.0))  # 2 x 2 blocks of input 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 16, 40])
 def test_features_of_a_batch_in_pieces(batch: int) -> None:
     torso = NotebookTorso((42, 42), key=jax.random.key(0))
@@ -104,6 +97,7 @@ def test_max_pool_drops_what_is_left_over() -> None:
     assert max_pool(x, 2)[..., 0].tolist() == [[7, 9, 11], [19, 21, 23]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(42, 42), (42, 42, 1), (50, 44, 3)])
 def test_number_of_features(shape: tuple[int, ...]) -> None:
     for torso in (
@@ -150,16 +144,18 @@ def test_dueling_heads() -> None:
     np.testing.assert_allclose(jnp.mean(network(x, noise)), value[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("head", [Categorical(7, -1.0, 1.0), Quantile(7), ImplicitQuantile(7, 4)])
-def test_dueling_heads_of_distributions(head: Head) -> None:
+@pytest.mark.parametrize(
+    "distribution", [Categorical(7, -1.0, 1.0), Quantile(7), ImplicitQuantile(7, 4)]
+)
+def test_dueling_heads_of_distributions(distribution: Distribution) -> None:
     """The mean is taken over actions, output by output, and not over the outputs."""
-    network = QNetwork(Flatten(5), (), 3, head=head, key=jax.random.key(0))
+    network = QNetwork(Flatten(5), (), 3, distribution=distribution, key=jax.random.key(0))
     noise = sample_noise(network, jax.random.key(1))
     x = jnp.arange(5.0)
-    fractions = None
+    query = None
     if network.embedding is not None:
-        fractions = jnp.linspace(0.1, 0.7, 7)
-        x_of = [x * network.embedding(tau) for tau in fractions]
+        query = jnp.linspace(0.1, 0.7, 7)
+        x_of = [x * network.embedding(tau) for tau in query]
     else:
         x_of = [x] * 7
     assert network.value is not None
@@ -168,31 +164,40 @@ def test_dueling_heads_of_distributions(head: Head) -> None:
         value = network.value(features_i, noise.value)  # pyright: ignore[reportCallIssue]
         advantage = network.advantage(features_i, noise.advantage)  # pyright: ignore[reportCallIssue]
         output = 0 if network.embedding is not None else i
-        of_actions = [float(advantage[a * head.outputs + output]) for a in range(3)]
+        of_actions = [float(advantage[a * distribution.num_outputs + output]) for a in range(3)]
         for a in range(3):
             expected[a, i] = float(value[output]) + of_actions[a] - sum(of_actions) / 3
-    returns = network.returns(x, noise, fractions)
-    np.testing.assert_allclose(returns, expected, rtol=1e-4, atol=1e-5)
-    if isinstance(head, Categorical):
-        np.testing.assert_allclose(jnp.sum(jax.nn.softmax(returns), axis=1), 1, rtol=1e-5)
+    outputs = network.outputs(x, noise, query)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    if isinstance(distribution, Categorical):
+        np.testing.assert_allclose(jnp.sum(jax.nn.softmax(outputs), axis=1), 1, rtol=1e-5)
 
 
-def layer_written_out(layer: Any, draw: FactorisedNoise, x: np.ndarray) -> np.ndarray:
+def layer_written_out(layer: Any, noise: FactorisedNoise, x: np.ndarray) -> np.ndarray:
     mu, sigma = np.asarray(layer.weight_mu), np.asarray(layer.weight_sigma)
-    output = np.asarray(draw.output)
-    weight = mu + sigma * np.outer(output, np.asarray(draw.input))
+    output = np.asarray(noise.output)
+    weight = mu + sigma * np.outer(output, np.asarray(noise.input))
     return x @ weight.T + np.asarray(layer.bias_mu) + np.asarray(layer.bias_sigma) * output
 
 
-def hidden_written_out(layers: Any, draws: Any, norms: Any, x: np.ndarray) -> np.ndarray:
+def hidden_written_out(layers: Any, noise: Any, norms: Any, x: np.ndarray) -> np.ndarray:
     """Hidden layers, each followed by layer normalization, if any, and ReLU."""
-    for i, (layer, draw) in enumerate(zip(layers, draws, strict=True)):
-        x = layer_written_out(layer, draw, x)
+    for i, (layer, sample) in enumerate(zip(layers, noise, strict=True)):
+        x = layer_written_out(layer, sample, x)
         if norms is not None:
             x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
             x = x * np.asarray(norms[i].weight) + np.asarray(norms[i].bias)
         x = np.maximum(x, 0)
     return x
+
+
+def separate(noise: Any) -> Any:
+    """Turn a noise sample into one that a batch does not share."""
+
+    def changed(sample: Any) -> Any:
+        return type(sample)(*jax.tree.leaves(sample), shared=False)
+
+    return jax.tree.map(changed, noise, is_leaf=lambda node: isinstance(node, Noise))
 
 
 def filled(tree: Any, rng: np.random.Generator) -> Any:
@@ -201,21 +206,23 @@ def filled(tree: Any, rng: np.random.Generator) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("head", "hidden", "layer_norm"),
+    ("distribution", "hidden", "layer_norm"),
     [
         (Categorical(7, -1.0, 1.0), (6,), True),
         (ImplicitQuantile(7, 4), (6,), True),
         (ImplicitQuantile(7, 4), (), False),
     ],
 )
-def test_dueling_streams(head: Head, hidden: tuple[int, ...], layer_norm: bool) -> None:
-    """Each head has hidden layers to itself; a fraction's embedding multiplies what enters both."""
+def test_dueling_streams(
+    distribution: Distribution, hidden: tuple[int, ...], layer_norm: bool
+) -> None:
+    """Each head has hidden layers to itself; a query's embedding multiplies what enters both."""
     shapes = jax.eval_shape(
         lambda: QNetwork(
             Flatten(5),
             hidden,
             3,
-            head=head,
+            distribution=distribution,
             dueling_hidden=(8, 4),
             layer_norm=layer_norm,
             key=jax.random.key(0),
@@ -223,7 +230,7 @@ def test_dueling_streams(head: Head, hidden: tuple[int, ...], layer_norm: bool) 
     )
     rng = np.random.default_rng(0)
     network: Any = filled(shapes, rng)
-    noise = filled(jax.eval_shape(lambda: sample_noise(shapes, jax.random.key(0))), rng)
+    noise: Any = filled(jax.eval_shape(lambda: sample_noise(shapes, jax.random.key(0))), rng)
     x = np.linspace(-1, 2, 5, dtype=np.float32)
     fractions = np.linspace(0.1, 0.7, 7, dtype=np.float32)
     entering = hidden_written_out(network.hidden, noise.hidden, network.norms, x)
@@ -242,20 +249,19 @@ def test_dueling_streams(head: Head, hidden: tuple[int, ...], layer_norm: bool) 
     v = layer_written_out(network.value, noise.value, value)
     a, v = (a.reshape(3, 7), v) if network.embedding is None else (a.T, v.T)
     expected = v + a - a.sum(0) / 3
-    for own_noise in (False, True):
-        returns = network.returns(
-            jnp.asarray(x), noise, jnp.asarray(fractions), own_noise=own_noise
-        )
-        np.testing.assert_allclose(returns, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
+    query = None if network.embedding is None else jnp.asarray(fractions)
+    for sample in (noise, separate(noise)):
+        outputs = network.outputs(jnp.asarray(x), sample, query)
+        np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
 
 
 def test_streams_have_weights_and_noise_of_their_own() -> None:
     """And leave all other layers and their names as they are without streams."""
     key = jax.random.key(0)
-    head = ImplicitQuantile(7, 4)
+    distribution = ImplicitQuantile(7, 4)
 
     def make(**options: Any) -> QNetwork:
-        return QNetwork(Flatten(5), (5,), 5, head=head, key=key, **options)
+        return QNetwork(Flatten(5), (5,), 5, distribution=distribution, key=key, **options)
 
     without, streams = jax.eval_shape(make), make(dueling_hidden=(5,))
     keys = jax.random.split(key, 3)
@@ -267,14 +273,15 @@ def test_streams_have_weights_and_noise_of_their_own() -> None:
     assert list(noisy_layers(without)) == list(others)
     layers = noisy_layers(streams)
     assert eqx.tree_equal({name: layers.pop(name) for name in others}, others)
-    embedding = FractionEmbedding(head.cosines, 5, key=jax.random.fold_in(key, 3))
+    embedding = distribution.embedding(5, key=jax.random.fold_in(key, 3))
     assert eqx.tree_equal(streams.embedding, embedding)
     assert list(layers) == ["advantage_hidden.0", "value_hidden.0"]
     ours, theirs = (np.asarray(layer.weight_mu) for layer in layers.values())
     assert not np.isin(ours, [theirs, others["hidden.0"].weight_mu]).any()
     noise = sample_noise(streams, key)
     ours, theirs = (noise.advantage_hidden[0], noise.value_hidden[0])
-    assert not np.isin(np.concatenate(ours), np.concatenate(theirs)).any()
+    ours, theirs = (np.concatenate(jax.tree.leaves(noise)) for noise in (ours, theirs))
+    assert not np.isin(ours, theirs).any()
 
 
 def test_streams_need_two_heads() -> None:
@@ -312,28 +319,15 @@ def test_rainbows_network_for_pong() -> None:
     assert shapes == expected
 
 
-def test_action_values_are_means_at_the_acting_fractions() -> None:
-    head = ImplicitQuantile(8, 4)
-    network = QNetwork(Flatten(5), (6, 7), 3, head=head, key=jax.random.key(0))
+def test_action_values_are_means_of_answers_to_the_acting_query() -> None:
+    distribution = ImplicitQuantile(8, 4)
+    network = QNetwork(Flatten(5), (6, 7), 3, distribution=distribution, key=jax.random.key(0))
     x, noise = jnp.linspace(-1, 1, 5), sample_noise(network, jax.random.key(1))
-    for draw in (noise, None):
-        returns = network.returns(x, draw, head.acting_fractions)
-        assert returns.shape == (3, 4)
-        np.testing.assert_allclose(network(x, draw), jnp.mean(returns, axis=1), rtol=1e-5)
-    own = network(x, noise, own_noise=True)
-    np.testing.assert_allclose(own, network(x, noise), rtol=1e-3, atol=1e-5)
-
-
-def test_a_fractions_embedding() -> None:
-    """Equation 4 of Dabney et al. 2018b, written out."""
-    embedding = FractionEmbedding(6, 4, key=jax.random.key(0))
-    weight, bias = embedding.linear.weight, embedding.linear.bias
-    assert bias is not None
-    expected = [
-        max(sum(math.cos(math.pi * i * 0.3) * float(weight[j, i]) for i in range(6)) + b, 0)
-        for j, b in enumerate(bias.tolist())
-    ]
-    np.testing.assert_allclose(embedding(jnp.float32(0.3)), expected, atol=1e-6)
+    for sample in (noise, None):
+        outputs = network.outputs(x, sample, distribution.acting_query())
+        assert outputs.shape == (3, 4)
+        np.testing.assert_allclose(network(x, sample), jnp.mean(outputs, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(network(x, separate(noise)), network(x, noise), rtol=1e-3, atol=1e-5)
 
 
 def test_without_dueling_the_head_alone_gives_the_values() -> None:
@@ -343,22 +337,22 @@ def test_without_dueling_the_head_alone_gives_the_values() -> None:
     np.testing.assert_allclose(network(x, None), network.advantage(x, None))
 
 
-def test_plain_layers_start_like_the_means_and_have_nothing_to_draw() -> None:
+def test_plain_layers_start_like_the_means_and_have_nothing_to_sample() -> None:
     network = QNetwork(Flatten(5), (7,), 3, noisy=False, key=jax.random.key(0))
     x = jnp.linspace(-1, 1, 5)
-    draw = sample_noise(network, jax.random.key(1))
-    assert jax.tree.leaves(draw) == []
-    np.testing.assert_array_equal(network(x, draw), network(x, None))
+    noise = sample_noise(network, jax.random.key(1))
+    assert jax.tree.leaves(noise) == []
+    np.testing.assert_array_equal(network(x, noise), network(x, None))
     bound = 1 / np.sqrt(5)
     weight = np.asarray(network.hidden[0].weight)  # pyright: ignore[reportAttributeAccessIssue]
     assert 0.8 * bound < np.abs(weight).max() <= bound
 
 
-@pytest.mark.parametrize("noise", ["factorised", "independent"])
-def test_a_draw_of_ones_own_gives_the_same_values(noise: Any) -> None:
-    network = QNetwork(Flatten(5), (7,), 3, noise=noise, key=jax.random.key(0))
-    x, draw = jnp.linspace(-1, 1, 5), sample_noise(network, jax.random.key(1))
-    np.testing.assert_allclose(network(x, draw, own_noise=True), network(x, draw), rtol=1e-4)
+@pytest.mark.parametrize("kind", ["factorised", "independent"])
+def test_a_separate_sample_gives_the_same_values(kind: Any) -> None:
+    network = QNetwork(Flatten(5), (7,), 3, noise=kind, key=jax.random.key(0))
+    x, noise = jnp.linspace(-1, 1, 5), sample_noise(network, jax.random.key(1))
+    np.testing.assert_allclose(network(x, separate(noise)), network(x, noise), rtol=1e-4)
 
 
 def test_evaluation_is_deterministic_and_noise_is_not() -> None:

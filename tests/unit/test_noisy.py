@@ -1,6 +1,7 @@
 """The noisy layer in JAX. Its statistics: tests/reference/test_layers.py, for all frameworks."""
 
 import itertools
+from functools import partial
 from typing import Literal
 
 import equinox as eqx
@@ -10,8 +11,17 @@ import numpy as np
 import pytest
 
 from noisydqn import NoisyLinear, sample_noise
-from noisydqn.nets.network import Flatten, QNetwork
-from noisydqn.nets.noisy import FactorisedNoise, IndependentNoise, mean_abs_sigma, noisy_layers
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import (
+    FactorisedNoise,
+    IndependentNoise,
+    is_shared,
+    mean_abs_sigma,
+    noisy_layers,
+    without_noise,
+)
+from noisydqn.nets.torsos import Flatten
+from noisydqn.trees import Flat
 
 KINDS: list[Literal["factorised", "independent"]] = ["factorised", "independent"]
 P, Q = 5, 3
@@ -64,7 +74,7 @@ def test_mu_and_sigma_receive_the_gradient_of_the_formula(
     if isinstance(noise, FactorisedNoise):
         weight_noise, bias_noise = jnp.outer(noise.output, noise.input), noise.output
     else:
-        weight_noise, bias_noise = noise
+        weight_noise, bias_noise = noise.weight, noise.bias
     # d/d mu_w = x, d/d sigma_w = x * eps_w, d/d mu_b = 1, d/d sigma_b = eps_b.
     np.testing.assert_allclose(gradient.weight_mu, np.tile(x, (Q, 1)), rtol=1e-5)
     np.testing.assert_allclose(gradient.weight_sigma, x * weight_noise, rtol=1e-5)
@@ -86,7 +96,8 @@ def test_batches_agree_with_single_examples(
         batch = jax.vmap(layer, in_axes=(0, None))(x, noise)
         single = [layer(row, noise) for row in x]
     else:
-        batch = jax.vmap(layer)(x, jax.vmap(layer.sample_noise)(keys))
+        sample = partial(layer.sample_noise, shared=False)
+        batch = jax.vmap(layer)(x, jax.vmap(sample)(keys))
         single = [layer(row, layer.sample_noise(k)) for row, k in zip(x, keys, strict=True)]
     np.testing.assert_allclose(batch, np.stack(single), rtol=1e-5, atol=1e-6)
 
@@ -96,12 +107,12 @@ def network(kind: Literal["factorised", "independent"] = "factorised") -> QNetwo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_two_layers_share_a_draw(kind: Literal["factorised", "independent"]) -> None:
+def test_no_two_layers_share_a_sample(kind: Literal["factorised", "independent"]) -> None:
     """In particular not the value and the advantage heads, which have equally many inputs."""
     noise = sample_noise(network(kind), jax.random.key(1))
-    draws = [np.ravel(x) for x in jax.tree.leaves(noise)]
-    assert len(draws) == 8  # two arrays for each of two hidden layers and two heads
-    for a, b in itertools.combinations(draws, 2):
+    arrays = [np.ravel(x) for x in jax.tree.leaves(noise)]
+    assert len(arrays) == 8  # two arrays for each of two hidden layers and two heads
+    for a, b in itertools.combinations(arrays, 2):
         assert not set(a.tolist()) & set(b.tolist())
 
 
@@ -113,11 +124,39 @@ def test_noise_of_a_network_lies_where_its_layers_are() -> None:
     assert list(noisy_layers(network())) == ["hidden.0", "hidden.1", "advantage", "value"]
 
 
-def test_same_key_same_draw_other_key_other_draw() -> None:
+def test_same_key_same_sample_other_key_other_sample() -> None:
     one, same, other = (sample_noise(network(), jax.random.key(k)) for k in (1, 1, 2))
     assert eqx.tree_equal(one, same)
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     assert all(not np.any(a == b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_sample_knows_whether_it_is_shared(
+    kind: Literal["factorised", "independent"], shared: bool
+) -> None:
+    """Also after it was sampled under vmap, laid flat, compiled and taken apart."""
+    sample = partial(sample_noise, network(kind), shared=shared)
+    keys = jax.random.split(jax.random.key(0), 3)
+    flat = jax.jit(jax.vmap(lambda key: Flat.of(sample(key))))(keys)
+    for noise in (sample(keys[0]), flat.tree, jax.tree.map(lambda x: x[0], flat).tree):
+        assert noise.value.shared is shared
+        assert is_shared(noise) is shared
+
+
+def test_no_noise_counts_as_shared() -> None:
+    assert is_shared(None)
+    assert is_shared(without_noise(network()))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_only_shared_noise_forms_the_noisy_weight(shared: bool) -> None:
+    """As an outer product; for separate samples that would be one matrix for each example."""
+    layer = NoisyLinear(P, Q, key=jax.random.key(2))
+    noise = layer.sample_noise(jax.random.key(3), shared=shared)
+    program = str(jax.make_jaxpr(layer)(jnp.zeros(P), noise))
+    assert (f"f32[{Q},{P}] = mul" in program) is shared
 
 
 def test_layers_hold_no_noise() -> None:

@@ -26,6 +26,8 @@ from noisydqn.program_cache import ProgramCache, current_cache, default_cache, m
 from noisydqn.runners import device, host
 from noisydqn.runners.core import program_key
 
+pytestmark = pytest.mark.slow
+
 VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
 
 

@@ -1,4 +1,4 @@
-"""What README and docs say is true: tables come from the data, code runs, links lead somewhere."""
+"""README and docs are true: tables come from the data, code runs, links lead somewhere."""
 
 import ast
 import inspect
@@ -17,11 +17,19 @@ import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
-from noisydqn.learner.agent import Agent, draw_noise
-from noisydqn.nets.network import Flatten, QNetwork
+from noisydqn.learner.agent import Agent, sample_update_noise
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.torsos import Flatten
 from noisydqn.types import Batch, Transition
 
-DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+pytestmark = pytest.mark.slow
+
+DOCS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FENCE = re.compile(r"(<!-- test: \w+ -->\n)?```python\n(.*?)```", re.DOTALL)
 """Examples that have a test of their own say so."""
 
@@ -92,19 +100,19 @@ def for_agent() -> dict[str, Any]:
     agent = Agent(optax.adam(1e-3), True, None, 1, 1.0, 0.0)
     x, zeros = jnp.zeros((3, 4)), jnp.zeros(3)
     batch = Batch(Transition(x, jnp.zeros(3, jnp.int32), zeros, zeros, x), *batch_rest())
-    names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "B": 3}
-    return names | {"draw_noise": draw_noise, "key": jax.random.key(1)}
+    names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "batch_size": 3}
+    return names | {"sample_update_noise": sample_update_noise, "key": jax.random.key(1)}
 
 
 def batch_rest() -> list[Any]:
-    """What a batch has beside its transitions, of three."""
+    """Return the rest of a batch of three beside its transitions."""
     names = [name for name in Batch._fields if name != "transitions"]
     return [jnp.ones(3) if name == "weights" else jnp.zeros(3, jnp.int32) for name in names]
 
 
 def for_run() -> dict[str, Any]:
     def train(*args: Any, **kwargs: Any) -> None:
-        """What is checked here is that the arguments are accepted; training is tested elsewhere."""
+        """Check that the arguments are accepted; training is tested elsewhere."""
         inspect.signature(noisydqn.train).bind(*args, **kwargs)
 
     class Module:
@@ -120,19 +128,19 @@ def for_policy() -> dict[str, Any]:
 
 
 NAMES: dict[str, Callable[[], dict[str, Any]]] = {
-    "agent.py": for_agent,
-    "noisy.py": lambda: {
+    "learner/agent.py": for_agent,
+    "nets/noisy.py": lambda: {
         "sample_noise": noisydqn.sample_noise,
         "network": network(),
         "key": jax.random.key(0),
         "x": jnp.zeros(4),
     },
-    "policy.py": for_policy,
+    "play/policy.py": for_policy,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
-    "training/run.py": for_run,
-    "training/saved.py": for_policy,
+    "runs/api.py": for_run,
+    "runs/saved.py": for_policy,
 }
-"""What the examples in a module's docstrings take for granted."""
+"""Names that the examples in a module's docstrings use, by module."""
 
 
 def test_every_module_with_examples_is_known() -> None:

@@ -191,6 +191,7 @@ SHAPES = [
 EXPONENT = st.sampled_from([0.0, 0.4, 1.0])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(st.data())
 def test_random_operations_agree_with_the_twin(data: st.DataObject) -> None:

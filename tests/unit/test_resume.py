@@ -35,6 +35,8 @@ from noisydqn.runs.session import Loop
 from noisydqn.runs.weights import policy_like
 from noisydqn.types import Row
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "steps": 480,
     "chunk_steps": 40,

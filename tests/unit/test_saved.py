@@ -20,6 +20,8 @@ from noisydqn.export import export_run
 from noisydqn.runs.folder import RunFolder, create_folders, write_config
 from noisydqn.runs.weights import save_policy
 
+pytestmark = pytest.mark.slow
+
 PLAIN = Config(
     env="python:nowhere.<lambda>",
     hidden=(),

@@ -35,6 +35,7 @@ def strict() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_everything_works_under_strict_settings(tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -23,7 +23,9 @@ from noisydqn.compilation import join_threads
 from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.runners import device
 from noisydqn.runners.report import Chunk
-from noisydqn.runs.stop import Stop, stoppable
+from noisydqn.runners.stop import Stop, stoppable
+
+pytestmark = pytest.mark.slow
 
 
 def refuse(line: str) -> None:

@@ -156,6 +156,7 @@ def test_a_module_of_the_users(module: Any) -> None:
     assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(torso))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_module_of_the_users_is_loaded_again(module: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = SMALL.replace(steps=40, film_seconds=0, evaluation_episodes=2, max_episode_steps=20)

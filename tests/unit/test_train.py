@@ -23,6 +23,8 @@ from noisydqn.presets import PRESETS, config_for
 from noisydqn.runs import session as loop
 from noisydqn.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "steps": 240,
     "chunk_steps": 60,

@@ -13,6 +13,8 @@ from noisydqn.envs.device import environment_spec
 from noisydqn.preprocessing import normalize
 from noisydqn.runs.weights import load_policy, save_policy
 
+pytestmark = pytest.mark.slow
+
 SPEC = environment_spec(CatcherPixels())
 
 

@@ -1,13 +1,13 @@
-"""What a checkpoint is on disk.
+"""The format of checkpoints on disk.
 
     checkpoints/
-      checkpoint-00000007.json     the manifest: what belongs to it, with sizes and SHA-256 sums
-      state-00000007.bin           all arrays but the memory's rows, end to end
-      rows-00000007-000012.bin     block 12 of the memory's rows, as checkpoint 7 wrote it
+      checkpoint-00000007.json     the manifest: the files of the checkpoint, with SHA-256 checksums
+      state-00000007.bin           all arrays except the replay buffer's rows, end to end
+      rows-00000007-000012.bin     block 12 of the replay buffer's rows, as checkpoint 7 wrote it
 
-A manifest names the blocks of older checkpoints where nothing has changed since. It is written
-last, so what has no manifest is no checkpoint; and it carries a sum of itself. Nothing in these
-files is code: JSON and plain numbers, little-endian.
+A manifest refers to blocks of older checkpoints where nothing has changed since. It is written
+last, so files without a manifest are not a checkpoint, and it holds its own checksum. These files
+hold no code: JSON and plain numbers, little-endian.
 """
 
 import hashlib
@@ -24,12 +24,24 @@ FORMAT, VERSION = "noisydqn-checkpoint", 2
 MANIFEST = re.compile(r"checkpoint-([0-9]{8})\.json")
 FILE = re.compile(r"(?:state|rows)-([0-9]{8})(?:-[0-9]{6})?\.bin")
 MAX_MANIFEST_BYTES = 2**26
-RENAMED = {r"\.optimiser\b": ".optimizer"}
+STATE = r"^(state(?:\.training)?)"
+RENAMED = {
+    r"\.optimiser\b": ".optimizer",
+    STATE + r"\.(key|time_step|stack)\b": r"\1.actor.\2",
+    STATE + r"\.noise\b": r"\1.actor.explorer",
+    STATE + r"\.(moments|return_scale)\b": r"\1.statistics.\2",
+}
 """Parts of the names of arrays in format 1, as regular expressions, and what they are today."""
+
+COPIED = {STATE + r"\.actor\.key$": r"\1.learner.key"}
+"""Arrays of today that format 1 lacks, with those whose contents they get.
+
+Format 1 has one key for acting and learning. Both start from it, and use it in different ways.
+"""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that belongs to a checkpoint."""
+    """A file of a checkpoint."""
 
     name: str
     size: int  # bytes
@@ -45,25 +57,25 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint: what it holds and where."""
+    """The contents of a checkpoint."""
 
     number: int
     written: int  # rows that each environment has stored since the start of the run
-    slots: int  # of the memory
+    slots: int  # of the replay buffer
     block_slots: int  # in a block of rows; the last block may be shorter
     state: File
     arrays: dict[str, Entry]
-    rows: dict[int, File]  # by block; those never written to are not there
-    run: dict[str, Any]  # what the loop around the runner needs, see `runs.record`
+    rows: dict[int, File]  # by block; blocks that were never written are missing
+    run: dict[str, Any]  # the record of the run, see `runs.record`
 
     @property
     def files(self) -> list[File]:
-        """All that belongs to it."""
+        """All files of the checkpoint."""
         return [self.state, *self.rows.values()]
 
 
 def manifest_name(number: int) -> str:
-    """The name of a manifest."""
+    """Return the file name of a manifest."""
     return f"checkpoint-{number:08d}.json"
 
 
@@ -72,17 +84,17 @@ def _sum(version: int, body: bytes) -> str:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """A manifest as bytes: a line that says what it is, then itself."""
+    """Encode a manifest: a line with format, version and checksum, then the manifest."""
     body = msgspec.json.encode(manifest)
     head = {"format": FORMAT, "version": VERSION, "sha256": _sum(VERSION, body)}
     return json.dumps(head).encode() + b"\n" + body
 
 
 def decode(data: bytes, path: Path) -> Manifest:
-    """The manifest in a file's bytes.
+    """Decode a manifest.
 
     Raises:
-        DamagedError: it is not as it was written, or names files that cannot be its own.
+        DamagedError: its checksum is wrong, or it names files that cannot be its own.
         UserError: a newer version of noisydqn wrote it.
     """
     head, _, body = data.partition(b"\n")
@@ -90,9 +102,9 @@ def decode(data: bytes, path: Path) -> Manifest:
         about: dict[str, Any] = msgspec.json.decode(head, type=dict[str, Any])
         version = about.get("version")
         if about.get("format") != FORMAT or not isinstance(version, int):
-            raise DamagedError(f"{path.name} is no checkpoint")
+            raise DamagedError(f"{path.name} is not a checkpoint")
         if about.get("sha256") != _sum(version, body):
-            raise DamagedError(f"{path.name} is not as it was written")
+            raise DamagedError(f"{path.name} has the wrong checksum")
         if not 1 <= version <= VERSION:
             raise UserError(
                 f"{path} has checkpoint format {version}, this version of noisydqn reads formats "
@@ -102,28 +114,33 @@ def decode(data: bytes, path: Path) -> Manifest:
         if version == 1:
             manifest = _upgraded(manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedError(f"{path.name} is not as it was written ({error})") from error
+        raise DamagedError(f"{path.name} cannot be decoded ({error})") from error
     _check(manifest, path)
     return manifest
 
 
 def _upgraded(manifest: Manifest) -> Manifest:
-    """Return a manifest of format 1 with the names that arrays have today."""
+    """Return a manifest of format 1 with today's names of arrays."""
     arrays: dict[str, Entry] = {}
     for name, entry in manifest.arrays.items():
         for old, new in RENAMED.items():
             name = re.sub(old, new, name)  # noqa: PLW2901 - one rule after the other
         arrays[name] = entry
+        for old, new in COPIED.items():
+            if re.search(old, name):
+                arrays[re.sub(old, new, name)] = entry
     return msgspec.structs.replace(manifest, arrays=arrays)
 
 
 def _check(manifest: Manifest, path: Path) -> None:
-    """Refuse names that lead elsewhere and sizes that do not add up."""
+    """Refuse file names outside the folder and impossible sizes."""
     match = MANIFEST.fullmatch(path.name)
     if match is None or int(match[1]) != manifest.number:
         raise DamagedError(f"{path.name} holds checkpoint {manifest.number}")
     for file in manifest.files:
         if FILE.fullmatch(file.name) is None or file.size < 0:
-            raise DamagedError(f"{path.name} names {file.name!r}, which is no file of a checkpoint")
+            raise DamagedError(
+                f"{path.name} names {file.name!r}, which is not a file of a checkpoint"
+            )
     if manifest.slots < 1 or manifest.block_slots < 1 or manifest.written < 0:
         raise DamagedError(f"{path.name} has impossible sizes")

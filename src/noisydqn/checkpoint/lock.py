@@ -1,4 +1,4 @@
-"""One writer for each run: a lock that the kernel releases when its holder dies."""
+"""A lock for the one writer of a run, which the kernel releases when its holder dies."""
 
 import fcntl
 import os
@@ -13,13 +13,13 @@ NAME = "lock"
 
 @contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Hold the lock of a folder of checkpoints, which is made if need be.
+    """Hold the lock of a folder of checkpoints, creating the folder if necessary.
 
-    The file names the process that holds it, for people. What locks is the kernel's `flock`,
-    which ends with the process: a lock is never stale, whatever the file says.
+    The file names the process that holds the lock, for people to read. The lock itself is the
+    kernel's `flock`, which ends with the process, so it is never stale.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written to.
+        UserError: another process holds the lock, or the folder cannot be written to.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Generator[None]:
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to: {error.strerror}; make it writable, or copy the run "
-            "to where it is"
+            "to a folder that is"
         ) from error
     try:
         _take(descriptor, folder)

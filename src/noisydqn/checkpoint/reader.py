@@ -1,4 +1,4 @@
-"""Finds the newest whole checkpoint and reads it, never more than is expected of it."""
+"""Reading of checkpoints: find the newest intact one and read exactly the expected arrays."""
 
 import dataclasses
 import hashlib
@@ -30,12 +30,12 @@ PIECE_BYTES = 2**22
 
 
 def _open(path: Path) -> Any:
-    """A plain file, opened; a link could lead out of the folder."""
+    """Open a regular file; a link could lead out of the folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise DamagedError(f"{path.name} is no plain file")
+            raise DamagedError(f"{path.name} is not a regular file")
         return os.fdopen(descriptor, "rb")
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read ({error.strerror})") from error
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        DamagedError: it is damaged.
+        DamagedError: the manifest is damaged.
         UserError: a newer version of noisydqn wrote it.
     """
     with _open(path) as file:
@@ -56,12 +56,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _manifest_paths(folder: Path) -> list[Path]:
-    """Where the manifests of a folder are, the newest first."""
+    """List the paths of a folder's manifests, the newest first."""
     return sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
 
 
 def read_manifests(folder: Path) -> tuple[list[Manifest], list[Path]]:
-    """The manifests of a folder, the newest first, and the paths of those that are damaged."""
+    """Read the manifests of a folder, the newest first; also list the paths of damaged ones."""
     manifests: list[Manifest] = []
     damaged: list[Path] = []
     for path in _manifest_paths(folder):
@@ -73,7 +73,7 @@ def read_manifests(folder: Path) -> tuple[list[Manifest], list[Path]]:
 
 
 def _verify(folder: Path, file: File) -> None:
-    """Check a file's size and sum, in little memory."""
+    """Verify a file's size and checksum, piece by piece."""
     digest = hashlib.sha256()
     with _open(folder / file.name) as opened:
         size = os.fstat(opened.fileno()).st_size
@@ -82,18 +82,18 @@ def _verify(folder: Path, file: File) -> None:
         while piece := opened.read(PIECE_BYTES):
             digest.update(piece)
     if digest.hexdigest() != file.sha256:
-        raise DamagedError(f"{file.name} is not as it was written")
+        raise DamagedError(f"{file.name} has the wrong checksum")
 
 
 def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | None":
-    """The newest whole checkpoint in a folder; None if there never was one.
+    """Find the newest intact checkpoint in a folder, or None if there are no checkpoints.
 
     Args:
-        folder: of checkpoints; it need not exist.
-        warn: told of each damaged checkpoint that is skipped.
+        folder: the folder of checkpoints; it need not exist.
+        warn: called with a line for each damaged checkpoint that is skipped.
 
     Raises:
-        UserError: there are checkpoints, but none is whole; or a newer version wrote one.
+        UserError: all checkpoints are damaged, or a newer version wrote one.
     """
     if not folder.is_dir():
         return None
@@ -110,33 +110,33 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | Non
     if paths:
         raise UserError(
             f"{folder} holds no whole checkpoint: copy the folder again while nothing trains in "
-            "it, or train anew in another"
+            "it, or train in a new folder"
         )
     return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """An intact checkpoint."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def path(self) -> Path:
-        """Its manifest."""
+        """The path of the manifest."""
         return self.folder / manifest_name(self.manifest.number)
 
     def read(self, name: str, like: Tree) -> Tree:
         """Read the tree that was saved under a name.
 
         Args:
-            name: as in the snapshot.
-            like: a tree of the shapes and types to expect, or of arrays that have them. Nothing
-                is read unless all of it fits.
+            name: its name in the snapshot.
+            like: a tree of the expected shapes and dtypes, or of arrays that have them. Nothing
+                is read unless everything fits.
 
         Raises:
-            UserError: what is stored is not that.
+            UserError: the stored arrays do not fit.
         """
         expected = named({name: like})
         structs = {path: host_struct(leaf) for path, leaf in expected.items()}
@@ -169,17 +169,19 @@ class Checkpoint:
         )
 
     def check_rows(self, like: Row, axis: int) -> None:
-        """Check that the blocks of rows are those of a memory, before one is made.
+        """Check that the stored rows fit a replay buffer, before one is allocated.
 
         Raises:
-            UserError: they are not.
+            UserError: they do not fit.
         """
         manifest, layout = self.manifest, ring.Layout.of(like, axis)
         if manifest.slots != layout.slots:
-            raise self._unfit(f"its memory has {manifest.slots} slots, expected {layout.slots}")
+            raise self._unfit(
+                f"its replay buffer has {manifest.slots} slots, expected {layout.slots}"
+            )
         stored = ring.Layout(manifest.slots, manifest.block_slots)
         if sorted(manifest.rows) != stored.changed(0, manifest.written):
-            raise self._unfit("blocks of its memory are missing")
+            raise self._unfit("blocks of its replay buffer are missing")
         for block, file in manifest.rows.items():
             _, size = stored.span(block)
             expected = sum(size_of(x) for x in ring.block_structs(like, axis, size))
@@ -187,7 +189,7 @@ class Checkpoint:
                 raise self._unfit(f"{file.name} has {file.size} bytes, expected {expected}")
 
     def read_rows(self, rows: Row, axis: int) -> Row:
-        """Fill the rows of a memory that was just made; `rows` is given up."""
+        """Fill the rows of a new replay buffer; the arrays of `rows` are donated."""
         stored = ring.Layout(self.manifest.slots, self.manifest.block_slots)
         for block, file in self.manifest.rows.items():
             start, size = stored.span(block)

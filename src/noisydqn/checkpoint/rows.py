@@ -1,4 +1,4 @@
-"""The memory's rows in blocks of slots: which have changed, and how they leave and enter a ring."""
+"""The replay buffer's rows in blocks of slots, which are cut from the ring and pasted back."""
 
 import math
 from collections.abc import Iterable
@@ -13,29 +13,29 @@ from noisydqn.trees import size_of
 from noisydqn.types import Row
 
 BLOCK_BYTES = 2**24
-"""Rows are written in blocks of about this size."""
+"""Approximate size of a block of rows."""
 
 
 class Layout(NamedTuple):
-    """How a ring is cut into blocks."""
+    """The division of a ring into blocks."""
 
     slots: int
     block_slots: int
 
     @staticmethod
     def of(rows: Row, axis: int) -> "Layout":
-        """The layout of rows whose slots are on an axis."""
+        """Choose the layout of rows whose slots are on `axis`."""
         slots = rows.last.shape[axis]
         slot_bytes = sum(size_of(x) for x in rows) // slots
         return Layout(slots, min(max(BLOCK_BYTES // slot_bytes, 1), slots))
 
     def span(self, block: int) -> tuple[int, int]:
-        """First slot and number of slots of a block."""
+        """Return the first slot and the number of slots of a block."""
         start = block * self.block_slots
         return start, min(self.block_slots, self.slots - start)
 
     def changed(self, before: int, now: int) -> list[int]:
-        """The blocks with slots that were written after the first `before` rows of `now`."""
+        """List the blocks that were written to between `before` and `now` rows."""
         if now - before >= self.slots:
             return list(range(math.ceil(self.slots / self.block_slots)))
         slots = np.arange(before, now) % self.slots
@@ -56,20 +56,20 @@ def _paste(rows: Row, block: Row, start: jax.Array, axis: int) -> Row:
 
 
 def cut(rows: Row, axis: int, start: int, size: int) -> list[np.ndarray]:
-    """A copy of some slots, field by field.
+    """Copy some slots to NumPy, field by field.
 
-    The slice is an array of its own, so the ring's buffers can be given to the next step.
+    The slice is a separate array, so the ring's buffers can be donated to the next step.
     """
     return [np.asarray(x) for x in _cut(rows, jnp.int32(start), size, axis)]
 
 
 def paste(rows: Row, axis: int, start: int, block: Iterable[np.ndarray]) -> Row:
-    """Put slots back; `rows` is given up, so that a ring is never there twice."""
+    """Write slots into the ring, whose arrays are donated so that it never exists twice."""
     return _paste(rows, Row(*map(jnp.asarray, block)), jnp.int32(start), axis)
 
 
 def block_structs(rows: Any, axis: int, size: int) -> list[jax.ShapeDtypeStruct]:
-    """Shapes and types of `size` slots, field by field."""
+    """Return shapes and dtypes of `size` slots, field by field."""
     return [
         jax.ShapeDtypeStruct((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype) for x in rows
     ]

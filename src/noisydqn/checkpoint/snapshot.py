@@ -1,4 +1,4 @@
-"""What a runner gives to be saved."""
+"""The state that a runner passes on to be saved."""
 
 from typing import Any, NamedTuple
 
@@ -6,9 +6,9 @@ from noisydqn.types import Row
 
 
 class Snapshot(NamedTuple):
-    """A runner's state at the end of a chunk; its arrays are void once the next chunk begins."""
+    """A runner's state at the end of a chunk. The next chunk donates its arrays."""
 
-    arrays: dict[str, Any]  # trees: everything but the memory's rows
+    arrays: dict[str, Any]  # trees: everything except the replay buffer's rows
     rows: Row
     slot_axis: int  # of the rows
     written: int  # rows that each environment has stored since the start

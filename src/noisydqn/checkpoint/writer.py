@@ -1,4 +1,4 @@
-"""Writes checkpoints beside the old ones, in a thread of its own, and clears away the oldest."""
+"""Writing of checkpoints in a background thread, beside the old ones; the oldest are removed."""
 
 import errno
 import hashlib
@@ -19,19 +19,20 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.trees import named
 
 QUEUED_BLOCKS = 64
-"""Blocks of rows that wait to be written: at most a gibibyte of memory."""
+"""Largest number of blocks that wait to be written: a gibibyte of memory."""
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run.
+    """A writer of a run's checkpoints.
 
-    `save` copies what has changed and returns; the files are written while training goes on.
+    `save` copies the changed blocks and returns; the files are written while training continues.
 
     Args:
-        folder: where they are.
-        keep: how many are kept.
-        before: the checkpoint that the run was resumed from, whose blocks are still good.
-        warn: told what went wrong. Training goes on: the last whole checkpoint stays.
+        folder: the folder of checkpoints.
+        keep: how many checkpoints to keep.
+        before: the checkpoint that the run was resumed from, whose blocks are reused.
+        warn: called with a line if a checkpoint cannot be written. Training continues, and the
+            last intact checkpoint stays.
     """
 
     def __init__(
@@ -43,22 +44,22 @@ class CheckpointWriter:
             int(match[1]) for match in (_number(path.name) for path in folder.iterdir()) if match
         ]
         self._next = max(numbers, default=0) + 1
-        # Newer than the one that was resumed from: not whole, as was said then.
-        self._void = range(0 if before is None else before.number + 1, self._next)
+        # Newer than the one that the run was resumed from, so these are damaged.
+        self._damaged = range(0 if before is None else before.number + 1, self._next)
         self._thread: Thread | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is still being written."""
+        """True while a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
-        """Wait until what was saved is written, or has failed to be."""
+        """Wait until the last checkpoint is written or has failed."""
         if self._thread is not None:
             self._thread.join()
 
     def save(self, snapshot: Snapshot, run: dict[str, Any]) -> None:
-        """Save a snapshot, and `run`, which is kept in the manifest."""
+        """Save a snapshot, and the record `run` in the manifest."""
         self.wait()
         layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
         last = self._last
@@ -73,11 +74,11 @@ class CheckpointWriter:
             try:
                 blocks = {} if last is None else last.rows
                 self._last = work.write(snapshot.written, layout, blocks, run)
-                clear(self.folder, self.keep, self._void)
+                clear(self.folder, self.keep, self._damaged)
             except OSError as error:
                 self.warn(
                     f"no checkpoint could be written to {self.folder}: {error.strerror}; training "
-                    "goes on, and the one before is kept"
+                    "continues, and the previous one is kept"
                 )
             finally:
                 work.end()
@@ -97,7 +98,7 @@ class CheckpointWriter:
 
 
 class _Work:
-    """One checkpoint being written."""
+    """The writing of one checkpoint."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class _Work:
     def write(
         self, written: int, layout: ring.Layout, blocks: dict[int, File], run: dict[str, Any]
     ) -> Manifest:
-        """Write everything; the manifest, which makes it a checkpoint, comes last."""
+        """Write all files; the manifest, which makes them a checkpoint, comes last."""
         state = self._file(f"state-{self.number:08d}.bin", list(self.arrays.values()))
         blocks = dict(blocks)
         while (item := self._next_block()) is not None:
@@ -126,7 +127,7 @@ class _Work:
             entries[name] = Entry(array.dtype.str, array.shape, offset)
             offset += array.nbytes
         manifest = Manifest(self.number, written, *layout, state, entries, blocks, run)
-        _sync(self.folder)  # the files' names must last before the manifest that needs them
+        _sync(self.folder)  # the files must be durable before the manifest that needs them
         self._put(manifest_name(self.number), [np.frombuffer(encode(manifest), np.uint8)])
         self.whole = True
         _sync(self.folder)
@@ -142,7 +143,7 @@ class _Work:
         return File(name, sum(array.nbytes for array in arrays), digest)
 
     def _put(self, name: str, arrays: list[np.ndarray]) -> str:
-        """Write a file under another name first; returns its sum."""
+        """Write a file under a temporary name, rename it, and return its checksum."""
         digest, beside = hashlib.sha256(), self.folder / f"{name}.part"
         self.paths += [beside, self.folder / name]
         with beside.open("wb") as file:
@@ -156,7 +157,7 @@ class _Work:
         return digest.hexdigest()
 
     def end(self) -> None:
-        """If it is not whole, remove its files and take what is queued, so that nobody waits."""
+        """Drain the queue, so that its producer does not block; remove an incomplete checkpoint."""
         while not self.drained:
             self._next_block()
         if not self.whole:
@@ -176,13 +177,13 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def clear(folder: Path, keep: int, void: range) -> None:
+def clear(folder: Path, keep: int, damaged: range) -> None:
     """Remove all but the newest `keep` checkpoints, and files that belong to none.
 
-    Those whose numbers are in `void` are damaged and do not count.
+    Checkpoints whose numbers are in `damaged` do not count.
     """
     manifests, unwanted = read_manifests(folder)
-    whole = [manifest for manifest in manifests if manifest.number not in void]
+    whole = [manifest for manifest in manifests if manifest.number not in damaged]
     kept = {manifest.number for manifest in whole[:keep]}
     unwanted += [folder / manifest_name(m.number) for m in manifests if m.number not in kept]
     for path in unwanted:

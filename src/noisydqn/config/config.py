@@ -40,6 +40,8 @@ MAX_FRAMES = 16
 
 TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
 
+EXPLORATIONS = ("noisy", "epsilon-greedy", "both", "greedy", "boltzmann")
+
 AROUND_PROGRAM = (
     "preset seed num_seeds steps max_seconds stop_at_return window stop_at_evaluation "
     "vectorization step_timeout "
@@ -175,15 +177,19 @@ class Config:
     """Network: implicit-quantile: how many an action value is the mean of (32 if not given)."""
 
     # Exploration
-    exploration: Literal["noisy", "epsilon-greedy", "both", "greedy"] = "noisy"
-    """Noise: "noisy" acts under the noise of its layers; "epsilon-greedy" and "greedy" have plain
-    layers; "both" is epsilon-greedy with noisy layers."""
+    exploration: str = "noisy"
+    """Noise: "noisy" acts under the noise of its layers; "epsilon-greedy", "greedy" and "boltzmann"
+    (actions sampled from the softmax of their values) have plain layers; "both" is epsilon-greedy
+    with noisy layers. "python:module.Class" is an Explorer of your own, made without arguments."""
     epsilon: float = 1.0
     """Noise: share of random actions at the start, where exploration is by epsilon."""
     epsilon_final: float = 0.05
     """Noise: share of random actions at the end of `epsilon_steps`; goes there linearly."""
     epsilon_steps: int = 20_000
     """Noise: environment steps over which epsilon goes from start to end."""
+    temperature: float = 1.0
+    """Noise: temperature of the softmax over action values, in units of scaled rewards, where
+    exploration is by "boltzmann"."""
     noise: Literal["factorised", "independent"] = "factorised"
     """Noise: Gaussian noise as products of p + q draws a layer, or p * q + q independent ones."""
     noise_in: Literal["all", "head"] = "all"
@@ -299,7 +305,8 @@ class Config:
         )
         positive = (
             "observation_clip learning_rate adam_epsilon priority_offset reward_scale reward_clip "
-            "max_seconds target_rate max_gradient_norm munchausen_temperature step_timeout"
+            "max_seconds target_rate max_gradient_norm munchausen_temperature step_timeout "
+            "temperature"
         )
         fraction = (
             "discount epsilon epsilon_final target_rate priority_exponent priority_exponent_final "
@@ -327,6 +334,7 @@ class Config:
         check_seed("--seed", self.seed)
         self._check_env_kwargs()
         self._check_torso()
+        self._check_exploration()
         self._check_combinations()
 
     def _check_torso(self) -> None:
@@ -342,6 +350,13 @@ class Config:
             )
         if self.torso_widths == ():
             raise ConfigError(f"--torso-widths must name a width, as --torso {self.torso} has some")
+
+    def _check_exploration(self) -> None:
+        if self.exploration not in EXPLORATIONS and not self.exploration.startswith(PYTHON):
+            raise ConfigError(
+                f"--exploration must be one of {', '.join(EXPLORATIONS)} or python:module.Class, "
+                f"got {self.exploration!r}"
+            )
 
     def _check_env_kwargs(self) -> None:
         try:
@@ -424,13 +439,12 @@ class Config:
             raise ConfigError(f"--v-min {low} must be below --v-max {high}")
 
     @property
-    def first_learning_step(self) -> int:
-        """The step from which updates are made: the memory then holds a whole transition."""
-        return max(self.learning_starts, (self.n_step + 1) * self.num_envs)
-
-    @property
     def noisy(self) -> bool:
         """Whether the layers have noise."""
+        if self.exploration.startswith(PYTHON):
+            from noisydqn.runners.exploration import make_explorer
+
+            return make_explorer(self).noisy_layers
         return self.exploration in ("noisy", "both")
 
     @cached_property

@@ -22,6 +22,7 @@ IMPLIED: dict[str, Any] = {
     "evaluation_max_steps": MAX_COUNT,
     "step_timeout": 600.0,
     "dueling_hidden": (),
+    "temperature": 1.0,
 }
 """Options that the first configs of version 1 lack, with the value that their absence implied."""
 

@@ -1,7 +1,7 @@
-"""How the later state of a transition is valued: by one action, or by a soft policy.
+"""How the next state of a transition is valued: by one action, or by a soft policy.
 
-All of it is for one example; the caller vmaps. Both kinds of choice offer the same two things:
-`expect`, the mean over the actions chosen, and `branches`, each of them with its probability.
+Everything is for one example; the caller vmaps. Both kinds of choice offer the same two methods:
+`expect` gives the mean over the actions chosen, `branches` each of them with its probability.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 
 class Greedy(NamedTuple):
-    """The later state is valued by one action.
+    """A choice of one action.
 
     Chosen by the online network it gives double Q-learning (van Hasselt et al. 2016, equation 4),
     by the target network plain Q-learning.
@@ -23,34 +23,34 @@ class Greedy(NamedTuple):
 
     @staticmethod
     def of(q_selector: Float[Array, " actions"]) -> "Greedy":
-        """The greedy action of the selecting network's values."""
+        """Choose the greedy action by the selecting network's values."""
         return Greedy(jnp.argmax(q_selector))
 
     def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
-        """What the chosen action returns."""
+        """Select the return of the chosen action."""
         return returns[self.action]
 
     def branches(
         self, x: Float[Array, "actions n"]
     ) -> tuple[Float[Array, "1"], Float[Array, "1 n"], Float[Array, "1"]]:
-        """Probabilities, rows of `x` and bonuses of the actions that may be taken."""
+        """Return probabilities, rows of `x` and bonuses of the actions that may be taken."""
         return jnp.ones(1), x[self.action][None], jnp.zeros(1)
 
 
 class Soft(NamedTuple):
-    """The later state is valued by a policy whose entropy earns a bonus."""
+    """A choice by a policy whose entropy earns a bonus."""
 
     policy: Float[Array, " actions"]  # probabilities
     bonus: Float[Array, " actions"]  # added to the return of each action: -tau ln pi
 
     def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
-        """The mean return under the policy, bonuses included."""
+        """Compute the mean return under the policy, bonuses included."""
         return jnp.tensordot(self.policy, returns, 1) + jnp.dot(self.policy, self.bonus)
 
     def branches(
         self, x: Float[Array, "actions n"]
     ) -> tuple[Float[Array, " actions"], Float[Array, "actions n"], Float[Array, " actions"]]:
-        """Probabilities, rows of `x` and bonuses of the actions that may be taken."""
+        """Return probabilities, rows of `x` and bonuses of the actions that may be taken."""
         return self.policy, x, self.bonus
 
 
@@ -80,17 +80,17 @@ class Munchausen:
     minimum: float
 
     def scaled_log_policy(self, q: Float[Array, " actions"]) -> Float[Array, " actions"]:
-        """Tau ln pi of every action."""
+        """Compute tau ln pi of every action."""
         return self.temperature * jax.nn.log_softmax(q / self.temperature)
 
     def reward(
         self, r_t: Float[Array, ""], q_tm1: Float[Array, " actions"], a_tm1: Int[Array, ""]
     ) -> Float[Array, ""]:
-        """The reward with the Munchausen term of the earlier state's action."""
+        """Add the Munchausen term of the action taken to the reward."""
         term = self.scaled_log_policy(q_tm1)[a_tm1]
         return r_t + self.scale * jnp.clip(term, self.minimum, 0)
 
     def choice(self, q_selector: Float[Array, " actions"]) -> Soft:
-        """The policy at the later state."""
+        """Form the policy at the next state."""
         scaled = self.scaled_log_policy(q_selector)
         return Soft(policy=jnp.exp(scaled / self.temperature), bonus=-scaled)

@@ -1,6 +1,6 @@
 """Temporal-difference losses for one example: pure functions of arrays, no network inside.
 
-The caller vmaps over the batch. Targets carry no gradient.
+The caller vmaps over the batch. Losses have no gradient with respect to targets.
 """
 
 import jax
@@ -14,6 +14,23 @@ HUBER_THRESHOLD = 1.0
 """kappa of the quantile loss."""
 
 
+def bootstrap_target(
+    r_t: Float[Array, ""],
+    discount_t: Float[Array, ""],
+    returns_t: Float[Array, "actions ..."],
+    choice: Choice,
+) -> Float[Array, "..."]:
+    """Form `r_t + discount_t * returns_t[a_t]`, a_t being the choice, or its mean over a policy.
+
+    Args:
+        r_t: reward.
+        discount_t: discount.
+        returns_t: action values or quantiles at the next state, of the target network.
+        choice: how the next state is valued.
+    """
+    return r_t + discount_t * choice.expect(returns_t)
+
+
 def td_error(
     q_tm1: Float[Array, " actions"],
     a_tm1: Int[Array, ""],
@@ -22,27 +39,27 @@ def td_error(
     q_t: Float[Array, " actions"],
     choice: Choice,
 ) -> Float[Array, ""]:
-    """Target minus estimate: `r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]`, a_t being the choice.
+    """Subtract the estimate `q_tm1[a_tm1]` from the target.
 
     Args:
-        q_tm1: action values at the earlier state, of the online network.
+        q_tm1: action values at the state, of the online network.
         a_tm1: action taken there.
         r_t: reward.
         discount_t: discount.
-        q_t: action values at the later state, of the target network.
-        choice: how the later state is valued.
+        q_t: action values at the next state, of the target network.
+        choice: how the next state is valued.
     """
-    target = r_t + discount_t * choice.expect(q_t)
+    target = bootstrap_target(r_t, discount_t, q_t, choice)
     return jax.lax.stop_gradient(target) - q_tm1[a_tm1]
 
 
 def squared(error: Float[Array, ""]) -> Float[Array, ""]:
-    """Half the square of the error, so that its slope is the error."""
+    """Return half the square of the error, so that its slope is the error."""
     return 0.5 * error**2
 
 
 def smooth_l1(error: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The Huber loss with threshold 1: half the square up to 1, linear beyond."""
+    """Return the Huber loss with threshold 1: half the square up to 1, linear beyond."""
     size = jnp.abs(error)
     return jnp.where(size <= 1, 0.5 * size**2, size - 0.5)
 
@@ -50,9 +67,9 @@ def smooth_l1(error: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def project(
     atoms: Float[Array, " m"], probabilities: Float[Array, " m"], support: Float[Array, " n"]
 ) -> Float[Array, " n"]:
-    """A distribution's projection onto an evenly spaced support, [n] probabilities.
+    """Project a distribution onto an evenly spaced support, [n] probabilities.
 
-    Each atom's probability goes to its two neighbours in proportion to nearness, and beyond the
+    Each atom's probability goes to its two neighbors in proportion to nearness, and beyond the
     ends to the end (Bellemare et al. 2017, equation 7): entry i is
     `sum_j [1 - |clip(atoms_j) - support_i| / spacing]_0^1 * probabilities_j`, one loop without
     gathers or scatters.
@@ -71,9 +88,10 @@ def categorical_target(
     choice: Choice,
     support: Float[Array, " atoms"],
 ) -> Float[Array, " atoms"]:
-    """The projected distribution of `r_t + discount_t * Z` (Bellemare et al. 2017, algorithm 1).
+    """Project the distribution of `r_t + discount_t * Z` onto the support.
 
-    Under a soft policy Z is the mixture of the actions' distributions, each moved by its bonus.
+    This is algorithm 1 of Bellemare et al. 2017. Under a soft policy Z is the mixture of the
+    actions' distributions, each moved by its bonus.
     """
 
     def projected(logits: Float[Array, " atoms"], bonus: Float[Array, ""]) -> Array:
@@ -87,7 +105,7 @@ def categorical_target(
 def categorical_loss(
     logits_tm1: Float[Array, " atoms"], target: Float[Array, " atoms"]
 ) -> Float[Array, ""]:
-    """The Kullback-Leibler divergence of the taken action's estimate from the target.
+    """Compute the Kullback-Leibler divergence of the taken action's estimate from the target.
 
     Its gradient is that of the cross entropy (Bellemare et al. 2017, algorithm 1), but it is zero
     where the two agree, so that it also serves as a priority (Hessel et al. 2018, section 3).
@@ -101,7 +119,7 @@ def quantile_loss(
     fractions_tm1: Float[Array, " n"],
     targets: Float[Array, " m"],
 ) -> Float[Array, ""]:
-    """The quantile Huber loss: summed over estimates, mean over targets.
+    """Compute the quantile Huber loss: summed over estimates, mean over targets.
 
     `sum_i mean_j |tau_i - 1[u_ij < 0]| L(u_ij) / kappa` with `u_ij = targets_j - quantiles_i` and
     the Huber loss L with threshold kappa = 1 (Dabney et al. 2018a, equation 10; 2018b,

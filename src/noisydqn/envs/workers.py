@@ -162,7 +162,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 answers[index] = self._receive(index)
             missing -= answered
             for index in missing.intersection(~key.data for key, _ in events):
-                if not self._pipes[index].poll():  # an answer that it sent before it ended is read first
+                if not self._pipes[index].poll():  # its last answer comes first
                     raise self._lost(index)
             if missing and not events:
                 for index in missing:

@@ -1,4 +1,4 @@
-"""Policies that leave the house: one file that plays elsewhere, and a card that describes it."""
+"""Export of policies: one file that plays elsewhere, and a card that describes it."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": 
 
 CARD, CARD_VERSION = "noisydqn-card", 1
 CHECKED = 64
-"""Observations on which a file is compared with the policy before it is handed out."""
+"""Number of observations on which a file is compared with its policy."""
 TOLERANCE = 1e-3
 MAX_CARD_BYTES = 2**24
 
@@ -46,7 +46,7 @@ class _Actions(msgspec.Struct):
 
 
 class _Card(msgspec.Struct):
-    """What is read of a card; `spaces` is None where observations are shown as they are stored."""
+    """The parts of a card that are read back; without `spaces`, observations need no encoding."""
 
     observation: _Observation
     actions: _Actions
@@ -63,23 +63,23 @@ def export_run(
     *,
     env: AnyEnvironment = None,
 ) -> Path:
-    """Export the policy of a run, as `noisydqn export` does; returns the file's path.
+    """Export the policy of a run, like `noisydqn export`; return the file's path.
 
-    The file holds mean weights, preprocessing and the statistics of normalization. Beside it lies
-    a card, the same name with `.json` at its end.
+    The file holds mean weights, preprocessing and the statistics of normalization. A card beside
+    it has the same name with `.json` appended.
 
     Args:
-        path: a folder that `train` made; of several seeds, the folder of one.
+        path: a folder that `train` made; for several seeds, the folder of one seed.
         file_format: `"onnx"`, `"torch"` (a program of `torch.export`) or `"safetensors"`, which
             `noisydqn.load_policy` reads.
-        out: the file, a new one; None takes a free name in the run's folder.
+        out: a new file; None takes a free name in the run's folder.
         weights: `"best"` or `"final"`.
         env: as in `noisydqn.load_policy`.
 
     Raises:
         UserError: `out` exists, the format is unknown or needs a package that is not installed,
-            the network cannot be exported to it, or the folder holds no run, several, or damaged
-            weights.
+            the network cannot be exported to it, or the folder does not hold exactly one run with
+            intact weights.
     """
     if file_format not in SUFFIXES:
         raise UserError(f"the format {file_format!r} is unknown: there are {', '.join(SUFFIXES)}")
@@ -96,12 +96,12 @@ def export_run(
 
 
 def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -> EnvironmentSpec:
-    """Read the interface of a run's environment, or ask the environment if the run is an old one.
+    """Read the interface of a run's environment; make the environment if the run is an old one.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        env: the environment of an old run whose config cannot name it.
+        folder: the run's folder.
+        config: the run's config.
+        env: the environment of an old run, where the config cannot name it.
 
     Raises:
         UserError: the file is damaged, or an old run's environment cannot be made.
@@ -127,12 +127,12 @@ def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -
 
 
 def card_path(file: Path) -> Path:
-    """Where the card of an exported file is."""
+    """Return the path of an exported file's card."""
     return file.with_name(file.name + ".json")
 
 
 def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
-    """The card of a policy: what it sees, what it does, and how it was trained."""
+    """Make the card of a policy: its observations, actions and training."""
     observation = spec.observation
     summary = read_summary(folder)
     return {
@@ -169,7 +169,7 @@ def _running(config: Config) -> bool:
 def export_policy(
     file: Path, file_format: Format, policy: Policy, spec: EnvironmentSpec, card: dict[str, Any]
 ) -> None:
-    """Write a policy and its card; both appear when the file was found to be right.
+    """Write a policy and its card. Both appear once the file has been compared with the policy.
 
     Raises:
         UserError: as `export_run`, or the file cannot be written.
@@ -211,7 +211,7 @@ def _checksum(arrays: dict[str, np.ndarray], card: str) -> str:
 
 
 def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> np.ndarray:
-    """Random observations of the type and shape that a policy takes."""
+    """Make random observations of the dtype and shape that a policy takes."""
     rng = np.random.default_rng(0)
     shape = (number, *input_shape(policy, spec.observation))
     dtype = np.dtype(spec.observation.dtype)
@@ -221,7 +221,11 @@ def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> 
 
 
 def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None:
-    """Compare a file with the policy that it was made from."""
+    """Compare a file with its policy.
+
+    Raises:
+        RuntimeError: their values differ.
+    """
     seen = example_observations(policy, spec, CHECKED)
     expected = np.asarray(values(policy.network, policy.preprocess(jnp.asarray(seen)), None))
     difference = float(np.abs(read(seen) - expected).max())
@@ -233,7 +237,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """Read the arrays and the card's text of an exported file.
 
     Raises:
-        UserError: it is damaged or was not made by `export_policy`.
+        UserError: the file is damaged or was not made by `export_policy`.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -252,8 +256,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     text = metadata.get("card", "")
     if _checksum(arrays, text) != metadata.get("sha256"):
         raise UserError(
-            f"{path} is damaged and cannot be read (its contents are not those that were "
-            "written): export it again"
+            f"{path} is damaged and cannot be read (its checksum is wrong): export it again"
         )
     return arrays, text
 
@@ -262,7 +265,7 @@ def read_card(text: str, path: Path) -> tuple[EnvironmentSpec, dict[str, Any]]:
     """Read the card of the file `path`: the interface of its environment, and the options.
 
     Raises:
-        UserError: it is damaged or of another version.
+        UserError: the card is damaged or of another version.
     """
     try:
         if len(text) > MAX_CARD_BYTES:

@@ -1,8 +1,8 @@
-"""What a policy computes with its mean weights, said once for every format.
+"""The computation of a policy with its mean weights, stated once for every format.
 
-`policy_values` walks through a policy and says each step to an `Operations`: one that computes,
-or one that writes the step down. For another torso or head write one function and name it in
-`TORSOS` or `HEADS`.
+`policy_values` walks through a policy and calls an `Operations` for each step. An implementation
+either computes the step or records it. For another torso, write one function and add it to
+`TORSOS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,84 +12,85 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from noisydqn.distributions.heads import Categorical, Expected, ImplicitQuantile, Quantile
+from noisydqn.distributions import Distribution, Expected
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import Conv, ConvTorso, Flatten, NotebookTorso, QNetwork
+from noisydqn.nets.convolutions import Conv
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NoisyLinear
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso
+from noisydqn.nets.torsos import ConvTorso, Flatten, ImpalaTorso, MLPTorso, NotebookTorso
 from noisydqn.preprocessing import normalize
 
 Tensor = TypeVar("Tensor")
 
 
 class Operations(Protocol[Tensor]):
-    """The steps that a policy is made of, on tensors with a leading batch axis."""
+    """The operations that policies need, on tensors with a leading batch axis."""
 
     def constant(self, value: np.ndarray) -> Tensor:
-        """An array of the policy."""
+        """Make a tensor of an array of the policy."""
         ...
 
     def to_float(self, x: Tensor) -> Tensor:
-        """As float32."""
+        """Convert to float32."""
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum, with broadcasting, as in the next three."""
+        """Add, with broadcasting, as in the next three operations."""
         ...
 
     def subtract(self, x: Tensor, y: Tensor) -> Tensor:
-        """The difference."""
+        """Subtract `y` from `x`."""
         ...
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
-        """The product, element by element."""
+        """Multiply element by element."""
         ...
 
     def divide(self, x: Tensor, y: Tensor) -> Tensor:
-        """The quotient."""
+        """Divide `x` by `y`."""
         ...
 
     def clip(self, x: Tensor, bound: float) -> Tensor:
-        """Bounded to ±`bound`."""
+        """Clip to ±`bound`."""
         ...
 
     def relu(self, x: Tensor) -> Tensor:
-        """What is above zero."""
+        """Replace negative numbers by zero."""
         ...
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """The matrix product [..., p] [p, q]."""
+        """Multiply matrices, [..., p] by [p, q]."""
         ...
 
     def mean(self, x: Tensor, axis: int) -> Tensor:
-        """The mean over an axis, which stays with size 1."""
+        """Take the mean over an axis, which stays with size 1."""
         ...
 
     def softmax(self, x: Tensor) -> Tensor:
-        """Probabilities of the logits along the last axis."""
+        """Turn logits along the last axis into probabilities."""
         ...
 
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
-        """`(x - mean) / sqrt(variance + epsilon) * weight + bias` along the last axis."""
+        """Compute `(x - mean) / sqrt(variance + epsilon) * weight + bias` along the last axis."""
         ...
 
     def transpose(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """The axes in another order."""
+        """Reorder the axes."""
         ...
 
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Another shape; the batch axis is -1."""
+        """Change the shape; the batch axis is -1."""
         ...
 
     def conv(
         self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int
     ) -> Tensor:
-        """The convolution of x [B, c, h, w] with a kernel [o, c, k, k], `padding` zeros around."""
+        """Convolve x [B, c, h, w] with a kernel [o, c, k, k], with `padding` zeros around x."""
         ...
 
     def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-        """The maxima of size x size windows of x [B, c, h, w], `padding` of nothing around."""
+        """Take the maxima of size x size windows of x [B, c, h, w]; padding is never a maximum."""
         ...
 
 
@@ -97,40 +98,35 @@ Ops = Operations[Any]
 
 
 def input_shape(policy: Policy, observation: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """The shape of what a policy takes: an observation, or [frames, ...] of them."""
+    """Return the shape of a policy's input: an observation, or [frames, ...] of them."""
     frames = () if policy.frames == 1 else (policy.frames,)
     return (*frames, *observation.shape)
 
 
 def policy_values(policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeStruct) -> Any:
-    """Action values [B, A] of raw observations.
+    """Compute action values [B, A] of raw observations.
 
     Args:
-        policy: what is exported.
-        ops: what takes the steps.
+        policy: the policy to export.
+        ops: the operations.
         x: observations [B, ...], or [B, frames, ...] where the policy sees several.
-        observation: shape and type of one.
+        observation: shape and dtype of one observation.
 
     Raises:
-        UserError: its torso or head is not known here.
+        UserError: the torso is not in `TORSOS`, or the distribution has values of another kind.
     """
     x, shape = _preprocess(policy, ops, x, observation)
     network = policy.network
-    torso = _known(TORSOS, network.torso, "torso")
-    head = _known(HEADS, network.head, "head")
-    returns = _returns(network, ops, torso(network.torso, ops, x, shape))
-    return ops.reshape(head(network.head, ops, returns), (-1, _num_actions(network)))
-
-
-def _known(functions: dict[type, Any], part: object, what: str) -> Any:
-    function = functions.get(type(part))
-    if function is None:
-        names = ", ".join(kind.__name__ for kind in functions)
+    torso = TORSOS.get(type(network.torso))
+    if torso is None:
+        names = ", ".join(kind.__name__ for kind in TORSOS)
         raise UserError(
-            f"the {what} {type(part).__name__} cannot be exported: expected one of {names}; "
-            "--format safetensors takes any"
+            f"the torso {type(network.torso).__name__} cannot be exported: expected one of "
+            f"{names}; --format safetensors takes any"
         )
-    return function
+    outputs = _outputs(network, ops, torso(network.torso, ops, x, shape))
+    values = _values(network.distribution, ops, outputs)
+    return ops.reshape(values, (-1, _num_actions(network)))
 
 
 def _array(x: Any) -> np.ndarray:
@@ -140,7 +136,7 @@ def _array(x: Any) -> np.ndarray:
 def _preprocess(
     policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeStruct
 ) -> tuple[Any, tuple[int, ...]]:
-    """What the network sees, and its shape."""
+    """Compute the network's input and its shape."""
     shape = observation.shape
     x = ops.to_float(x)
     if policy.moments is not None:
@@ -162,7 +158,7 @@ def _preprocess(
     return ops.reshape(x, (-1, *merged)), merged
 
 
-# Torsos: features [B, F] of what the network sees, x [B, *shape]
+# Torsos: features [B, F] of the network's input x [B, *shape]
 
 
 def _channels_first(ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
@@ -176,7 +172,7 @@ def _conv(ops: Ops, conv: Conv, x: Any, padding: int = 0) -> Any:
 
 
 def _features(ops: Ops, x: Any, size: int) -> Any:
-    """Images as they lie in JAX, channels last, flattened."""
+    """Flatten images in JAX's order, channels last."""
     return ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, size))
 
 
@@ -223,11 +219,11 @@ TORSOS: dict[type, Callable[..., Any]] = {
 }
 
 
-# Layers: the head's outputs [B, A, N] of features
+# Layers: the distribution's outputs [B, A, N] of features
 
 
 def _linear(ops: Ops, layer: Any, x: Any) -> Any:
-    """A noisy layer by its means, or a plain one."""
+    """Apply a noisy layer with its means, or a plain layer."""
     product = ops.matmul(x, ops.constant(_weight(layer).T.copy()))
     bias = layer.bias_mu if isinstance(layer, NoisyLinear) else layer.bias
     return ops.add(product, ops.constant(_array(bias)))
@@ -240,7 +236,7 @@ def _weight(layer: Any) -> np.ndarray:
 def _hidden(
     ops: Ops, layers: Sequence[Any], norms: Sequence[eqx.nn.LayerNorm] | None, x: Any
 ) -> Any:
-    """Layers, each followed by its normalization if any and by ReLU."""
+    """Apply layers, each followed by its normalization, if any, and by ReLU."""
     for i, layer in enumerate(layers):
         x = _linear(ops, layer, x)
         if norms is not None:
@@ -251,17 +247,18 @@ def _hidden(
 
 
 def _num_actions(network: QNetwork) -> int:
-    return len(_weight(network.advantage)) // network.head.outputs
+    return len(_weight(network.advantage)) // network.distribution.num_outputs
 
 
-def _returns(network: QNetwork, ops: Ops, x: Any) -> Any:
-    """The head's outputs [B, A, N]; of an implicit quantile head those of its acting fractions."""
+def _outputs(network: QNetwork, ops: Ops, x: Any) -> Any:
+    """Compute the distribution's outputs [B, A, N], for its acting query if it has queries."""
     hidden, norms = network.hidden, network.norms
-    if network.embedding is not None and isinstance(network.head, ImplicitQuantile):
+    query = network.distribution.acting_query()
+    if network.embedding is not None and query is not None:
         first = network.embedded_depth
         x = _hidden(ops, hidden[:first], norms, x)
         hidden, norms = hidden[first:], norms and norms[first:]
-        embedded = _array(jax.vmap(network.embedding)(network.head.acting_fractions))
+        embedded = _array(jax.vmap(network.embedding)(query))
         x = ops.reshape(x, (-1, 1, embedded.shape[1]))
         x = ops.multiply(x, ops.constant(embedded))  # [B, N, features]
     x = _hidden(ops, hidden, norms, x)
@@ -276,33 +273,24 @@ def _returns(network: QNetwork, ops: Ops, x: Any) -> Any:
 
 
 def _by_action(network: QNetwork, ops: Ops, x: Any, actions: int) -> Any:
-    """A layer's outputs as [B, actions, N], be they [B, actions * N] or [B, N, actions]."""
+    """Bring a layer's outputs, [B, actions * N] or [B, N, actions], to [B, actions, N]."""
     if network.embedding is not None:
         return ops.transpose(x, (0, 2, 1))
-    return ops.reshape(x, (-1, actions, network.head.outputs))
+    return ops.reshape(x, (-1, actions, network.distribution.num_outputs))
 
 
-# Heads: action values [B, A, 1] of their outputs [B, A, N]
+# Distributions: action values [B, A, 1] of their outputs [B, A, N]
 
 
-def _expected(head: Expected, ops: Ops, returns: Any) -> Any:
-    del head, ops
-    return returns
-
-
-def _categorical(head: Categorical, ops: Ops, returns: Any) -> Any:
-    support = ops.constant(_array(head.support)[:, None])
-    return ops.matmul(ops.softmax(returns), support)
-
-
-def _quantiles(head: Quantile | ImplicitQuantile, ops: Ops, returns: Any) -> Any:
-    del head
-    return ops.mean(returns, 2)
-
-
-HEADS: dict[type, Callable[..., Any]] = {
-    Expected: _expected,
-    Categorical: _categorical,
-    Quantile: _quantiles,
-    ImplicitQuantile: _quantiles,
-}
+def _values(distribution: Distribution, ops: Ops, outputs: Any) -> Any:
+    """Compute the action values [B, A, 1] of outputs [B, A, N]."""
+    if isinstance(distribution, Expected):
+        return outputs
+    if type(distribution).values is not Distribution.values:
+        raise UserError(
+            f"the distribution {type(distribution).__name__} cannot be exported: it computes "
+            "action values in another way than from its support; --format safetensors takes any"
+        )
+    if distribution.support is None:
+        return ops.mean(outputs, 2)
+    return ops.matmul(ops.softmax(outputs), ops.constant(_array(distribution.support)[:, None]))

@@ -1,4 +1,4 @@
-"""Policies as ONNX: a graph from raw observations to action values and the greedy action."""
+"""Export to ONNX: a graph from raw observations to action values and the greedy action."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from noisydqn.errors import MissingExtraError
 from noisydqn.export.graph import input_shape, policy_values
 from noisydqn.learner.policy import Policy
 
-OPSET, IR_VERSION = 17, 9  # of 2022 and 2023: most runtimes know them
+OPSET, IR_VERSION = 17, 9  # from 2022 and 2023, which most runtimes support
 INPUT, VALUES, ACTION = "observation", "values", "action"
 
 try:
@@ -24,7 +24,7 @@ except ImportError as error:
 
 
 class _Writer:
-    """Writes the steps down as nodes; a tensor is its name."""
+    """Operations that record nodes of a graph; a tensor is its name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -93,8 +93,8 @@ class _Writer:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as ONNX, with the card among its metadata.
 
-    Its input is `observation` [batch, ...], as it is stored; its outputs are `values` [batch, A]
-    and `action` [batch], the environment's own number of the greedy one.
+    The input is `observation` [batch, ...], encoded as the replay buffer stores it. The outputs are
+    `values` [batch, A] and `action` [batch], the greedy action by the environment's own number.
 
     Raises:
         UserError: as `policy_values`.
@@ -123,7 +123,7 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
 
 
 def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
-    """Action values [B, A] as onnxruntime computes them from the file."""
+    """Compute action values [B, A] from the file with onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (values,) = session.run([VALUES], {INPUT: observations})
     return np.asarray(values)

@@ -1,4 +1,4 @@
-"""Policies for PyTorch: a program of `torch.export`, from raw observations to action values."""
+"""Export to PyTorch: a program of `torch.export` from raw observations to action values."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ except ImportError as error:
 
 
 class PolicyModule(nn.Module):
-    """A policy as a module: action values [B, A] of raw observations [B, ...].
+    """A module that computes action values [B, A] of raw observations [B, ...].
 
-    It takes the steps of `policy_values` with PyTorch's functions.
+    It implements the `Operations` of `policy_values` with PyTorch's functions.
     """
 
     def __init__(self, policy: Policy, spec: EnvironmentSpec) -> None:
@@ -32,89 +32,89 @@ class PolicyModule(nn.Module):
         self.eval()
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Action values."""
+        """Compute action values."""
         self._next = 0
         return policy_values(self._policy, self, observation, self._observation)
 
     def constant(self, value: np.ndarray) -> Tensor:
-        """An array of the policy, which is kept as a buffer."""
+        """Keep an array of the policy as a buffer."""
         name = f"constant_{self._next}"
         self._next += 1
         if name not in self._buffers:
-            # In C order, as a program is saved by its tensors' storage and warns of any other.
+            # In C order: a program is saved by its tensors' storage and warns of any other order.
             self.register_buffer(name, torch.from_numpy(np.array(value, order="C")))
         return self.get_buffer(name)
 
     def to_float(self, x: Tensor) -> Tensor:
-        """As `Operations`, like all that follow."""
+        """Convert to float32."""
         return x.to(torch.float32)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum."""
+        """Add."""
         return x + y
 
     def subtract(self, x: Tensor, y: Tensor) -> Tensor:
-        """The difference."""
+        """Subtract."""
         return x - y
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
-        """The product."""
+        """Multiply element by element."""
         return x * y
 
     def divide(self, x: Tensor, y: Tensor) -> Tensor:
-        """The quotient."""
+        """Divide."""
         return x / y
 
     def clip(self, x: Tensor, bound: float) -> Tensor:
-        """Bounded."""
+        """Clip."""
         return x.clamp(-bound, bound)
 
     def relu(self, x: Tensor) -> Tensor:
-        """What is above zero."""
+        """Replace negative numbers by zero."""
         return x.relu()
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """The matrix product."""
+        """Multiply matrices."""
         return x @ y
 
     def mean(self, x: Tensor, axis: int) -> Tensor:
-        """The mean over an axis."""
+        """Take the mean over an axis."""
         return x.mean(axis, keepdim=True)
 
     def softmax(self, x: Tensor) -> Tensor:
-        """Probabilities."""
+        """Turn logits into probabilities."""
         return x.softmax(-1)
 
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
-        """The normalization."""
+        """Normalize along the last axis."""
         constants = self.constant(weight), self.constant(bias)
         return nn.functional.layer_norm(x, weight.shape, *constants, epsilon)
 
     def transpose(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """The axes in another order."""
+        """Reorder the axes."""
         return x.permute(axes)
 
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Another shape."""
+        """Change the shape."""
         return x.reshape(shape)
 
     def conv(
         self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int
     ) -> Tensor:
-        """The convolution."""
+        """Convolve."""
         constants = self.constant(kernel), self.constant(bias)
         return nn.functional.conv2d(x, *constants, stride, padding)
 
     def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-        """The maxima."""
+        """Take the maxima of windows."""
         return nn.functional.max_pool2d(x, size, stride, padding)
 
 
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
 
-    The place of the largest value is counted from 0: the environment's own action is the card's
-    `actions.start` more.
+    The environment's own action is the index of the largest value plus the card's
+    `actions.start`.
 
     Raises:
         UserError: as `policy_values`.
@@ -122,14 +122,14 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     module = PolicyModule(policy, spec)
     shape = (2, *input_shape(policy, spec.observation))
     example = torch.from_numpy(np.zeros(shape, spec.observation.dtype))
-    module(example)  # makes the buffers, which a program cannot
+    module(example)  # makes the buffers, which an exported program cannot do
     batch: Any = torch.export.Dim("batch")
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
     torch.export.save(program, path, extra_files={"noisydqn-card.json": card})
 
 
 def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
-    """Action values [B, A] as PyTorch computes them from the file."""
+    """Compute action values [B, A] from the file with PyTorch."""
     program: Any = torch.export.load(path)
     with torch.no_grad():
         return program.module()(torch.from_numpy(observations)).numpy()

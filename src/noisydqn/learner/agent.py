@@ -1,9 +1,10 @@
 """The agent: how actions are chosen and how the networks learn from a batch.
 
-Both are pure. `update` needs no environment and can be called on its own:
+Both are pure. `update` needs no environment and can be called by itself:
 
-    learner = agent.init(network)
-    learner, errors, metrics = agent.update(learner, batch, draw_noise(network, key, B))
+    learner = agent.init(network, key)
+    noise = sample_update_noise(network, key, batch_size)
+    learner, errors, metrics = agent.update(learner, batch, noise)
 """
 
 import dataclasses
@@ -16,10 +17,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
-from noisydqn.distributions.heads import Example, ImplicitQuantile, Loss
-from noisydqn.nets.network import QNetwork, features
-from noisydqn.nets.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import (
+    NetworkNoise,
+    is_shared,
+    mean_abs_sigma,
+    noisy_layers,
+    sample_noise,
+)
+from noisydqn.nets.torsos import features
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState
 
@@ -29,81 +37,83 @@ Metrics = dict[str, Float[Array, ""]]
 def values(
     network: QNetwork, observations: Float[Array, "batch ..."], noise: NetworkNoise | None
 ) -> Float[Array, "batch actions"]:
-    """Action values of a batch under one shared draw of noise (None: mean weights)."""
+    """Compute the action values of a batch under one shared noise sample (None: mean weights)."""
     return jax.vmap(network.values, in_axes=(0, None))(features(network.torso, observations), noise)
 
 
-def returns(
+def outputs(
     network: QNetwork,
     observations: Float[Array, "batch ..."],
     noise: NetworkNoise | None,
-    fractions: Float[Array, "batch n"] | None,
+    query: Float[Array, "batch n"] | None,
 ) -> Float[Array, "batch actions n"]:
-    """The head's outputs for a batch under one shared draw of noise.
+    """Compute the distribution's outputs for a batch under one shared noise sample.
 
-    `fractions` are those that an implicit quantile network is asked for, else None.
+    Args:
+        network: the network.
+        observations: of the batch, preprocessed.
+        noise: a shared sample. None uses the mean weights.
+        query: a query for each example, if the distribution has queries.
     """
-    of_batch = jax.vmap(network.returns, in_axes=(0, None, 0))
-    return of_batch(features(network.torso, observations), noise, fractions)
+    of_batch = jax.vmap(network.outputs, in_axes=(0, None, 0))
+    return of_batch(features(network.torso, observations), noise, query)
+
+
+def acting_values(
+    network: QNetwork,
+    observations: Float[Array, "envs ..."],
+    noise: NetworkNoise | None = None,
+) -> Float[Array, "envs actions"]:
+    """Compute the action values in each environment; arguments as of `act`."""
+    return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
 
 
 def act(
-    network: QNetwork,
-    observations: Float[Array, "envs ..."],
-    noise: NetworkNoise | None,
-    *,
-    shared: bool,
+    network: QNetwork, observations: Float[Array, "envs ..."], noise: NetworkNoise | None
 ) -> Int[Array, " envs"]:
-    """The greedy action in each environment.
+    """Choose the greedy action in each environment.
 
     Args:
         network: the online network.
         observations: one per environment, preprocessed.
-        noise: None acts with mean weights. A draw acts noisily: one that all environments share
-            if `shared`, else one with a leading axis, a draw of its own for each environment.
-        shared: see `noise`.
+        noise: a noise sample that all environments share or, sampled with `shared=False`, samples
+            with a leading axis, one for each environment. None acts with mean weights.
     """
-    own = not shared and noise is not None
-    q = jax.vmap(lambda x, draw: network(x, draw, own_noise=own), in_axes=(0, 0 if own else None))(
-        observations, noise
-    )
+    q = acting_values(network, observations, noise)
     return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
 
 class UpdateNoise(NamedTuple):
-    """What is random in one update: three independent draws, each shared by the whole batch."""
+    """The randomness of one update: three independent noise samples, each shared by the batch."""
 
-    online: NetworkNoise  # of the network that is trained, at the earlier state
-    target: NetworkNoise  # of the target network, which values the later state
+    online: NetworkNoise  # of the network that is trained, at the state
+    target: NetworkNoise  # of the target network, which values the next state
     selector: NetworkNoise  # of the network that selects the action there
-    fractions: tuple[Float[Array, "batch n"], Float[Array, "batch n"]] | None
-    """Of an implicit quantile network, at the earlier and the later state, for each example."""
+    queries: Queries | None  # of the distribution, if it has any
 
 
-def draw_noise(network: QNetwork, key: PRNGKeyArray, batch_size: int) -> UpdateNoise:
-    """The noise of one update of networks like `network`.
+def sample_update_noise(network: QNetwork, key: PRNGKeyArray, batch_size: int) -> UpdateNoise:
+    """Sample the randomness of one update of networks like `network`.
 
-    Draw it outside of the loop that updates: XLA would otherwise compute a draw anew for every
+    Sample outside of the loop that updates: XLA would otherwise compute a sample anew for every
     weight that it enters.
     """
-    draws = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
-    online, target, selector = (jax.tree.map(lambda x, i=i: x[i], draws) for i in range(3))
-    fractions = None
-    if isinstance(network.head, ImplicitQuantile):
-        fractions = network.head.draw_fractions(jax.random.fold_in(key, 3), batch_size)
-    return UpdateNoise(online, target, selector, fractions)
+    samples = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
+    online, target, selector = (jax.tree.map(lambda x, i=i: x[i], samples) for i in range(3))
+    queries = network.distribution.sample_queries(jax.random.fold_in(key, 3), batch_size)
+    return UpdateNoise(online, target, selector, queries)
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """Noisy deep Q-learning. What is learned of returns, and by which loss, is the network's head.
+    """Noisy deep Q-learning. The network's distribution says what is learned, and by which loss.
 
     Args:
-        optimizer: what turns gradients into updates.
+        optimizer: turns gradients into steps.
         double: select the next action with the online network (double Q-learning).
         munchausen: targets of a soft policy with its log-probability as a reward, or None.
-        target_period: updates from one renewal of the target network to the next.
-        target_rate: how far the target moves to the online network then; 1 is a copy.
+        target_period: updates of the online network for each update of the target network.
+        target_rate: how far the target then moves to the online network; 1 is a copy.
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
@@ -121,37 +131,38 @@ class Agent:
 
     @classmethod
     def no_metrics(cls) -> Flat[Metrics]:
-        """All metrics zero, to add up those of updates."""
+        """Return all metrics as zero, to add up those of updates."""
         return Flat.of({name: np.float32(0) for name in cls.metric_names})
 
-    def init(self, network: QNetwork) -> LearnerState:
-        """The state of a learner that starts from `network`."""
+    def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
+        """Start a learner from `network`; everything random that it does comes from `key`."""
         flat = Flat.of(network)
         return LearnerState(
             online=flat,
             target=flat,
             optimizer=self.optimizer.init(flat.vector),
             updates=jnp.int32(0),
+            key=key,
         )
 
     def losses(
         self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise
     ) -> tuple[Loss, Float[Array, "batch actions"]]:
-        """The loss and error [B] of every transition, and the values [B, A] at its earlier state.
+        """Compute loss and error [B] of every transition, and the values [B, A] at its state.
 
-        The online network at the earlier state, the target network and the selecting network at
-        the later one have each a draw of their own (Fortunato et al. 2018, section 3.1).
+        The online network at the state, the target network and the selecting network at the next
+        state each have a separate noise sample (Fortunato et al. 2018, section 3.1).
         """
         s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
-        head = online.head
-        tau_tm1, tau_t = noise.fractions or (None, None)
-        returns_tm1 = returns(online, s_tm1, noise.online, tau_tm1)
-        returns_t = returns(target, s_t, noise.target, tau_t)
+        distribution = online.distribution
+        query_tm1, query_t = noise.queries or (None, None)
+        outputs_tm1 = outputs(online, s_tm1, noise.online, query_tm1)
+        outputs_t = outputs(target, s_t, noise.target, query_t)
         if self.double:
             q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector)
-        elif tau_t is None:
-            q_t_selector = jax.vmap(head.values)(returns_t)
-        else:  # greed is that of action values, at their own fractions
+        elif query_t is None:
+            q_t_selector = jax.vmap(distribution.values)(outputs_t)
+        else:  # action values answer another query
             q_t_selector = values(target, s_t, noise.target)
         choice: Choice
         if self.munchausen is None:
@@ -160,16 +171,16 @@ class Agent:
             q_tm1 = values(target, s_tm1, noise.target)
             r_t = jax.vmap(self.munchausen.reward)(r_t, q_tm1, a_tm1)
             choice = jax.vmap(self.munchausen.choice)(q_t_selector)
-        example = Example(returns_tm1, tau_tm1, a_tm1, r_t, discount_t, returns_t, choice)
-        return jax.vmap(head.loss)(example), jax.vmap(head.values)(returns_tm1)
+        example = Example(outputs_tm1, query_tm1, a_tm1, r_t, discount_t, outputs_t, choice)
+        return jax.vmap(distribution.loss_of)(example), jax.vmap(distribution.values)(outputs_tm1)
 
     def update(
         self, learner: LearnerState, batch: Batch, noise: UpdateNoise
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
-        """One step of gradient descent on a batch, and the target's copy when it is due.
+        """Take one step of gradient descent on a batch, and update the target if it is time.
 
         Returns the learner, the errors [B] that set the priorities, and metrics: "q_error" is
-        the mean size of those errors, whose kind is the head's.
+        the mean size of those errors, whose kind the distribution defines.
         """
 
         def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -186,7 +197,7 @@ class Agent:
         step, optimizer = self.optimizer.update(gradient.vector, learner.optimizer, weights)
         online = learner.online.with_vector(jnp.asarray(optax.apply_updates(weights, step)))
         updates = learner.updates + 1
-        target = self._renewed(learner.target, online, updates)
+        target = self._updated_target(learner.target, online, updates)
         norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
         metrics = {
             "loss": loss,
@@ -197,9 +208,10 @@ class Agent:
             "gradient_norm": norm,
             "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }
-        return LearnerState(online, target, optimizer, updates), error, metrics
+        learner = LearnerState(online, target, optimizer, updates, learner.key)
+        return learner, error, metrics
 
-    def _renewed(
+    def _updated_target(
         self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
     ) -> Flat[QNetwork]:
         old, new = target.vector, online.vector

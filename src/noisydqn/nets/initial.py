@@ -1,6 +1,6 @@
-"""What a noisy layer is in every framework: where its parameters start, how much noise it takes.
+"""The noisy layer in every framework: initial values of its parameters, and the size of its noise.
 
-Nothing is imported here, so that the layers for PyTorch and Keras need no JAX.
+This module imports no framework, so the layers for PyTorch and Keras do not need JAX.
 """
 
 import math
@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, SupportsIndex
 
 NoiseKind = Literal["factorised", "independent"]
 NoiseMode = Literal["sample", "mean", "frozen"]
-"""How a layer that keeps its noise to itself uses it: drawn anew in every pass, not at all, or
-held until it is redrawn."""
+"""How a layer that samples its own noise uses it: a new sample in every pass, no noise, or one
+sample that is held until it is resampled."""
 
 NOISE_MODES: tuple[NoiseMode, ...] = ("sample", "mean", "frozen")
 
@@ -21,7 +21,7 @@ SIGMA_INIT_INDEPENDENT = 0.017
 
 
 class InitialValues(NamedTuple):
-    """Every `mu` starts uniform within ±`bound`, every `sigma` at `sigma`."""
+    """Initial values: every `mu` uniform within ±`bound`, every `sigma` at `sigma`."""
 
     bound: float
     sigma: float
@@ -30,11 +30,11 @@ class InitialValues(NamedTuple):
 def initial_values(
     in_features: int, out_features: int, noise: NoiseKind, sigma_init: float | None
 ) -> InitialValues:
-    """Section 3.2 of Fortunato et al. 2018, for weights and biases alike.
+    """Compute the initial values of weights and biases (Fortunato et al. 2018, section 3.2).
 
     Raises:
-        ValueError: a size that is not an integer above 0, a negative `sigma_init`, or an unknown
-            kind of noise.
+        ValueError: a size is not an integer above 0, `sigma_init` is negative, or the kind of
+            noise is unknown.
     """
     for size in (in_features, out_features):
         if not isinstance(size, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -61,17 +61,17 @@ def initial_values(
 
 
 def noise_size(in_features: int, out_features: int, noise: NoiseKind) -> int:
-    """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+    """Count the normals of one noise sample: p + q (factorised) or p * q + q (independent)."""
     if noise == "factorised":
         return in_features + out_features
     return in_features * out_features + out_features
 
 
 def check_mode(mode: str) -> None:
-    """Refuse what is no mode.
+    """Refuse an unknown mode.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the mode is unknown.
     """
     if mode not in NOISE_MODES:
         raise ValueError(f'mode must be "sample", "mean" or "frozen", got {mode!r}')

@@ -4,16 +4,20 @@ A layer with p inputs and q outputs computes (equation 9 of the paper)
 
     y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b
 
-where `mu` and `sigma` are learned and `eps` is noise. Noise is a value here: it is drawn by
-`sample_noise`, passed to the layer as an argument, and never stored in it. What shares a draw,
-and how long a draw is held, is therefore visible where the layer is called:
+where `mu` and `sigma` are learned and `eps` is noise. Noise is a value here: it is sampled by
+`sample_noise`, passed to the layer as an argument, and never stored in it. What shares a noise
+sample, and how long a sample is held, is therefore visible where the layer is called:
 
-    noise = sample_noise(network, key)  # one draw for every noisy layer of the network
+    noise = sample_noise(network, key)  # one sample for every noisy layer of the network
     network(x, noise)                   # a noisy network
     network(x, None)                    # the same network with its mean weights
+
+A noise sample also says whether a batch shares it, because the cheapest computation differs. For a
+separate sample of each example, vmap `sample_noise(..., shared=False)` over keys and the network
+over examples and samples.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,18 +27,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from noisydqn.nets.initial import NoiseKind, initial_values, noise_size
 
 
-class FactorisedNoise(NamedTuple):
-    """One draw of factorised noise: `f(eps)` of each input and output, f(x) = sgn(x) sqrt(|x|)."""
+class FactorisedNoise(eqx.Module):
+    """A sample of factorised noise: f(eps) of each input and output, f(x) = sgn(x) sqrt(|x|)."""
 
     input: Float[Array, " in"]
     output: Float[Array, " out"]
+    shared: bool = eqx.field(static=True)
+    """Whether a batch shares the sample; if not, the caller vmaps over it."""
 
 
-class IndependentNoise(NamedTuple):
-    """One draw of independent noise: a unit normal for each weight and each bias."""
+class IndependentNoise(eqx.Module):
+    """A sample of independent noise: a unit normal for each weight and each bias."""
 
     weight: Float[Array, "out in"]
     bias: Float[Array, " out"]
+    shared: bool = eqx.field(static=True)
+    """Whether a batch shares the sample; if not, the caller vmaps over it."""
 
 
 Noise = FactorisedNoise | IndependentNoise
@@ -46,8 +54,8 @@ class NoisyLinear(eqx.Module):
     Args:
         in_features: number of inputs, p.
         out_features: number of outputs, q.
-        noise: `"factorised"` draws p + q normals and takes products of them (equations 10 and
-            11); `"independent"` draws p * q + q.
+        noise: `"factorised"` samples p + q normals and takes products of them (equations 10 and
+            11); `"independent"` samples p * q + q.
         sigma_init: with factorised noise sigma_0, so that every sigma starts at
             `sigma_0 / sqrt(p)` (default 0.5); with independent noise the starting value itself
             (default 0.017).
@@ -89,65 +97,64 @@ class NoisyLinear(eqx.Module):
 
     @property
     def noise_size(self) -> int:
-        """How many normals one draw takes: p + q (factorised) or p * q + q (independent)."""
+        """The normals of one noise sample: p + q (factorised) or p * q + q (independent)."""
         return noise_size(self.in_features, self.out_features, self.noise)
 
-    def noise_from_normals(self, normals: Float[Array, " size"]) -> Noise:
-        """Form a draw from `noise_size` independent unit normals."""
-        return self.noise_from(_scaled(normals)[self.noise])
+    def noise_from_normals(self, normals: Float[Array, " size"], *, shared: bool = True) -> Noise:
+        """Form a noise sample from `noise_size` independent unit normals."""
+        return self.noise_from(_scaled(normals)[self.noise], shared=shared)
 
-    def noise_from(self, values: Float[Array, " size"]) -> Noise:
-        """Form a draw from `noise_size` numbers: unit normals x or, if factorised, f(x)."""
+    def noise_from(self, values: Float[Array, " size"], *, shared: bool = True) -> Noise:
+        """Form a noise sample from `noise_size` numbers: unit normals x or, if factorised, f(x)."""
         inputs, outputs = self.in_features, self.out_features
         if self.noise == "factorised":
-            return FactorisedNoise(input=values[:inputs], output=values[inputs:])
+            return FactorisedNoise(values[:inputs], values[inputs:], shared)
         weight = values[: inputs * outputs].reshape(outputs, inputs)
-        return IndependentNoise(weight=weight, bias=values[inputs * outputs :])
+        return IndependentNoise(weight, values[inputs * outputs :], shared)
 
-    def sample_noise(self, key: PRNGKeyArray) -> Noise:
-        """Draw noise for this layer alone."""
-        return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)))
+    def sample_noise(self, key: PRNGKeyArray, *, shared: bool = True) -> Noise:
+        """Sample noise for this layer alone; see `sample_noise` of this module for `shared`."""
+        return self.noise_from_normals(jax.random.normal(key, (self.noise_size,)), shared=shared)
 
-    def __call__(
-        self, x: Float[Array, " in"], noise: Noise | None, *, own_noise: bool = False
-    ) -> Float[Array, " out"]:
-        """Apply the layer to one input `x` [in], with a draw of noise or, if None, the means.
+    def __call__(self, x: Float[Array, " in"], noise: Noise | None) -> Float[Array, " out"]:
+        """Apply the layer to one input `x` [in], with a noise sample or, if None, the means.
 
-        The noisy weight is formed first and multiplied once. When the caller vmaps over `x` but
-        not over `noise`, it is formed once for the whole batch. A caller who vmaps over both says
-        so with `own_noise`: factorised noise then costs a second product and no weight is formed.
+        The noisy weight is formed first and multiplied once. If the caller vmaps over `x` but not
+        over `noise`, it is formed once for the whole batch. If the sample is not shared, the
+        caller vmaps over both: factorised noise then costs a second product and no weight is
+        formed.
         """
         if noise is None:
             return self.weight_mu @ x + self.bias_mu
-        if own_noise and isinstance(noise, FactorisedNoise):
+        if isinstance(noise, FactorisedNoise) and not noise.shared:
             mean = self.weight_mu @ x + self.bias_mu
             return mean + noise.output * (self.weight_sigma @ (noise.input * x) + self.bias_sigma)
         if isinstance(noise, FactorisedNoise):
             epsilon_weight = jnp.outer(noise.output, noise.input)
             epsilon_bias = noise.output
         else:
-            epsilon_weight, epsilon_bias = noise
+            epsilon_weight, epsilon_bias = noise.weight, noise.bias
         weight = self.weight_mu + self.weight_sigma * epsilon_weight
         return weight @ x + self.bias_mu + self.bias_sigma * epsilon_bias
 
 
 def _scaled(normals: Float[Array, " size"]) -> dict[NoiseKind, Float[Array, " size"]]:
-    """Unit normals x for independent noise, and f(x) = sgn(x) sqrt(|x|) for factorised noise."""
+    """Return normals x for independent noise, f(x) = sgn(x) sqrt(|x|) for factorised noise."""
     factorised = jnp.sign(normals) * jnp.sqrt(jnp.abs(normals))
     return {"independent": normals, "factorised": factorised}
 
 
 NetworkNoise = Any
-"""One draw for a whole network: a tree like the network, with a `Noise` at each noisy layer."""
+"""A sample for a whole network: a tree like the network, with a `Noise` at each noisy layer."""
 
 
 def is_noisy(node: object) -> bool:
-    """Whether a node of a network's tree is a noisy layer."""
+    """Tell whether a node of a network's tree is a noisy layer."""
     return isinstance(node, NoisyLinear)
 
 
 def noisy_layers(network: object) -> dict[str, NoisyLinear]:
-    """Every noisy layer of a network by its path, such as `"hidden.0"`, in tree order."""
+    """Find every noisy layer of a network by its path, such as `"hidden.0"`, in tree order."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(network, is_leaf=is_noisy)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): node
@@ -156,33 +163,47 @@ def noisy_layers(network: object) -> dict[str, NoisyLinear]:
     }
 
 
-def sample_noise(network: object, key: PRNGKeyArray) -> NetworkNoise:
-    """Draw noise for every noisy layer of a network at once.
+def sample_noise(network: object, key: PRNGKeyArray, *, shared: bool = True) -> NetworkNoise:
+    """Sample noise for every noisy layer of a network at once.
 
     The result has the shape of the network itself: where the network has a noisy layer, it has
-    that layer's noise, and everywhere else None. So a network passes `noise.head` to
-    `self.head`. All normals come from one call and no two layers share any of them.
+    that layer's noise, and everywhere else None. So a network passes `noise.value` to
+    `self.value`. All normals come from one call and no two layers share any of them.
+
+    Args:
+        network: a tree with noisy layers.
+        key: random key.
+        shared: whether a batch shares the sample. False if the caller vmaps over samples beside
+            observations; both compute the same, each in the faster way for its case.
     """
     nodes, structure = jax.tree_util.tree_flatten(network, is_leaf=is_noisy)
     sizes = [node.noise_size if isinstance(node, NoisyLinear) else 0 for node in nodes]
     # f is applied to all of them together: the slices are then no more than parts of one array.
     values = _scaled(jax.random.normal(key, (sum(sizes),)))
-    draws: list[Noise | None] = []
+    samples: list[Noise | None] = []
     start = 0
     for node, size in zip(nodes, sizes, strict=True):
-        noisy = isinstance(node, NoisyLinear)
-        draws.append(node.noise_from(values[node.noise][start : start + size]) if noisy else None)
+        sample = None
+        if isinstance(node, NoisyLinear):
+            sample = node.noise_from(values[node.noise][start : start + size], shared=shared)
+        samples.append(sample)
         start += size
-    return jax.tree_util.tree_unflatten(structure, draws)
+    return jax.tree_util.tree_unflatten(structure, samples)
+
+
+def is_shared(noise: NetworkNoise | None) -> bool:
+    """Tell whether a batch shares the noise of a network; True where there is no noise."""
+    layers = jax.tree.leaves(noise, is_leaf=lambda node: isinstance(node, Noise))
+    return all(layer.shared for layer in layers)
 
 
 def without_noise(network: object) -> NetworkNoise:
-    """What `sample_noise` gives, with None in place of every layer's noise: the means are used."""
+    """Return the tree of `sample_noise` with None for every layer, which then uses its means."""
     return jax.tree.map(lambda _: None, network, is_leaf=is_noisy)
 
 
 def mean_abs_sigma(layer: NoisyLinear) -> Float[Array, ""]:
-    """The mean of |sigma| over a layer's weights and biases: how much noise it has left."""
+    """Compute the mean of |sigma| over weights and biases: how much noise a layer has left."""
     sigmas = (layer.weight_sigma, layer.bias_sigma)
     total = sum(jnp.sum(jnp.abs(sigma)) for sigma in sigmas)
     return jnp.asarray(total) / sum(sigma.size for sigma in sigmas)

@@ -1,6 +1,8 @@
-"""More torsos: plain layers, residual convolutions, and any module of the user's."""
+"""Torsos: what turns an observation into a vector of features."""
 
+import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,10 +11,32 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.errors import UserError
 from noisydqn.imports import find
-from noisydqn.nets.network import Conv, Torso, as_image
+from noisydqn.nets.convolutions import Conv, as_image, conv_max_pool, max_pool
 
 TorsoMaker = Callable[[tuple[int, ...], PRNGKeyArray], eqx.Module]
 """Makes a torso from the shape of an observation and a key: `module(x)` gives features [F]."""
+
+
+class Torso(eqx.Module):
+    """Turns one observation into a vector of features."""
+
+    out_features: eqx.AbstractVar[int]
+    chunk: ClassVar[int | None] = None
+    """How many observations fit a CPU's cache, if a batch is better taken in such pieces."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+        """Features of one observation."""
+
+
+class Flatten(Torso):
+    """The torso for vectors: hands the observation on as it is."""
+
+    out_features: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+        """Flatten one observation."""
+        return x.reshape(-1)
 
 
 class MLPTorso(Torso):
@@ -48,6 +72,72 @@ class MLPTorso(Torso):
             x = layer(x)
             x = jax.nn.relu(x if self.norms is None else self.norms[i](x))
         return x
+
+
+class ConvTorso(Torso):
+    """Convolutions, each followed by ReLU, on one image [h, w] or [h, w, c].
+
+    Args:
+        shape: shape of the observation.
+        layers: (channels, size, stride) of each convolution.
+    """
+
+    convs: tuple[Conv, ...]
+    out_features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        layers: tuple[tuple[int, int, int], ...],
+        *,
+        key: PRNGKeyArray,
+    ) -> None:
+        height, width, channels = (*shape, 1)[:3]
+        convs: list[Conv] = []
+        for (out_channels, size, stride), layer_key in zip(
+            layers, jax.random.split(key, len(layers)), strict=True
+        ):
+            convs.append(Conv(channels, out_channels, size, stride, key=layer_key))
+            height, width = ((side - size) // stride + 1 for side in (height, width))
+            channels = out_channels
+        self.convs = tuple(convs)
+        self.out_features = height * width * channels
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+        """Features of one image."""
+        x = as_image(x)
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        return x.reshape(-1)
+
+
+class NotebookTorso(Torso):
+    """The first notebook's torso: twice a 3x3 convolution, a 4x4 maximum and ReLU.
+
+    For an image of 42 x 42: 64 channels of 10 x 10, then 16 of 2 x 2, 64 features.
+    """
+
+    first: Conv
+    second: Conv
+    out_features: int = eqx.field(static=True)
+
+    chunk: ClassVar[int | None] = 16
+    POOL: ClassVar = 4
+    SMALLEST: ClassVar = 26  # pixels of the smallest image
+
+    def __init__(self, shape: tuple[int, ...], *, key: PRNGKeyArray) -> None:
+        height, width, channels = (*shape, 1)[:3]
+        first_key, second_key = jax.random.split(key)
+        self.first = Conv(channels, 64, 3, 1, key=first_key)
+        self.second = Conv(64, 16, 3, 1, key=second_key)
+        height, width = (((side - 2) // self.POOL - 2) // self.POOL for side in (height, width))
+        self.out_features = height * width * 16
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+        """Features of one image."""
+        pooled = conv_max_pool(as_image(x), self.first.kernel, self.POOL) + self.first.bias
+        pooled = max_pool(self.second(jax.nn.relu(pooled)), self.POOL)
+        return jax.nn.relu(pooled).reshape(-1)
 
 
 def halve(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
@@ -162,3 +252,16 @@ class UserTorso(Torso):
         """Features of one observation."""
         module = eqx.combine(self.arrays, self.rest)
         return module(x)  # pyright: ignore[reportCallIssue]
+
+
+def features(
+    torso: Torso, observations: Float[Array, "batch ..."]
+) -> Float[Array, "batch features"]:
+    """The torso's features of a batch; on a CPU in pieces that stay in the cache, if it asks."""
+    if torso.chunk is None or len(observations) <= torso.chunk:
+        return jax.vmap(torso)(observations)
+    return jax.lax.platform_dependent(
+        observations,
+        cpu=lambda x: jax.lax.map(torso, x, batch_size=torso.chunk),
+        default=jax.vmap(torso),
+    )

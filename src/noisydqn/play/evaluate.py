@@ -201,7 +201,7 @@ def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing, end: Array)
     def step(playing: _Playing) -> _Playing:
         key, step_key = jax.random.split(playing.key)
         seen = policy.preprocess(playing.stack)
-        actions = act(policy.network, seen, None, shared=True)
+        actions = act(policy.network, seen, None)
         env_states, time_step = vector.step(step_key, playing.env_states, actions, no_restart)
         counted = ~playing.over
         observation = time_step.observation

@@ -1,1 +1,1 @@
-"""What happens to observations and rewards before a network sees them."""
+"""Preprocessing of observations and rewards before a network sees them."""

@@ -1,7 +1,7 @@
-"""Sums in float32 that forget nothing, however many numbers are added.
+"""Compensated sums in float32, which stay accurate however many numbers are added.
 
-A plain float32 sum loses what is below the last of its 24 bits: 2^24 + 1 is 2^24. Here the part
-that rounding takes away is kept and added later (Neumaier 1974).
+A plain float32 sum loses everything below the last of its 24 bits: 2^24 + 1 is 2^24. Here the
+part that rounding removes is kept and added later (Neumaier 1974).
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 class Sum(NamedTuple):
-    """The sum `value + rest`, rounded to `value`."""
+    """A sum, which is `value + rest`; `value` is its rounding to float32."""
 
     value: Float[Array, "..."]
     rest: Float[Array, "..."]
@@ -27,5 +27,5 @@ class Sum(NamedTuple):
 
 
 def zero(shape: tuple[int, ...]) -> Sum:
-    """The sum of nothing."""
+    """Make empty sums."""
     return Sum(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))

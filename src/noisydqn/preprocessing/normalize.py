@@ -1,8 +1,8 @@
 """Running normalization of observations and rewards.
 
-The replay stores raw observations and raw rewards; both are normalized, with the statistics of
-that moment, when they enter a network or a target. So an old transition is never scaled by
-statistics of a past that no longer holds.
+The replay buffer stores raw observations and raw rewards. Both are normalized when they enter a
+network or a target, with the statistics of that moment. So an old transition is never scaled by
+outdated statistics.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ EPSILON = 1e-8
 
 
 class Moments(NamedTuple):
-    """Number, mean and sum of squared deviations of all that was seen, element by element."""
+    """Number, mean and sum of squared deviations of all values so far, element by element."""
 
     seen: Float[Array, ""]
     mean: Float[Array, "..."]
@@ -25,16 +25,16 @@ class Moments(NamedTuple):
 
     @property
     def variance(self) -> Float[Array, "..."]:
-        """The population variance; 1 before anything was seen."""
+        """The population variance; 1 before the first value."""
         variance = self.squares / jnp.maximum(self.seen, 1)
         return jnp.where(self.seen > 0, variance, 1)
 
 
 class RunningMoments(NamedTuple):
-    """The same, kept so that each further value counts, also after thousands of millions.
+    """`Moments` with compensated sums, so that every value counts, even after billions.
 
     The count cannot overflow: a run has at most 2^30 steps and 2^30 environments, and each
-    environment also shows one observation before its first step.
+    environment also returns one observation before its first step.
     """
 
     seen: UInt[Array, ""]
@@ -43,12 +43,12 @@ class RunningMoments(NamedTuple):
 
     @property
     def rounded(self) -> Moments:
-        """The moments, as policies use them."""
+        """The moments in float32, for policies."""
         return Moments(self.seen.astype(jnp.float32), self.mean.value, self.squares.value)
 
 
 def init(shape: tuple[int, ...]) -> RunningMoments:
-    """Moments of nothing yet."""
+    """Make the moments of no values."""
     return RunningMoments(jnp.uint32(0), compensated.zero(shape), compensated.zero(shape))
 
 
@@ -57,11 +57,11 @@ def update(
     values: Shaped[Array, "batch ..."],
     counted: Bool[Array, " batch"] | None = None,
 ) -> RunningMoments:
-    """Add a batch of values, or those that are `counted` (Chan et al. 1979, parallel form)."""
+    """Add a batch of values, or only those `counted` (Chan et al. 1979, parallel form)."""
     x = values.astype(jnp.float32)
     weights = jnp.ones(len(x), jnp.float32) if counted is None else counted.astype(jnp.float32)
     size = jnp.sum(weights)
-    # From the mean so far, so that a large mean takes no digits from small deviations.
+    # Deviations from the mean so far: a large mean then costs small deviations no digits.
     deviations = (x - moments.mean.value) - moments.mean.rest
     delta = jnp.tensordot(weights, deviations, 1) / jnp.maximum(size, 1)
     squares = jnp.tensordot(weights, (deviations - delta) ** 2, 1)
@@ -76,13 +76,13 @@ def update(
 
 
 def normalize(x: Shaped[Array, "..."], moments: Moments, clip: float | None) -> Float[Array, "..."]:
-    """Center, scale to unit variance and, unless it is None, clip at ±`clip`."""
+    """Center, scale to unit variance, and clip at ±`clip` unless it is None."""
     scaled = (x.astype(jnp.float32) - moments.mean) / jnp.sqrt(moments.variance + EPSILON)
     return scaled if clip is None else jnp.clip(scaled, -clip, clip)
 
 
 class ReturnScale(NamedTuple):
-    """The discounted return so far of each environment, and the moments of all of them.
+    """The running discounted return of each environment, and the moments of all of them.
 
     Rewards are divided by the standard deviation of that return, and not centered, as in
     Gymnasium's `NormalizeReward`.
@@ -93,12 +93,12 @@ class ReturnScale(NamedTuple):
 
     @property
     def scale(self) -> Float[Array, ""]:
-        """What a reward is multiplied with."""
+        """The factor for rewards."""
         return 1 / jnp.sqrt(self.moments.rounded.variance + EPSILON)
 
 
 def init_return_scale(num_envs: int) -> ReturnScale:
-    """Nothing seen: rewards stay as they are."""
+    """Make the scale before the first reward, which leaves rewards unchanged."""
     return ReturnScale(jnp.zeros(num_envs, jnp.float32), init(()))
 
 
@@ -108,6 +108,6 @@ def update_return_scale(
     first: Bool[Array, " envs"],
     discount: float,
 ) -> ReturnScale:
-    """Add one reward of every environment; where `first`, an episode begins and there is none."""
+    """Add one reward of every environment, except where `first`: a new episode has none yet."""
     discounted = jnp.where(first, 0, state.discounted_return * discount + reward)
     return ReturnScale(discounted, update(state.moments, discounted, ~first))

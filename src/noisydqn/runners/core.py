@@ -5,41 +5,36 @@ All of it is pure and compiled by the runner. In a cycle:
     environments ──TimeStep──▶ observe ──▶ act and store ──actions──▶ environments
                                                 │
                                                 ▼
-                                     learn, renew the noise
+                                   learn, resample the noise
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn import build
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.imports import PYTHON
-from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, act, draw_noise, values
+from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, acting_values, sample_update_noise
 from noisydqn.learner.policy import Policy
-from noisydqn.learner.replay import Replay, ReplayState
+from noisydqn.learner.replay import Replay
 from noisydqn.learner.sum_tree import SumTree
-from noisydqn.nets.network import QNetwork
-from noisydqn.nets.noisy import NetworkNoise, mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, normalize
+from noisydqn.runners.exploration import Explorer, make_explorer
+from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
+from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
+from noisydqn.runners.state import ActorState, Statistics, TrainingState
 from noisydqn.trees import Flat
 from noisydqn.types import LearnerState, Row, TimeStep, Transition
-
-PROBE_DRAWS, PROBE_OBSERVATIONS = 8, 32
-"""How many draws and recent observations tell how often noise changes the greedy action."""
-
-MAX_BURST = 8
-"""Batches that are drawn together at most."""
-
-
-Count = TypeVar("Count", int, Array)
 
 
 def program_key(config: Config, *parts: object) -> str | None:
@@ -49,30 +44,21 @@ def program_key(config: Config, *parts: object) -> str | None:
         config: the config's own `of_program`.
         parts: what else they depend on, such as the environment.
     """
-    if config.torso.startswith(PYTHON):  # code that is not this package's
-        return None
+    if config.torso.startswith(PYTHON) or config.exploration.startswith(PYTHON):
+        return None  # code that is not this package's
     return "\n".join(map(repr, (config, *parts)))
 
 
-class TrainingState(NamedTuple):
-    """Everything a run needs to go on, but for its environments."""
+class RewardOptions(NamedTuple):
+    """The rewards that are learned from."""
 
-    key: PRNGKeyArray
-    learner: LearnerState
-    replay: ReplayState
-    time_step: TimeStep  # [envs, ...], the newest, reward clipped: no action was taken on it yet
-    stack: Shaped[Array, "envs ..."]  # of frames, the newest that of `time_step`
-    noise: Flat[NetworkNoise]  # the draw to act with next; [envs, ...] unless shared
-    moments: normalize.RunningMoments | None  # of observations
-    return_scale: normalize.ReturnScale | None
-
-    def with_rows(self, rows: Row | None) -> "TrainingState":
-        """The same with other rows in the memory, or none: checkpoints keep those by themselves."""
-        return self._replace(replay=self.replay._replace(rows=rows))
+    clip: float | None  # bound on a reward, before scaling
+    scale: float
+    normalize: bool  # divide by the running deviation of the discounted return
 
 
 class Learning(NamedTuple):
-    """What updates change."""
+    """Everything that updates change."""
 
     learner: LearnerState
     tree: SumTree
@@ -80,36 +66,56 @@ class Learning(NamedTuple):
     sums: Flat[Metrics]  # of all updates
 
 
-class Probe(NamedTuple):
-    """What the noise of a network is worth at some moment."""
-
-    sigma: Float[Array, " layers"]  # mean |sigma| of each noisy layer
-    action_change: Float[Array, ""]  # share of observations where noise changes the greedy action
-
-
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """The steps of training on environments of one kind."""
+    """The steps of training on environments of one kind, put together from their parts."""
 
-    config: Config
     spec: EnvironmentSpec
+    make_policy: Callable[[PRNGKeyArray], Policy]
+    observation_clip: float | None
+    rewards: RewardOptions
+    explorer: Explorer
     agent: Agent
     replay: Replay
+    batch_size: int
+    schedule: UpdateSchedule
+    exponents: PriorityExponents
 
     @staticmethod
     def create(config: Config, spec: EnvironmentSpec) -> "Core":
-        """The core of a config."""
-        return Core(config, spec, build.make_agent(config), build.make_replay(config))
+        """Make the core of a config."""
+        return Core(
+            spec=spec,
+            make_policy=partial(build.make_policy, config, spec),
+            observation_clip=config.observation_clip,
+            rewards=RewardOptions(
+                config.reward_clip, config.reward_scale, config.normalize_rewards
+            ),
+            explorer=make_explorer(config),
+            agent=build.make_agent(config),
+            replay=build.make_replay(config),
+            batch_size=config.batch_size,
+            schedule=UpdateSchedule.create(config),
+            exponents=PriorityExponents.create(config),
+        )
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that step in lockstep."""
+        return self.replay.num_envs
 
     def policy(self, state: TrainingState) -> Policy:
-        """The policy of a state."""
-        config = self.config
-        network = state.learner.online.tree
-        moments = None if state.moments is None else state.moments.rounded
-        return Policy(network, moments, config.observation_clip, config.frame_stack)
+        """Return the policy of a state."""
+        moments = state.statistics.moments
+        return Policy(
+            state.learner.online.tree,
+            None if moments is None else moments.rounded,
+            self.observation_clip,
+            self.replay.frames,
+        )
 
     def copy_policy(self, state: TrainingState, seed: int | None = None) -> Policy:
-        """A copy of the policy of a state that was computed; of one of the seeds on its first axis.
+        """Copy the policy of a state that was computed; of one of the seeds on its first axis.
 
         By way of NumPy, so that nothing is compiled.
         """
@@ -117,24 +123,21 @@ class Core:
         def copy(x: Array) -> np.ndarray:
             return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
 
-        moments = None if state.moments is None else state.moments.rounded
+        moments = state.statistics.moments
+        moments = None if moments is None else moments.rounded
         online, moments = jax.tree.map(copy, (state.learner.online, moments))
-        config = self.config
-        policy = Policy(online.tree, moments, config.observation_clip, config.frame_stack)
+        policy = Policy(online.tree, moments, self.observation_clip, self.replay.frames)
         return jax.tree.map(jnp.asarray, policy)
 
     @property
     def noisy_layers(self) -> list[str]:
         """The names of the noisy layers."""
-        policy = jax.eval_shape(
-            partial(build.make_policy, self.config, self.spec), jax.random.key(0)
-        )
+        policy = jax.eval_shape(self.make_policy, jax.random.key(0))
         return list(noisy_layers(policy.network))
 
     def init(self, key: PRNGKeyArray) -> TrainingState:
-        """The state before the first time step: as if an episode had ended everywhere."""
-        config = self.config
-        envs, spec = config.num_envs, self.spec.observation
+        """Make the state before the first time step: as if an episode had ended everywhere."""
+        envs, spec = self.num_envs, self.spec.observation
         time_step = TimeStep(
             observation=jnp.zeros((envs, *spec.shape), spec.dtype),
             reward=jnp.zeros(envs),
@@ -142,18 +145,22 @@ class Core:
             truncated=jnp.zeros(envs, jnp.bool_),
             info={},
         )
-        key, policy_key, noise_key = jax.random.split(key, 3)
-        policy = build.make_policy(config, self.spec, policy_key)
-        row = self._row(time_step, jnp.zeros(envs, jnp.int32))
+        actor_key, learner_key, policy_key, explorer_key = jax.random.split(key, 4)
+        policy = self.make_policy(policy_key)
+        row = _row(time_step, jnp.zeros(envs, jnp.int32))
         return TrainingState(
-            key=key,
-            learner=self.agent.init(policy.network),
+            actor=ActorState(
+                key=actor_key,
+                time_step=time_step,
+                stack=frames.start(time_step.observation, self.replay.frames),
+                explorer=self.explorer.init(policy.network, envs, explorer_key),
+            ),
+            learner=self.agent.init(policy.network, learner_key),
             replay=self.replay.init(jax.tree.map(lambda x: x[0], row)),
-            time_step=time_step,
-            stack=frames.start(time_step.observation, config.frame_stack),
-            noise=self._draw(policy.network, noise_key),
-            moments=None if policy.moments is None else normalize.init(spec.shape),
-            return_scale=normalize.init_return_scale(envs) if config.normalize_rewards else None,
+            statistics=Statistics(
+                moments=None if policy.moments is None else normalize.init(spec.shape),
+                return_scale=normalize.init_return_scale(envs) if self.rewards.normalize else None,
+            ),
         )
 
     def observe(self, state: TrainingState, time_step: TimeStep) -> TrainingState:
@@ -161,21 +168,20 @@ class Core:
 
         Rewards are clipped here, before anything learns of them.
         """
-        config, started = self.config, state.time_step.last
+        actor, (moments, scale) = state.actor, state.statistics
+        started, clip = actor.time_step.last, self.rewards.clip
         observation, reward = time_step.observation, time_step.reward
-        if config.reward_clip is not None:
-            reward = jnp.clip(reward, -config.reward_clip, config.reward_clip)
-        moments, scale = state.moments, state.return_scale
+        if clip is not None:
+            reward = jnp.clip(reward, -clip, clip)
         if moments is not None:
             moments = normalize.update(moments, observation)
         if scale is not None:
-            scale = normalize.update_return_scale(scale, reward, started, config.discount)
-        return state._replace(
+            scale = normalize.update_return_scale(scale, reward, started, self.replay.discount)
+        actor = actor._replace(
             time_step=time_step._replace(reward=reward, info={}),
-            stack=frames.push(state.stack, observation, started, config.frame_stack),
-            moments=moments,
-            return_scale=scale,
+            stack=frames.push(actor.stack, observation, started, self.replay.frames),
         )
+        return state._replace(actor=actor, statistics=Statistics(moments, scale))
 
     # Acting
 
@@ -186,127 +192,70 @@ class Core:
 
         `step` counts environment steps before this one.
         """
-        actions, key = self._greedy(state), state.key
-        share = self._random_share(step)
-        if share is not None:
-            key, act_key = jax.random.split(key)
-            actions = self._some_random(actions, share, act_key)
-        alpha, _ = self._exponents(state.learner.updates)
-        replay = self.replay.add(state.replay, self._row(state.time_step, actions), alpha)
-        return state._replace(key=key, replay=replay), actions
+        actor, policy = state.actor, self.policy(state)
+        key, act_key = jax.random.split(actor.key)
+        values_fn = partial(acting_values, policy.network)
+        seen = policy.preprocess(actor.stack)
+        actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
+        alpha, _ = self.exponents.after(state.learner.updates)
+        replay = self.replay.add(state.replay, _row(actor.time_step, actions), alpha)
+        actor = actor._replace(key=key, explorer=explorer)
+        return state._replace(actor=actor, replay=replay), actions
 
-    def _row(self, time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
-        return Row(
-            observation=time_step.observation,
-            action=action,
-            reward=time_step.reward,
-            terminated=time_step.terminated,
-            last=time_step.last,
-        )
+    def resample(self, state: TrainingState, updated: Bool[Array, ""]) -> TrainingState:
+        """Let the explorer resample its noise.
 
-    def _greedy(self, state: TrainingState) -> Int[Array, " envs"]:
-        policy, shared = self.policy(state), self.config.acting_noise_shared
-        seen = policy.preprocess(state.stack)
-        return act(policy.network, seen, state.noise.tree, shared=shared)
-
-    def _some_random(
-        self, actions: Int[Array, " envs"], share: Float[Array, ""], key: PRNGKeyArray
-    ) -> Int[Array, " envs"]:
-        choice_key, action_key = jax.random.split(key)
-        anything = jax.random.randint(
-            action_key, actions.shape, 0, self.spec.num_actions, jnp.int32
-        )
-        return jnp.where(jax.random.uniform(choice_key, actions.shape) < share, anything, actions)
-
-    def _random_share(self, step: Int[Array, ""]) -> Float[Array, ""] | None:
-        """The share of random actions at a step; None if there are never any."""
-        config = self.config
-        epsilon = None
-        if config.exploration in ("epsilon-greedy", "both"):
-            done = jnp.minimum(step / config.epsilon_steps, 1)
-            epsilon = config.epsilon + (config.epsilon_final - config.epsilon) * done
-        if config.random_steps == 0:
-            return epsilon
-        return jnp.where(step < config.random_steps, 1.0, 0.0 if epsilon is None else epsilon)
-
-    def _draw(self, network: QNetwork, key: PRNGKeyArray) -> Flat[NetworkNoise]:
-        """Acting noise: one draw if it is shared, else one for each environment, [envs, ...]."""
-
-        def draw(key: PRNGKeyArray) -> Flat[NetworkNoise]:
-            return Flat.of(sample_noise(network, key))
-
-        if self.config.acting_noise_shared:
-            return draw(key)
-        return jax.vmap(draw)(jax.random.split(key, self.config.num_envs))
-
-    def _renew_noise(
-        self, state: TrainingState, key: PRNGKeyArray, updated: Bool[Array, ""]
-    ) -> Flat[NetworkNoise]:
-        """The noise to act with next: `state.noise` or, by the cadence chosen, a new draw.
-
-        "step": always a new draw. "update": when an update was made, or would have been had
-        learning started. "episode": where an episode starts next; a draw that all environments
-        share is held until one starts in any of them.
+        `updated` tells whether updates were scheduled after the newest step.
         """
-        fresh = self._draw(state.learner.online.tree, key)
-        if self.config.acting_noise == "step":
-            return fresh
-        renew = updated if self.config.acting_noise == "update" else state.time_step.last
-        if self.config.acting_noise_shared:
-            renew = jnp.any(renew)
-        return fresh.with_vector(jnp.where(renew[..., None], fresh.vector, state.noise.vector))
+        actor = state.actor
+        key, resample_key = jax.random.split(actor.key)
+        explorer = self.explorer.resample(
+            actor.explorer,
+            state.learner.online.tree,
+            updated=updated,
+            ended=actor.time_step.last,
+            key=resample_key,
+        )
+        return state._replace(actor=actor._replace(key=key, explorer=explorer))
 
     # Learning
 
     def learn(
-        self,
-        state: TrainingState,
-        due: Int[Array, ""],
-        allowed: Int[Array, ""],
-        sums: Flat[Metrics],
+        self, state: TrainingState, number: Int[Array, ""], sums: Flat[Metrics]
     ) -> tuple[TrainingState, Flat[Metrics]]:
-        """Make `allowed` of the `due` updates, each on a batch of its own, and renew the noise.
-
-        `sums` adds up the updates' metrics.
-        """
-        key, learn_key, noise_key = jax.random.split(state.key, 3)
-        most = self._burst
+        """Make some updates, each on its own batch; `sums` adds up their metrics."""
+        key, learn_key = jax.random.split(state.learner.key)
+        most = self.schedule.burst
 
         def burst(i: Int[Array, ""], carry: Learning) -> Learning:
-            number = jnp.minimum(allowed - i * most, most)
-            return self._learn_burst(state, jax.random.fold_in(learn_key, i), number, carry)
+            in_burst = jnp.minimum(number - i * most, most)
+            return self._learn_burst(state, jax.random.fold_in(learn_key, i), in_burst, carry)
 
         carry = Learning(state.learner, state.replay.tree, state.replay.max_priority, sums)
-        carry = jax.lax.fori_loop(0, (allowed + most - 1) // most, burst, carry)
+        carry = jax.lax.fori_loop(0, (number + most - 1) // most, burst, carry)
         replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
-        state = state._replace(key=key, learner=carry.learner, replay=replay)
-        return state._replace(noise=self._renew_noise(state, noise_key, due > 0)), carry.sums
-
-    @property
-    def _burst(self) -> int:
-        """Updates whose batches are drawn together: those due at once, if they are few."""
-        config = self.config
-        return min(math.ceil(config.update_ratio * config.num_envs * config.learn_every), MAX_BURST)
+        learner = carry.learner._replace(key=key)
+        return state._replace(learner=learner, replay=replay), carry.sums
 
     def _learn_burst(
         self, state: TrainingState, key: PRNGKeyArray, number: Int[Array, ""], carry: Learning
     ) -> Learning:
         """Make the first `number` of a burst's updates.
 
-        All batches and all noise are drawn before the first update, and priorities are set after
+        All batches and all noise are sampled before the first update, and priorities are set after
         the last: one large operation each instead of many small ones. It also lets XLA set the
         priorities in place, as everything that reads the tree then comes before.
         """
-        sample_key, draw_key = jax.random.split(key)
-        most, size = self._burst, self.config.batch_size
+        sample_key, noise_key = jax.random.split(key)
+        most, size = self.schedule.burst, self.batch_size
         replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
-        alpha, beta = self._exponents(carry.learner.updates)
+        alpha, beta = self.exponents.after(carry.learner.updates)
         batches = jax.vmap(lambda key: self.replay.sample(replay, key, size, beta))(
             jax.random.split(sample_key, most)
         )
         network = carry.learner.online.tree
-        noise = jax.vmap(lambda key: Flat.of(draw_noise(network, key, size)))(
-            jax.random.split(draw_key, most)
+        noise = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size)))(
+            jax.random.split(noise_key, most)
         )
 
         def noise_of(i: Int[Array, ""] | int) -> Flat[UpdateNoise]:
@@ -315,10 +264,10 @@ class Core:
         def update(
             i: Int[Array, ""], carry: tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]
         ) -> tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]:
-            learner, draws, errors, sums = carry
+            learner, sample, errors, sums = carry
             batch = jax.tree.map(lambda x: x[i], batches)
             batch = batch._replace(transitions=self._prepare(state, batch.transitions))
-            learner, error, metrics = self.agent.update(learner, batch, draws.tree)
+            learner, error, metrics = self.agent.update(learner, batch, sample.tree)
             sums = jax.tree.map(jnp.add, sums, Flat.of(metrics))
             # Carried to the next, so that XLA takes it out of `noise` once, not for each weight.
             return learner, noise_of(i + 1), errors.at[i].set(error), sums
@@ -326,71 +275,39 @@ class Core:
         learner, _, errors, sums = jax.lax.fori_loop(
             0, number, update, (carry.learner, noise_of(0), jnp.zeros((most, size)), carry.sums)
         )
-        made = jnp.arange(most) < number
+        counted = jnp.repeat(jnp.arange(most) < number, size)
         replay = self.replay.set_priorities(
-            replay,
-            batches.indices.reshape(-1),
-            errors.reshape(-1),
-            alpha,
-            jnp.repeat(made, size),
+            replay, batches.indices.reshape(-1), errors.reshape(-1), alpha, counted
         )
         return Learning(learner, replay.tree, replay.max_priority, sums)
 
-    def updates_due(self, step: Count, ended: Count) -> Count:
-        """Updates that are due after a step of all environments, whether or not learning started.
-
-        `step` counts environment steps before it, `ended` the episodes that it ends. After each
-        `learn_every` steps of all environments floor(steps * ratio) updates were due. Where updates
-        go by steps the count does not depend on the seed, so that seeds trained side by side share
-        one loop.
-        """
-        config, ratio = self.config, self.config.update_ratio
-        if config.updates_per_episode > 0:
-            return ended * ratio.numerator
-        group = config.num_envs * config.learn_every
-        ends = (step + config.num_envs) % group == 0
-        before = step + config.num_envs - group
-        carried = (before % ratio.denominator) * ratio.numerator % ratio.denominator
-        return ends * ((carried + group * ratio.numerator) // ratio.denominator)
-
-    def _exponents(self, updates: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Alpha and beta after `updates` updates."""
-        config = self.config
-        done = jnp.minimum(updates / config.schedule_updates, 1)
-        alpha_0, alpha_1 = config.priority_exponent, config.priority_exponent_final
-        beta_0, beta_1 = config.importance_exponent, config.importance_exponent_final
-        return alpha_0 + (alpha_1 - alpha_0) * done, beta_0 + (beta_1 - beta_0) * done
-
     def _prepare(self, state: TrainingState, transitions: Transition) -> Transition:
         """Preprocess sampled transitions, with today's statistics."""
-        policy = self.policy(state)
-        scale = 1.0 if state.return_scale is None else state.return_scale.scale
+        policy, scale = self.policy(state), state.statistics.return_scale
+        of_return = 1.0 if scale is None else scale.scale
         return transitions._replace(
             s_tm1=policy.preprocess(transitions.s_tm1),
-            r_t=transitions.r_t * (scale * self.config.reward_scale),
+            r_t=transitions.r_t * (of_return * self.rewards.scale),
             s_t=policy.preprocess(transitions.s_t),
         )
 
-    # Looking at the noise
-
     def probe(self, state: TrainingState) -> tuple[TrainingState, Probe]:
-        """How large sigma is and how often, on the newest observations, noise changes an action."""
-        key, probe_key = jax.random.split(state.key)
-        network, replay = state.learner.online.tree, state.replay
-        layers = noisy_layers(network).values()
-        state = state._replace(key=key)
-        if not layers:
-            return state, Probe(jnp.zeros(0), jnp.float32(0))
-        num_envs = self.config.num_envs
+        """Measure sigma and, on the newest observations, how often noise changes the action."""
+        key, probe_key = jax.random.split(state.learner.key)
+        replay, num_envs = state.replay, self.num_envs
         newest = jnp.arange(math.ceil(PROBE_OBSERVATIONS / num_envs) * num_envs, dtype=jnp.int32)
         slots = (replay.position - 1 - newest // num_envs) % self.replay.slots
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
-        seen = self.policy(state).preprocess(seen)
-        mean_action = jnp.argmax(values(network, seen, None), axis=-1)
+        policy = self.policy(state)
+        probe = probe_noise(policy.network, policy.preprocess(seen), probe_key)
+        return state._replace(learner=state.learner._replace(key=key)), probe
 
-        def changed(key: PRNGKeyArray) -> Array:
-            q = values(network, seen, sample_noise(network, key))
-            return jnp.argmax(q, axis=-1) != mean_action
 
-        change = jnp.mean(jax.lax.map(changed, jax.random.split(probe_key, PROBE_DRAWS)))
-        return state, Probe(jnp.stack([mean_abs_sigma(layer) for layer in layers]), change)
+def _row(time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
+    return Row(
+        observation=time_step.observation,
+        action=action,
+        reward=time_step.reward,
+        terminated=time_step.terminated,
+        last=time_step.last,
+    )

@@ -22,15 +22,17 @@ from noisydqn.compilation import Compiler, Program
 from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment, cache_key
 from noisydqn.learner.agent import Agent, Metrics
-from noisydqn.runners.core import Core, Probe, TrainingState, program_key
+from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
-from noisydqn.runs.stop import Stop
+from noisydqn.runners.state import TrainingState
+from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import Row
 
 
 class DeviceState(NamedTuple):
-    """Everything a run on the device needs to go on."""
+    """Everything a run on the device needs to resume."""
 
     training: TrainingState
     env_states: Any
@@ -39,7 +41,7 @@ class DeviceState(NamedTuple):
 
 
 class ChunkLog(NamedTuple):
-    """What happened in a chunk, on the device. Rows of steps not made yet mean nothing."""
+    """The events of a chunk, on the device. Rows of steps not made yet are to be ignored."""
 
     ended: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
@@ -48,7 +50,7 @@ class ChunkLog(NamedTuple):
 
 
 class ChunkEnd(NamedTuple):
-    """What is looked at after a chunk."""
+    """The measurements after a chunk."""
 
     updates: Int[Array, ""]  # since the start
     probe: Probe
@@ -58,25 +60,31 @@ class ChunkEnd(NamedTuple):
 class DeviceRunner:
     """The compiled program of a run and the parts that it is made of."""
 
-    config: Config
     core: Core
     vector: VectorEnvironment
+    vector_steps: int  # steps of all environments in a whole chunk
 
     @staticmethod
     def create(config: Config, env: DeviceEnvironment) -> "DeviceRunner":
-        """The runner of a config on an environment."""
+        """Make the runner of a config on an environment."""
         vector = VectorEnvironment(env, env.default_params, config.num_envs)
-        return DeviceRunner(config, Core.create(config, vector.spec), vector)
+        vector_steps = max(config.chunk_steps // config.num_envs, 1)
+        return DeviceRunner(Core.create(config, vector.spec), vector, vector_steps)
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that step in lockstep."""
+        return self.core.num_envs
 
     def init(self, key: PRNGKeyArray) -> DeviceState:
-        """The state of one seed before its first step."""
+        """Make the state of one seed before its first step."""
         env_key, training_key = jax.random.split(key)
         env_states, time_step = self.vector.reset(env_key)
         return DeviceState(
             training=self.core.observe(self.core.init(training_key), time_step),
             env_states=env_states,
-            episode_return=jnp.zeros(self.config.num_envs),
-            episode_length=jnp.zeros(self.config.num_envs, jnp.int32),
+            episode_return=jnp.zeros(self.num_envs),
+            episode_length=jnp.zeros(self.num_envs, jnp.int32),
         )
 
     def step(
@@ -86,14 +94,17 @@ class DeviceRunner:
 
         `step` counts environment steps before this one; `sums` adds up the updates' metrics.
         """
-        training, actions = self.core.act(state.training, step)
-        key, env_key = jax.random.split(training.key)
-        started = training.time_step.last
+        core, schedule = self.core, self.core.schedule
+        training, actions = core.act(state.training, step)
+        actor = training.actor
+        key, env_key = jax.random.split(actor.key)  # environments move with their actor
+        started = actor.time_step.last
         env_states, time_step = self.vector.step(env_key, state.env_states, actions, started)
-        training = self.core.observe(training._replace(key=key), time_step)
-        due = self.core.updates_due(step, jnp.sum(time_step.last, dtype=jnp.int32))
-        allowed = self._allowed(training, step, due)
-        training, sums = self.core.learn(training, due, allowed, sums)
+        training = core.observe(training._replace(actor=actor._replace(key=key)), time_step)
+        scheduled = schedule.scheduled(step, jnp.sum(time_step.last, dtype=jnp.int32))
+        due = schedule.due(scheduled, step, training.learner.updates)
+        training, sums = core.learn(training, due, sums)
+        training = core.resample(training, scheduled > 0)
         state = DeviceState(
             training=training,
             env_states=env_states,
@@ -102,18 +113,9 @@ class DeviceRunner:
         )
         return state, sums
 
-    def _allowed(
-        self, state: TrainingState, step: Int[Array, ""], due: Int[Array, ""]
-    ) -> Int[Array, ""]:
-        steps_done = step + self.config.num_envs
-        allowed = jnp.where(steps_done >= self.config.first_learning_step, due, 0)
-        if self.config.max_updates is None:
-            return allowed
-        return jnp.minimum(allowed, self.config.max_updates - state.learner.updates)
-
     def empty_log(self) -> ChunkLog:
-        """The log of a chunk before its first step."""
-        shape = (self.vector_steps, self.config.num_envs)
+        """Make the log of a chunk before its first step."""
+        shape = (self.vector_steps, self.num_envs)
         return ChunkLog(
             ended=jnp.zeros(shape, jnp.bool_),
             episode_return=jnp.zeros(shape, jnp.float32),
@@ -140,9 +142,9 @@ class DeviceRunner:
             i: Int[Array, ""], carry: tuple[DeviceState, ChunkLog]
         ) -> tuple[DeviceState, ChunkLog]:
             state, log = carry
-            state, sums = self.step(state, step + i * self.config.num_envs, log.sums)
+            state, sums = self.step(state, step + i * self.num_envs, log.sums)
             return state, ChunkLog(
-                ended=log.ended.at[i].set(state.training.time_step.last),
+                ended=log.ended.at[i].set(state.training.actor.time_step.last),
                 episode_return=log.episode_return.at[i].set(state.episode_return),
                 episode_length=log.episode_length.at[i].set(state.episode_length),
                 sums=sums,
@@ -155,11 +157,6 @@ class DeviceRunner:
         training, probe = self.core.probe(state.training)
         return state._replace(training=training), ChunkEnd(training.learner.updates, probe)
 
-    @property
-    def vector_steps(self) -> int:
-        """Steps of all environments in a whole chunk."""
-        return max(self.config.chunk_steps // self.config.num_envs, 1)
-
 
 class DevicePrograms(NamedTuple):
     """A runner and its functions, compiled for a number of seeds."""
@@ -170,14 +167,14 @@ class DevicePrograms(NamedTuple):
     end: Program[tuple[DeviceState, ChunkEnd]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
-        """Compile all; returns the one that takes longest."""
+        """Compile all; return the one that takes longest."""
         compiler.start(self.advance, self.init, self.end)
         return self.advance
 
 
 @lru_cache(maxsize=8)
 def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
-    """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
+    """Make the programs of `config.of_program`; kept, so that a second run compiles nothing."""
     runner = DeviceRunner.create(config, env)
 
     def start(key: PRNGKeyArray) -> tuple[DeviceState, ChunkLog]:
@@ -203,7 +200,7 @@ def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePr
 
 
 def _of_seeds(function: Callable[..., Any], num_seeds: int, states: int) -> Callable[..., Any]:
-    """A function of one seed for several: its first `states` arguments have an axis of seeds."""
+    """Lift a function of one seed to several: its first `states` arguments get a seed axis."""
 
     def of_several(*args: Any) -> Any:
         axes = [0] * states + [None] * (len(args) - states)
@@ -218,7 +215,7 @@ def _of_seeds(function: Callable[..., Any], num_seeds: int, states: int) -> Call
 
 
 PART_SECONDS = 0.5
-"""About how long one call runs, which nothing can interrupt."""
+"""Seconds, roughly, that one call runs; nothing can interrupt it."""
 
 
 def run(
@@ -259,7 +256,9 @@ class _Run:
     def __init__(
         self, config: Config, made: DevicePrograms, keys: PRNGKeyArray, stop: Stop
     ) -> None:
-        self.config, self.made, self.stop = config, made, stop
+        self.made, self.stop = made, stop
+        self.num_envs, self.schedule = config.num_envs, made.runner.core.schedule
+        self.total = config.total_steps // config.num_envs  # steps of all environments
         self.state, self.log = made.init(keys)
         self.layers = made.runner.core.noisy_layers
         self.done = 0  # steps of all environments before the chunk under way
@@ -270,25 +269,23 @@ class _Run:
     @property
     def steps(self) -> int:
         """Environment steps since the start."""
-        return (self.done + self.start) * self.config.num_envs
+        return (self.done + self.start) * self.num_envs
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget, or until a stop is asked for."""
-        config, total = self.config, self.config.total_steps // self.config.num_envs
-        limit = math.inf if config.max_updates is None else config.max_updates
-        while self.done < total and self.updates.min() < limit:
-            if not self._advance(min(self.made.runner.vector_steps, total - self.done)):
+        while self.done < self.total and not self.schedule.exhausted(int(self.updates.min())):
+            if not self._advance(min(self.made.runner.vector_steps, self.total - self.done)):
                 yield self._chunk([])
                 return
             yield self._chunk(self._end())
 
     def _advance(self, number: int) -> bool:
-        """Make the rest of a chunk of `number` steps; returns whether all of it was made.
+        """Make the rest of a chunk of `number` steps; return whether all of it was made.
 
         The parts are as long as the last one's time allows. One ends where learning starts.
         """
-        num_envs = self.config.num_envs
-        learning = math.ceil(self.config.first_learning_step / num_envs) - self.done - 1
+        num_envs = self.num_envs
+        learning = math.ceil(self.schedule.first_step / num_envs) - self.done - 1
         while self.start < number:
             if self.stop.asked:
                 return False
@@ -311,16 +308,17 @@ class _Run:
         return True
 
     def _end(self) -> list[SeedChunk]:
-        """Close the chunk; returns what each seed did in it."""
+        """Close the chunk; return each seed's report."""
         self.state, end = self.made.end(self.state)
         log, end = jax.tree.map(np.asarray, (self.log, end))
         seeds: list[SeedChunk] = []
         for i, updates in enumerate(end.updates):
             of_seed: ChunkLog = jax.tree.map(lambda x, i=i: x[i], log)
             probe: Probe = jax.tree.map(lambda x, i=i: x[i], end.probe)
-            made = int(updates - self.updates[i])
+            number = int(updates - self.updates[i])
             episodes = self._episodes(of_seed)
-            seeds.append(seed_chunk(int(updates), made, episodes, of_seed.sums, probe, self.layers))
+            report = seed_chunk(int(updates), number, episodes, of_seed.sums, probe, self.layers)
+            seeds.append(report)
         self.done, self.start = self.done + self.start, 0
         self.updates = np.array(end.updates, np.int64)
         return seeds
@@ -328,7 +326,7 @@ class _Run:
     def _episodes(self, log: ChunkLog) -> list[Episode]:
         return [
             Episode(
-                step=(self.done + int(i) + 1) * self.config.num_envs,
+                step=(self.done + int(i) + 1) * self.num_envs,
                 episode_return=float(log.episode_return[i, e]),
                 length=int(log.episode_length[i, e]),
             )
@@ -342,7 +340,7 @@ class _Run:
     # Stopping and resuming
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to resume here, be it in the middle of a chunk."""
+        """Collect all that is needed to resume here, even in the middle of a chunk."""
         arrays = {
             "counts": np.array([self.done, self.start]),
             "updates": self.updates,

@@ -1,9 +1,9 @@
-"""The host runner: any environment of Gymnasium, driving the same learner and replay memory.
+"""The host runner: any environment of Gymnasium, driving the same learner and replay buffer.
 
 Each step of all environments is one compiled call: take in what they show, act, store. Where
 updates are due a second call makes them, and is not waited for: while it runs, the environments
-take their step. So an action lags behind the updates of the very step before, always, and what a
-run computes does not depend on how fast anything is.
+take their step. So an action always lags behind the updates of the very step before. What a run
+computes does not depend on how fast anything is.
 
 `run(config, env, key)` is a generator of chunks.
 """
@@ -28,9 +28,11 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.agent import Agent, Metrics
-from noisydqn.runners.core import Core, Probe, TrainingState, program_key
+from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
-from noisydqn.runs.stop import Stop
+from noisydqn.runners.state import TrainingState
+from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
 
@@ -38,32 +40,32 @@ from noisydqn.types import TimeStep
 class HostPrograms(NamedTuple):
     """The core and its functions.
 
-    Their states hold the key as raw data: a call takes some 5 us to wrap a typed one that it takes
+    Their states hold keys as raw data: a call takes some 5 us to wrap a typed key that it takes
     and gives back.
     """
 
     core: Core
     init: Program[TrainingState]  # of a key
     act: Program[tuple[TrainingState, Array]]  # of state, time step, step
-    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, due, allowed, sums
+    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, scheduled, due, sums
     probe: Program[tuple[TrainingState, Probe]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
-        """Compile all; returns the one that takes longest."""
+        """Compile all; return the one that takes longest."""
         compiler.start(self.learn, self.init, self.act, self.probe)
         return self.learn
 
 
 @lru_cache(maxsize=8)
 def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
-    """The programs of `config.of_program`; kept, so that a second run compiles nothing."""
+    """Make the programs of `config.of_program`; kept, so that a second run compiles nothing."""
     core = Core.create(config, spec)
 
     def typed(state: TrainingState) -> TrainingState:
-        return state._replace(key=jax.random.wrap_key_data(state.key))
+        return state.map_keys(jax.random.wrap_key_data)
 
     def raw(state: TrainingState) -> TrainingState:
-        return state._replace(key=jax.random.key_data(state.key))
+        return state.map_keys(jax.random.key_data)
 
     def start(key: PRNGKeyArray) -> TrainingState:
         return raw(core.init(key))
@@ -73,10 +75,10 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
         return raw(state), actions
 
     def learn(
-        state: TrainingState, due: Array, allowed: Array, sums: Flat[Metrics]
+        state: TrainingState, scheduled: Array, due: Array, sums: Flat[Metrics]
     ) -> tuple[TrainingState, Flat[Metrics]]:
-        state, sums = core.learn(typed(state), due, allowed, sums)
-        return raw(state), sums
+        state, sums = core.learn(typed(state), due, sums)
+        return raw(core.resample(state, scheduled > 0)), sums
 
     def probe(state: TrainingState) -> tuple[TrainingState, Probe]:
         state, probed = core.probe(typed(state))
@@ -94,20 +96,20 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
     def seen() -> tuple[Any, ...]:
         return init.shapes, shown(), count
 
-    def due() -> tuple[Any, ...]:
+    def learned() -> tuple[Any, ...]:
         return init.shapes, count, count, sums
 
     return HostPrograms(
         core=core,
         init=init,
         act=Program("acting", act, seen, donate=(0,), key=key),
-        learn=Program("learning", learn, due, donate=(0, 3), key=key),
+        learn=Program("learning", learn, learned, donate=(0, 3), key=key),
         probe=Program("noise", probe, state, donate=(0,), runs="seldom", key=key),
     )
 
 
 def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
-    """Shapes and types of the time steps of a vector."""
+    """Return the shapes and types of the time steps of a vector."""
     observation = spec.observation
 
     def blank() -> TimeStep:
@@ -130,7 +132,7 @@ class _Episodes:
         self._started = np.zeros(num_envs, bool)
 
     def take(self, time_step: TimeStep, step: int, stats: dict[str, np.ndarray]) -> list[Episode]:
-        """Count a time step, reached after `step` steps; returns the episodes that it ends.
+        """Count a time step, reached after `step` steps; return the episodes that it ends.
 
         `stats` [envs] are those that the environments report of these episodes; NaN is none.
         """
@@ -160,7 +162,7 @@ class _Episodes:
     def counts(self, counts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
         self._returns, self._lengths, self._started = map(np.array, counts)
 
-    def cut(self, envs: np.ndarray) -> None:
+    def truncate(self, envs: np.ndarray) -> None:
         """Let episodes start next where `envs`; those under way are not reported."""
         self._started = self._started | envs
 
@@ -225,12 +227,15 @@ class _Run:
         first: TimeStep,
         stop: Stop,
     ) -> None:
-        self.config, self.made, self.vector, self.stop = config, made, vector, stop
+        self.made, self.vector, self.stop = made, vector, stop
         self.state, self.time_step = state, first
+        self.num_envs, self.total = config.num_envs, config.total_steps
+        self.size = max(config.chunk_steps // config.num_envs, 1) * config.num_envs  # of a chunk
+        self.schedule, self.explorer = made.core.schedule, made.core.explorer
         self.layers = made.core.noisy_layers
         self.episodes = _Episodes(config.num_envs)
         self.steps = self.updates = 0
-        self.due = 0  # updates that belong to the newest step and are not made yet
+        self.scheduled = 0  # updates that belong to the newest step and are not made yet
         self.actions: np.ndarray | None = None  # chosen, but not taken yet
         self.start, self.updates_before = 0, 0  # steps and updates before the chunk under way
         self.ended: list[Episode] = []  # in the chunk under way
@@ -238,26 +243,21 @@ class _Run:
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget, or until a stop is asked for."""
-        total = self.config.total_steps
-        while self.start < total and (self.steps > self.start or self._allowed(1)):
-            failure = self._advance(min(self.start + self._size, total))
-            if failure is not None or (self.stop.asked and self.steps < total):
+        while self.start < self.total and (
+            self.steps > self.start or not self.schedule.exhausted(self.updates)
+        ):
+            failure = self._advance(min(self.start + self.size, self.total))
+            if failure is not None or (self.stop.asked and self.steps < self.total):
                 yield self._chunk([])
                 if failure is not None:
                     raise failure
                 return
-            if self.steps == total:
+            if self.steps == self.total:
                 self._learn()
             yield self._chunk([self._end()])
 
-    @property
-    def _size(self) -> int:
-        """Steps in a whole chunk."""
-        num_envs = self.config.num_envs
-        return max(self.config.chunk_steps // num_envs, 1) * num_envs
-
     def _advance(self, end: int) -> EnvironmentFailedError | None:
-        """Make the steps up to `end`, unless a stop is asked for; returns what went wrong."""
+        """Make the steps up to `end`, unless a stop is asked for; return what went wrong."""
         try:
             while self.steps < end and not self.stop.asked:
                 self._step()
@@ -266,7 +266,7 @@ class _Run:
         return None
 
     def _step(self) -> None:
-        """One step of all environments.
+        """Step all environments once.
 
         Where it failed between acting and stepping, the next call takes the actions then chosen.
         """
@@ -278,32 +278,26 @@ class _Run:
         self.time_step = self.vector.step(self.actions)
         self.actions = None
         ended = self.time_step.last
-        self.due = self.made.core.updates_due(self.steps, int(ended.sum()))
-        self.steps += self.config.num_envs
+        self.scheduled = self.schedule.scheduled(self.steps, int(ended.sum()))
+        self.steps += self.num_envs
         self.ended += self.episodes.take(self.time_step, self.steps, self.vector.stats)
 
-    def _allowed(self, due: int) -> int:
-        """How many of the updates due may be made."""
-        limit = self.config.max_updates
-        return due if limit is None else min(due, limit - self.updates)
-
     def _learn(self) -> None:
-        """Start the updates that are due, and resample the noise if that is due."""
-        due, self.due = self.due, 0
-        if due == 0 and self.config.acting_noise == "update":
+        """Start the updates of the newest step, and let the explorer resample."""
+        scheduled, self.scheduled = self.scheduled, 0
+        if scheduled == 0 and not self.explorer.resamples_every_step:
             return
-        learning = self.steps >= self.config.first_learning_step
-        number = self._allowed(due) if learning else 0
+        due = self.schedule.due(scheduled, self.steps - self.num_envs, self.updates)
         self.state, self.sums = self.made.learn(
-            self.state, np.int32(due), np.int32(number), self.sums
+            self.state, np.int32(scheduled), np.int32(due), self.sums
         )
-        self.updates += number
+        self.updates += due
 
     def _end(self) -> SeedChunk:
-        """Close the chunk; returns what happened in it."""
+        """Close the chunk; return the report on it."""
         self.state, probe = self.made.probe(self.state)
-        made = self.updates - self.updates_before
-        report = seed_chunk(self.updates, made, self.ended, self.sums, probe, self.layers)
+        number = self.updates - self.updates_before
+        report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
         self.start, self.updates_before, self.ended = self.steps, self.updates, []
         self.sums = Agent.no_metrics()
         return report
@@ -321,11 +315,11 @@ class _Run:
     # Stopping and resuming
 
     def snapshot(self) -> Snapshot:
-        """All that is needed to resume here, be it in the middle of a chunk or of a step."""
+        """Collect all that is needed to resume here, even in the middle of a chunk or a step."""
         state, history = self.state, self.vector.history
         acted = self.actions is not None
-        none = np.full(self.config.num_envs, -1, np.int32)
-        counts = [self.steps, self.updates, self.due, self.start, self.updates_before]
+        none = np.full(self.num_envs, -1, np.int32)
+        counts = [self.steps, self.updates, self.scheduled, self.start, self.updates_before]
         arrays = {
             "counts": np.array([*counts, len(history.actions), len(self.ended)]),
             "state": state.with_rows(None),
@@ -336,25 +330,25 @@ class _Run:
             "sums": self.sums,
             "history": history,
         }
-        written = self.steps // self.config.num_envs + acted
+        written = self.steps // self.num_envs + acted
         return Snapshot(arrays, state.replay.rows, 0, written)
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
         """Resume from a checkpoint; the environments were just reset with the run's own seed."""
         counts = [int(x) for x in checkpoint.read("counts", np.zeros(7, np.int64))]
         *counts, length, ended = counts
-        self.steps, self.updates, self.due, self.start, self.updates_before = counts
+        self.steps, self.updates, self.scheduled, self.start, self.updates_before = counts
         saved = self.vector.history
-        most = self.steps // self.config.num_envs
+        most = self.steps // self.num_envs
         saved = saved._replace(
             actions=np.zeros((min(length, most), *saved.actions.shape[1:]), np.int32)
         )
         saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
-        chunk = min(ended, self._size)
+        chunk = min(ended, self.size)
         self.ended = _episodes(checkpoint.read("ended", _as_arrays([Episode(0, 0.0, 0)] * chunk)))
         self.sums = checkpoint.read("sums", structs(self.sums))
-        actions = checkpoint.read("actions", np.zeros(self.config.num_envs, np.int32))
+        actions = checkpoint.read("actions", np.zeros(self.num_envs, np.int32))
         self.actions = np.array(actions) if (actions >= 0).all() else None
         rows = self.state.replay.rows
         like = structs(self.state.with_rows(None))
@@ -377,7 +371,7 @@ class _Run:
             "episode is truncated and another begins; from here on the run differs from one that "
             "was not interrupted"
         )
-        self.episodes.cut(differs)
+        self.episodes.truncate(differs)
         return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
 
 
@@ -385,7 +379,7 @@ _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _as_arrays(episodes: list[Episode]) -> _Arrays:
-    """Steps, returns, lengths and successes of episodes, NaN where none is known."""
+    """Return steps, returns, lengths and successes of episodes, NaN where none is known."""
     return (
         np.array([episode.step for episode in episodes], np.int64),
         np.array([episode.episode_return for episode in episodes], np.float64),

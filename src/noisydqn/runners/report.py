@@ -1,4 +1,4 @@
-"""What a runner yields after each chunk of steps; progress, logs and evaluation consume it."""
+"""Reports that a runner yields after each chunk of steps, for progress, logs and evaluation."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.learner.agent import Metrics
 from noisydqn.learner.policy import Policy
-from noisydqn.runners.core import Probe
+from noisydqn.runners.probe import Probe
 from noisydqn.trees import Flat
 
 
@@ -28,7 +28,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class SeedChunk:
-    """What one seed did in a chunk."""
+    """The report of one seed on a chunk."""
 
     updates: int  # since the start
     episodes: list[Episode]
@@ -39,33 +39,36 @@ class SeedChunk:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What a run did since the last chunk."""
+    """The report of a run on the steps since the last chunk."""
 
     steps: int  # since the start, summed over environments
     seeds: list[SeedChunk]  # none where training stops in the middle of a chunk
-    state: Any  # the runner's, void once the next chunk is asked for
+    state: Any  # the runner's, invalid once the next chunk is asked for
     policy: Callable[[int], Policy]
     """The policy of the seed at an index: a copy, which stays valid. To be called while `state`
     is valid."""
     snapshot: Callable[[], Snapshot]
-    """All that the runner needs to go on. To be called while `state` is valid."""
+    """All that the runner needs to resume. To be called while `state` is valid."""
 
 
 def seed_chunk(
     updates: int,
-    made: int,
+    num_updates: int,
     episodes: list[Episode],
     sums: Flat[Metrics],
     probe: Probe,
     layers: Sequence[str],
 ) -> SeedChunk:
-    """A seed's report, from sums over the `made` updates of a chunk and the noisy layers' names."""
+    """Make a seed's report from sums over the `num_updates` updates of a chunk.
+
+    `layers` names the noisy layers, and `updates` counts those since the start.
+    """
     # Not `sums.tree`, which would compile a split.
     totals = jax.tree_util.tree_unflatten(sums.structure, np.asarray(sums.vector).tolist())
     return SeedChunk(
         updates=updates,
         episodes=episodes,
-        metrics={name: x / made if made else math.nan for name, x in totals.items()},
+        metrics={name: x / num_updates if num_updates else math.nan for name, x in totals.items()},
         sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
     )

@@ -5,7 +5,7 @@ import errno
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
-from noisydqn.config.named import config_named
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.given import Given, accept
@@ -29,6 +28,9 @@ from noisydqn.play.policy import GreedyPolicy, describe
 from noisydqn.play.video import video_problem
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.program_cache import program_cache
+from noisydqn.runners.exploration import Explorer, explorer_options
+from noisydqn.runners.schedule import UpdateSchedule
+from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.folder import (
     RunFolder,
     check_same,
@@ -41,10 +43,10 @@ from noisydqn.runs.folder import (
     write_spaces,
 )
 from noisydqn.runs.memory import check_memory
+from noisydqn.runs.named import config_named
 from noisydqn.runs.plots import draw_curves, read_columns
 from noisydqn.runs.session import Loop
 from noisydqn.runs.show import Video
-from noisydqn.runs.stop import Stop, stoppable
 from noisydqn.runs.trackers import Terminal
 from noisydqn.settings import own_settings
 
@@ -112,6 +114,7 @@ def train(
     *,
     env: AnyEnvironment = None,
     torso: str | TorsoMaker | None = None,
+    explorer: Explorer | Callable[[], Explorer] | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     resume: bool = False,
@@ -123,6 +126,7 @@ def train(
         noisydqn.train(env="LunarLander-v3", seed=1)
         noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
         noisydqn.train(noisydqn.PRESETS["catcher"])
+        noisydqn.train(env="CartPole-v1", explorer=Boltzmann(temperature=0.1))
 
     Ctrl-C and SIGTERM end training within seconds; a checkpoint and the weights are then saved,
     but not evaluated or filmed. A second signal quits at once.
@@ -135,6 +139,9 @@ def train(
             made to it since, or trained on itself if it has none; if None that of `config`.
         torso: a torso, as on the command line, or a function of a module that makes one from the
             shape of an observation and a key, any `equinox.Module`; if None that of `config`.
+        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of an
+            `Explorer` class of a module that its class makes without arguments, or a function of
+            a module that makes one; if None that of `config`.
         out: the run's folder, new or empty; if None a new one under `runs/`.
         quiet: print nothing, unless interrupted.
         resume: if `out` holds a run with these options go on with it, as `resume` does.
@@ -155,6 +162,8 @@ def train(
     options = brought | options
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
+    if explorer is not None:
+        options |= explorer_options(explorer)
     refuse_unknown(options, [*field_names(Config), "out", "quiet", "resume", "cache"])
     if "preset" in options:
         raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
@@ -277,9 +286,10 @@ def _run_locked(
     resumed: bool,
 ) -> Result:
     terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {out}")
-    if config.steps < config.first_learning_step:
+    first_step = UpdateSchedule.create(config).first_step
+    if config.steps < first_step:
         terminal.warn(
-            f"nothing will be learned: learning starts after {config.first_learning_step:,} "
+            f"nothing will be learned: learning starts after {first_step:,} "
             "steps; raise --steps or lower --learning-starts"
         )
     if (tight := check_memory(config, environment)) is not None:

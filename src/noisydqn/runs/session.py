@@ -29,11 +29,11 @@ from noisydqn.play.evaluate import Evaluation, evaluate, evaluation_programs
 from noisydqn.play.video import film_programs, save_film, video_problem
 from noisydqn.runners import device, host
 from noisydqn.runners.report import Chunk, SeedChunk
+from noisydqn.runners.stop import Stop
 from noisydqn.runs.folder import RunFolder, read_summary
 from noisydqn.runs.health import check
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.record import RunRecord, SeedRecord
-from noisydqn.runs.stop import Stop
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.runs.weights import policy_like, save_policy
 

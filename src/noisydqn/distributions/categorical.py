@@ -1,0 +1,56 @@
+"""Categorical distributions over fixed returns (Bellemare et al. 2017, "C51")."""
+
+import dataclasses
+from typing import Annotated
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from noisydqn.distributions import losses
+from noisydqn.distributions.base import Distribution, Example, Loss
+from noisydqn.errors import ConfigError
+from noisydqn.options import FINITE, at_least, convert_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Distribution):
+    """Logits of evenly spaced atoms for each action."""
+
+    atoms: Annotated[int, at_least(2)] = 51
+    """Atoms: returns that have a probability."""
+    v_min: Annotated[float, FINITE] = -10.0
+    """Lowest return that is represented, in rewards as they are learned from, that is scaled and
+    normalized."""
+    v_max: Annotated[float, FINITE] = 10.0
+    """Highest return that is represented, in the same units."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        check_range(self.v_min, self.v_max)
+
+    @property
+    def num_outputs(self) -> int:
+        """One for each atom."""
+        return self.atoms
+
+    @property
+    def support(self) -> Float[Array, " atoms"]:
+        """The returns that the atoms stand for."""
+        return jnp.linspace(self.v_min, self.v_max, self.atoms)
+
+    def loss_of(self, example: Example) -> Loss:
+        """Compute the divergence from the projected target."""
+        logits_tm1, _, a_tm1, r_t, discount_t, logits_t, choice = example
+        target = losses.categorical_target(r_t, discount_t, logits_t, choice, self.support)
+        loss = losses.categorical_loss(logits_tm1[a_tm1], target)
+        return Loss(loss, loss)
+
+
+def check_range(v_min: float, v_max: float) -> None:
+    """Refuse an empty range of returns.
+
+    Raises:
+        ConfigError: `v_min` is not below `v_max`.
+    """
+    if not v_min < v_max:
+        raise ConfigError(f"--v-min {v_min} must be below --v-max {v_max}")
