@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jaxtyping import install_import_hook
+
 # Before JAX is imported, and for the commands that tests start. Tests compile for longer than they
 # run; code that is hardly optimized is there in a quarter of the time.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -10,3 +12,16 @@ os.environ.setdefault("XLA_FLAGS", FAST)
 os.environ.setdefault("NOISYDQN_CACHE", str(Path(__file__).parent.parent / "build" / "test-cache"))
 # Tests run side by side: PyTorch's threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shapes and types in annotations are checked while tests run, in the packages below. The hook has
+# to be there before any of them is imported; `tests/unit/test_annotations.py` proves that it is.
+install_import_hook(
+    [
+        "noisydqn.distributions",
+        "noisydqn.learner",
+        "noisydqn.nets",
+        "noisydqn.preprocessing",
+        "noisydqn.types",
+    ],
+    "beartype.beartype",
+)

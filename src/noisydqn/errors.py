@@ -53,7 +53,14 @@ class SpaceError(UserError, ValueError):
 
 
 class WrongValueError(Exception):
-    """A value outside its space; the message names the part that is wrong."""
+    """A value that is not one of its space; the message names the part that is wrong.
+
+    `row` is the place of the wrong example in a batch, None if there is no batch.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        self.row = row
+        super().__init__(message)
 
 
 class NoPictureError(Exception):

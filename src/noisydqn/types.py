@@ -15,16 +15,19 @@ from noisydqn.trees import Flat
 
 
 class TimeStep(NamedTuple):
-    """The result of one step, or of a reset (reward 0, both flags False)."""
+    """The result of one step, or of a reset (reward 0, both flags False).
+
+    A vector of environments has leading axes "*batch", such as [envs].
+    """
 
     observation: Shaped[Array, "..."]
-    reward: Float[Array, ""]
-    terminated: Bool[Array, ""]  # the episode ended by its rules: no value follows
-    truncated: Bool[Array, ""]  # the episode was truncated, for instance by a time limit
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]  # the episode ended by its rules: no value follows
+    truncated: Bool[Array, "*batch"]  # the episode was truncated, for instance by a time limit
     info: dict[str, Array]  # numbers to be summed over an episode, such as points won
 
     @property
-    def last(self) -> Bool[Array, "..."]:
+    def last(self) -> Bool[Any, "..."]:  # an array of JAX or, from Gymnasium, of NumPy
         """True where the episode ends, by termination or truncation."""
         return self.terminated | self.truncated
 

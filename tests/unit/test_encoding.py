@@ -16,9 +16,11 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from tests.host_envs import ShowingEnv
 
 from noisydqn import Config, UserError, build
+from noisydqn.envs.backends import NativeBackend
 from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.vectors import HostVector
 from noisydqn.play.policy import describe
 from noisydqn.preprocessing import frames
 
@@ -309,7 +311,7 @@ def test_an_environment_that_shows_parts_is_played_again() -> None:
 
 
 def test_parts_of_a_vector_that_an_id_brings_itself_are_checked_as_they_are_stored() -> None:
-    vector = HostVector(SyncVectorEnv([Seeded] * 2), own=True)
+    vector = HostVector(NativeBackend(SyncVectorEnv([Seeded] * 2)))
     vector.reset(0)
     assert vector.step(np.array([0, 1])).observation.shape == (2, 93)
 
@@ -377,11 +379,19 @@ def test_descriptions_from_files_are_checked(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("space", "observation", "message"),
     [
-        (spaces.Box(-1, 1, (8,)), np.zeros(7), r"is float64 \[7\], expected float32 \[8\] or a"),
+        (
+            spaces.Box(-1, 1, (8,)),
+            np.zeros(7),
+            r"is float64 \[7\], expected finite float32 \[8\] or",
+        ),
         (spaces.Box(-1, 1, (8,)), np.zeros((1, 1, 8)), r"is float64 \[1, 1, 8\], expected"),
-        (spaces.Box(-1, 1, (8,)), "left", "expected float32"),
+        (spaces.Box(-1, 1, (8,)), "left", "expected finite float32"),
         (spaces.Box(-1, 1, (2,)), [[1, 2], [1]], "cannot become an array"),
-        (spaces.Box(-1, 1, (2,)), [0.0, np.nan], r"observation\[1\] is nan, .* all finite"),
+        (
+            spaces.Box(-1, 1, (2,)),
+            [0.0, np.nan],
+            r"observation\[1\] is nan, expected finite",
+        ),
         (spaces.Box(-1, 1, (2,)), [1e300, 0.0], r"observation\[0\] is 1e\+300"),
         (IMAGE, np.zeros((6, 5, 3)), r"is float64 \[6, 5, 3\], expected uint8 \[6, 5, 3\]"),
         (IMAGE, np.zeros((3, 6, 5), np.uint8), r"is uint8 \[3, 6, 5\], expected"),

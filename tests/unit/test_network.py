@@ -249,7 +249,7 @@ def test_dueling_streams(
     v = layer_written_out(network.value, noise.value, value)
     a, v = (a.reshape(3, 7), v) if network.embedding is None else (a.T, v.T)
     expected = v + a - a.sum(0) / 3
-    query = None if network.embedding is None else fractions
+    query = None if network.embedding is None else jnp.asarray(fractions)
     for sample in (noise, separate(noise)):
         outputs = network.outputs(jnp.asarray(x), sample, query)
         np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))

@@ -70,7 +70,7 @@ def test_a_wide_picture_makes_no_endless_frame() -> None:
 def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     env = HostEnvironment.create(probes.SMALL, partial(Drawing, [RGB, None]))
     policy = make_policy(probes.SMALL, env.spec, jax.random.key(0))
-    with pytest.raises(UserError, match="the environment drew no picture at step 1: render ret"):
+    with pytest.raises(UserError, match="the environment rendered no picture at step 1: "):
         film.save_film(tmp_path / "film.mp4", env, policy, 0.2, jax.random.key(0))
     assert not list(tmp_path.iterdir())
 

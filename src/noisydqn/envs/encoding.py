@@ -1,7 +1,7 @@
-"""Observations and actions as an environment shows them, and as a network sees them.
+"""Encodings: from an environment's observations to those of the network, and for actions back.
 
-An `Encoding` describes both spaces of an environment without it: it can be written as JSON beside
-the weights, so that a policy plays in the environment's own terms wherever it is loaded.
+An `Encoding` describes both spaces of an environment. It is saved as JSON beside the weights, so
+that a loaded policy takes the environment's observations and returns its actions.
 """
 
 import math
@@ -20,32 +20,32 @@ from noisydqn.envs.spaces import (
     Discrete,
     Plain,
     Space,
-    checked,
     describe_space,
     parts_of,
     values_of,
 )
-from noisydqn.errors import SpaceError, UserError
+from noisydqn.envs.values import read_some
+from noisydqn.errors import SpaceError, UserError, WrongValueError
 
 MAX_ACTIONS = 2**16
 MAX_BYTES = 2**22
-"""Size of an encoding's JSON."""
+"""The longest JSON of an encoding."""
 
 COLORS = (1, 3, 4)
 MAX_STACK = 16
 CHANNELS = {colors * frames for colors in COLORS for frames in range(1, MAX_STACK + 1)}
-"""Lengths that an axis of channels may have: colors, of one frame or of several."""
+"""Lengths that a channel axis may have: the colors of one frame or of several."""
 PICTURE_SIDE = 36
-"""No board is as large as this: numbers that are not bytes are a picture from here on."""
+"""The shortest side of a picture whose numbers are not bytes; boards are smaller."""
 MAX_NAMED_PARTS = 6
 
 
 def image_axes(box: Box) -> tuple[int, ...]:
-    """Find the axes that bring an unmistakable image's channels last; () takes it as it is.
+    """Find the order of axes that moves an image's channels last; () for all else.
 
-    An image has channels, the colors of one frame or of several, on an axis that is shorter than
-    its height and width. Bytes are an image at any size, other numbers from 36 pixels on: smaller
-    ones may be a board, whose planes are taken to be last.
+    Only an unmistakable image is transposed. Its channels, the colors of one frame or of several,
+    are on the first axis, which is shorter than height and width. Bytes are an image at any size,
+    other numbers only from 36 pixels on: a smaller array may be a board whose planes are last.
     """
     shape = box.shape
     if box.dtype == "bool":
@@ -54,7 +54,7 @@ def image_axes(box: Box) -> tuple[int, ...]:
         channels, *sides = shape
         large = box.is_bytes or min(sides) >= PICTURE_SIDE
         return (1, 2, 0) if large and channels in CHANNELS and channels < min(sides) else ()
-    if len(shape) == 4 and box.is_bytes and shape[0] <= MAX_STACK:  # frames that are stacked first
+    if len(shape) == 4 and box.is_bytes and shape[0] <= MAX_STACK:  # stacked frames
         _, one, other, last = shape
         if last in COLORS and last < min(one, other):
             return (1, 2, 0, 3)
@@ -64,19 +64,21 @@ def image_axes(box: Box) -> tuple[int, ...]:
 
 
 class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The spaces of an environment, and how its observations are stored.
+    """The spaces of an environment and the form in which the replay buffer holds observations.
 
-    Images are stored [height, width] or [height, width, channels]; spaces of several parts as one
-    vector, categories in it as one-hot; bytes as bytes or, among other numbers, divided by 255.
+    Images are stored as [height, width] or [height, width, channels]. Spaces of several parts
+    become one vector, categories one-hot vectors. Bytes stay bytes unless they share a vector with
+    other numbers; then they are divided by 255.
 
     Args:
         observation: the observation space.
         actions: the action space.
-        action_names: for people.
-        axes: the order of an image's axes that puts its channels last; () is as it is shown.
+        action_names: one for each action, to be displayed.
+        axes: the order of an image's axes that puts its channels last; () keeps the order.
 
     Raises:
-        SpaceError: it holds nothing or too much, or its parts contradict each other.
+        SpaceError: an observation holds no number or too many, or the arguments contradict each
+            other.
     """
 
     observation: Space
@@ -87,10 +89,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= MAX_NUMBERS:
-            shows = "less" if self.size else "something"
+            remedy = "its observations are smaller" if self.size else "it shows something"
             raise SpaceError(
                 f"the observation space holds {self.size:,} numbers, expected 1 to "
-                f"{MAX_NUMBERS:,}: wrap the environment so that it shows {shows}"
+                f"{MAX_NUMBERS:,}: wrap the environment so that {remedy}"
             )
         if self.actions.n > MAX_ACTIONS:
             raise SpaceError(
@@ -113,10 +115,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         Args:
             observation: the observation space.
             actions: the action space.
-            names: of the actions; None or a wrong number takes the actions themselves.
+            names: of the actions; if None or not one for each action, their numbers.
 
         Raises:
-            SpaceError: one of them is not supported.
+            SpaceError: one of the spaces is not supported.
         """
         if not isinstance(actions, gym.Discrete):
             kind = "continuous" if isinstance(actions, gym.Box) else type(actions).__name__
@@ -133,17 +135,17 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @staticmethod
     def as_stored(shape: tuple[int, ...], dtype: Any, names: Sequence[str]) -> "Encoding":
-        """Describe observations that are shown as they are stored, and actions from 0 on."""
+        """Describe observations that are stored unchanged, and actions that are counted from 0."""
         bounds = (0, BYTE) if np.dtype(dtype) == np.uint8 else ()
         kind: Any = np.dtype(dtype).name
         return Encoding(Box(shape, kind, *bounds), Discrete(len(names)), tuple(names))
 
     @staticmethod
     def from_json(data: bytes) -> "Encoding":
-        """Read what `to_json` gave.
+        """Decode the JSON that `to_json` returns.
 
         Raises:
-            ValueError: it is something else, in one line.
+            ValueError: the data are something else; the message is one line.
         """
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data):,} bytes, expected at most {MAX_BYTES:,}")
@@ -153,10 +155,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             raise ValueError("its spaces are nested too deeply") from error
 
     def to_json(self) -> bytes:
-        """Write it down, in indented JSON."""
+        """Encode as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
-    # What is stored
+    # Stored observations
 
     @cached_property
     def parts(self) -> tuple[tuple[Plain, str], ...]:
@@ -165,12 +167,12 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def size(self) -> int:
-        """The number of numbers in an observation."""
+        """The number of numbers in a stored observation."""
         return sum(part.size for part, _ in self.parts)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of an observation as it is stored."""
+        """The shape of a stored observation."""
         if not isinstance(self.observation, Box):
             return (self.size,)
         shape = tuple(self.observation.shape[axis] for axis in self.axes)
@@ -178,7 +180,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The type of an observation as it is stored: that of its parts if they share one."""
+        """The type of a stored observation: that of all its parts, float32 if theirs differ."""
         types = {part.stored for part, _ in self.parts}
         return types.pop() if len(types) == 1 else np.dtype(np.float32)
 
@@ -189,9 +191,9 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return (0, *(axis + 1 for axis in self.axes))
 
     def encode(self, shown: Any) -> np.ndarray:
-        """Encode a batch as a vector environment shows it; a copy [B, *shape].
+        """Encode a batch as a vector environment returns it; a copy [B, *shape].
 
-        Values are taken as they come: whoever shows them has checked them.
+        Values are not checked: guards or `check_batch` did that before.
         """
         if isinstance(self.observation, Box):
             turned = np.transpose(shown, self._order) if self.axes else shown
@@ -208,24 +210,28 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return joined
 
     def read(self, observation: Any) -> tuple[np.ndarray, bool]:
-        """Check and encode an observation, or a batch, as the environment shows it.
+        """Check and encode an observation of the environment, or a batch.
 
         Args:
-            observation: one observation, or a batch as a vector environment shows it: each of its
-                arrays has one more axis, the first.
+            observation: one observation, or a batch as a vector environment returns it: each array
+                has one more axis, the first.
 
         Returns:
-            Observations [B, *shape] as they are stored, and whether there was a single one.
+            Stored observations [B, *shape], and true if a single observation was given.
 
         Raises:
             UserError: it is not an observation of this space.
         """
-        given = values_of(self.observation, observation)
-        pairs = zip(self.parts, given, strict=True)
-        values = [checked(part, value, name) for (part, name), value in pairs]
-        leading = {
-            x.shape[: x.ndim - len(p.shape)] for (p, _), x in zip(self.parts, values, strict=True)
-        }
+        try:
+            given = values_of(self.observation, observation)
+            values = [
+                read_some(part, value, name)
+                for (part, name), value in zip(self.parts, given, strict=True)
+            ]
+        except WrongValueError as error:
+            raise UserError(f"{error}: give observations as the environment returns them") from None
+        pairs = zip(self.parts, values, strict=True)
+        leading = {value.shape[: value.ndim - len(part.shape)] for (part, _), value in pairs}
         if len(leading) > 1:
             sizes = " and ".join(sorted(str(list(shape)) for shape in leading))
             raise UserError(
@@ -233,22 +239,22 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
                 "observation, or as many of each part"
             )
         single = leading == {()}
-        values = [x[None] if single else x for x in values]
+        values = [value[None] if single else value for value in values]
         if isinstance(self.observation, Box):
             return self.encode(values[0]), single
         return self._join(values), single
 
     # Actions
 
-    def decode_actions(self, places: np.ndarray) -> np.ndarray:
-        """Turn the places of actions, counted from 0, into the environment's own actions."""
-        return np.asarray(places, np.int64) + self.actions.start
+    def decode_actions(self, indices: np.ndarray) -> np.ndarray:
+        """Convert indices of actions, counted from 0, to the environment's actions."""
+        return np.asarray(indices, np.int64) + self.actions.start
 
     # Words
 
     @property
     def words(self) -> str:
-        """What the environment shows, in words."""
+        """The observation space, in words."""
         words = [part.words for part, _ in self.parts]
         if len(words) > MAX_NAMED_PARTS:
             left = len(words) - MAX_NAMED_PARTS + 1
@@ -257,5 +263,5 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
 
 def numbered(num_actions: int, start: int = 0) -> tuple[str, ...]:
-    """Name actions that have no names by their numbers."""
+    """Return the numbers of actions as their names."""
     return tuple(map(str, range(start, start + num_actions)))

@@ -1,29 +1,29 @@
-"""A check around every environment of Gymnasium, which names what is wrong with what it gives."""
+"""A wrapper around every environment of Gymnasium, which checks each value that it returns."""
 
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 
-from noisydqn.envs.values import read, read_flag, read_reward
+from noisydqn.envs.values import Reader, read_flag, read_reward
 from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
 
 __all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
 
 OUTCOME = "observation, reward, terminated, truncated, info"
 OLD_STEP = "expected 5, got 4"
-"""Part of Python's message where one of Gymnasium's wrappers unpacks an old step."""
-
+"""Part of Python's message where one of Gymnasium's wrappers unpacks a step of four values."""
 
 SUCCESS_KEYS = ("is_success", "success")
 """Where environments report in `info` that an episode reached its goal."""
 
 
 def success(info: Any) -> dict[str, float]:
-    """Return {"success": x} if an episode's last `info` reports one number for it, else {}."""
+    """Return {"success": x} if the `info` of an episode's last step reports one number, else {}."""
     for key in SUCCESS_KEYS:
         value = cast(Mapping[str, Any], info).get(key) if isinstance(info, Mapping) else None
         if isinstance(value, bool | int | float | np.number | np.bool_):
@@ -32,10 +32,12 @@ def success(info: Any) -> dict[str, float]:
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Checks what an environment gives, names what is wrong, and seeds every episode.
+    """An environment whose values are checked and whose every episode is seeded.
 
-    Episode k of an environment that was first reset with seed s starts from a seed made of s and
-    k alone, so that it can be played again by itself.
+    The seed of episode k follows from k and the seed of the first reset alone. Any episode can
+    therefore be replayed without those before it.
+
+    Its methods raise `EnvironmentFailedError` if the environment raises or returns a wrong value.
     """
 
     def __init__(
@@ -48,21 +50,24 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         Args:
             env: the environment.
-            index: its place among those in lockstep.
-            notice: told, in a line, of what goes wrong while closing.
+            index: its index in the vector.
+            notice: receives a line if closing the environment raises.
         """
         super().__init__(env)
-        self.metadata = dict(env.metadata or {})  # a vector writes into it
+        self.metadata = dict(env.metadata or {})  # a copy, as a vector writes into it
         self.notice = notice
-        self._space = env.observation_space
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
-        self._restart = self._resting = False
+        self._restarts = self._resting = False
         self._newest: Any = None
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.env.observation_space)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start the next episode, or, with a seed, the first."""
+        """Start the next episode or, with a seed, the first."""
         self._resting = self._resting and seed is None
         if self._resting:
             return self._newest, {}
@@ -79,11 +84,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._read(shown[0]), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take a step."""
+        """Take a step; after `restart`, start an episode instead, as a step of reward 0."""
         if self._resting:
             return self._newest, 0.0, False, False, {}
-        if self._restart:
-            self._restart = False
+        if self._restarts:
+            self._restarts = False
             return self.reset()[0], 0.0, False, False, {}
         self._step += 1
         outcome = self._call(self.env.step, action)
@@ -102,11 +107,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, stats
 
     def render(self) -> Any:
-        """Draw a picture."""
+        """Render a picture."""
         return self._call(self.env.render)
 
     def close(self) -> None:
-        """Close the environment; whatever it raises is noticed and goes no further."""
+        """Close the environment; what it raises becomes a notice, unless it stops the program."""
         try:
             self.env.close()
         except BaseException as error:
@@ -117,34 +122,40 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def replay(
         self, seeds: list[int], episodes: list[int], actions: list[np.ndarray]
     ) -> tuple[Any, float, bool]:
-        """Play an episode again; each argument has an entry for every environment in lockstep.
+        """Replay an episode from its start; the step after its last one starts another.
 
-        Returns the newest observation, the sum of the rewards, and whether the episode is over;
-        then the next step starts another.
+        Args:
+            seeds: of the first reset, for each environment of the vector.
+            episodes: the episode to replay, for each environment of the vector.
+            actions: taken since its start, for each environment of the vector.
+
+        Returns:
+            The newest observation, the sum of the rewards (NaN if the episode ends before the
+            actions do), and whether the episode is over.
         """
         self._seed, self._episode = seeds[self._index], episodes[self._index] - 1
         observation, _ = self.reset()
         total, over = 0.0, False
         for action in actions[self._index]:
             if over:
-                return observation, float("nan"), over  # it was longer when it was played
+                return observation, float("nan"), over  # the first time it was longer
             observation, reward, terminated, truncated, _ = self.step(action)
             total += float(np.float32(reward))
             over = terminated or truncated
-        self._restart = over
+        self._restarts = over
         return observation, total, over
 
-    def cut(self, envs: list[bool]) -> None:
-        """Where `envs`, start an episode with the next step."""
-        self._restart = self._restart or envs[self._index]
+    def restart(self, envs: list[bool]) -> None:
+        """Start an episode with the next step, if this is one of `envs`."""
+        self._restarts = self._restarts or envs[self._index]
 
     def rest(self, envs: list[bool]) -> None:
-        """Where `envs`, play no more: show what was seen last, until a reset with a seed."""
+        """Repeat the newest observation until a reset with a seed, if this is one of `envs`."""
         self._resting = envs[self._index]
 
     def _read(self, observation: Any) -> Any:
         try:
-            self._newest = read(self._space, observation, "observation")
+            self._newest = self._reader(observation)
         except WrongValueError as error:
             raise self._failure(str(error)) from None
         return self._newest
@@ -172,5 +183,5 @@ def guarded(
     index: int,
     notice: Callable[[str], None] = warnings.warn,
 ) -> GuardedEnv:
-    """Make an environment and guard it; the arguments are those of `GuardedEnv`."""
+    """Make an environment and guard it; the other arguments are those of `GuardedEnv`."""
     return GuardedEnv(make(), index, notice)

@@ -1,8 +1,8 @@
-"""What it takes to play environments of Gymnasium again: seeds, and the actions since.
+"""Records from which environments of Gymnasium are replayed when a run is resumed.
 
-Their state cannot be saved, but it can be reached again: every environment is seeded anew from
-time to time, and what it did since is replayed. A span is what an environment plays under one
-seed.
+The state of such an environment cannot be saved, but it can be reached again: the environment is
+reseeded from time to time, and a checkpoint holds the actions since. A span is the time under one
+seed: an episode or, for environments that are slow to reseed, several.
 """
 
 import dataclasses
@@ -12,28 +12,28 @@ import numpy as np
 
 
 def span_seed(seed: int, span: int) -> int:
-    """The seed, of 31 bits, of a span of an environment that was first reset with `seed`."""
+    """Return the seed, of 31 bits, of a span; `seed` is that of the environment's first reset."""
     return int(np.random.SeedSequence([seed, span]).generate_state(1)[0]) >> 1
 
 
 class SavedHistory(NamedTuple):
-    """What a checkpoint holds of environments of Gymnasium."""
+    """The record of a vector of environments in a checkpoint."""
 
-    episode: np.ndarray  # [envs]; the number of the episode under way
-    span: np.ndarray  # [envs]; the episode with which the span under way began
-    length: np.ndarray  # [envs]; steps since
-    total: np.ndarray  # [envs]; rewards since, summed
-    over: np.ndarray  # [envs]; whether the episode has ended
+    episode: np.ndarray  # [envs]; the number of the current episode
+    span: np.ndarray  # [envs]; the number of the first episode of the current span
+    length: np.ndarray  # [envs]; steps in the current span
+    total: np.ndarray  # [envs]; the sum of the rewards in the current span
+    over: np.ndarray  # [envs]; true if the episode has ended
     actions: np.ndarray  # [longest length, envs], int32; the newest last
 
 
 @dataclasses.dataclass
 class History:
-    """Counts episodes and keeps the actions of the spans under way.
+    """The episodes of a vector of environments, counted, and the actions of the current spans.
 
     Args:
-        num_envs: how many environments there are.
-        period: episodes in a span; None if there is but one, without end.
+        num_envs: the number of environments.
+        period: episodes in a span; None for one span without end.
     """
 
     num_envs: int
@@ -42,34 +42,41 @@ class History:
     def __post_init__(self) -> None:
         self.episode, self.span, self.length = (np.zeros(self.num_envs, np.int64) for _ in range(3))
         self.total, self.over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        self._cut = np.zeros(self.num_envs, bool)
+        self._restarts = np.zeros(self.num_envs, bool)
         self._actions, self._count = np.zeros((1024, self.num_envs), np.int32), 0
 
-    def due(self) -> np.ndarray:
-        """Where the next step begins a span [envs]."""
+    def starts(self) -> np.ndarray:
+        """Return [envs], true where the next step starts a span."""
         if self.period is None or not self.over.any():
-            return self._cut
-        return self._cut | (self.over & (self.episode + 1 - self.span >= self.period))
+            return self._restarts
+        return self._restarts | (self.over & (self.episode + 1 - self.span >= self.period))
 
-    def cut(self, envs: np.ndarray) -> None:
-        """Let a span, and with it an episode, begin with the next step where `envs` [envs]."""
+    def restart(self, envs: np.ndarray) -> None:
+        """Start a span, and with it an episode, with the next step where `envs` [envs]."""
         self.over = self.over | envs
-        self._cut = envs
+        self._restarts = envs
 
-    def take(
-        self, actions: np.ndarray, reward: np.ndarray, last: np.ndarray, begun: np.ndarray
+    def record(
+        self, actions: np.ndarray, reward: np.ndarray, last: np.ndarray, started: np.ndarray
     ) -> None:
-        """Count a step; where a span has `begun` with it, the action before is void."""
+        """Count a step.
+
+        Args:
+            actions: [envs], that were taken.
+            reward: [envs].
+            last: [envs], true where the step ended an episode.
+            started: [envs], true where the step started a span; its action is ignored.
+        """
         self._append(actions)
         self.length += 1
         self.total += reward
         if self.over.any():
             self.episode += self.over
-        if begun.any():
-            self.span[begun] = self.episode[begun]
-            self.length[begun] = 0
-            self.total[begun] = 0
-            self._cut = self._cut & ~begun
+        if started.any():
+            self.span[started] = self.episode[started]
+            self.length[started] = 0
+            self.total[started] = 0
+            self._restarts = self._restarts & ~started
         self.over = np.array(last)
 
     def _append(self, actions: np.ndarray) -> None:
@@ -82,12 +89,12 @@ class History:
         self._count += 1
 
     def save(self) -> SavedHistory:
-        """A copy of what it takes to play again."""
+        """Copy the record."""
         actions = self._actions[self._count - int(self.length.max()) : self._count]
         parts = (self.episode, self.span, self.length, self.total, self.over, actions)
         return SavedHistory(*map(np.copy, parts))
 
     def load(self, saved: SavedHistory) -> None:
-        """Go on from there."""
+        """Continue from a record."""
         self.episode, self.span, self.length, self.total, self.over = map(np.array, saved[:-1])
         self._actions, self._count = np.array(saved.actions), len(saved.actions)

@@ -1,4 +1,4 @@
-"""Pictures that environments draw, whatever their form, as red, green and blue bytes."""
+"""Conversion of the pictures that environments render, of any form, to RGB bytes."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from noisydqn.errors import NoPictureError
 
 CHANNELS = (1, 3, 4)
-"""Grey; red, green and blue; the same with opacity, which is left out."""
+"""Numbers of channels: gray, RGB, and RGBA, whose opacity is ignored."""
 
 DEFAULT_RATE, MAX_RATE = 30.0, 240.0
 """Pictures a second in a video: without any declared, and at most."""
@@ -20,25 +20,26 @@ def frame_rate(declared: Any) -> float:
     return float(declared)
 
 
-def as_picture(drawn: Any) -> np.ndarray:
+def as_picture(rendered: Any) -> np.ndarray:
     """Convert what `render` returned to bytes [height, width, 3].
 
-    Accepted are an array or the last of a list of them; [height, width] or with 1, 3 or 4 channels,
-    first or last; bytes, booleans, integers from 0 to 255, floats from 0 to 1 or from 0 to 255.
+    `render` may return an array, or a list of arrays, of which the last is taken. Its shape is
+    [height, width] or has 1, 3 or 4 channels, first or last. It holds bytes, booleans, integers
+    from 0 to 255, or floats from 0 to 1 or from 0 to 255.
 
     Raises:
-        NoPictureError: it is none of these.
+        NoPictureError: `rendered` is something else.
     """
-    if isinstance(drawn, list | tuple) and all(isinstance(x, np.ndarray) for x in drawn):
-        if not drawn:
+    if isinstance(rendered, list | tuple) and all(isinstance(x, np.ndarray) for x in rendered):
+        if not rendered:
             raise NoPictureError("render returned an empty list, expected a picture")
-        drawn = drawn[-1]
+        rendered = rendered[-1]
     try:
-        array = np.asarray(drawn)
+        array = np.asarray(rendered)
     except ValueError as error:
         raise NoPictureError(f"render returned what is not an array ({error})") from error
     if array.dtype.kind not in "biuf":
-        kind = type(drawn).__name__
+        kind = type(rendered).__name__
         raise NoPictureError(f"render returned {kind}, expected an array [height, width, 3]")
     return _as_bytes(_as_rgb(array))
 

@@ -1,17 +1,20 @@
-"""Descriptions of Gymnasium's spaces, which can be written as JSON; values are checked by them."""
+"""Descriptions of Gymnasium's spaces, which can be written as JSON.
+
+`values.py` checks values against them.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
-from noisydqn.errors import SpaceError, UserError
+from noisydqn.errors import SpaceError, WrongValueError
 
 MAX_NUMBERS = 2**28
-"""Numbers in an observation."""
+"""The most numbers that an observation may hold."""
 MAX_AXES = 8
 BYTE = 255
 
@@ -34,12 +37,29 @@ Dtype = Literal[
 ]
 
 
+def cast_quietly(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Cast without NumPy's warnings; the caller checks the result."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
+
+
+def numbers_in_words(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """Name numbers by type and shape, such as "finite float32 [4]" or "a finite float32"."""
+    kind = f"finite {dtype}" if dtype.kind == "f" else str(dtype)
+    return f"{kind} {list(shape)}" if shape else f"a {kind}"
+
+
 class _Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=True):
     """A description of one of Gymnasium's spaces; its kind is the name of the class."""
 
 
 class Box(_Space, frozen=True):
-    """Numbers; `low` and `high` are None where they are infinite or differ between elements."""
+    """An array of numbers.
+
+    `low` and `high` are the bounds that all elements share; None if they are infinite or differ.
+    """
 
     shape: Shape
     dtype: Dtype
@@ -48,27 +68,27 @@ class Box(_Space, frozen=True):
 
     @property
     def size(self) -> int:
-        """The number of numbers that a network sees."""
+        """The number of inputs that a network receives for it."""
         return math.prod(self.shape)
 
     @property
     def stored(self) -> np.dtype[Any]:
-        """The type in which it is stored: bytes and booleans stay, all else becomes float32."""
+        """The type in the replay buffer: bytes and booleans keep theirs, the rest is float32."""
         return np.dtype(self.dtype if self.is_bytes or self.dtype == "bool" else np.float32)
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it holds bytes of the whole range from 0 to 255."""
+        """True for bytes that use the whole range from 0 to 255."""
         return self.dtype == "uint8" and (self.low, self.high) == (0, BYTE)
 
     @property
     def expected(self) -> str:
-        """What it takes, in words."""
-        return f"{self.stored} {list(self.shape)}"
+        """The accepted values, in words."""
+        return numbers_in_words(self.stored, self.shape)
 
     @property
     def words(self) -> str:
-        """What it is, in words."""
+        """The kind of space, in words."""
         image = self.is_bytes and len(self.shape) in (2, 3, 4)
         board = self.dtype == "bool" and len(self.shape) in (2, 3)
         names = {0: "number", 1: "vector", 2: "matrix"}
@@ -76,20 +96,19 @@ class Box(_Space, frozen=True):
         return f"{name} {self.shape}"
 
     def accepts(self, value: np.ndarray) -> bool:
-        """Whether values are of its type."""
+        """Tell whether an array has a type that needs no conversion other than to `stored`."""
         if self.stored == np.float32:
             return value.dtype.kind in "fiub"
         return value.dtype == self.stored
 
     def inside(self, value: np.ndarray) -> np.ndarray:
-        """Where values can be stored: they are finite."""
-        if value.dtype.kind != "f":
-            return np.ones(value.shape, bool)
-        with np.errstate(over="ignore"):
-            return np.isfinite(value.astype(np.float32))
+        """Find the values that can be stored: as float32 all finite ones; elementwise."""
+        if self.stored.kind == "f":
+            return np.isfinite(cast_quietly(value, self.stored))
+        return cast_quietly(value, self.stored) == value
 
     def write(self, value: np.ndarray, out: np.ndarray) -> None:
-        """Write values [B, ...] to `out` [B, size]; bytes become 0 to 1 among other numbers."""
+        """Write values [B, *shape] to `out` [B, size]; as float32, bytes are divided by 255."""
         flat = value.reshape(out.shape)
         if self.is_bytes and out.dtype == np.float32:
             np.multiply(flat, np.float32(1 / BYTE), out=out)
@@ -98,7 +117,7 @@ class Box(_Space, frozen=True):
 
 
 class MultiDiscrete(_Space, frozen=True):
-    """Some categories: element i is one of `nvec[i]`, counted from `start[i]`."""
+    """An array of categories: element i has `nvec[i]` of them, counted from `start[i]`."""
 
     nvec: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)], ...], "in C order"]
     start: tuple[Start, ...]
@@ -113,37 +132,37 @@ class MultiDiscrete(_Space, frozen=True):
 
     @property
     def size(self) -> int:
-        """As `Box`, like all that follow."""
+        """The number of inputs that a network receives for it, one for each category."""
         return sum(self.nvec)
 
     @property
     def expected(self) -> str:
-        """As `Box`."""
+        """The accepted values, in words."""
         return f"integers {list(self.shape)} of MultiDiscrete {list(self.nvec)}"
 
     @property
     def words(self) -> str:
-        """As `Box`."""
+        """The kind of space, in words."""
         return f"MultiDiscrete {list(self.nvec)}"
 
     def accepts(self, value: np.ndarray) -> bool:
-        """As `Box`."""
+        """Tell whether an array has a type that needs no conversion."""
         return value.dtype.kind in "iu"
 
     def _places(self, value: np.ndarray) -> np.ndarray:
-        """Each category counted from 0, [..., elements]."""
+        """Count each category from 0, [..., elements]."""
         batch = value.shape[: value.ndim - len(self.shape)]
         flat = value.reshape(*batch, len(self.nvec)).astype(np.int64)
         return flat - np.array(self.start, np.int64)
 
     def inside(self, value: np.ndarray) -> np.ndarray:
-        """As `Box`."""
+        """Find the integers that are categories of the space; elementwise."""
         places = self._places(value)
         inside = (places >= 0) & (places < np.array(self.nvec, np.int64))
         return inside.reshape(value.shape)
 
     def write(self, value: np.ndarray, out: np.ndarray) -> None:
-        """As `Box`: one number for each category, 1 for the one that is shown."""
+        """Write values [B, *shape] to `out` [B, size] as one-hot vectors."""
         firsts = np.cumsum((0, *self.nvec[:-1]))
         np.put_along_axis(out, self._places(value) + firsts, 1, axis=1)
 
@@ -160,29 +179,29 @@ class Discrete(_Space, frozen=True):
 
     @property
     def size(self) -> int:
-        """As `Box`, like all that follow."""
+        """The number of inputs that a network receives for it, one for each category."""
         return self.n
 
     @property
     def expected(self) -> str:
-        """As `Box`."""
+        """The accepted values, in words."""
         return f"an integer from {self.start} to {self.start + self.n - 1}"
 
     @property
     def words(self) -> str:
-        """As `Box`."""
+        """The kind of space, in words."""
         return f"Discrete({self.n})"
 
     def accepts(self, value: np.ndarray) -> bool:
-        """As `Box`."""
+        """Tell whether an array has a type that needs no conversion."""
         return value.dtype.kind in "iu"
 
     def inside(self, value: np.ndarray) -> np.ndarray:
-        """As `Box`."""
+        """Find the integers that are categories of the space; elementwise."""
         return (value >= self.start) & (value < self.start + self.n)
 
     def write(self, value: np.ndarray, out: np.ndarray) -> None:
-        """As `Box`: one number for each category, 1 for the one that is shown."""
+        """Write values [B, *shape] to `out` [B, size] as one-hot vectors."""
         out[np.arange(len(out)), value.astype(np.int64) - self.start] = 1
 
 
@@ -196,34 +215,34 @@ class MultiBinary(_Space, frozen=True):
 
     @property
     def size(self) -> int:
-        """As `Box`, like all that follow."""
+        """The number of inputs that a network receives for it."""
         return math.prod(self.shape)
 
     @property
     def expected(self) -> str:
-        """As `Box`."""
+        """The accepted values, in words."""
         return f"zeros and ones {list(self.shape)}"
 
     @property
     def words(self) -> str:
-        """As `Box`."""
+        """The kind of space, in words."""
         return f"MultiBinary {list(self.shape)}"
 
     def accepts(self, value: np.ndarray) -> bool:
-        """As `Box`."""
+        """Tell whether an array has a type that needs no conversion."""
         return value.dtype.kind in "iub"
 
     def inside(self, value: np.ndarray) -> np.ndarray:
-        """As `Box`."""
+        """Find the integers that are categories of the space; elementwise."""
         return (value == 0) | (value == 1)
 
     def write(self, value: np.ndarray, out: np.ndarray) -> None:
-        """As `Box`."""
+        """Write values [B, *shape] to `out` [B, size] as they are."""
         out[...] = value.reshape(out.shape)
 
 
 class Dict(_Space, frozen=True):
-    """Spaces by name, in the order in which they are joined."""
+    """Named spaces; the order is that of their numbers in the stored vector."""
 
     keys: tuple[str, ...]
     spaces: "tuple[Space, ...]"
@@ -234,7 +253,7 @@ class Dict(_Space, frozen=True):
 
 
 class Tuple(_Space, frozen=True):
-    """Spaces by place."""
+    """A sequence of spaces."""
 
     spaces: "tuple[Space, ...]"
 
@@ -276,13 +295,13 @@ def describe_space(space: gym.Space[Any]) -> Space:
 
 
 def _common(bound: np.ndarray) -> float | None:
-    """The bound that all elements share, if it is finite."""
+    """Return the bound that all elements share, None unless there is a finite one."""
     if bound.size == 0 or not np.isfinite(bound.flat[0]) or (bound != bound.flat[0]).any():
         return None
     return float(bound.flat[0])
 
 
-def parts_of(space: Space, name: str = "the observation") -> Iterator[tuple[Plain, str]]:
+def parts_of(space: Space, name: str = "observation") -> Iterator[tuple[Plain, str]]:
     """Walk through the spaces of numbers and categories in a space, with their names."""
     if isinstance(space, Dict):
         for key, part in zip(space.keys, space.spaces, strict=True):
@@ -294,52 +313,46 @@ def parts_of(space: Space, name: str = "the observation") -> Iterator[tuple[Plai
         yield space, name
 
 
-def values_of(space: Space, value: Any, name: str = "the observation") -> Iterator[Any]:
-    """Walk through a value of a space in the order of `_parts`.
+def values_of(space: Space, value: Any, name: str = "observation") -> Iterator[Any]:
+    """Walk through a value of a space in the order of `parts_of`.
 
     Raises:
-        UserError: it is not a dictionary or tuple with the space's parts.
+        WrongValueError: a dictionary or tuple does not have the parts of its space.
     """
-    kind = type(value).__name__
     if isinstance(space, Dict):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name} is {kind}, expected a dictionary of {', '.join(space.keys)}")
-        if set(value) != set(space.keys):
-            raise UserError(
-                f"{name} has the keys {', '.join(map(str, value))}, expected "
-                f"{', '.join(space.keys)}: give what the environment shows"
-            )
+        check_keys(value, space.keys, name)
         for key, part in zip(space.keys, space.spaces, strict=True):
             yield from values_of(part, value[key], f"{name}[{key!r}]")
     elif isinstance(space, Tuple):
-        if not isinstance(value, tuple) or len(value) != len(space.spaces):
-            raise UserError(
-                f"{name} is {kind}, expected a tuple of {len(space.spaces)}: give what the "
-                "environment shows"
-            )
+        check_length(value, len(space.spaces), name)
         for i, (part, x) in enumerate(zip(space.spaces, value, strict=True)):
             yield from values_of(part, x, f"{name}[{i}]")
     else:
         yield value
 
 
-def checked(space: Plain, value: Any, name: str) -> np.ndarray:
-    """Check a value of a space, or a batch of them [B, ...]."""
-    try:
-        array = np.asarray(value)
-    except Exception as error:
-        raise UserError(f"{name} cannot become an array: expected {space.expected}") from error
-    extra = array.ndim - len(space.shape)
-    if extra not in (0, 1) or array.shape[extra:] != space.shape or not space.accepts(array):
-        raise UserError(
-            f"{name} is {array.dtype} {list(array.shape)}, expected {space.expected} or a batch "
-            "of these: give what the environment shows"
+def check_keys(value: Any, keys: Collection[str], name: str) -> None:
+    """Check that a value is a mapping with these keys.
+
+    Raises:
+        WrongValueError: the value is something else, or has other keys.
+    """
+    expected = ", ".join(map(str, keys))
+    if not isinstance(value, Mapping):
+        raise WrongValueError(
+            f"{name} is {type(value).__name__}, expected a dictionary of {expected}"
         )
-    inside = space.inside(array)
-    if not inside.all():
-        place = tuple(map(int, np.argwhere(~inside)[0]))
-        finite = ", all finite" if isinstance(space, Box) else ""
-        raise UserError(
-            f"{name}{list(place) or ''} is {array[place]}, expected {space.expected}{finite}"
-        )
-    return array
+    if set(value) != set(keys):
+        got = ", ".join(map(str, value))
+        raise WrongValueError(f"{name} has the keys {got}, expected {expected}")
+
+
+def check_length(value: Any, length: int, name: str) -> None:
+    """Check that a value is a tuple of a length.
+
+    Raises:
+        WrongValueError: the value is something else, or has another length.
+    """
+    if not isinstance(value, tuple) or len(value) != length:
+        got = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+        raise WrongValueError(f"{name} is {got}, expected a tuple of {length}")

@@ -1,132 +1,209 @@
-"""Values that environments give: checked against what is stored, and converted where exact.
+"""Checks of what environments and users give, against the space that declares it.
 
-Stored are float32, bytes and booleans, so a number beyond float32 is as wrong as NaN.
+The replay buffer holds float32, bytes and booleans. A number beyond float32 is therefore as wrong
+as NaN. Every message names the place of the first wrong value, such as "observation['speed'][1]".
 """
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from noisydqn.envs.spaces import (
+    Box,
+    Plain,
+    cast_quietly,
+    check_keys,
+    check_length,
+    describe_space,
+    numbers_in_words,
+)
 from noisydqn.errors import WrongValueError
 
 FLOAT32 = np.dtype(np.float32)
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
+NUMBER = Box((), "float32")
+INTEGER = np.dtype(np.int64)
 
 
-def read(space: spaces.Space[Any], value: Any, name: str) -> Any:
-    """Check a value of a space; returns it as arrays of the space's own type.
+def storable(space: Plain, values: np.ndarray) -> np.ndarray:
+    """Find the numbers that the replay buffer can hold as values of a space, elementwise."""
+    if isinstance(space, Box):
+        return space.inside(values)
+    whole = cast_quietly(values, INTEGER)
+    return (whole == values) & space.inside(whole)
+
+
+def refuse_unless(
+    fine: np.ndarray, values: np.ndarray, name: str, expected: str, *, batched: bool = False
+) -> None:
+    """Name the first value that is not `fine`.
 
     Args:
-        space: what was declared.
-        value: what the environment gave.
-        name: of the value, for the message.
+        fine: elementwise; a false element is refused.
+        values: of the same shape.
+        name: what the values are, such as "observation".
+        expected: what they should be, in words.
+        batched: the first axis counts examples; the error names the wrong one by its `row`.
 
     Raises:
-        WrongValueError: it has another shape, is not finite as float32, or is outside its space
-            in a way that cannot be stored: a byte space with fractions, a category beyond the last.
+        WrongValueError: an element is not fine.
     """
-    if isinstance(space, spaces.Box):
-        return _box(space, value, name)
-    if isinstance(space, spaces.Discrete) and isinstance(value, int | np.integer):
-        if space.start <= value < space.start + space.n:
-            return value
-        raise WrongValueError(f"{name} is {value}, declared is {space}")
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
-            raise WrongValueError(f"{name} does not have the keys {list(space.spaces)}")
-        return {k: read(space[k], value[k], f"{name}[{k!r}]") for k in space.spaces}
-    if isinstance(space, spaces.Tuple):
-        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
-            raise WrongValueError(f"{name} is not a tuple of {len(space.spaces)}")
-        parts = enumerate(zip(space.spaces, value, strict=True))
-        return tuple(read(part, x, f"{name}[{i}]") for i, (part, x) in parts)
-    array = _exact(_array(value, space.shape, name), space.dtype, space, name)
-    if isinstance(space, spaces.Discrete):
-        _check_range(array, space.start, space.start + space.n, space, name)
-        return array[()]
-    if isinstance(space, spaces.MultiDiscrete):
-        _check_range(array, space.start, space.start + space.nvec, space, name)
-    elif isinstance(space, spaces.MultiBinary):
-        _check_range(array, 0, 2, space, name)
-    return array
+    if fine.all():
+        return
+    place = tuple(map(int, np.argwhere(~fine)[0]))
+    inner = place[1:] if batched else place
+    raise WrongValueError(
+        f"{name}{list(inner) or ''} is {values[place]}, expected {expected}",
+        row=place[0] if batched else None,
+    )
 
 
-def _array(value: Any, shape: tuple[int, ...] | None, name: str) -> np.ndarray:
+def as_numbers(value: Any, name: str, expected: str) -> np.ndarray:
+    """Convert a value to an array of numbers.
+
+    Raises:
+        WrongValueError: the value is ragged, or does not consist of numbers.
+    """
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise WrongValueError(f"{name} cannot become an array ({error})") from error
+        raise WrongValueError(
+            f"{name} cannot become an array ({error}), expected {expected}"
+        ) from error
     if array.dtype.kind not in "biuf":
-        raise WrongValueError(f"{name} is {_short(value)}, expected numbers")
+        raise WrongValueError(f"{name} is {_short(value)}, expected {expected}")
+    return array
+
+
+def check_shape(array: np.ndarray, shape: tuple[int, ...], name: str, expected: str) -> None:
+    """Check the shape of an array.
+
+    Raises:
+        WrongValueError: it is another.
+    """
     if array.shape != shape:
-        declared = list(shape or ())
-        raise WrongValueError(f"{name} has shape {list(array.shape)}, declared is {declared}")
+        raise _wrong_kind(array, name, expected)
+
+
+def _wrong_kind(array: np.ndarray, name: str, expected: str) -> WrongValueError:
+    return WrongValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {expected}")
+
+
+def check_batch(space: Plain, values: Any, name: str, size: int) -> None:
+    """Check a batch [size, *space.shape] of values of a space.
+
+    Raises:
+        WrongValueError: the batch has another shape, or the replay buffer cannot hold a value.
+    """
+    array = as_numbers(values, name, space.expected)
+    expected = f"a batch of {size}, each {space.expected}"
+    check_shape(array, (size, *space.shape), name, expected)
+    if isinstance(space, Box) and array.dtype == space.stored and array.dtype.kind != "f":
+        return
+    refuse_unless(storable(space, array), array, name, space.expected, batched=True)
+
+
+def read_some(space: Plain, value: Any, name: str) -> np.ndarray:
+    """Check one value of a space, or a batch of them [B, *space.shape], without converting it.
+
+    Raises:
+        WrongValueError: it has another shape or type, or the replay buffer could not hold it.
+    """
+    array = as_numbers(value, name, space.expected)
+    extra = array.ndim - len(space.shape)
+    if extra not in (0, 1) or array.shape[extra:] != space.shape or not space.accepts(array):
+        raise _wrong_kind(array, name, f"{space.expected} or a batch of these")
+    refuse_unless(storable(space, array), array, name, space.expected)
     return array
 
 
-def _box(space: spaces.Box, value: Any, name: str) -> np.ndarray:
-    array = _array(value, space.shape, name)
-    dtype = space.dtype
-    if dtype.kind != "f":
-        return array if array.dtype == dtype else _exact(array, dtype, space, name)
-    if array.dtype != dtype:
-        array = cast_quietly(array, dtype)
-    # Numbers of more than 32 bits are stored as float32.
-    stored = array if dtype.itemsize <= FLOAT32.itemsize else cast_quietly(array, FLOAT32)
-    if not np.isfinite(stored).all():
-        place = list(map(int, np.argwhere(~np.isfinite(stored))[0]))
-        given = np.asarray(value)[tuple(place)]
-        beyond = f", beyond {FLOAT32}" if np.isfinite(given) else ""
-        raise WrongValueError(f"{name}{place or ''} is {given}{beyond}")
-    return array
+class Reader:
+    """Checks of a space's values and their exact conversion to the types of the space.
+
+    Args:
+        space: the space that an environment declares.
+        name: of its values in messages.
+
+    Raises:
+        SpaceError: the space is not supported.
+    """
+
+    def __init__(self, space: spaces.Space[Any], name: str = "observation") -> None:
+        self._name = name
+        if isinstance(space, spaces.Dict):
+            parts = {k: Reader(part, f"{name}[{k!r}]") for k, part in space.spaces.items()}
+            self._read = partial(self._mapping, parts)
+        elif isinstance(space, spaces.Tuple):
+            some = [Reader(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)]
+            self._read = partial(self._sequence, some)
+        else:
+            described: Any = describe_space(space)
+            dtype: Any = space.dtype
+            self._read = partial(self._array, described, np.dtype(dtype))
+
+    def __call__(self, value: Any) -> Any:
+        """Convert a value of the space; only floats may change, by rounding to their type.
+
+        Raises:
+            WrongValueError: the value has another shape, is not finite as float32, or is outside
+                its space in a way that cannot be stored: a fraction as a byte, a category that
+                does not exist.
+        """
+        return self._read(value)
+
+    def _mapping(self, parts: "dict[str, Reader]", value: Any) -> dict[str, Any]:
+        check_keys(value, parts.keys(), self._name)
+        return {key: part(value[key]) for key, part in parts.items()}
+
+    def _sequence(self, parts: "list[Reader]", value: Any) -> tuple[Any, ...]:
+        value = tuple(value) if isinstance(value, list) else value
+        check_length(value, len(parts), self._name)
+        return tuple(part(x) for part, x in zip(parts, value, strict=True))
+
+    def _array(self, space: Plain, dtype: np.dtype[Any], value: Any) -> Any:
+        expected = _declared(space, dtype)
+        array = as_numbers(value, self._name, expected)
+        check_shape(array, space.shape, self._name, expected)
+        converted = cast_quietly(array, dtype)
+        if dtype.kind == "f":
+            fine = storable(space, converted)
+        elif isinstance(space, Box):
+            if array.dtype == dtype:
+                return array
+            fine = converted == array
+        else:
+            fine = storable(space, array)
+        refuse_unless(fine, array, self._name, expected)
+        return converted[()] if space.shape == () and not isinstance(space, Box) else converted
 
 
-def cast_quietly(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Cast without NumPy's warnings; whoever calls compares what came of it."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(dtype)
-
-
-def _exact(
-    array: np.ndarray, dtype: np.dtype[Any] | None, space: spaces.Space[Any], name: str
-) -> np.ndarray:
-    """Cast to the type of a space that is not one of floats, if no value changes by it."""
-    cast = cast_quietly(array, np.dtype(dtype))
-    if array.dtype.kind == cast.dtype.kind == "b" or (cast == array).all():
-        return cast
-    place = list(map(int, np.argwhere(cast != array)[0]))
-    raise WrongValueError(f"{name}{place or ''} is {array[tuple(place)]}, declared is {space}")
-
-
-def _check_range(
-    array: np.ndarray, low: Any, beyond: Any, space: spaces.Space[Any], name: str
-) -> None:
-    inside = (low <= array) & (array < beyond)
-    if not inside.all():
-        place = list(map(int, np.argwhere(~inside)[0]))
-        raise WrongValueError(f"{name}{place or ''} is {array[tuple(place)]}, declared is {space}")
+def _declared(space: Plain, dtype: np.dtype[Any]) -> str:
+    """Say what an environment that declares a space may give; floats must fit in float32."""
+    if not isinstance(space, Box):
+        return space.expected
+    beyond = dtype.kind == "f" and dtype.itemsize > FLOAT32.itemsize
+    return numbers_in_words(FLOAT32 if beyond else dtype, space.shape)
 
 
 def read_reward(reward: Any) -> float:
-    """Check a reward: a number, or an array of one, that float32 can hold.
+    """Convert a reward, a number or an array of one.
 
     Raises:
-        WrongValueError: it is not.
+        WrongValueError: the reward is something else, or float32 cannot hold it.
     """
-    number = reward if type(reward) is float else _number(reward, "reward", "one number")
+    number = reward if type(reward) is float else _number(reward, "reward", NUMBER.expected)
     if -MAX_FLOAT32 <= number <= MAX_FLOAT32:
         return number
-    beyond = f", beyond {FLOAT32}" if np.isfinite(number) else ""
-    raise WrongValueError(f"reward is {number}{beyond}")
+    raise WrongValueError(f"reward is {number}, expected {NUMBER.expected}")
 
 
 def read_flag(flag: Any, name: str) -> bool:
-    """Check `terminated` or `truncated`: a boolean, 0 or 1, or an array of one.
+    """Convert `terminated` or `truncated`: a boolean, 0 or 1, or an array of one of these.
 
     Raises:
-        WrongValueError: it is not.
+        WrongValueError: the flag is something else.
     """
     if type(flag) is bool:
         return flag

@@ -1,7 +1,7 @@
-"""Environments of Gymnasium in a process each.
+"""Environments of Gymnasium in a worker process each.
 
-Whatever becomes of a worker process is noticed: it is killed, it ends, it gives no answer. A worker
-ends when the process that trains is gone, whatever became of that.
+A worker that is killed, ends or does not answer is detected and named. A worker ends when the
+process that trains ends, even if that was killed.
 """
 
 import atexit
@@ -32,26 +32,26 @@ from noisydqn.envs.guard import GuardedEnv
 from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line
 
 START_SECONDS = 120.0
-"""Within so many seconds a worker has imported what it needs and made its environment."""
+"""Seconds in which a worker has to import its modules and make its environment."""
 CLOSE_SECONDS = 5.0
-"""After so many seconds a worker that was asked to end is killed."""
+"""Seconds after which a worker that was asked to end is killed."""
 
 
 class WorkerVector(VectorEnv[Any, Any, Any]):
-    """Guarded environments in a worker process each; resets by `AutoresetMode.NEXT_STEP`.
+    """Guarded environments in a worker process each, with `AutoresetMode.NEXT_STEP`.
 
-    Observations come through shared memory, the same in every step.
+    Observations are views of shared memory, which the next step overwrites.
 
     Args:
         makers: each makes one environment in its worker.
         observation_space: of each environment.
         action_space: of each environment.
-        timeout: seconds after which a worker that gives no answer hangs.
-        notice: told, in a line, of what goes wrong while closing.
+        timeout: seconds after which a worker that does not answer is killed.
+        notice: receives a line if closing an environment raises.
 
     Raises:
         UserError: a maker cannot be sent to another process.
-        EnvironmentFailedError: an environment cannot be made there.
+        EnvironmentFailedError: an environment cannot be made in its worker.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
         """Call a method of every environment with the same arguments."""
         self._send("call", [(name, args)] * self.num_envs)
-        # A replay takes as many steps as it has actions, and a reset.
+        # A replay takes a reset and a step for each action.
         steps = 1 + max(map(len, args[-1])) if name == "replay" else 1
         return tuple(self._gather(self._timeout * steps))
 
@@ -151,7 +151,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 raise self._lost(index) from None
 
     def _gather(self, timeout: float) -> list[Any]:
-        """Wait for one answer of every worker."""
+        """Wait for an answer from every worker."""
         answers: list[Any] = [None] * self.num_envs
         missing = set(range(self.num_envs))
         end = time.monotonic() + timeout
@@ -162,7 +162,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 answers[index] = self._receive(index)
             missing -= answered
             for index in missing.intersection(~key.data for key, _ in events):
-                if not self._pipes[index].poll():  # its last words, if any, are read first
+                if not self._pipes[index].poll():  # its last answer comes first
                     raise self._lost(index)
             if missing and not events:
                 for index in missing:
@@ -182,7 +182,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         return answer
 
     def _lost(self, index: int) -> EnvironmentFailedError:
-        """Say what became of a worker whose pipe is broken."""
+        """Find out how a worker whose pipe is broken ended, and say so."""
         process = self.processes[index]
         process.join(1)
         code = process.exitcode
@@ -218,7 +218,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             pipe.close()
 
     def _take_notices(self, pipe: Connection) -> None:
-        """Read what a worker sent last, after answers that nobody waited for."""
+        """Read a worker's notices, which come after answers that nothing waited for."""
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
                 answer = pipe.recv()
@@ -232,7 +232,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             process.join(1)
 
 
-# In the worker
+# Functions of the worker process
 
 
 def _work(
@@ -243,8 +243,8 @@ def _work(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> None:
-    """Serve one environment until the process that trains asks to end, or is gone."""
-    # Signals may reach every process of a group; the one that trains decides what they mean.
+    """Serve one environment until the process that trains asks to end, or ends itself."""
+    # Ctrl-C reaches every process of a group; the process that trains decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

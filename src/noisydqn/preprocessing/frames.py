@@ -1,13 +1,16 @@
-"""Stacks of the newest frames, for acting. The replay buffer assembles its own from its rows."""
+"""Stacks of the newest frames, for acting.
+
+The replay buffer stores single frames and forms the stacks of a batch itself.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
 
 def start(observation: Shaped[Array, "envs ..."], frames: int) -> Shaped[Array, "envs ..."]:
-    """Make the stack [envs, frames, ...] at the start of an episode: its first frame, repeated.
+    """Stack the first frame of an episode with itself, [envs, frames, ...].
 
-    If `frames` is 1, return the observation itself.
+    If `frames` is 1, nothing is stacked: the result is `observation`.
     """
     if frames == 1:
         return observation
@@ -20,7 +23,7 @@ def push(
     started: Bool[Array, " envs"],
     frames: int,
 ) -> Shaped[Array, "envs ..."]:
-    """Add the newest frame; where an episode `started`, start a new stack."""
+    """Add the newest frame and drop the oldest; where an episode `started`, start a new stack."""
     if frames == 1:
         return observation
     moved = jnp.concatenate([stack[:, 1:], observation[:, None]], axis=1)
@@ -29,7 +32,11 @@ def push(
 
 
 def merge(stack: Shaped[Array, "envs frames ..."]) -> Shaped[Array, "envs ..."]:
-    """Merge a stack into one array: images side by side as channels, vectors end to end."""
+    """Merge the frames of a stack into one array.
+
+    Frames of images become channels: [envs, 4, 84, 84, 3] gives [envs, 84, 84, 12]. Vectors are
+    joined: [envs, 4, 8] gives [envs, 32].
+    """
     if stack.ndim == 2:
         return stack
     images = stack[..., None] if stack.ndim == 4 else stack

@@ -23,8 +23,9 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
 from noisydqn.config.config import Config
 from noisydqn.envs.history import SavedHistory
-from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.envs.vectors import HostVector
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key

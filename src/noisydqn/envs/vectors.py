@@ -1,0 +1,224 @@
+"""Vectors of Gymnasium's environments: where their steps become `TimeStep`s.
+
+The step after the last of an episode is a reset, whose action is ignored, as in Gymnasium's
+`AutoresetMode.NEXT_STEP`. The learner therefore sees final observations like any other.
+"""
+
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import logger
+
+from noisydqn.envs.backends import Backend
+from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.guard import SUCCESS_KEYS
+from noisydqn.envs.history import History, SavedHistory
+from noisydqn.envs.pictures import as_picture
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import (
+    EnvironmentFailedError,
+    NoPictureError,
+    WrongValueError,
+    in_one_line,
+    is_stop,
+)
+from noisydqn.types import TimeStep
+
+
+class HostVector:
+    """Environments in lockstep, whose time steps are NumPy arrays [num_envs, ...].
+
+    Args:
+        backend: the environments; the vector closes them.
+        notices: receives a line if closing the environments raises.
+
+    Raises:
+        SpaceError: a space is not supported.
+    """
+
+    def __init__(self, backend: Backend, notices: Callable[[str], None] = warnings.warn) -> None:
+        self._backend, self._notices = backend, notices
+        vector = backend.vector
+        self.num_envs = vector.num_envs
+        self.spaces = vector.single_observation_space, vector.single_action_space
+        self.metadata: dict[str, Any] = dict(vector.metadata or {})
+        self.render_mode = vector.render_mode
+        try:
+            names = getattr(vector.unwrapped, "action_names", None)
+            self.spec = EnvironmentSpec.of(Encoding.of(*self.spaces, names))
+        except BaseException:
+            self.close()
+            raise
+        self._encoding = self.spec.encoding
+        self._first_action = self._encoding.actions.start
+        self._history: History | None = None
+        self._steps = 0
+        self.stats: dict[str, np.ndarray] = {}
+        """Statistics [envs] of the episodes that the newest step ended, such as "success"; NaN
+        where an environment reported none."""
+
+    def reset(self, seed: int) -> TimeStep:
+        """Start an episode in every environment.
+
+        Raises:
+            EnvironmentFailedError: as `step`.
+        """
+        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
+        observation = self._call(self._backend.reset, seeds)
+        nothing = np.zeros(self.num_envs, bool)
+        return self._time_step(observation, np.zeros(self.num_envs), nothing, nothing)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """Take a step in every environment; where an episode has ended, start one instead.
+
+        Args:
+            actions: [num_envs], counted from 0.
+
+        Raises:
+            EnvironmentFailedError: an environment raised, or returned what it did not declare.
+        """
+        self._steps += 1
+        history = self._history
+        if history is None:
+            starts = spans = np.zeros(self.num_envs, bool)
+        else:
+            starts, spans = history.starts(), history.episode + 1
+        observation, reward, terminated, truncated, infos = self._call(
+            self._backend.step, actions + self._first_action, starts, spans
+        )
+        time_step = self._time_step(observation, reward, terminated, truncated)
+        last = np.asarray(time_step.last)
+        self.stats = _final_stats(infos, last) if infos else {}
+        if history is not None:
+            history.record(actions, np.asarray(time_step.reward), last, starts)
+        return time_step
+
+    def rest(self, envs: np.ndarray) -> None:
+        """Stop playing where `envs` [num_envs], to save time; native vectors play on.
+
+        Raises:
+            EnvironmentFailedError: as `step`.
+        """
+        self._call(self._backend.rest, envs)
+
+    # Replays
+
+    def remember(self) -> None:
+        """Record a history from now on; call this before the first reset."""
+        self._history = History(self.num_envs, self._backend.period)
+
+    @property
+    def history(self) -> SavedHistory:
+        """The record from which `restore` replays."""
+        assert self._history is not None  # noqa: S101 - `remember` was called
+        return self._history.save()
+
+    def restore(self, saved: SavedHistory, newest: TimeStep) -> np.ndarray:
+        """Replay a history; call this after the reset with the same seed.
+
+        Args:
+            saved: the history.
+            newest: the time step at its end.
+
+        Returns:
+            [num_envs], true where the replay ended elsewhere: the environment is not deterministic.
+            Its next step starts an episode.
+
+        Raises:
+            EnvironmentFailedError: as `step`.
+        """
+        assert self._history is not None  # noqa: S101 - `remember` was called
+        own_actions = saved._replace(actions=saved.actions + self._first_action)
+        observation, total, over = self._call(self._backend.replay, own_actions)
+        same = self._encode(observation) == np.asarray(newest.observation)
+        same = same.reshape(self.num_envs, -1).all(axis=1)
+        differs = ~(same & (total == saved.total) & (over == saved.over))
+        self._history.load(saved)
+        if differs.any():
+            differs = self._call(self._backend.restart, differs)
+            self._history.restart(differs)
+        return differs
+
+    def picture(self, time_step: TimeStep) -> np.ndarray:
+        """Return a picture [height, width, 3] of the first environment, in bytes.
+
+        It is rendered by the environment or, if that renders none, its observation.
+
+        Raises:
+            EnvironmentFailedError: rendering raised, or returned something else.
+        """
+        if self._backend.renders:
+            rendered: Any = self._call(self._backend.vector.render)
+            try:
+                return as_picture(rendered[0])
+            except NoPictureError as error:
+                raise EnvironmentFailedError(
+                    f"the environment rendered no picture at step {self._steps}: {error}"
+                ) from error
+        shown = np.asarray(time_step.observation[0])
+        shown = shown[..., None] if shown.ndim == 2 else shown
+        return np.repeat(shown[..., -1:], 3, axis=-1) if shown.shape[-1] != 3 else shown
+
+    def close(self) -> None:
+        """Close every environment; what that raises becomes a notice, unless it is a stop."""
+        try:
+            self._backend.vector.close()
+        except BaseException as error:
+            if is_stop(error):
+                raise
+            self._notices(f"closing the environments raised {in_one_line(error)}; it was ignored")
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of the backend; whatever it raises is a failure of an environment."""
+        level, logger.min_level = logger.min_level, logger.ERROR + 1  # errors here say the same
+        try:
+            return function(*args)
+        except BaseException as error:
+            if isinstance(error, EnvironmentFailedError) or is_stop(error):
+                raise
+            raise EnvironmentFailedError(
+                f"the environments failed at step {self._steps}: {in_one_line(error)}\n"
+                f"{traceback.format_exc()}"
+            ) from error
+        finally:
+            logger.min_level = level
+
+    def _time_step(
+        self, observation: Any, reward: Any, terminated: Any, truncated: Any
+    ) -> TimeStep:
+        self._check(self._backend.check_reward, reward)
+        encoded: Any = self._encode(observation)  # the arrays are NumPy's until they are stored
+        return TimeStep(
+            observation=encoded,
+            reward=reward.astype(np.float32),
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            info={},
+        )
+
+    def _encode(self, observation: Any) -> np.ndarray:
+        self._check(self._backend.check, self._encoding, observation)
+        return self._encoding.encode(observation)
+
+    def _check(self, check: Callable[..., None], *args: Any) -> None:
+        try:
+            check(*args)
+        except WrongValueError as error:
+            where = "" if error.row is None else f" of environment {error.row}"
+            raise EnvironmentFailedError(
+                f"the environment failed at step {self._steps}{where}: {error}; correct the "
+                "environment"
+            ) from None
+
+
+def _final_stats(infos: dict[str, Any], last: np.ndarray) -> dict[str, np.ndarray]:
+    """Return "success" [envs] from a vector's infos where an episode ended, else NaN."""
+    for key in SUCCESS_KEYS:
+        values = np.asarray(infos.get(key))
+        if values.shape == last.shape and values.dtype.kind in "biuf":
+            reported = last & np.asarray(infos.get(f"_{key}", last), bool)
+            return {"success": np.where(reported, values, np.nan)} if reported.any() else {}
+    return {}
