@@ -46,7 +46,7 @@ class Trainer:
     def __init__(self) -> None:
         config = config_for("ALE/Pong-v5")
         spec = EnvironmentSpec(jax.ShapeDtypeStruct(FRAME, jnp.uint8), 6, numbered(6))
-        core = Core.create(config, spec)
+        core = Core.create(config.program, spec)
         self.config, self.core = config, core
         self._act: Callable[..., Any] = jax.jit(
             lambda state, time_step, step: core.act(core.observe(state, time_step), step),
@@ -61,7 +61,7 @@ class Trainer:
         self.state: TrainingState = jax.jit(core.init)(jax.random.key(0))
         self.written = 0
         self._frames = np.random.default_rng(0).integers(
-            0, 256, (64, config.num_envs, *FRAME), np.uint8
+            0, 256, (64, config.runner.num_envs, *FRAME), np.uint8
         )
 
     def fill(self) -> None:
@@ -83,7 +83,7 @@ class Trainer:
 
     def step(self) -> None:
         """Step all environments and make the scheduled updates."""
-        num_envs, i = self.config.num_envs, self.written
+        num_envs, i = self.config.runner.num_envs, self.written
         nothing: Any = np.zeros(num_envs, bool)
         frames: Any = self._frames[i % len(self._frames)]
         reward: Any = np.zeros(num_envs, np.float32)
@@ -99,7 +99,7 @@ class Trainer:
         start, before = time.perf_counter(), self.written
         while (now := time.perf_counter()) - start < seconds:
             self.step()
-        return (self.written - before) * self.config.num_envs / (now - start)
+        return (self.written - before) * self.config.runner.num_envs / (now - start)
 
     def snapshot(self, more: int = 0) -> Snapshot:
         """Make the host runner's snapshot, as if `more` rows had been added."""
@@ -118,10 +118,11 @@ def save(trainer: Trainer, writer: CheckpointWriter, folder: Path, more: int) ->
     while writer.busy:
         trainer.step()
     seconds = time.perf_counter() - start
-    speed = (trainer.written - steps) * trainer.config.num_envs / max(seconds - stall, 1e-9)
+    speed = (trainer.written - steps) * trainer.config.runner.num_envs / max(seconds - stall, 1e-9)
     after = sum(path.stat().st_size for path in folder.iterdir())
     return {
-        "transitions": (more or len(trainer.state.replay.rows.last)) * trainer.config.num_envs,
+        "transitions": (more or len(trainer.state.replay.rows.last))
+        * trainer.config.runner.num_envs,
         "gigabytes": (after - before) / 1e9,
         "stall_seconds": stall,
         "seconds": seconds,
@@ -167,7 +168,7 @@ def main() -> None:
         jumped = 0
         for which, speed in (("incremental", alone), ("fast", FAST)):
             trainer.written += jumped
-            more = int(speed * args.interval) // trainer.config.num_envs
+            more = int(speed * args.interval) // trainer.config.runner.num_envs
             done[which] = save(trainer, writer, folder, more)
             jumped = more
         again = trainer.steps_per_second(args.window)

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import results
 
 COMMON = (
-    "--quiet --film-seconds 0 --hidden 16 --num-envs 2 --batch-size 8 --evaluation-episodes 2 "
+    "--quiet --video-seconds 0 --hidden 16 --num-envs 2 --batch-size 8 --evaluation-episodes 2 "
     "--learning-starts 200 --keep 2"
 )
 WORKS = {

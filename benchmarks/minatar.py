@@ -34,7 +34,7 @@ GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
     """Train one seed on one core."""
-    options = ["--seed", str(seed), "--steps", str(steps), "--quiet", "--film-seconds", "0"]
+    options = ["--seed", str(seed), "--steps", str(steps), "--quiet", "--video-seconds", "0"]
     options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
     with trained(f"MinAtar/{game}-v1", *options, core=core) as done:
         with (done.folder / "evaluations.csv").open(newline="") as file:

@@ -26,16 +26,17 @@ def jax_round() -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from noisydqn import PRESETS, build
+    from noisydqn import PRESETS
     from noisydqn.envs.catcher import CatcherPixels
     from noisydqn.envs.device import DeviceEnvironment
     from noisydqn.learner.agent import UpdateNoise, sample_update_noise
+    from noisydqn.runners import build
     from noisydqn.types import Batch, LearnerState, Transition
 
     config = PRESETS["catcher-notebook"]
-    agent = build.make_agent(config)
+    agent = build.make_agent(config.program)
     policy = build.make_policy(
-        config, DeviceEnvironment.create(CatcherPixels()).spec, jax.random.key(0)
+        config.program, DeviceEnvironment.create(CatcherPixels()).spec, jax.random.key(0)
     )
     keys = jax.random.split(jax.random.key(1), 7)
     shape = (1000, 42, 42)
@@ -43,7 +44,7 @@ def jax_round() -> Callable[[], float]:
     next_observations = jax.random.normal(keys[1], shape)
     a_tm1 = jax.random.randint(keys[2], (BATCH,), 0, ACTIONS)
     r_t, weights = jax.random.normal(keys[3], (BATCH,)), jax.random.uniform(keys[4], (BATCH,))
-    discount_t = jnp.full(BATCH, config.discount)
+    discount_t = jnp.full(BATCH, config.learning.discount)
 
     def update(
         carry: tuple[LearnerState, UpdateNoise], i: jax.Array

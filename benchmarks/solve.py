@@ -38,7 +38,7 @@ for LunarLander, where Gymnasium takes 100 episodes."""
 def solve(env: str, seed: int, preset: str) -> dict[str, Any]:
     """Train one seed with a preset of an environment until it is solved."""
     goal, window = GOALS[env]
-    options = ["--seed", str(seed), "--quiet", "--film-seconds", "0"]
+    options = ["--seed", str(seed), "--quiet", "--video-seconds", "0"]
     options += ["--evaluation-episodes", "100"]
     options += ["--stop-at-return", str(goal), "--window", str(window)]
     with trained(preset, *options) as run:

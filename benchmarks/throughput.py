@@ -62,8 +62,8 @@ def measure(
     config = config.replace(steps=warm + steps, chunk_steps=512)
     started = time.perf_counter()
     updates = 0
-    environment: Any = make_environment(config)
-    for chunk in host.run(config, environment, jax.random.key(0)):
+    environment: Any = make_environment(config.environment)
+    for chunk in host.run(config.program, environment, jax.random.key(0), config.total_steps):
         if chunk.steps <= warm:
             started, updates = time.perf_counter(), chunk.seeds[0].updates
         last = chunk

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import results
-from noisydqn import build
+from noisydqn.nets.build import CONV_LAYERS
 from noisydqn.nets.convolutions import max_pool
 from noisydqn.nets.torsos import ConvTorso, NotebookTorso, Torso, features
 
@@ -80,7 +80,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, save, and print the table."""
     key = jax.random.key(1)
-    tuned = ConvTorso(SHAPE, build.CONV_LAYERS["catcher"], key=key)
+    tuned = ConvTorso(SHAPE, CONV_LAYERS["catcher"], key=key)
     notebook = NotebookTorso(SHAPE, key=key)
     rows: list[dict[str, Any]] = [
         {

@@ -51,9 +51,10 @@ def jax_round(network: str, head: str) -> Round:
     import jax
     import jax.numpy as jnp
 
-    from noisydqn import Config, build
+    from noisydqn import Config
     from noisydqn.envs.spec import EnvironmentSpec, numbered
     from noisydqn.learner.agent import UpdateNoise, sample_update_noise
+    from noisydqn.runners import build
     from noisydqn.types import Batch, LearnerState, Transition
 
     shape, actions, number = SHAPES[network]
@@ -62,7 +63,7 @@ def jax_round(network: str, head: str) -> Round:
     )
     config = Config(target_period=500, target_rate=1.0, **torso, **HEADS[head])
     spec = EnvironmentSpec(jax.ShapeDtypeStruct(shape, jnp.float32), actions, numbered(actions))
-    agent = build.make_agent(config)
+    agent = build.make_agent(config.program)
     keys = jax.random.split(jax.random.key(0), 7)
     states = jax.random.uniform(keys[0], (2, 4 * BATCH, *shape))
     a_tm1 = jax.random.randint(keys[1], (BATCH,), 0, actions)
@@ -81,7 +82,7 @@ def jax_round(network: str, head: str) -> Round:
         return learner, sample_update_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
 
     run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
-    network_like = build.make_policy(config, spec, keys[6]).network
+    network_like = build.make_policy(config.program, spec, keys[6]).network
     carry = run(
         (agent.init(network_like, keys[0]), sample_update_noise(network_like, keys[5], BATCH))
     )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import msgspec
 from hypothesis import strategies as st
 
-from noisydqn import Config, build
+from noisydqn import Config
 from noisydqn.checkpoint import rows as ring
 from noisydqn.checkpoint.format import Manifest, encode
 from noisydqn.checkpoint.reader import newest_whole, read_manifest
@@ -25,6 +25,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.errors import UserError
+from noisydqn.runners import build
 from noisydqn.runs.weights import load_policy, save_policy
 from noisydqn.types import Row
 
@@ -130,7 +131,7 @@ class Corpus:
         self.files = sorted(path.name for path in (self.path / "good").iterdir())
         self.config = Config(hidden=(4,))
         self.spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, numbered(2))
-        self.policy = build.make_policy(self.config, self.spec, jax.random.key(3))
+        self.policy = build.make_policy(self.config.program, self.spec, jax.random.key(3))
         save_policy(self.path / "weights", self.policy)
 
     def close(self) -> None:

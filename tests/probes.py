@@ -1,5 +1,6 @@
 """Tiny environments with known answers."""
 
+from collections.abc import Generator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 from noisydqn import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.jax_interface import JaxEnvironment
-from noisydqn.runners import device
+from noisydqn.runners import device, host
+from noisydqn.runners.report import Chunk
 
 SMALL = Config(
     torso="flat",
@@ -32,9 +34,9 @@ adapted = lru_cache(DeviceEnvironment.create)
 
 def train(config: Config, env: JaxEnvironment) -> list[device.Chunk]:
     """All chunks of a run, each seed's key its own."""
-    seeds = range(config.seed, config.seed + config.num_seeds)
+    seeds = range(config.run.seed, config.run.seed + config.run.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    return list(device.run(config, adapted(env), keys))
+    return list(run_device(config, adapted(env), keys))
 
 
 Outcome = tuple[jax.Array, Any, jax.Array, jax.Array, dict[str, jax.Array]]
@@ -136,3 +138,13 @@ class Probe:
     def is_truncated(self, state: ProbeState, params: Any) -> jax.Array:
         del state, params
         return jnp.bool_(False)
+
+
+def run_device(config: Config, env: Any, keys: Any, *args: Any, **options: Any) -> Generator[Chunk]:
+    """Run the device runner with the options of a config."""
+    return device.run(config.program, env, keys, config.total_steps, *args, **options)
+
+
+def run_host(config: Config, env: Any, key: Any, *args: Any, **options: Any) -> Generator[Chunk]:
+    """Run the host runner with the options of a config."""
+    return host.run(config.program, env, key, config.total_steps, *args, **options)

@@ -80,7 +80,9 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
             (stage / "README.md").write_text(str(model_card(folder, config, name)))
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(
-                repo_id=name, folder_path=stage, commit_message=f"{config.env}, shared by {user}"
+                repo_id=name,
+                folder_path=stage,
+                commit_message=f"{config.environment.env}, shared by {user}",
             )
     except (HfHubHTTPError, OSError) as error:
         raise _refused(name, error) from error
@@ -100,8 +102,8 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
         EvalResult(
             task_type="reinforcement-learning",
             task_name="reinforcement-learning",
-            dataset_type=config.env,
-            dataset_name=config.env,
+            dataset_type=config.environment.env,
+            dataset_name=config.environment.env,
             metric_type=kind,
             metric_name=kind.replace("_", " "),
             metric_value=value,
@@ -112,7 +114,7 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
     data = ModelCardData(
         library_name=LIBRARY,
         license="mit",
-        tags=["reinforcement-learning", "noisy-networks", "deep-q-network", config.env],
+        tags=["reinforcement-learning", "noisy-networks", "deep-q-network", config.environment.env],
         model_name=name.split("/")[1],
         eval_results=results or None,
     )
@@ -120,8 +122,8 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
     outcome = ", ".join(f"{kind.replace('_', ' ')} {x:g}" for kind, x in evaluation.items())
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n{film}\n"
-        f"A noisy deep Q-network for {config.env}, trained with noisydqn: preset "
-        f"{config.preset}, seed {config.seed}, {summary.get('steps', 0):,} steps.\n\n"
+        f"A noisy deep Q-network for {config.environment.env}, trained with noisydqn: preset "
+        f"{config.preset}, seed {config.run.seed}, {summary.get('steps', 0):,} steps.\n\n"
         f"Without noise, in episodes after training: {outcome or 'not evaluated'}.\n\n"
         f"```\nnoisydqn pull {name}\n```\n\n"
         "```python\nimport noisydqn\n\n"

@@ -4,10 +4,14 @@ Everything follows the type hints of a dataclass, so a call from Python, a file 
 line agree on what an option takes.
 """
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from types import NoneType
@@ -25,6 +29,19 @@ class JsonObject:
 
 MAX_COUNT = 2**30
 """The largest whole number that an option takes: steps and updates are counted in 32 bits."""
+
+
+MAX_SEED = 2**32 - 1
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuse a seed that is not a 32-bit number.
+
+    Raises:
+        ConfigError: it is not; the message calls it `name`.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"{name} must be between 0 and {MAX_SEED}, got {seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +69,14 @@ class Constraint:
 
 
 def at_least(least: float) -> Constraint:
-    """Require numbers from `least` on; of a tuple every one."""
+    """Require numbers from `least` on."""
     words = "zero or more" if least == 0 else f"at least {least}"
-    return Constraint(lambda x: _lowest(x, least) >= least, words)
+    return Constraint(lambda x: x >= least, words)
+
+
+def each_at_least(least: float) -> Constraint:
+    """Require a tuple of numbers from `least` on."""
+    return Constraint(lambda x: min(x, default=least) >= least, f"at least {least} everywhere")
 
 
 def at_most(most: float) -> Constraint:
@@ -69,10 +91,6 @@ def between(low: float, high: float) -> Constraint:
 
 ABOVE_ZERO = Constraint(lambda x: x > 0, "above zero")
 FINITE = Constraint(lambda x: abs(x) < math.inf, "a number")
-
-
-def _lowest(value: Any, of_none: float) -> float:
-    return min(value, default=of_none) if isinstance(value, tuple) else value
 
 
 class Hint(NamedTuple):
@@ -105,6 +123,28 @@ def _hint(hint: Any) -> Hint:
         return Hint(hint, False, marks)
     (kind,) = (arg for arg in get_args(hint) if arg is not NoneType)
     return Hint(kind, True, marks)
+
+
+@lru_cache
+def help_of(kind: type) -> Mapping[str, str]:
+    """Return the help texts of a dataclass's fields: the strings that follow them in its source."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    texts: dict[str, str] = {}
+    for field, text in itertools.pairwise(body.body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return texts
+
+
+def choices(names: tuple[str, ...]) -> Any:
+    """Return the type hint of an option that takes one of some names."""
+    return Literal[names]
 
 
 def convert_fields(options: Any) -> None:
@@ -266,7 +306,7 @@ OTHER_NAMES = {
     "n_step": "n_steps nstep estimation_step multi_step",
     "frame_stack": "n_stack stack_num",
     "window": "stats_window_size",
-    "film_seconds": "capture_video video video_length",
+    "video_seconds": "capture_video video video_length film_seconds",
     "num_seeds": "seeds n_seeds",
     "env_kwargs": "env_args env_config",
     "max_episode_steps": "time_limit",

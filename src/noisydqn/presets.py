@@ -2,7 +2,8 @@
 
 import re
 
-from noisydqn.config.config import CATCHER, Config
+from noisydqn.config.config import Config
+from noisydqn.envs.options import CATCHER
 
 DEFAULT_PRESET = "catcher"
 
@@ -64,7 +65,7 @@ _CATCHER_NOTEBOOK = Config(
     schedule_updates=4_800,
     priority_offset=1e-4,
     evaluation_every=200_000,
-    film_seconds=60.0,
+    video_seconds=60.0,
 )
 
 _LUNARLANDER_NOTEBOOK = Config(
@@ -172,7 +173,7 @@ _ATARI = Config(
     replay_capacity=1_000_000,
     schedule_updates=2_500_000,
     evaluation_every=250_000,
-    film_seconds=60.0,
+    video_seconds=60.0,
 )
 
 _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one step
@@ -199,7 +200,6 @@ _RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
     hidden=(128,),
     dueling_hidden=(128,),
     distribution="categorical",
-    quantiles=None,
     v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
     v_max=50.0,
     n_step=3,
@@ -289,7 +289,7 @@ FAMILIES = {"ALE/": "atari", "MinAtar/": "minatar"}
 def config_for(env: str) -> Config:
     """The options that suit an environment: those of its preset, or the defaults."""
     for preset in PRESETS.values():
-        if preset.env == env and preset.preset != "default":
+        if preset.environment.env == env and preset.preset != "default":
             return preset
     family = next((name for start, name in FAMILIES.items() if env.startswith(start)), "default")
     if env.startswith("gymnax:") and env.endswith("-MinAtar"):

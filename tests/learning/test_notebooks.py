@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "hidden": (8,),
     "evaluation_every": 0,
     "evaluation_episodes": 1,
-    "film_seconds": 0.2,
+    "video_seconds": 0.2,
 }
 """What shortens the training runs here; `make notebooks` makes them as they are."""
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from noisydqn import Config, build
+from noisydqn import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import sample_update_noise
 from noisydqn.nets.noisy import FactorisedNoise, Noise, is_noisy
+from noisydqn.runners import build
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, Transition
 
@@ -77,28 +78,30 @@ def test_update_agrees(options: dict[str, Any]) -> None:
     config = Config(hidden=(8, 7), learning_rate=1e-3, adam_epsilon=1.5e-4, **options)
     config = config.replace(target_rate=1.0, target_period=100)
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((FEATURES,), jnp.float32), ACTIONS, ("a", "b", "c"))
-    online, target = (build.make_policy(config, spec, jax.random.key(k)).network for k in range(2))
-    agent, batch = build.make_agent(config), make_batch()
+    online, target = (
+        build.make_policy(config.program, spec, jax.random.key(k)).network for k in range(2)
+    )
+    agent, batch = build.make_agent(config.program), make_batch()
     noise = sample_update_noise(online, jax.random.key(9), BATCH)
     learner = agent.init(online, jax.random.key(0))._replace(target=Flat.of(target))
     updated, errors, metrics = jax.jit(agent.update)(learner, batch, noise)
 
     samples = noise[:3]
-    if config.noisy and config.noise == "factorised":
+    if config.exploration.noisy_layers and config.network.noise == "factorised":
         assert isinstance(samples[0].advantage, FactorisedNoise)
     taus: tuple[Any, Any] = noise.queries or (None, None)
-    assert (taus[0] is None) == (config.distribution != "implicit-quantile")
+    assert (taus[0] is None) == (options.get("distribution") != "implicit-quantile")
     rule = torch_twin.Rule(
-        distribution=config.distribution,
-        double=config.double,
-        munchausen=(0.9, 0.2, -1.0) if config.munchausen else None,
+        distribution=config.flat()["distribution"],
+        double=config.learning.double,
+        munchausen=(0.9, 0.2, -1.0) if config.learning.munchausen else None,
         num_actions=ACTIONS,
         learning_rate=1e-3,
         epsilon=1.5e-4,
-        atoms=config.atoms or 0,
-        v_min=config.v_min or 0.0,
-        v_max=config.v_max or 0.0,
-        acting_quantiles=config.acting_quantiles or 0,
+        atoms=config.flat().get("atoms", 0),
+        v_min=config.flat().get("v_min", 0.0),
+        v_max=config.flat().get("v_max", 0.0),
+        acting_quantiles=config.flat().get("acting_quantiles", 0),
     )
     arrays = {**named(batch.transitions), "weights": np.asarray(batch.weights)}
     noises = [named_noise(online, sample) for sample in samples]

@@ -76,7 +76,7 @@ def test_each_seed_gets_a_tracker_of_its_own(env: Any, tmp_path: Path) -> None:
         "evaluation_every": 0,
     }
     noisydqn.train(out=tmp_path / "run", trackers=[Collecting], **options)
-    assert [(t.folder, t.config and t.config.seed) for t in made] == [
+    assert [(t.folder, t.config and t.config.run.seed) for t in made] == [
         (tmp_path / "run" / "seed3", 3),
         (tmp_path / "run" / "seed4", 4),
     ]
@@ -196,8 +196,8 @@ def test_a_callback_sees_all_seeds_and_ends_them_together(tmp_path: Path) -> Non
         seeds: tuple[int, ...] = ()
 
         def on_chunk(self, training: Training, *_: Any) -> bool:
-            self.seeds += (training.config.seed,)
-            return training.config.seed == 0
+            self.seeds += (training.config.run.seed,)
+            return training.config.run.seed == 0
 
     stops = Stops()
     options: dict[str, Any] = OPTIONS | {"env": "noisydqn/Catcher-v0", "num_seeds": 2}

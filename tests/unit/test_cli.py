@@ -22,18 +22,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisydqn import PRESETS, Config, UserError, load_config, load_policy
-from noisydqn.arguments import fill, flags_of, options_of, read, show_help
 from noisydqn.cli import (
     EvaluateArgs,
     ExportArgs,
-    PresetsArgs,
     PullArgs,
     PushArgs,
     RecordArgs,
     ResumeArgs,
-    TrainArgs,
     main,
 )
+from noisydqn.cli.arguments import options_of, read, show_help, spell
+from noisydqn.cli.train import PresetsArgs, TrainArgs, config_options, differing, help_on
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.trackers import Terminal
 
@@ -41,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 TINY = shlex.split(
     "--steps 1200 --chunk-steps 400 --learning-starts 400 --evaluation-every 800 "
-    "--evaluation-episodes 2 --film-seconds 1 --seed 3 --torso flat --hidden 8 --batch-size 8"
+    "--evaluation-episodes 2 --video-seconds 1 --seed 3 --torso flat --hidden 8 --batch-size 8"
 )
 """A run of the default preset that is soon compiled, and shares its program with the others."""
 
@@ -213,8 +212,8 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], argv: list[str], message:
     ],
 )
 def test_spellings(argv: str, options: dict[str, Any]) -> None:
-    given = read(TrainArgs, argv.split(), "train")
-    assert fill(TrainArgs(Config()), given, "train").config == Config(**options)
+    given = read(config_options(), argv.split(), "train")
+    assert Config(**given.values) == Config(**options)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -222,20 +221,20 @@ def test_a_preset_is_shown_as_the_options_that_make_it(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = PRESETS[name]
-    words = [word for words in flags_of(preset, Config()) for word in words]
-    given = read(TrainArgs, words, "train")
-    assert fill(TrainArgs(Config(preset=name, env=preset.env)), given, "train").config == preset
+    words = [word for words in spell(differing(preset)) for word in words]
+    given = read(config_options(), words, "train")
+    assert Config(preset=name, env=preset.environment.env, **given.values) == preset
     assert main(["presets", name]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{name}: ")
-    assert f"noisydqn train {name} trains on {preset.env}" in shown
+    assert f"noisydqn train {name} trains on {preset.environment.env}" in shown
     assert all(word in shown for word in words)
 
 
 @pytest.mark.parametrize(
     "default",
     [
-        TrainArgs(Config()),
+        help_on(Config(), "catcher"),
         ResumeArgs(Path()),
         EvaluateArgs(Path()),
         RecordArgs(Path()),
@@ -251,11 +250,13 @@ def test_help_names_the_options_that_are_read(
     with pytest.raises(SystemExit):
         show_help(default, "command")
     named = set(re.findall(r"(?<=[ │])--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}
+    options = options_of(TrainArgs if isinstance(default, TrainArgs) else type(default))
+    if isinstance(default, TrainArgs):
+        options |= config_options()
     for option in named:
         bare = option.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        kind = options_of(type(default))[bare].kind
-        assert kind is bool or not option.startswith("--no-"), option
-    flags = {name.replace("_", "-") for name in options_of(type(default))}
+        assert options[bare].kind is bool or not option.startswith("--no-"), option
+    flags = {name.replace("_", "-") for name in options}
     assert {f"--{name}" for name in flags} <= named
 
 
@@ -575,7 +576,7 @@ def test_config_that_is_no_json(copied: Path, capsys: pytest.CaptureFixture[str]
 def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "three"
     argv = [*TINY, "--num-seeds", "2", "--out", str(out), "--quiet"]
-    argv[argv.index("--film-seconds") + 1] = "0"
+    argv[argv.index("--video-seconds") + 1] = "0"
     assert main(["train", *argv]) == 0
     assert capsys.readouterr() == ("", "")
     names = {"checkpoints", "seed3", "seed4", "summary.json"}
@@ -629,7 +630,7 @@ def test_ctrl_c_while_filming_keeps_what_was_trained(
 ) -> None:
     out = tmp_path / "film"
     argv = [*TINY, "--out", str(out)]
-    argv[argv.index("--film-seconds") + 1] = "600"
+    argv[argv.index("--video-seconds") + 1] = "600"
 
     def evaluated_and_filming() -> bool:
         if not (out / "policy.part.mp4").exists():

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import noisydqn
-from noisydqn import PRESETS, Config, UserError, build
+from noisydqn import PRESETS, Config, UserError
 from noisydqn.config.stored import IMPLIED, from_stored
 from noisydqn.distributions import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.distributions.bootstrap import Munchausen
@@ -24,6 +24,7 @@ from noisydqn.errors import ConfigError
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.options import OTHER_NAMES, hints_of
 from noisydqn.presets import DESCRIPTIONS
+from noisydqn.runners import build
 from noisydqn.runs.api import ARGUMENTS
 from noisydqn.runs.folder import RunFolder, read_config, write_config
 
@@ -51,7 +52,7 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("updates_per_step", 0, "one must be 0 and the other above"),
         ("steps", 2**31, f"--steps must be at most {2**30}, got {2**31}"),
         ("target_period", 2**40, f"--target-period must be at most {2**30}"),
-        ("film_seconds", 1e9, "--film-seconds must be at most 3600"),
+        ("video_seconds", 1e9, "--video-seconds must be at most 3600"),
         ("replay", "per", "--replay must be one of prioritized, uniform, got 'per'"),
         ("optimizer", "sgd", "--optimizer must be one of adam, adamw, got 'sgd'"),
         ("env_kwargs", "x", "--env-kwargs must be a JSON object"),
@@ -226,11 +227,9 @@ def test_a_stored_config_is_converted_too(tmp_path: Path) -> None:
 
 
 def test_runs_that_share_a_program_are_told_by_their_options() -> None:
-    one = Config(seed=1, steps=9, film_seconds=0, stop_at_return=3, window=2, evaluation_every=7)
-    assert one.of_program == Config().of_program
-    assert one.replace(batch_size=8).of_program != one.of_program
-    for config in PRESETS.values():
-        assert config.of_program.of_program == config.of_program
+    one = Config(seed=1, steps=9, video_seconds=0, stop_at_return=3, window=2, evaluation_every=7)
+    assert one.program == Config().program
+    assert one.replace(batch_size=8).program != one.program
 
 
 def test_public_names_are_listed() -> None:
@@ -308,7 +307,7 @@ def test_refuses_together(options: dict[str, Any], message: str) -> None:
 
 def test_distributions_have_their_papers_sizes_unless_given() -> None:
     def made(distribution: Any, **options: Any) -> object:
-        return build.make_distribution(Config(distribution=distribution, **options))
+        return Config(distribution=distribution, **options).distribution
 
     assert made("expected") == Expected("smooth-l1")
     assert made("expected", loss="squared") == Expected("squared")
@@ -317,8 +316,8 @@ def test_distributions_have_their_papers_sizes_unless_given() -> None:
     assert made("quantile") == Quantile(200)
     assert made("implicit-quantile") == ImplicitQuantile(64, 32)
     assert made("implicit-quantile", quantiles=8, acting_quantiles=4) == ImplicitQuantile(8, 4)
-    assert build.make_agent(Config()).munchausen is None
-    agent = build.make_agent(Config(munchausen=True, munchausen_minimum=-2.0))
+    assert build.make_agent(Config().program).munchausen is None
+    agent = build.make_agent(Config(munchausen=True, munchausen_minimum=-2.0).program)
     assert agent.munchausen == Munchausen(scale=0.9, temperature=0.03, minimum=-2.0)
 
 
@@ -326,7 +325,7 @@ def test_a_long_gradient_is_shortened() -> None:
     """As Adam's first moment after one update shows it."""
     gradient = jnp.array([3.0, 4.0])
     for bound, expected in ((None, [3, 4]), (1.0, [0.6, 0.8]), (10.0, [3, 4])):
-        optimizer = build.make_agent(Config(max_gradient_norm=bound)).optimizer
+        optimizer = build.make_agent(Config(max_gradient_norm=bound).program).optimizer
         _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
         first_moment = optax.tree.get(state, "mu")
         np.testing.assert_allclose(first_moment, 0.1 * np.array(expected), rtol=1e-5)
@@ -362,7 +361,7 @@ def test_the_rainbow_of_its_paper() -> None:
         "frame_stack": 4,
         "reward_clip": 1.0,
     }
-    assert build.make_distribution(PRESETS["rainbow"]) == Categorical(51, -10.0, 10.0)
+    assert PRESETS["rainbow"].distribution == Categorical(51, -10.0, 10.0)
     config = dataclasses.asdict(PRESETS["rainbow"])
     assert {name: config[name] for name in wanted} == wanted
 
@@ -371,12 +370,12 @@ def test_the_rainbow_of_its_paper() -> None:
 def test_rainbows_have_all_of_it(name: str) -> None:
     config = PRESETS[name]
     assert config.exploration == "noisy"
-    assert config.noise_in == "all"
-    assert config.dueling_hidden
-    assert config.double
+    assert config.network.noise_in == "all"
+    assert config.network.dueling_hidden
+    assert config.learning.double
     assert config.replay == "prioritized"
-    assert config.n_step == 3
-    distribution = build.make_distribution(config)
+    assert config.learning.n_step == 3
+    distribution = config.distribution
     assert isinstance(distribution, Categorical)
     assert distribution.atoms == 51
 
@@ -404,7 +403,7 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
     assert config == same
     config = config.replace(torso="flat", hidden=(64,))  # its noise is the same
     spec = DeviceEnvironment.create(CatcherPixels()).spec
-    network = eqx.filter_jit(build.make_policy)(config, spec, jax.random.key(0)).network
+    network = eqx.filter_jit(build.make_policy)(config.program, spec, jax.random.key(0)).network
     for layer in noisy_layers(network).values():
         bound = 0.5 * math.sqrt(6 / layer.in_features)
         for sigma in (layer.weight_sigma, layer.bias_sigma):
@@ -415,8 +414,8 @@ def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> Non
 
 
 def test_zero_is_a_value() -> None:
-    config = Config(sigma_init=0.0, discount=0.0, importance_exponent=0.0, seed=0, film_seconds=0)
-    assert config.sigma_init == 0.0
+    config = Config(sigma_init=0.0, discount=0.0, importance_exponent=0.0, seed=0, video_seconds=0)
+    assert config.network.sigma_init == 0.0
 
 
 def test_every_preset_is_described_and_named() -> None:
@@ -462,6 +461,6 @@ def test_the_notebooks_configuration() -> None:
 
 
 def test_replace_checks_again() -> None:
-    assert PRESETS["catcher"].replace(seed=4).seed == 4
+    assert PRESETS["catcher"].replace(seed=4).run.seed == 4
     with pytest.raises(UserError, match="--steps"):
         PRESETS["catcher"].replace(steps=0)

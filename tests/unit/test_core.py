@@ -34,7 +34,7 @@ def filled(core: Core) -> TrainingState:
 
 def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
     """Both are clipped."""
-    core = Core.create(SMALL.replace(reward_clip=0.5, normalize_rewards=True), SPEC)
+    core = Core.create(SMALL.replace(reward_clip=0.5, normalize_rewards=True).program, SPEC)
     state, envs = core.init(jax.random.key(0)), core.num_envs
     step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
     nothing, rewards = jnp.zeros(envs, jnp.bool_), [0.0, 100.0, -3.0, 0.25]
@@ -54,7 +54,7 @@ def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
 @pytest.mark.parametrize(("scheduled", "number"), [(3, 3), (3, 2), (3, 0), (20, 20)])
 def test_learning_is_updates_one_after_another(scheduled: int, number: int) -> None:
     """In bursts: batches and noise are sampled before, priorities set after the updates."""
-    core = Core.create(SMALL.replace(updates_per_step=1.5 if scheduled == 3 else 10), SPEC)
+    core = Core.create(SMALL.replace(updates_per_step=1.5 if scheduled == 3 else 10).program, SPEC)
     burst = 3 if scheduled == 3 else 8
     state = filled(core)
     learned, sums = jax.jit(core.learn)(state, jnp.int32(number), Agent.no_metrics())
@@ -90,7 +90,7 @@ def test_learning_is_updates_one_after_another(scheduled: int, number: int) -> N
 
 def test_acting_does_not_depend_on_how_many_updates_were_made() -> None:
     """Actor and learner have keys of their own: random actions and noise stay the same."""
-    core = Core.create(SMALL.replace(exploration="both", acting_noise="step"), SPEC)
+    core = Core.create(SMALL.replace(exploration="both", acting_noise="step").program, SPEC)
     state = filled(core)
     learn = jax.jit(core.learn)
     few, many = (learn(state, jnp.int32(n), Agent.no_metrics())[0] for n in (0, 5))
@@ -103,7 +103,7 @@ def test_acting_does_not_depend_on_how_many_updates_were_made() -> None:
 
 
 def test_learning_does_not_depend_on_how_often_the_noise_was_resampled() -> None:
-    core = Core.create(SMALL, SPEC)
+    core = Core.create(SMALL.program, SPEC)
     state = filled(core)
     learn = jax.jit(core.learn)
     other = core.resample(core.resample(state, jnp.bool_(True)), jnp.bool_(True))

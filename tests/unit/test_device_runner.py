@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def make(env: Any, **options: Any) -> DeviceRunner:
-    return DeviceRunner.create(SMALL.replace(**options), adapted(env))
+    return DeviceRunner.create(SMALL.replace(**options).program, adapted(env))
 
 
 def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
@@ -173,7 +173,7 @@ def test_random_steps_come_first() -> None:
 @pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
 def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
     """Weak types included: else the program is compiled twice."""
-    runner = DeviceRunner.create(PRESETS[preset], DeviceEnvironment.create(CatcherPixels()))
+    runner = DeviceRunner.create(PRESETS[preset].program, DeviceEnvironment.create(CatcherPixels()))
     before = jax.eval_shape(lambda key: (runner.init(key), runner.empty_log()), jax.random.key(0))
     number = jnp.int32(1)
     after = jax.eval_shape(runner.advance, *before, number, number, number)
@@ -210,7 +210,7 @@ def test_max_updates_is_exact() -> None:
 
 def test_metrics_are_means_over_updates() -> None:
     config = SMALL.replace(learning_starts=22, updates_per_step=1)
-    runner = DeviceRunner.create(config, adapted(CountingEnv()))
+    runner = DeviceRunner.create(config.program, adapted(CountingEnv()))
     advance, start = jax.jit(runner.advance), jnp.int32(0)
     state, log = runner.init(jax.random.key(0)), runner.empty_log()
     state, log = advance(state, log, jnp.int32(0), start, jnp.int32(10))

@@ -15,14 +15,16 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from tests.host_envs import ShowingEnv
 
-from noisydqn import Config, UserError, build
+from noisydqn import Config, UserError
 from noisydqn.envs.backends import NativeBackend
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.envs.vectors import HostVector
-from noisydqn.play.policy import describe
+from noisydqn.nets.build import choose_torso
 from noisydqn.preprocessing import frames
+from noisydqn.runners import build
+from noisydqn.runs.messages import describe
 
 IMAGE = spaces.Box(0, 255, (6, 5, 3), np.uint8)
 BITS = spaces.Box(0, 1, (10, 10, 4), cast(Any, bool))
@@ -149,7 +151,7 @@ def test_only_unmistakable_images_have_their_channels_moved(
 def test_torsos_are_chosen_by_shape_and_type(
     shape: tuple[int, ...], dtype: Any, torso: str
 ) -> None:
-    assert build.choose_torso(shape, dtype) == torso
+    assert choose_torso(shape, dtype) == torso
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_torsos_that_observations_are_too_small_for(
     config = Config(torso=torso)
     seen = jax.ShapeDtypeStruct(shape, np.float32)
     with pytest.raises(UserError, match=f"torso {torso} needs images of {smallest} x {smallest}"):
-        build.make_policy(config, EnvironmentSpec(seen, 2, numbered(2)), jax.random.key(0))
+        build.make_policy(config.program, EnvironmentSpec(seen, 2, numbered(2)), jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,9 @@ def test_the_smallest_image_of_a_torso_has_features(torso: str, smallest: int) -
     def features(side: int) -> int:
         seen = EnvironmentSpec(jax.ShapeDtypeStruct((side, side), np.uint8), 2, numbered(2))
         config = Config(torso=torso, hidden=())
-        made: Any = jax.eval_shape(lambda: build.make_policy(config, seen, jax.random.key(0)))
+        made: Any = jax.eval_shape(
+            lambda: build.make_policy(config.program, seen, jax.random.key(0))
+        )
         return made.network.torso.out_features
 
     assert features(smallest) > 0
@@ -198,7 +202,7 @@ def test_frames_of_any_observation_can_be_seen_together(space: spaces.Space[Any]
     batch = jnp.asarray(of.encoding.encode(samples(space, 2)[1]))
 
     def seen_and_values(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        policy = build.make_policy(config, of, jax.random.key(0))
+        policy = build.make_policy(config.program, of, jax.random.key(0))
         seen = policy.preprocess(frames.start(batch, 4))
         return seen, policy.network(seen[0], None)
 
@@ -265,7 +269,7 @@ def test_frames_of_numbers_stay_in_order() -> None:
     ids=lambda x: str(x) if isinstance(x, spaces.Space) else "",
 )
 def test_what_was_decided_is_said(space: Any, options: Any, words: str) -> None:
-    assert describe(Config(**options), spec(space)) == f"observations: {words}"
+    assert describe(Config(**options).program, spec(space)) == f"observations: {words}"
 
 
 def test_environments_in_jax_are_described_as_they_are_stored() -> None:
@@ -297,7 +301,7 @@ class Seeded(ShowingEnv):
 
 
 def test_an_environment_that_shows_parts_is_played_again() -> None:
-    env = HostEnvironment.create(Config(env="python:tests"), Seeded)
+    env = HostEnvironment.create(Config(env="python:tests").environment, Seeded)
     played, restored = env.vector(2), env.vector(2)
     for vector in (played, restored):
         vector.remember()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.host_envs import CountingHostEnv
 
-from noisydqn import PRESETS, Config, build
+from noisydqn import PRESETS, Config
 from noisydqn.envs.catcher import CatcherParams, CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
@@ -18,6 +18,7 @@ from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.play.evaluate import evaluate
 from noisydqn.play.rollout import SIDE_BY_SIDE
+from noisydqn.runners import build
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ SHORT = DeviceEnvironment.create(CatcherPixels(), CatcherParams(max_ticks=400))
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return build.make_policy(PRESETS["catcher"], SHORT.spec, KEY)
+    return build.make_policy(PRESETS["catcher"].program, SHORT.spec, KEY)
 
 
 def test_it_is_deterministic_and_free_of_noise(policy: Policy) -> None:
@@ -74,9 +75,9 @@ def test_an_environment_rests_once_its_share_is_played() -> None:
             return super().step(action)
 
     config = Config(env="CartPole-v1", hidden=(8,))
-    env = HostEnvironment.create(config, Tallied)
+    env = HostEnvironment.create(config.environment, Tallied)
     evaluation = evaluate(
-        env, build.make_policy(config, env.spec, KEY), episodes=SIDE_BY_SIDE + 3, key=KEY
+        env, build.make_policy(config.program, env.spec, KEY), episodes=SIDE_BY_SIDE + 3, key=KEY
     )
     assert evaluation.returns == (6.0,) * SIDE_BY_SIDE + (15.0,) * 3
     assert len(steps) == SIDE_BY_SIDE * 3 + 3 * 5
@@ -91,8 +92,8 @@ class Endless(CountingHostEnv):
 
 def test_episodes_that_never_end_are_truncated() -> None:
     config = Config(env="CartPole-v1", hidden=(8,))
-    env = HostEnvironment.create(config, Endless)
-    policy = build.make_policy(config, env.spec, KEY)
+    env = HostEnvironment.create(config.environment, Endless)
+    policy = build.make_policy(config.program, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 1, key=KEY, max_steps=4)
     assert evaluation.returns == (1.0 + 2 + 3 + 4,) * (SIDE_BY_SIDE + 1)
     assert evaluation.truncated == SIDE_BY_SIDE + 1
@@ -112,8 +113,8 @@ def test_an_ids_own_vector_plays_as_many_episodes_as_asked(
 ) -> None:
     """It knows no limit: what is played beyond it is not counted."""
     config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorization="own")
-    env = HostEnvironment.create(config, config.env)
-    policy = build.make_policy(config, env.spec, KEY)
+    env = HostEnvironment.create(config.environment, config.environment.env)
+    policy = build.make_policy(config.program, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=max_steps)
     assert (evaluation.returns, evaluation.truncated) == (returns, truncated)
 
@@ -121,8 +122,8 @@ def test_an_ids_own_vector_plays_as_many_episodes_as_asked(
 def test_own_vectors_whose_episodes_never_end_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CountingHostEnv.__init__, "__defaults__", ((10**9, 10**9),))
     config = Config(env="noisydqn-tests/CountingVector-v0", hidden=(8,), vectorization="own")
-    env = HostEnvironment.create(config, config.env)
-    policy = build.make_policy(config, env.spec, KEY)
+    env = HostEnvironment.create(config.environment, config.environment.env)
+    policy = build.make_policy(config.program, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 2, key=KEY, max_steps=2)
     assert (evaluation.returns, evaluation.truncated) == ((3.0,) * 52, 52)
 
@@ -138,7 +139,7 @@ def test_episodes_on_the_device_are_truncated(policy: Policy) -> None:
 def test_an_evaluation_can_be_left(policy: Policy) -> None:
     """While an episode is played, on the host and on the device."""
     config = Config(env="CartPole-v1", hidden=(8,))
-    env = HostEnvironment.create(config, Endless)
+    env = HostEnvironment.create(config.environment, Endless)
     calls = itertools.count()
 
     def leave() -> None:
@@ -146,7 +147,9 @@ def test_an_evaluation_can_be_left(policy: Policy) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        evaluate(env, build.make_policy(config, env.spec, KEY), episodes=2, key=KEY, check=leave)
+        evaluate(
+            env, build.make_policy(config.program, env.spec, KEY), episodes=2, key=KEY, check=leave
+        )
     calls = itertools.count()
     with pytest.raises(InterruptedError):
         evaluate(
@@ -164,8 +167,8 @@ class Successful(CountingHostEnv):
 
 def test_successes_are_reported_where_infos_say_so() -> None:
     config = Config(env="CartPole-v1", hidden=(8,))
-    env = HostEnvironment.create(config, Successful)
-    policy = build.make_policy(config, env.spec, KEY)
+    env = HostEnvironment.create(config.environment, Successful)
+    policy = build.make_policy(config.program, env.spec, KEY)
     evaluation = evaluate(env, policy, episodes=SIDE_BY_SIDE + 1, key=KEY)
     assert evaluation.stats == {"success_rate": 1}
     assert evaluation.summary()["success_rate"] == 1

@@ -16,19 +16,19 @@ from tests.unit.test_resume import results, tiny, train_until
 
 import noisydqn
 from noisydqn import Config, UserError
-from noisydqn.config.config import EXPLORATIONS
-from noisydqn.options import field_names
-from noisydqn.runners.core import program_key
+from noisydqn.config.stored import from_stored, to_stored
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.exploration import (
     EXPLORERS,
     Boltzmann,
     Both,
     EpsilonGreedy,
     Greedy,
+    Imported,
     Noisy,
     RandomFirst,
-    explorer_options,
-    make_explorer,
+    findable,
 )
 
 KEY = jax.random.key(0)
@@ -101,19 +101,8 @@ def test_an_ez_greedy_action_is_held_until_it_or_the_episode_ends() -> None:
 
 
 def test_a_config_can_name_every_explorer() -> None:
-    assert set(EXPLORATIONS) == set(EXPLORERS)
-    assert {name for kind in EXPLORERS.values() for name in _names(kind())} <= set(
-        field_names(Config)
-    )
-
-
-def _names(explorer: Any) -> list[str]:
-    return [name for name in explorer_options(explorer) if name != "exploration"]
-
-
-def test_defaults_are_those_of_the_config() -> None:
     for name, kind in EXPLORERS.items():
-        assert make_explorer(Config(exploration=name)) == kind()
+        assert Config(exploration=name).exploration == kind()
 
 
 @pytest.mark.parametrize(
@@ -121,31 +110,34 @@ def test_defaults_are_those_of_the_config() -> None:
     [
         Noisy(acting_noise="episode", acting_noise_shared=True),
         EpsilonGreedy(0.5, 0.25, 10),
-        Both(Noisy(acting_noise="step"), EpsilonGreedy(epsilon=0.1)),
+        Both(acting_noise="step", epsilon=0.1),
         Greedy(),
         Boltzmann(temperature=0.3),
         EzGreedy(),
     ],
 )
 def test_an_explorer_is_found_again_by_its_options(explorer: Any) -> None:
-    config = Config(**explorer_options(explorer))
-    assert make_explorer(config) == explorer
-    assert config.noisy == explorer.noisy_layers
-    random = make_explorer(config.replace(random_steps=7))
-    assert random == RandomFirst(explorer, 7)
+    config = Config(exploration=findable(explorer))
+    again = from_stored(to_stored(config), Path("config.json"))
+    assert again == config
+    assert again.exploration.build() == explorer
+    spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
+    core = Core.create(again.replace(random_steps=7).program, spec)
+    assert core.explorer == RandomFirst(explorer, 7)
 
 
 def test_functions_and_classes_of_a_module_are_found_again() -> None:
-    options = explorer_options(explorers.often)
-    assert options == {"exploration": "python:tests.explorers.often"}
-    assert make_explorer(Config(**options)) == EzGreedy(epsilon=0.8)
-    assert explorer_options(EzGreedy) == {"exploration": "python:tests.explorers.EzGreedy"}
-    assert Config(exploration="python:tests.explorers.Loud").noisy
+    often = findable(explorers.often)
+    assert often == Imported("python:tests.explorers.often")
+    assert often.build() == EzGreedy(epsilon=0.8)
+    assert findable(EzGreedy) == Imported("python:tests.explorers.EzGreedy")
+    config = Config(exploration="python:tests.explorers.Loud")
+    assert config.exploration.build().noisy_layers
 
 
 def test_programs_of_a_users_explorer_have_no_name() -> None:
-    assert program_key(Config()) is not None
-    assert program_key(Config(exploration="python:tests.explorers.EzGreedy")) is None
+    assert program_key(Config().program) is not None
+    assert program_key(Config(exploration="python:tests.explorers.EzGreedy").program) is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +184,7 @@ def test_options_have_constraints(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("explorer", [Boltzmann(temperature=0.1), EzGreedy()])
 def test_explorers_train_several_seeds_on_the_device(explorer: Any) -> None:
-    config = SMALL.replace(num_seeds=2, **explorer_options(explorer))
+    config = SMALL.replace(num_seeds=2, exploration=findable(explorer))
     chunks = train(config, CountingEnv())
     assert all(seed.updates > 0 for seed in chunks[-1].seeds)
     assert chunks[-1].seeds[0].sigma == {}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from noisydqn import PRESETS, Config, NoisyLinear, UserError, build, load_policy
+from noisydqn import PRESETS, Config, NoisyLinear, UserError, load_policy
 from noisydqn.cli import main
 from noisydqn.distributions import DISTRIBUTIONS, Distribution, Quantile
 from noisydqn.envs.encoding import Encoding
@@ -37,6 +37,7 @@ from noisydqn.learner.policy import Policy
 from noisydqn.nets.torsos import Flatten
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
+from noisydqn.runners import build
 from noisydqn.runs.folder import RunFolder, create_folders
 from noisydqn.runs.weights import save_policy
 
@@ -131,7 +132,7 @@ TRACED = [
 
 def make(case: Case) -> Policy:
     config, of = case
-    policy = with_learned_norms(build.make_policy(config, of, jax.random.key(0)))
+    policy = with_learned_norms(build.make_policy(config.program, of, jax.random.key(0)))
     seen = jnp.asarray(example_observations(policy, of, 50))
     if policy.moments is not None:
         moments = normalize.update(normalize.init(seen.shape[1:]), seen).rounded
@@ -282,7 +283,7 @@ def run(tmp_path: Path) -> Path:
     config = PRESETS["catcher"].replace(hidden=(8,))
     out, (folder,) = create_folders(config, tmp_path / "run")
     for path in (folder.best, folder.final):
-        save_policy(path, build.make_policy(config, CASES["bytes"][1], jax.random.key(0)))
+        save_policy(path, build.make_policy(config.program, CASES["bytes"][1], jax.random.key(0)))
     return out
 
 

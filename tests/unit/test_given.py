@@ -64,10 +64,10 @@ HERE = __name__
 )
 def test_every_callable_makes_environments(maker: Any, name: str) -> None:
     assert accept(maker) == (maker, {}) or isinstance(maker, Makers)
-    env = HostEnvironment.create(SMALL, maker)
+    env = HostEnvironment.create(SMALL.environment, maker)
     assert env.spec.num_actions == 2
     assert hash(env) == hash(env)
-    assert env != HostEnvironment.create(SMALL, maker)
+    assert env != HostEnvironment.create(SMALL.environment, maker)
     assert name_of(maker) == name
     if "<" in name:
         with pytest.raises(UserError, match="cannot be found again by its name: pass the funct"):
@@ -103,7 +103,7 @@ def test_instances_are_made_again_from_their_specs() -> None:
     entry, options = given(lengths=(2, 3))  # JSON has no tuples
     assert isinstance(entry, EnvSpec)
     assert options == {}
-    env = HostEnvironment.create(SMALL, entry)
+    env = HostEnvironment.create(SMALL.environment, entry)
     assert env.make().unwrapped.lengths == (2, 3)  # pyright: ignore[reportAttributeAccessIssue]
     assert name_of(entry) == f"python:<{name}>"
 

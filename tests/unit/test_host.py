@@ -30,10 +30,10 @@ from tests.host_envs import (
     Raising,
     ShowingEnv,
 )
+from tests.probes import run_host
 from tests.trees import priorities
 
 from noisydqn import Config
-from noisydqn.build import make_policy
 from noisydqn.envs.backends import NativeBackend
 from noisydqn.envs.given import Instance
 from noisydqn.envs.host import HostEnvironment
@@ -41,6 +41,7 @@ from noisydqn.envs.vectors import HostVector
 from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
 from noisydqn.runners import host
+from noisydqn.runners.build import make_policy
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import Stop
 from noisydqn.types import TimeStep
@@ -51,7 +52,7 @@ SMALL = probes.SMALL.replace(env="python:tests", torso="auto", updates_per_step=
 
 
 def make(entry: Any, **options: Any) -> HostEnvironment:
-    return HostEnvironment.create(SMALL.replace(**options), entry)
+    return HostEnvironment.create(SMALL.replace(**options).environment, entry)
 
 
 def expected_steps(vector_steps: int, num_envs: int, actions: np.ndarray) -> list[TimeStep]:
@@ -116,9 +117,10 @@ def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
     made = host.programs(config, env.spec)
-    vector = env.vector(config.num_envs)
+    vector = env.vector(config.runner.num_envs)
     state = made.init(jax.random.key(0))
-    return host._Run(config, made, vector, state, vector.reset(0), Stop())  # pyright: ignore[reportPrivateUsage]
+    steps = config.total_steps, config.runner.vector_steps
+    return host._Run(made, vector, (state, vector.reset(0)), steps, Stop())  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_is_stored_is_what_happened() -> None:
@@ -143,7 +145,7 @@ def test_what_is_stored_is_what_happened() -> None:
         assert float(got.r_t[i]) == sum(0.5**k * reward for k, reward in enumerate(rewards))
         terminates = time + span == length and length == 3
         assert float(got.discount_t[i]) == (0 if terminates else 0.5**span)
-        slot, column = divmod(int(leaf), config.num_envs)
+        slot, column = divmod(int(leaf), config.runner.num_envs)
         assert int(got.a_tm1[i]) == int(taken[slot][column])
         if span == 1:  # the environment shows the action that led there
             assert int(got.s_t[i][2]) == int(taken[slot][column])
@@ -154,9 +156,9 @@ def test_what_is_stored_is_what_happened() -> None:
 )
 def test_updates_follow_the_ratio(ratio: float, steps: int, starts: int) -> None:
     config = SMALL.replace(updates_per_step=ratio, steps=steps, learning_starts=starts)
-    chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
+    chunks = list(run_host(config, make(CountingHostEnv), jax.random.key(0)))
     assert chunks[-1].steps == steps
-    before = UpdateSchedule.create(config).first_step - config.num_envs
+    before = UpdateSchedule.create(config.program).first_step - config.runner.num_envs
     assert chunks[-1].seeds[0].updates == int(steps * ratio) - int(before * ratio)
 
 
@@ -168,7 +170,7 @@ def test_updates_of_several_steps_are_made_together() -> None:
         run._step()  # pyright: ignore[reportPrivateUsage]
         made.append(run.updates)
         draws.append(np.asarray(run.state.actor.explorer.vector))
-    burst = 4 * config.num_envs  # due after steps 4, 8 and 12, made while the next is taken
+    burst = 4 * config.runner.num_envs  # due after steps 4, 8 and 12, made while the next is taken
     assert made == [0] * 5 + [burst] * 4 + [2 * burst] * 4 + [3 * burst]
     renewed = [bool((a != b).any()) for a, b in itertools.pairwise(draws)]
     assert renewed == [i in (4, 8, 12) for i in range(13)]
@@ -176,22 +178,22 @@ def test_updates_of_several_steps_are_made_together() -> None:
 
 def test_max_updates_is_exact() -> None:
     config = SMALL.replace(steps=400, max_updates=7, updates_per_step=1)
-    (*_, last) = host.run(config, make(CountingHostEnv), jax.random.key(0))
+    (*_, last) = run_host(config, make(CountingHostEnv), jax.random.key(0))
     assert last.seeds[0].updates == 7
     assert last.steps < 400
 
 
 def test_updates_per_episode() -> None:
     config = SMALL.replace(updates_per_step=0, updates_per_episode=3)
-    chunks = list(host.run(config, make(CountingHostEnv), jax.random.key(0)))
+    chunks = list(run_host(config, make(CountingHostEnv), jax.random.key(0)))
     episodes = [episode for chunk in chunks for episode in chunk.seeds[0].episodes]
-    first = UpdateSchedule.create(config).first_step
+    first = UpdateSchedule.create(config.program).first_step
     learned = sum(episode.step >= first for episode in episodes)
     assert chunks[-1].seeds[0].updates == 3 * learned
 
 
 def test_episode_returns_and_lengths() -> None:
-    chunks = list(host.run(SMALL, make(CountingHostEnv), jax.random.key(0)))
+    chunks = list(run_host(SMALL, make(CountingHostEnv), jax.random.key(0)))
     episodes = [episode for chunk in chunks for episode in chunk.seeds[0].episodes]
     assert [(e.episode_return, e.length) for e in episodes[:4]] == [
         (6, 3),
@@ -237,7 +239,7 @@ def test_acting_is_noisy_unless_layers_are_plain() -> None:
     for kind in ("greedy", "epsilon-greedy"):
         plain = start(SMALL.replace(exploration=kind), make(CountingHostEnv))
         assert plain.state.actor.explorer == ()
-        chunk = next(host.run(SMALL.replace(exploration=kind), plain_env(), jax.random.key(0)))
+        chunk = next(run_host(SMALL.replace(exploration=kind), plain_env(), jax.random.key(0)))
         assert chunk.seeds[0].sigma == {}
         assert chunk.seeds[0].action_change == 0
 
@@ -281,7 +283,7 @@ def test_an_environment_that_breaks_in_a_worker_process_ends_a_run_in_good_order
     env = make(partial(Fatal, "SIGKILL"), vectorization="subprocess", step_timeout=60.0)
     chunks: list[int] = []
     with pytest.raises(EnvironmentFailedError, match="of environment 0 was killed by SIGKILL"):
-        chunks.extend(c.steps for c in host.run(SMALL.replace(num_envs=1), env, jax.random.key(0)))
+        chunks.extend(c.steps for c in run_host(SMALL.replace(num_envs=1), env, jax.random.key(0)))
     assert chunks == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -290,8 +292,8 @@ def test_an_environment_that_breaks_in_a_worker_process_ends_a_run_in_good_order
 def test_one_instance_is_trained_on_and_evaluated() -> None:
     config = SMALL.replace(num_envs=1)
     counting = CountingHostEnv()
-    env = HostEnvironment.create(config, Instance(counting))
-    chunks = host.run(config, env, jax.random.key(0))
+    env = HostEnvironment.create(config.environment, Instance(counting))
+    chunks = run_host(config, env, jax.random.key(0))
     first = next(chunks)
     with pytest.raises(UserError, match="one instance, which is in use: give a function"):
         evaluate(env, first.policy(0), episodes=3, key=jax.random.key(0))
@@ -301,13 +303,13 @@ def test_one_instance_is_trained_on_and_evaluated() -> None:
     assert counting.episode == played + 3
     for options in ({"num_envs": 2}, {"evaluation_every": 50}, {"vectorization": "subprocess"}):
         with pytest.raises(UserError, match="more than the one instance that was given as env"):
-            HostEnvironment.create(config.replace(**options), Instance(counting))
+            HostEnvironment.create(config.replace(**options).environment, Instance(counting))
 
 
 def test_same_seed_same_bits_however_vectorized() -> None:
     def weights(vectorization: str, seed: int) -> np.ndarray:
         env = make(Cue, vectorization=vectorization)
-        (*_, last) = host.run(SMALL, env, jax.random.key(seed))
+        (*_, last) = run_host(SMALL, env, jax.random.key(seed))
         return np.concatenate([x.ravel() for x in jax.tree.leaves(last.policy(0).network)])
 
     first = weights("sync", 0)
@@ -330,7 +332,7 @@ def test_every_episode_has_a_seed_of_its_own() -> None:
 
 def test_evaluation_plays_every_episode_once() -> None:
     env = make(CountingHostEnv)
-    (*_, last) = host.run(SMALL, env, jax.random.key(0))
+    (*_, last) = run_host(SMALL, env, jax.random.key(0))
     evaluation = evaluate(env, last.policy(0), episodes=120, key=jax.random.key(0))
     # 50 environments: 20 of them play three episodes (3, 5, 3 steps long), 30 play two.
     assert sorted(evaluation.returns) == [6.0] * 70 + [15.0] * 50
@@ -398,7 +400,7 @@ def test_observation_spaces(space: Any, shape: Any, dtype: str, encode: Any) -> 
         np.testing.assert_array_equal(step.observation[0], encode(shown))
         assert step.observation.dtype == dtype
     showing.shown.clear()
-    (*_, last) = host.run(SMALL.replace(steps=40), env, jax.random.key(0))
+    (*_, last) = run_host(SMALL.replace(steps=40), env, jax.random.key(0))
     assert last.seeds[0].updates > 0
 
 
@@ -434,7 +436,7 @@ def test_observation_space_that_is_not_supported() -> None:
 )
 def test_a_broken_environment_is_named(how: str, message: str) -> None:
     env = make(partial(BrokenEnv, how), vectorization="subprocess" if how == "raise" else "sync")
-    run = host.run(SMALL.replace(chunk_steps=10, num_envs=1), env, jax.random.key(0))
+    run = run_host(SMALL.replace(chunk_steps=10, num_envs=1), env, jax.random.key(0))
     where = "the environment failed at step 2 of episode 3 of environment 0: "
     chunks: list[int] = []
     with pytest.raises(EnvironmentFailedError, match=f"^{where}{message}") as failure:
@@ -449,7 +451,7 @@ def test_a_broken_environment_is_named(how: str, message: str) -> None:
 def test_an_environment_that_breaks_in_its_first_reset_is_named(vectorization: str) -> None:
     env = make(partial(BrokenEnv, "reset"), vectorization=vectorization)
     with pytest.raises(EnvironmentFailedError, match=r"step 0 of episode 0 .* 100% empty"):
-        next(host.run(SMALL, env, jax.random.key(0)))
+        next(run_host(SMALL, env, jax.random.key(0)))
 
 
 def test_dictionaries_are_checked_key_by_key() -> None:
@@ -707,7 +709,7 @@ def test_evaluation_makes_do_with_the_environments_that_can_be_made(
     assert (Limited.alive, Limited.made) == (0, 1)
     notices: list[str] = []
     env.notices.tell(notices.append)
-    policy = make_policy(SMALL, env.spec, jax.random.key(0))
+    policy = make_policy(SMALL.program, env.spec, jax.random.key(0))
     for _ in range(2):
         evaluation = evaluate(env, policy, episodes=5, key=jax.random.key(0))
         assert sorted(evaluation.returns) == [6.0, 6.0, 6.0, 15.0, 15.0]

@@ -17,7 +17,7 @@ from tests.unit.test_resume import results, train_until
 from tests.unit.test_train import TINY, flags, summary
 
 import noisydqn
-from noisydqn import Config, UserError, build
+from noisydqn import Config, UserError
 from noisydqn.cli import main
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.envs.given import JaxInstance, accept
@@ -27,6 +27,7 @@ from noisydqn.imports import name_of
 from noisydqn.play import video
 from noisydqn.play.evaluate import evaluate
 from noisydqn.play.rollout import rollout
+from noisydqn.runners import build
 
 KEY = jax.random.key(0)
 SMALL = Config(env="CartPole-v1", hidden=(8,), torso="mlp")
@@ -36,7 +37,7 @@ WALK = "python:tests.jax_envs.make_walk"
 def device_environment(env: Any, **options: Any) -> DeviceEnvironment:
     """What the registry makes of an environment that a user gives."""
     entry, _ = accept(env)
-    made = make_environment(SMALL.replace(**options), entry)
+    made = make_environment(SMALL.replace(**options).environment, entry)
     assert isinstance(made, DeviceEnvironment)
     return made
 
@@ -74,7 +75,7 @@ def test_programs_of_an_instance_are_not_used_by_a_later_run() -> None:
     """Its attributes may change between two runs, so that the programs of one are not reused."""
     env = Walk()
     assert device_environment(env) != device_environment(env)
-    catcher = [make_environment(SMALL, "noisydqn/Catcher-v0") for _ in range(2)]
+    catcher = [make_environment(SMALL.environment, "noisydqn/Catcher-v0") for _ in range(2)]
     assert catcher[0] == catcher[1]
     assert hash(catcher[0]) == hash(catcher[1])
 
@@ -145,7 +146,7 @@ def test_the_command_line_finds_it_by_its_name(
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = TINY | {"film_seconds": 0, "evaluation_every": 120}
+    options: dict[str, Any] = TINY | {"video_seconds": 0, "evaluation_every": 120}
     env = DrawnWalk()
     noisydqn.train(env=env, out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
@@ -157,7 +158,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
 def test_the_goal_is_the_environments_own() -> None:
     """A policy that walks right wins all its episodes, one that walks left none."""
     env = device_environment(DrawnWalk())
-    policy = build.make_policy(SMALL.replace(dueling=False), env.spec, KEY)
+    policy = build.make_policy(SMALL.replace(dueling=False).program, env.spec, KEY)
 
     def biased(bias: list[float]) -> Any:
         return eqx.tree_at(lambda p: p.network.advantage.bias_mu, policy, jnp.array(bias))
@@ -179,7 +180,7 @@ def test_pictures_of_every_step_are_shown() -> None:
     ):
         env = device_environment(made)
         assert env.video_problem is None
-        policy = build.make_policy(SMALL, env.spec, KEY)
+        policy = build.make_policy(SMALL.program, env.spec, KEY)
         shots = list(rollout(env).shots(policy, 9.0, KEY))
         assert len(shots) == 90  # ten a second
         assert shots[0].lines == lines
@@ -299,7 +300,7 @@ def test_the_traceback_of_the_environment_is_kept() -> None:
 
 def test_arguments_do_not_fit_an_instance() -> None:
     with pytest.raises(UserError, match="--env-kwargs"):
-        make_environment(SMALL.replace(env_kwargs='{"start": 1}'), JaxInstance(Walk()))
+        make_environment(SMALL.replace(env_kwargs='{"start": 1}').environment, JaxInstance(Walk()))
 
 
 def test_it_needs_no_gymnax(tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_it_needs_no_gymnax(tmp_path: Path) -> None:
         "sys.modules['gymnax'] = None\n"
         "import noisydqn\n"
         "from tests.jax_envs import Walk\n"
-        f"options = {TINY!r} | {{'film_seconds': 0}}\n"
+        f"options = {TINY!r} | {{'video_seconds': 0}}\n"
         f"noisydqn.train(env=Walk(), out={str(tmp_path / 'run')!r}, **options)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
@@ -321,5 +322,5 @@ def test_instances_of_gymnax_are_given_with_parameters() -> None:
     made = device_environment((env, params))
     assert made.spec.num_actions == 3
     assert made.video_problem is not None  # gymnax's own plots for people
-    by_name = make_environment(SMALL, "gymnax:Catch-bsuite")
+    by_name = make_environment(SMALL.environment, "gymnax:Catch-bsuite")
     assert by_name.spec == made.spec

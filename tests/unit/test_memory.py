@@ -24,7 +24,7 @@ def spec(*shape: int, dtype: Any = jnp.uint8) -> EnvironmentSpec:
 @pytest.mark.parametrize("config", [SMALL, SMALL.replace(frame_stack=3, num_envs=4)])
 @pytest.mark.parametrize("of", [spec(5, 4), spec(7, dtype=jnp.float32)])
 def test_as_many_bytes_as_training_takes(config: Config, of: EnvironmentSpec) -> None:
-    state = jax.eval_shape(Core.create(config, of).init, jax.random.key(0))
+    state = jax.eval_shape(Core.create(config.program, of).init, jax.random.key(0))
     rows, tree, stack = (state.replay.rows, state.replay.tree, state.actor.stack)
     taken = sum(map(size_of, jax.tree.leaves((rows, tree, stack))))
     assert 0 <= replay_bytes(config, of) - taken <= 8  # and two numbers

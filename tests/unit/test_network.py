@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from noisydqn import PRESETS, NoisyLinear, build, sample_noise
+from noisydqn import PRESETS, NoisyLinear, sample_noise
 from noisydqn.distributions import Categorical, Distribution, ImplicitQuantile, Quantile
 from noisydqn.envs.spec import EnvironmentSpec, numbered
 from noisydqn.nets.convolutions import Conv, conv2d, conv_max_pool, max_pool
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import FactorisedNoise, Noise, noisy_layers
 from noisydqn.nets.torsos import ConvTorso, Flatten, NotebookTorso, features
+from noisydqn.runners import build
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -294,7 +295,7 @@ def test_rainbows_network_for_pong() -> None:
     seen = jax.ShapeDtypeStruct((84, 84), jnp.uint8)
     policy = jax.eval_shape(
         lambda: build.make_policy(
-            PRESETS["rainbow"], EnvironmentSpec(seen, 6, numbered(6)), jax.random.key(0)
+            PRESETS["rainbow"].program, EnvironmentSpec(seen, 6, numbered(6)), jax.random.key(0)
         )
     )
     paths, _ = jax.tree_util.tree_flatten_with_path(policy.network)

@@ -10,13 +10,13 @@ import pytest
 from tests import probes
 from tests.host_envs import Drawing
 
-from noisydqn.build import make_policy
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
 from noisydqn.play import video as film
+from noisydqn.runners.build import make_policy
 
 RGB = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
 GREY = RGB[..., :1].repeat(3, axis=2)
@@ -45,8 +45,8 @@ def test_pictures_of_every_form(drawn: Any, expected: np.ndarray) -> None:
 
 
 def frames_of(pictures: list[Any]) -> list[np.ndarray]:
-    env = HostEnvironment.create(probes.SMALL, partial(Drawing, pictures))
-    policy = make_policy(probes.SMALL, env.spec, jax.random.key(0))
+    env = HostEnvironment.create(probes.SMALL.environment, partial(Drawing, pictures))
+    policy = make_policy(probes.SMALL.program, env.spec, jax.random.key(0))
     frames, rate = film.film_frames(env, policy, 0.1, jax.random.key(0))
     assert rate == 30  # the environment declares none that could be
     return list(frames)
@@ -68,8 +68,8 @@ def test_a_wide_picture_makes_no_endless_frame() -> None:
 
 
 def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
-    env = HostEnvironment.create(probes.SMALL, partial(Drawing, [RGB, None]))
-    policy = make_policy(probes.SMALL, env.spec, jax.random.key(0))
+    env = HostEnvironment.create(probes.SMALL.environment, partial(Drawing, [RGB, None]))
+    policy = make_policy(probes.SMALL.program, env.spec, jax.random.key(0))
     with pytest.raises(UserError, match="the environment rendered no picture at step 1: "):
         film.save_film(tmp_path / "film.mp4", env, policy, 0.2, jax.random.key(0))
     assert not list(tmp_path.iterdir())
@@ -77,6 +77,6 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
 
 def test_catcher_with_a_limit_is_drawn() -> None:
     env = DeviceEnvironment.create(CatcherPixels(), max_episode_steps=2)
-    policy = make_policy(probes.SMALL, env.spec, jax.random.key(0))
+    policy = make_policy(probes.SMALL.program, env.spec, jax.random.key(0))
     frames, rate = film.film_frames(env, policy, 0.2, jax.random.key(0))
     assert len(list(frames)) == round(0.2 * rate)

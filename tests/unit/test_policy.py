@@ -14,11 +14,12 @@ from gymnasium.envs.toy_text import TaxiEnv
 from gymnasium.vector import SyncVectorEnv
 from tests.host_envs import ShowingEnv
 
-from noisydqn import Config, UserError, build, load_policy
+from noisydqn import Config, UserError, load_policy
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
 from noisydqn.play.policy import GreedyPolicy
+from noisydqn.runners import build
 from noisydqn.runs.folder import RunFolder, create_folders, write_spaces
 from noisydqn.runs.weights import save_policy
 
@@ -41,7 +42,7 @@ def spec_of(env: gymnasium.Env[Any, Any]) -> EnvironmentSpec:
 
 def fresh(spec: EnvironmentSpec, config: Config = PLAIN) -> build.Policy:
     """A policy that was not trained, made as fast as it can be."""
-    like = jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
+    like = jax.eval_shape(lambda: build.make_policy(config.program, spec, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), like)
 

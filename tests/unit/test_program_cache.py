@@ -16,7 +16,6 @@ from tests.probes import SMALL, CountingEnv
 
 import noisydqn
 from noisydqn import PRESETS, compilation, program_cache
-from noisydqn.build import make_policy
 from noisydqn.compilation import Program
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
@@ -25,6 +24,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.play.evaluate import evaluate
 from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
 from noisydqn.runners import device, host
+from noisydqn.runners.build import make_policy
 from noisydqn.runners.core import program_key
 
 pytestmark = pytest.mark.slow
@@ -207,7 +207,7 @@ def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
 )
 def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
     """Whatever is static in a module is part of the structure, which must compare as equal."""
-    config = SMALL.replace(frame_stack=4, num_envs=2, **options).of_program
+    config = SMALL.replace(frame_stack=4, num_envs=2, **options).program
     seen = jax.ShapeDtypeStruct((42, 42), jnp.uint8)
     spec = EnvironmentSpec(seen, 3, ("left", "right", "stay"))
     shapes = host.programs(config, spec).init.shapes
@@ -229,7 +229,7 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
         host.programs.cache_clear()
         options: dict[str, Any] = {"num_envs": 2, "hidden": (8,), "learning_starts": 8, "steps": 32}
         options |= {"torso": "flat", "evaluation_every": 0, "evaluation_episodes": 1}
-        options |= {"film_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
+        options |= {"video_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
         config = PRESETS["default"].replace(env=env, replay_capacity=64, **options)
         result = noisydqn.train(config, out=tmp_path / str(time.time()), quiet=True, cache=cache)
         return (result.folder / "final.safetensors").read_bytes()
@@ -249,7 +249,7 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
 def test_what_is_not_this_packages_code_has_no_key() -> None:
     config = PRESETS["catcher"]
     whole, limited = (
-        make_environment(config.replace(max_episode_steps=limit)).by_kind(
+        make_environment(config.replace(max_episode_steps=limit).environment).by_kind(
             device=lambda env: env.cache_key, host=lambda _: None
         )
         for limit in (None, 5)
@@ -257,9 +257,11 @@ def test_what_is_not_this_packages_code_has_no_key() -> None:
     assert len({whole, limited, None}) == 3
     assert DeviceEnvironment.create(CountingEnv()).cache_key is None
     assert DeviceEnvironment.create(CountingEnv(), max_episode_steps=5).cache_key is None
-    assert program_key(SMALL, "catcher") is not None
-    assert program_key(SMALL, "catcher") != program_key(SMALL.replace(hidden=(9,)), "catcher")
-    assert program_key(SMALL.replace(torso="python:my_torsos.make"), "catcher") is None
+    assert program_key(SMALL.program, "catcher") is not None
+    assert program_key(SMALL.program, "catcher") != program_key(
+        SMALL.replace(hidden=(9,)).program, "catcher"
+    )
+    assert program_key(SMALL.replace(torso="python:my_torsos.make").program, "catcher") is None
 
 
 # The folder
@@ -455,6 +457,6 @@ def test_policies_of_all_kinds_are_evaluated_with_the_cache(tmp_path: Path) -> N
             {"exploration": "greedy"},
         ):
             config = SMALL.replace(torso="flat", hidden=(4,), **options)
-            policy = make_policy(config, env.spec, jax.random.key(0))
+            policy = make_policy(config.program, env.spec, jax.random.key(0))
             evaluation = evaluate(env, policy, episodes=1, key=jax.random.key(1), max_steps=3)
             assert evaluation.truncated == 1

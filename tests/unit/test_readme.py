@@ -135,7 +135,7 @@ def for_explorer() -> dict[str, Any]:
 
 
 def for_policy() -> dict[str, Any]:
-    noisydqn.train(env="CartPole-v1", steps=1_000, film_seconds=0, out="runs/one", quiet=True)
+    noisydqn.train(env="CartPole-v1", steps=1_000, video_seconds=0, out="runs/one", quiet=True)
     return {"noisydqn": noisydqn, "observation": np.zeros(4)}
 
 

@@ -47,7 +47,7 @@ TINY: dict[str, Any] = {
     "replay_capacity": 100,
     "evaluation_episodes": 2,
     "evaluation_every": 100,
-    "film_seconds": 0,
+    "video_seconds": 0,
     "quiet": True,
 }
 
@@ -58,7 +58,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 
 CHUNKS = TINY["steps"] // TINY["chunk_steps"]
-SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1"), CountingHostEnv).spec
+SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, CountingHostEnv).spec
 WALL_CLOCK = ("train_seconds", "steps_per_second", "solved_at_seconds")
 
 
@@ -299,7 +299,7 @@ def test_a_budget_is_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_train_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same command starts a run and goes on with it."""
-    argv = ["train", "CartPole-v1", "--resume", "--quiet", "--film-seconds", "0"]
+    argv = ["train", "CartPole-v1", "--resume", "--quiet", "--video-seconds", "0"]
     argv += ["--chunk-steps", "40", "--hidden", "8", "--evaluation-episodes", "1"]
     assert main([*argv, "--steps", "40"]) == 2
     assert "--resume needs --out" in capsys.readouterr().err
@@ -384,7 +384,7 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
     checkpoint = newest_whole(RunFolder(out).checkpoints, pytest.fail)
     assert checkpoint is not None
     config = noisydqn.Config(**{k: v for k, v in options.items() if k != "quiet"})
-    policy = policy_like(config, SPEC)
+    policy = policy_like(config.program, SPEC)
     kept = checkpoint.read("seed0", {"final": policy})["final"]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
 

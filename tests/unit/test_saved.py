@@ -12,11 +12,12 @@ from gymnasium import spaces
 from tests.host_envs import ShowingEnv
 
 import noisydqn
-from noisydqn import Config, UserError, build
+from noisydqn import Config, UserError
 from noisydqn.cli import main
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
+from noisydqn.runners import build
 from noisydqn.runs.folder import RunFolder, create_folders, write_config
 from noisydqn.runs.weights import save_policy
 
@@ -55,7 +56,7 @@ gymnasium.register("noisydqn-tests/Walk-v0", f"{__name__}:Walk")
 
 
 def save_untrained(folder: RunFolder, spec: EnvironmentSpec) -> None:
-    like = jax.eval_shape(lambda: build.make_policy(PLAIN, spec, jax.random.key(0)))
+    like = jax.eval_shape(lambda: build.make_policy(PLAIN.program, spec, jax.random.key(0)))
     save_policy(folder.best, jax.tree.map(lambda x: np.ones(x.shape, x.dtype), like))
 
 

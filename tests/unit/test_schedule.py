@@ -104,9 +104,9 @@ def test_large_counts_stay_within_32_bits() -> None:
 
 
 def test_learning_waits_for_a_whole_transition() -> None:
-    few = UpdateSchedule.create(Config(learning_starts=0, n_step=3, num_envs=8))
+    few = UpdateSchedule.create(Config(learning_starts=0, n_step=3, num_envs=8).program)
     assert few.first_step == 32
-    assert UpdateSchedule.create(Config(learning_starts=1000)).first_step == 1000
+    assert UpdateSchedule.create(Config(learning_starts=1000).program).first_step == 1000
 
 
 def test_a_burst_is_what_is_scheduled_at_once_unless_that_is_much() -> None:

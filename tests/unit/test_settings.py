@@ -41,7 +41,7 @@ def test_everything_works_under_strict_settings(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = {"num_envs": 2, "hidden": (8,), "batch_size": 4, "replay_capacity": 64}
     budget = {"steps": 32, "chunk_steps": 16, "learning_starts": 8, "evaluation_every": 16}
-    after = {"evaluation_episodes": 1, "film_seconds": 0.1, "evaluation_max_steps": 20}
+    after = {"evaluation_episodes": 1, "video_seconds": 0.1, "evaluation_max_steps": 20}
     config = noisydqn.PRESETS["cartpole"].replace(**options, **budget, **after)
     noisydqn.train(config, out=out, quiet=True)
     noisydqn.resume(out, steps=48, quiet=True)

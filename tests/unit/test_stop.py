@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from tests.host_envs import CountingHostEnv
-from tests.probes import SMALL, CountingEnv, adapted
+from tests.probes import SMALL, CountingEnv, adapted, run_device
 from tests.unit.test_resume import results, tiny
 
 import noisydqn
@@ -85,14 +85,14 @@ def test_a_chunk_left_on_the_device_is_finished_with_the_same_bits(
     monkeypatch.setattr(device, "PART_SECONDS", 1e-9)  # a step at a time
     config = SMALL.replace(steps=80, chunk_steps=40, learning_starts=22)
     env, keys = adapted(CountingEnv()), jnp.stack([jax.random.key(0)])
-    whole = [seen(chunk) for chunk in device.run(config, env, keys)]
-    *before, last = device.run(config, env, keys, stop=StopAt(looks))
+    whole = [seen(chunk) for chunk in run_device(config, env, keys)]
+    *before, last = run_device(config, env, keys, stop=StopAt(looks))
     assert (last.seeds, last.steps) == ([], 2 * looks)
     writer = CheckpointWriter(tmp_path, 1, None, refuse)
     writer.save(last.snapshot(), {})
     writer.wait()
     checkpoint = newest_whole(tmp_path, refuse)
-    after = [seen(chunk) for chunk in device.run(config, env, keys, checkpoint)]
+    after = [seen(chunk) for chunk in run_device(config, env, keys, checkpoint)]
     assert len(before) + len(after) == len(whole)
     assert after == whole[len(before) :]
 

@@ -12,16 +12,17 @@ import pytest
 from tests.probes import SMALL
 
 import noisydqn
-from noisydqn import Config, UserError, build, sample_noise
+from noisydqn import Config, UserError, sample_noise
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso, halve
+from noisydqn.runners import build
 
 
 def network(shape: tuple[int, ...] = (4,), **options: Any) -> QNetwork:
     spec = EnvironmentSpec(jax.ShapeDtypeStruct(shape, jnp.float32), 3, ("a", "b", "c"))
-    return build.make_policy(Config(**options), spec, jax.random.key(0)).network
+    return build.make_policy(Config(**options).program, spec, jax.random.key(0)).network
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -159,7 +160,7 @@ def test_a_module_of_the_users(module: Any) -> None:
 @pytest.mark.slow
 def test_a_run_with_a_module_of_the_users_is_loaded_again(module: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    config = SMALL.replace(steps=40, film_seconds=0, evaluation_episodes=2, max_episode_steps=20)
+    config = SMALL.replace(steps=40, video_seconds=0, evaluation_episodes=2, max_episode_steps=20)
     result = noisydqn.train(config, env="CartPole-v1", torso=module.make, out=out, quiet=True)
     assert isinstance(result.seeds[0].policy.network.torso, UserTorso)
     assert '"torso": "python:my_torsos.make"' in (out / "config.json").read_text()

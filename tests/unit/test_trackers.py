@@ -228,7 +228,7 @@ def test_tensorboard_knows_the_hyperparameters(events: EventAccumulator) -> None
     data = protobuf.HParamsPluginData.FromString(content)
     options = data.session_start_info.hparams
     assert set(options) == {field.name for field in dataclasses.fields(CONFIG)}
-    assert options["learning_rate"].number_value == CONFIG.learning_rate
+    assert options["learning_rate"].number_value == CONFIG.learning.learning_rate
     assert options["hidden"].string_value == "(128, 128, 128)"
     assert options["double"].bool_value is True
 

@@ -34,7 +34,7 @@ TINY: dict[str, Any] = {
     "learning_starts": 40,
     "replay_capacity": 400,
     "evaluation_episodes": 2,
-    "film_seconds": 0.2,
+    "video_seconds": 0.2,
     "quiet": True,
 }
 
@@ -70,7 +70,7 @@ def test_closing_that_fails_before_training_is_a_line_of_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a warning of Python's, which is an error here."""
-    options: dict[str, Any] = TINY | {"steps": 10, "film_seconds": 0}
+    options: dict[str, Any] = TINY | {"steps": 10, "video_seconds": 0}
     noisydqn.train(env=lambda: Raising("close", OSError("gone")), out=tmp_path / "run", **options)
     line = "the environment's close() raised OSError: gone; it was ignored"
     assert capsys.readouterr().err.splitlines().count(line) == 1
@@ -154,7 +154,7 @@ def test_a_video_that_fails_in_the_report_loses_nothing(
 def test_what_is_observed_and_seen_by_which_torso_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options: dict[str, Any] = TINY | {"quiet": False, "film_seconds": 0}
+    options: dict[str, Any] = TINY | {"quiet": False, "video_seconds": 0}
     noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **options)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "observations: vector (4,); torso flat"
@@ -285,7 +285,10 @@ def test_every_environment_gets_options_that_suit_it() -> None:
     assert config_for("noisydqn/Catcher-v0") == PRESETS["catcher"]
     breakout = config_for("ALE/Breakout-v5")
     assert breakout == PRESETS["atari"].replace(env="ALE/Breakout-v5", preset="ALE-Breakout-v5")
-    assert config_for("gymnax:Asterix-MinAtar").learning_rate == PRESETS["minatar"].learning_rate
+    assert (
+        config_for("gymnax:Asterix-MinAtar").learning.learning_rate
+        == PRESETS["minatar"].learning.learning_rate
+    )
     own = config_for("mine:Maze-v0")
     assert own == PRESETS["default"].replace(env="mine:Maze-v0", preset="mine-Maze-v0")
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from noisydqn import PRESETS, UserError, build
+from noisydqn import PRESETS, UserError
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.preprocessing import normalize
+from noisydqn.runners import build
 from noisydqn.runs.weights import load_policy, save_policy
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ SPEC = DeviceEnvironment.create(CatcherPixels()).spec
 def test_every_presets_policy_comes_back(preset: str, tmp_path: Path) -> None:
     """With the statistics of running normalization, where there are any."""
     config = PRESETS[preset]
-    policy = build.make_policy(config, SPEC, jax.random.key(0))
+    policy = build.make_policy(config.program, SPEC, jax.random.key(0))
     if policy.moments is not None:
         seen = jax.random.randint(jax.random.key(1), (5, 42, 42), 0, 255)
         moments = normalize.update(normalize.init(seen.shape[1:]), seen).rounded
@@ -35,7 +36,7 @@ def test_every_presets_policy_comes_back(preset: str, tmp_path: Path) -> None:
 
 
 def test_the_same_policy_gives_the_same_bytes(tmp_path: Path) -> None:
-    policy = build.make_policy(PRESETS["catcher"], SPEC, jax.random.key(0))
+    policy = build.make_policy(PRESETS["catcher"].program, SPEC, jax.random.key(0))
     for i in range(8):
         save_policy(tmp_path / str(i), policy)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
@@ -43,7 +44,7 @@ def test_the_same_policy_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_values_that_were_changed_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
-    save_policy(path, build.make_policy(PRESETS["catcher"], SPEC, jax.random.key(0)))
+    save_policy(path, build.make_policy(PRESETS["catcher"].program, SPEC, jax.random.key(0)))
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
@@ -57,7 +58,7 @@ def test_values_that_were_changed_are_refused(tmp_path: Path) -> None:
 def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     config = PRESETS["catcher"]
     path = tmp_path / "policy.safetensors"
-    policy = build.make_policy(config, SPEC, jax.random.key(0))
+    policy = build.make_policy(config.program, SPEC, jax.random.key(0))
     save_policy(path, policy)
     with pytest.raises(UserError, match="does not fit the config beside it"):
         load_policy(path, config.replace(hidden=(64,)), SPEC)

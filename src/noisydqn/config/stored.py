@@ -1,12 +1,11 @@
 """The form that a config has in files, and how older forms become today's."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from noisydqn.config.config import Config
+from noisydqn.config.config import VARIANTS, Config, owners
 from noisydqn.errors import UserError
-from noisydqn.options import MAX_COUNT, field_names
+from noisydqn.options import MAX_COUNT
 
 VERSION = 2
 
@@ -15,21 +14,32 @@ RENAMED = {
     "normalise_rewards": "normalize_rewards",
     "optimiser": "optimizer",
     "vectorisation": "vectorization",
+    "film_seconds": "video_seconds",
 }
-"""Options that version 1 spelled otherwise."""
+"""Options that version 1 called otherwise."""
 
 IMPLIED: dict[str, Any] = {
     "evaluation_max_steps": MAX_COUNT,
     "step_timeout": 600.0,
     "dueling_hidden": (),
-    "temperature": 1.0,
+    "munchausen_scale": 0.9,
+    "munchausen_temperature": 0.03,
+    "munchausen_minimum": -1.0,
 }
-"""Options that the first configs of version 1 lack, with the value that their absence implied."""
+"""Options that some configs of version 1 lack or leave open, with the value that this implied."""
+
+IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
+    "expected": {"loss": "smooth-l1"},
+    "categorical": {"atoms": 51, "v_min": -10.0, "v_max": 10.0},
+    "quantile": {"quantiles": 200},
+    "implicit-quantile": {"quantiles": 64, "acting_quantiles": 32},
+}
+"""The same, of the variants that version 1 knew."""
 
 
 def to_stored(config: Config) -> dict[str, Any]:
     """Return the form in which a config is stored as JSON."""
-    return {"version": VERSION, **dataclasses.asdict(config)}
+    return {"version": VERSION, **config.flat()}
 
 
 def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
@@ -41,11 +51,27 @@ def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
     stored = dict(stored)
     version = stored.pop("version", 1)  # exported policies of version 1 do not name it
     if version == 1:
-        stored = IMPLIED | {RENAMED.get(name, name): value for name, value in stored.items()}
-        if stored.get("replay") == "prioritised":
-            stored["replay"] = "prioritized"
-    elif version != VERSION:
+        return _from_version_1(stored)
+    if version != VERSION:
         raise ValueError(f"version {version}, expected {VERSION} or older")
+    return stored
+
+
+def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
+    """Rename options, fill those left open, and drop those of variants that are not chosen."""
+    stored = {RENAMED.get(name, name): value for name, value in stored.items()}
+    if stored.get("replay") == "prioritised":
+        stored["replay"] = "prioritized"
+    implied = dict(IMPLIED)
+    for section in VARIANTS:
+        variant = str(stored.get(section))
+        implied |= IMPLIED_OF_VARIANTS.get(variant, {})
+        for name, variants in owners(section).items():
+            if variant not in variants:
+                stored.pop(name, None)
+    for name, value in implied.items():
+        if stored.get(name) is None:
+            stored[name] = value
     return stored
 
 
@@ -57,12 +83,13 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
             be used.
     """
     try:
-        options, names = upgrade(stored), set(field_names(Config))
-        if options.keys() != names:
-            raise ValueError(f"options differ: {', '.join(sorted(options.keys() ^ names))}")
-        return Config(**options)
+        options = upgrade(stored)
+        config = Config(**options)
+        if missing := config.flat().keys() - options.keys():
+            raise ValueError(f"options are missing: {', '.join(sorted(missing))}")
     except ValueError as error:
         raise unusable(path, error) from error
+    return config
 
 
 def unusable(path: Path, error: Exception) -> UserError:

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-from noisydqn.config.config import CATCHER, Config
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.options import CATCHER, EnvironmentOptions
 from noisydqn.envs.spec import Statistic
 from noisydqn.errors import UserError
 
@@ -316,13 +316,13 @@ class CatcherPixels(Catcher):
         return jnp.stack([render(state.previous), render(state.game)])
 
 
-def make(config: Config, notices: "Notices | None" = None) -> DeviceEnvironment:
+def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
     """Make Catcher as agents see it, by its name.
 
     Raises:
-        UserError: the config has arguments for it, or options for environments of Gymnasium.
+        UserError: there are arguments for it, or options for environments of Gymnasium.
     """
     del notices
-    if json.loads(config.env_kwargs):
+    if json.loads(options.env_kwargs):
         raise UserError(f"--env-kwargs: {CATCHER} takes none")
-    return DeviceEnvironment.from_config(config, CatcherPixels(), cache_key="catcher")
+    return DeviceEnvironment.from_options(options, CatcherPixels(), cache_key="catcher")

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
-from noisydqn.config.config import Config
 from noisydqn.envs.catalogue import full_name
 from noisydqn.envs.jax_interface import (
     OUTCOME,
@@ -21,6 +20,7 @@ from noisydqn.envs.jax_interface import (
     named,
     takes,
 )
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import as_picture, frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic, numbered
 from noisydqn.errors import NoPictureError, UserError, counted
@@ -98,21 +98,25 @@ class DeviceEnvironment:
         return adapted
 
     @staticmethod
-    def from_config(
-        config: Config, env: JaxEnvironment, params: Any = None, *, cache_key: str | None = None
+    def from_options(
+        options: EnvironmentOptions,
+        env: JaxEnvironment,
+        params: Any = None,
+        *,
+        cache_key: str | None = None,
     ) -> "DeviceEnvironment":
-        """Adapt an environment in JAX with the options of a config.
+        """Adapt an environment in JAX with the options of a run.
 
         Raises:
             UserError: as `create`, or an option is for environments of Gymnasium alone.
             EnvironmentFailedError: as `create`.
         """
-        if config.vectorization != "auto":
+        if options.vectorization != "auto":
             raise UserError(
-                f"--vectorization {config.vectorization} is for environments of Gymnasium; "
-                f"{config.env} is in JAX"
+                f"--vectorization {options.vectorization} is for environments of Gymnasium; "
+                f"{options.env} is in JAX"
             )
-        limit = config.max_episode_steps
+        limit = options.max_episode_steps
         return DeviceEnvironment.create(env, params, max_episode_steps=limit, cache_key=cache_key)
 
     @property

@@ -78,6 +78,23 @@ class _Lent(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._instance.in_use = False
 
 
+def refuse_for_instance(asked: Mapping[str, bool]) -> None:
+    """Refuse options that need a second instance of an environment, where there is but one.
+
+    Args:
+        asked: whether each option is used, by how it is written.
+
+    Raises:
+        UserError: one of them is.
+    """
+    for option, is_asked in asked.items():
+        if is_asked:
+            raise UserError(
+                f"{option} needs more than the one instance that was given as env, which cannot be "
+                "made again: give a function that makes one"
+            )
+
+
 def accept(env: object) -> Given:
     """Take an environment as users give it.
 
@@ -132,7 +149,7 @@ def _without_rendering(spec: EnvSpec | None) -> EnvSpec:
 
 
 def _accept_spec(spec: EnvSpec) -> Given:
-    """A spec by its id and arguments, which a config can hold, or else itself."""
+    """A spec by its id and arguments, which options can hold, or else itself."""
     registered = gymnasium.registry.get(spec.id)
     options: dict[str, Any] = {}
     if registered is None or registered.entry_point != spec.entry_point or spec.additional_wrappers:

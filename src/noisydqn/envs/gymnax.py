@@ -4,8 +4,8 @@ import difflib
 import json
 from typing import TYPE_CHECKING
 
-from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 GYMNAX = "gymnax:"
 
 
-def make(config: Config, notices: "Notices | None" = None) -> DeviceEnvironment:
+def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
     """Make an environment of gymnax by its name.
 
     Raises:
@@ -22,21 +22,21 @@ def make(config: Config, notices: "Notices | None" = None) -> DeviceEnvironment:
             actions.
     """
     del notices
-    name, kwargs = config.env.removeprefix(GYMNAX), config.env_kwargs
+    name, kwargs = options.env.removeprefix(GYMNAX), options.env_kwargs
     try:
         import gymnax
     except ImportError as error:
         raise UserError(
-            f"{config.env} needs a package that is not installed ({error}): "
+            f"{options.env} needs a package that is not installed ({error}): "
             "pip install 'noisydqn[gymnax]'"
         ) from error
     if name not in gymnax.registered_envs:
         near = difflib.get_close_matches(name, gymnax.registered_envs, n=3, cutoff=0.4)
         known = ", ".join(near or gymnax.registered_envs)
-        raise UserError(f"no environment '{config.env}': there are {known}")
+        raise UserError(f"no environment '{options.env}': there are {known}")
     try:
         env, params = gymnax.make(name, **json.loads(kwargs))
     except TypeError as error:
-        raise UserError(f"{config.env} with --env-kwargs {kwargs}: {error}") from error
-    key = f"{config.env} {kwargs} {params}"
-    return DeviceEnvironment.from_config(config, env, params, cache_key=key)
+        raise UserError(f"{options.env} with --env-kwargs {kwargs}: {error}") from error
+    key = f"{options.env} {kwargs} {params}"
+    return DeviceEnvironment.from_options(options, env, params, cache_key=key)

@@ -14,12 +14,12 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
-from noisydqn.config.config import Config
 from noisydqn.envs import catalogue
 from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, SeedTogether
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.given import Instance
+from noisydqn.envs.given import Instance, refuse_for_instance
 from noisydqn.envs.guard import GuardedEnv, guarded
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.envs.vectors import HostVector
@@ -98,22 +98,24 @@ class HostEnvironment:
     notices: Notices = dataclasses.field(default_factory=Notices)
 
     @staticmethod
-    def create(config: Config, entry: Entry, notices: Notices | None = None) -> "HostEnvironment":
-        """The environment of a config; `notices` is told of what goes wrong but ends nothing.
+    def create(
+        options: EnvironmentOptions, entry: Entry, notices: Notices | None = None
+    ) -> "HostEnvironment":
+        """Make an environment; `notices` is told of what goes wrong but ends nothing.
 
         Raises:
             UserError: it cannot be made, or has spaces that are not supported.
         """
-        vectorization = config.vectorization
+        vectorization = options.vectorization
         if vectorization == "auto":
             vectorization = "own" if catalogue.is_atari(entry) else "sync"
         if vectorization == "own" and not isinstance(entry, str):
             raise UserError("--vectorization own needs an environment that is given by its id")
         if isinstance(entry, Instance):
-            _check_instance(config)
-        limit, timeout = config.max_episode_steps, config.step_timeout
+            _check_instance(options)
+        limit, timeout = options.max_episode_steps, options.step_timeout
         notices = Notices() if notices is None else notices
-        env = HostEnvironment(entry, config.env_kwargs, limit, vectorization, timeout, notices)
+        env = HostEnvironment(entry, options.env_kwargs, limit, vectorization, timeout, notices)
         _ = env.spec  # refuse what is not supported now
         return env
 
@@ -314,21 +316,13 @@ def _given(env: GuardedEnv) -> GuardedEnv:
     return env
 
 
-def _check_instance(config: Config) -> None:
-    """Refuse options that need a second instance of an environment, where there is but one."""
-    needs = {
-        f"--num-envs {config.num_envs}": config.num_envs > 1,
-        f"--evaluation-every {config.evaluation_every}": config.evaluation_every > 0,
-        f"--stop-at-evaluation {config.stop_at_evaluation}": config.stop_at_evaluation is not None,
-        f"--vectorization {config.vectorization}": config.vectorization == "subprocess",
-        f"--env-kwargs {config.env_kwargs}": bool(json.loads(config.env_kwargs)),
-    }
-    asked = [option for option, is_asked in needs.items() if is_asked]
-    if asked:
-        raise UserError(
-            f"{asked[0]} needs more than the one instance that was given as env, which cannot be "
-            "made again: give a function that makes one"
-        )
+def _check_instance(options: EnvironmentOptions) -> None:
+    refuse_for_instance(
+        {
+            f"--vectorization {options.vectorization}": options.vectorization == "subprocess",
+            f"--env-kwargs {options.env_kwargs}": bool(json.loads(options.env_kwargs)),
+        }
+    )
 
 
 def _check_same_spaces(first: GuardedEnv, other: GuardedEnv) -> None:

@@ -1,24 +1,26 @@
 """Environments that a function of the user's makes: `python:module.function`, or the function."""
 
-from noisydqn.config.config import Config
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment, Notices
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import MadeInJaxError
 from noisydqn.imports import find
 
 
-def make(config: Config, notices: Notices | None = None) -> Environment:
-    """Make the environment of a config by the function that it names.
+def make(options: EnvironmentOptions, notices: Notices | None = None) -> Environment:
+    """Make an environment by the function that its name leads to.
 
     Raises:
         UserError: the function is not found, or as `make_by`.
     """
-    return make_by(find(config.env), config, notices)
+    return make_by(find(options.env), options, notices)
 
 
-def make_by(maker: Entry, config: Config, notices: Notices | None = None) -> Environment:
+def make_by(
+    maker: Entry, options: EnvironmentOptions, notices: Notices | None = None
+) -> Environment:
     """Make an environment by a function that returns one of Gymnasium or one in JAX.
 
     The function is called once to find out which.
@@ -27,6 +29,6 @@ def make_by(maker: Entry, config: Config, notices: Notices | None = None) -> Env
         UserError: it cannot be made or used.
     """
     try:
-        return HostEnvironment.create(config, maker, notices)
+        return HostEnvironment.create(options, maker, notices)
     except MadeInJaxError as made:
-        return DeviceEnvironment.from_config(config, made.env, made.params)
+        return DeviceEnvironment.from_options(options, made.env, made.params)

@@ -110,15 +110,15 @@ def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -
     if spec is not None:
         return spec
     try:
-        return environment_to_play(config, env).spec
+        return environment_to_play(config.environment, env).spec
     except UserError as error:
         if env is not None:
             raise
         what = str(error)
-        if "<" in config.env:
+        if "<" in config.environment.env:
             what = (
-                f"{config.env} cannot be found again by its name; pass what makes it from Python, "
-                "as env= of noisydqn.load_policy or noisydqn.export.export_run"
+                f"{config.environment.env} cannot be found again by its name; pass what makes it "
+                "from Python, as env= of noisydqn.load_policy or noisydqn.export.export_run"
             )
         raise UserError(
             f"{folder.path} has no {folder.spaces.name}, so its policy needs the environment: "
@@ -141,7 +141,7 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
         "observation": {
             "shape": list(observation.shape),
             "dtype": str(np.dtype(observation.dtype)),
-            "frames": config.frame_stack,
+            "frames": config.preprocessing.frame_stack,
         },
         "actions": {
             "number": spec.num_actions,
@@ -150,8 +150,8 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
         },
         "spaces": msgspec.to_builtins(spec.encoding),
         "preprocessing": {
-            "normalize": config.normalize_observations,
-            "clip": config.observation_clip if _running(config) else None,
+            "normalize": config.preprocessing.normalize_observations,
+            "clip": config.preprocessing.observation_clip if _running(config) else None,
             "images": "[height, width] or [height, width, channels], bytes from 0 to 255",
             "parts": "end to end in the order of spaces, categories one-hot; bytes among other "
             "numbers divided by 255",
@@ -163,7 +163,7 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
 
 
 def _running(config: Config) -> bool:
-    return config.normalize_observations == "running"
+    return config.preprocessing.normalize_observations == "running"
 
 
 def export_policy(

@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noisydqn.build import torso_name
-from noisydqn.config.config import Config
-from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import UserError, counted
+from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
 from noisydqn.play.rollout import act
@@ -126,37 +123,3 @@ def _starts(given: Any, size: int) -> np.ndarray:
             "observation"
         )
     return np.broadcast_to(starts, size)
-
-
-def describe(config: Config, spec: EnvironmentSpec) -> str:
-    """Say in one line what observations become and which torso sees them.
-
-    Raises:
-        UserError: the config's torso has convolutions, for which the observations are no images.
-    """
-    encoding, torso = spec.encoding, torso_name(config, spec.observation)
-    what = [encoding.words]
-    box = isinstance(encoding.observation, Box)
-    shape = spec.observation.shape
-    if torso in ("flat", "mlp"):
-        changed = not box or len(shape) != 1
-        what += [f"-> flattened to {counted(encoding.size, 'number')}"] if changed else []
-    elif encoding.axes:
-        what += [f"with channels first -> {shape}"]
-    elif len(shape) == 3:
-        what += ["with channels last"]
-    notes: list[str] = []
-    if any(part.is_bytes for part, _ in encoding.parts):
-        kinds = {part.words.partition(" ")[0] for part, _ in encoding.parts if part.is_bytes}
-        mixed = encoding.dtype != np.uint8
-        name = "images" if kinds == {"image"} else "bytes"
-        if mixed or config.normalize_observations == "scale":
-            notes += [f"{name} divided by 255"]
-    if any(not isinstance(part, Box) and part.size > 1 for part, _ in encoding.parts):
-        notes += ["categories one-hot"]
-    has_planes = any(len(part.shape) > 1 for part, _ in encoding.parts)
-    if torso in ("flat", "mlp") and has_planes:
-        notes += ["no convolutions"]
-    if config.frame_stack > 1:
-        notes += [f"{config.frame_stack} frames together"]
-    return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"

@@ -19,8 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from noisydqn import build
-from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.imports import PYTHON
 from noisydqn.learner.agent import Agent, Metrics, UpdateNoise, acting_values, sample_update_noise
@@ -29,8 +27,11 @@ from noisydqn.learner.replay import Replay
 from noisydqn.learner.sum_tree import SumTree
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, normalize
-from noisydqn.runners.exploration import make_explorer
+from noisydqn.preprocessing.options import PreprocessingOptions
+from noisydqn.runners import build
+from noisydqn.runners.exploration import Imported, RandomFirst
 from noisydqn.runners.explorer import Explorer
+from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
 from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
 from noisydqn.runners.state import ActorState, Statistics, TrainingState
@@ -38,24 +39,16 @@ from noisydqn.trees import Flat
 from noisydqn.types import LearnerState, Row, TimeStep, Transition
 
 
-def program_key(config: Config, *parts: object) -> str | None:
-    """Return all that the programs of a config depend on, beside code; None if it is not known.
+def program_key(options: ProgramOptions, *parts: object) -> str | None:
+    """Return all that programs depend on, beside code; None if it is not known.
 
     Args:
-        config: the config's own `of_program`.
+        options: of the programs.
         parts: what else they depend on, such as the environment.
     """
-    if config.torso.startswith(PYTHON) or config.exploration.startswith(PYTHON):
+    if options.network.torso.startswith(PYTHON) or isinstance(options.exploration, Imported):
         return None  # code that is not this package's
-    return "\n".join(map(repr, (config, *parts)))
-
-
-class RewardOptions(NamedTuple):
-    """The rewards that are learned from."""
-
-    clip: float | None  # bound on a reward, before scaling
-    scale: float
-    normalize: bool  # divide by the running deviation of the discounted return
+    return "\n".join(map(repr, (options, *parts)))
 
 
 class Learning(NamedTuple):
@@ -73,8 +66,7 @@ class Core:
 
     spec: EnvironmentSpec
     make_policy: Callable[[PRNGKeyArray], Policy]
-    observation_clip: float | None
-    rewards: RewardOptions
+    preprocessing: PreprocessingOptions
     explorer: Explorer
     agent: Agent
     replay: Replay
@@ -83,21 +75,19 @@ class Core:
     exponents: PriorityExponents
 
     @staticmethod
-    def create(config: Config, spec: EnvironmentSpec) -> "Core":
-        """Make the core of a config."""
+    def create(options: ProgramOptions, spec: EnvironmentSpec) -> "Core":
+        """Make the core of a program for environments with an interface."""
+        explorer, random_steps = options.exploration.build(), options.runner.random_steps
         return Core(
             spec=spec,
-            make_policy=partial(build.make_policy, config, spec),
-            observation_clip=config.observation_clip,
-            rewards=RewardOptions(
-                config.reward_clip, config.reward_scale, config.normalize_rewards
-            ),
-            explorer=make_explorer(config),
-            agent=build.make_agent(config),
-            replay=build.make_replay(config),
-            batch_size=config.batch_size,
-            schedule=UpdateSchedule.create(config),
-            exponents=PriorityExponents.create(config),
+            make_policy=partial(build.make_policy, options, spec),
+            preprocessing=options.preprocessing,
+            explorer=RandomFirst(explorer, random_steps) if random_steps > 0 else explorer,
+            agent=build.make_agent(options),
+            replay=build.make_replay(options),
+            batch_size=options.learning.batch_size,
+            schedule=UpdateSchedule.create(options),
+            exponents=PriorityExponents.create(options),
         )
 
     @property
@@ -111,7 +101,7 @@ class Core:
         return Policy(
             state.learner.online.tree,
             None if moments is None else moments.rounded,
-            self.observation_clip,
+            self.preprocessing.observation_clip,
             self.replay.frames,
         )
 
@@ -127,7 +117,9 @@ class Core:
         moments = state.statistics.moments
         moments = None if moments is None else moments.rounded
         online, moments = jax.tree.map(copy, (state.learner.online, moments))
-        policy = Policy(online.tree, moments, self.observation_clip, self.replay.frames)
+        policy = Policy(
+            online.tree, moments, self.preprocessing.observation_clip, self.replay.frames
+        )
         return jax.tree.map(jnp.asarray, policy)
 
     @property
@@ -160,7 +152,9 @@ class Core:
             replay=self.replay.init(jax.tree.map(lambda x: x[0], row)),
             statistics=Statistics(
                 moments=None if policy.moments is None else normalize.init(spec.shape),
-                return_scale=normalize.init_return_scale(envs) if self.rewards.normalize else None,
+                return_scale=normalize.init_return_scale(envs)
+                if self.preprocessing.normalize_rewards
+                else None,
             ),
         )
 
@@ -170,7 +164,7 @@ class Core:
         Rewards are clipped here, before anything learns of them.
         """
         actor, (moments, scale) = state.actor, state.statistics
-        started, clip = actor.time_step.last, self.rewards.clip
+        started, clip = actor.time_step.last, self.preprocessing.reward_clip
         observation, reward = time_step.observation, time_step.reward
         if clip is not None:
             reward = jnp.clip(reward, -clip, clip)
@@ -288,7 +282,7 @@ class Core:
         of_return = 1.0 if scale is None else scale.scale
         return transitions._replace(
             s_tm1=policy.preprocess(transitions.s_tm1),
-            r_t=transitions.r_t * (of_return * self.rewards.scale),
+            r_t=transitions.r_t * (of_return * self.preprocessing.reward_scale),
             s_t=policy.preprocess(transitions.s_t),
         )
 

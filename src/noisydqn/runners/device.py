@@ -19,10 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
-from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.runners.state import TrainingState
@@ -65,11 +65,11 @@ class DeviceRunner:
     vector_steps: int  # steps of all environments in a whole chunk
 
     @staticmethod
-    def create(config: Config, env: DeviceEnvironment) -> "DeviceRunner":
-        """Make the runner of a config on an environment."""
-        vector = VectorEnvironment(env, config.num_envs)
-        vector_steps = max(config.chunk_steps // config.num_envs, 1)
-        return DeviceRunner(Core.create(config, vector.spec), vector, vector_steps)
+    def create(options: ProgramOptions, env: DeviceEnvironment) -> "DeviceRunner":
+        """Make the runner of a program on an environment."""
+        vector = VectorEnvironment(env, options.runner.num_envs)
+        core = Core.create(options, vector.spec)
+        return DeviceRunner(core, vector, options.runner.vector_steps)
 
     @property
     def num_envs(self) -> int:
@@ -173,16 +173,16 @@ class DevicePrograms(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def programs(config: Config, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
-    """Make the programs of `config.of_program`; kept, so that a second run compiles nothing."""
-    runner = DeviceRunner.create(config, env)
+def programs(options: ProgramOptions, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
+    """Make the programs of a run; kept, so that a second run compiles nothing."""
+    runner = DeviceRunner.create(options, env)
 
     def start(key: PRNGKeyArray) -> tuple[DeviceState, ChunkLog]:
         return runner.init(key), runner.empty_log()
 
     keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
     of_env = env.cache_key
-    key = None if of_env is None else program_key(config, of_env, num_seeds)
+    key = None if of_env is None else program_key(options, of_env, num_seeds)
     init = Program("start", jax.vmap(start), lambda: (keys,), runs="once", key=key)
     advance = _of_seeds(runner.advance, num_seeds, 2)
     end = _of_seeds(runner.end, num_seeds, 1)
@@ -219,9 +219,10 @@ PART_SECONDS = 0.5
 
 
 def run(
-    config: Config,
+    options: ProgramOptions,
     env: DeviceEnvironment,
     keys: PRNGKeyArray,
+    total_steps: int,
     checkpoint: Checkpoint | None = None,
     *,
     stop: Stop | None = None,
@@ -230,21 +231,22 @@ def run(
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
-        config: the options. Its `seed` is not used here: `keys` stand for it.
+        options: of the program.
         env: the environment to train on.
         keys: a key for each seed.
+        total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
 
     Raises:
-        UserError: the checkpoint does not fit the config.
+        UserError: the checkpoint does not fit the options.
         StoppedError: a stop was asked for before the first step.
     """
-    made = programs(config.of_program, env, len(keys))
+    made = programs(options, env, len(keys))
     if compiler is not None:
         compiler.wait(made.advance, made.init)
-    training = _Run(config, made, keys, stop or Stop())
+    training = _Run(made, keys, total_steps, stop or Stop())
     if checkpoint is not None:
         training.restore(checkpoint)
     yield from training.chunks()
@@ -254,11 +256,11 @@ class _Run:
     """A run under way."""
 
     def __init__(
-        self, config: Config, made: DevicePrograms, keys: PRNGKeyArray, stop: Stop
+        self, made: DevicePrograms, keys: PRNGKeyArray, total_steps: int, stop: Stop
     ) -> None:
         self.made, self.stop = made, stop
-        self.num_envs, self.schedule = config.num_envs, made.runner.core.schedule
-        self.total = config.total_steps // config.num_envs  # steps of all environments
+        self.num_envs, self.schedule = made.runner.num_envs, made.runner.core.schedule
+        self.total = total_steps // self.num_envs  # steps of all environments
         self.state, self.log = made.init(keys)
         self.layers = made.runner.core.noisy_layers
         self.done = 0  # steps of all environments before the chunk under way

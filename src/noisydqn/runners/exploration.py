@@ -5,14 +5,13 @@ A new one is a class with its options and one line in `EXPLORERS`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from noisydqn.config.config import Config
 from noisydqn.errors import UserError, in_one_line
-from noisydqn.imports import PYTHON, find, name_of
+from noisydqn.imports import find, name_of
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.options import ABOVE_ZERO, at_least, between, convert_fields
@@ -52,10 +51,10 @@ class Noisy(Explorer):
     """
 
     acting_noise: Literal["step", "update", "episode"] = "update"
-    """Noise: how long a noise sample is held while acting. Before learning starts, "update"
+    """How long a noise sample is held while acting. Before learning starts, "update"
     resamples when an update would be made."""
     acting_noise_shared: bool = False
-    """Noise: all environments act under one noise sample (else each has its own)."""
+    """All environments act under one noise sample (else each has its own)."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -113,11 +112,11 @@ class EpsilonGreedy(Explorer):
     """A random action with probability epsilon, else the greedy one of mean weights."""
 
     epsilon: Annotated[float, between(0, 1)] = 1.0
-    """Noise: share of random actions at the start, where exploration is by epsilon."""
+    """Share of random actions at the start."""
     epsilon_final: Annotated[float, between(0, 1)] = 0.05
-    """Noise: share of random actions at the end of `epsilon_steps`; goes there linearly."""
+    """Share of random actions after `epsilon_steps`; decreases linearly."""
     epsilon_steps: Annotated[int, at_least(1)] = 20_000
-    """Noise: environment steps over which epsilon goes from start to end."""
+    """Environment steps over which epsilon goes from start to end."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -138,39 +137,14 @@ class EpsilonGreedy(Explorer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Both(Explorer):
-    """Epsilon-greedy exploration with the values of a noisy network."""
-
-    noise: Noisy = dataclasses.field(default_factory=Noisy)
-    random: EpsilonGreedy = dataclasses.field(default_factory=EpsilonGreedy)
-
-    @property
-    def noisy_layers(self) -> bool:
-        """True: the noise is that of the layers."""
-        return True
-
-    @property
-    def resamples_every_step(self) -> bool:
-        """Whether the noise changes also between updates."""
-        return self.noise.resamples_every_step
-
-    def init(self, network: QNetwork, num_envs: int, key: Key) -> Noise:
-        """Sample noise."""
-        return self.noise.init(network, num_envs, key)
+class Both(Noisy, EpsilonGreedy):
+    """A random action with probability epsilon, else the greedy one under a noise sample."""
 
     def act(
         self, state: Noise, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
     ) -> tuple[Actions, Noise]:
         """Choose random actions, or greedy ones under the noise held."""
-        return self.random.choose(
-            self.noise.values(state, values_fn, observation), step, key
-        ), state
-
-    def resample(
-        self, state: Noise, network: QNetwork, *, updated: Flag, ended: Flags, key: Key
-    ) -> Noise:
-        """Keep the noise or sample it anew."""
-        return self.noise.resample(state, network, updated=updated, ended=ended, key=key)
+        return self.choose(self.values(state, values_fn, observation), step, key), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +152,7 @@ class Boltzmann(Explorer):
     """Actions sampled from the softmax of their values divided by a temperature."""
 
     temperature: Annotated[float, ABOVE_ZERO] = 1.0
-    """Noise: temperature of the softmax over action values, in units of scaled rewards, where
-    exploration is by "boltzmann"."""
+    """Temperature of the softmax over action values, in units of scaled rewards."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -254,46 +227,45 @@ EXPLORERS: dict[str, type[Explorer]] = {
 """The explorers that a config can name."""
 
 
-def make_explorer(config: Config) -> Explorer:
-    """Make the explorer of a config, from the options that have the names of its fields.
+@dataclasses.dataclass(frozen=True)
+class Imported(Explorer):
+    """An explorer of the user's, by the name of its class or of a function that makes it.
 
-    Raises:
-        UserError: the config names a class or a function of the user's that makes no explorer.
+    Args:
+        name: `python:module.name`. It is imported by `build`, not before.
     """
-    name = config.exploration
-    explorer = _made(name) if name.startswith(PYTHON) else _from_options(EXPLORERS[name], config)
-    return RandomFirst(explorer, config.random_steps) if config.random_steps > 0 else explorer
+
+    name: str
+
+    def act(
+        self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
+    ) -> tuple[Actions, Any]:
+        """Choose actions as the explorer of that name does."""
+        return self.build().act(state, values_fn, observation, step, key)
+
+    def build(self) -> Explorer:
+        """Import and make the explorer.
+
+        Raises:
+            UserError: there is no such name, or it does not make an explorer without arguments.
+        """
+        maker = find(self.name)
+        try:
+            explorer: object = maker()
+        except Exception as error:
+            raise UserError(
+                f"--exploration {self.name} failed without arguments ({in_one_line(error)})"
+            ) from error
+        if isinstance(explorer, type) or not isinstance(explorer, Explorer):
+            raise UserError(
+                f"--exploration {self.name} made {type(explorer).__name__}, expected a "
+                "noisydqn.Explorer"
+            )
+        return explorer
 
 
-def _made(name: str) -> Explorer:
-    """Call what the user's name stands for, without arguments."""
-    maker = find(name)
-    try:
-        explorer: object = maker()
-    except Exception as error:
-        raise UserError(
-            f"--exploration {name} failed without arguments ({in_one_line(error)})"
-        ) from error
-    if isinstance(explorer, type) or not isinstance(explorer, Explorer):
-        raise UserError(
-            f"--exploration {name} made {type(explorer).__name__}, expected a noisydqn.Explorer"
-        )
-    return explorer
-
-
-def _from_options(kind: type[Any], config: Config) -> Any:
-    hints, options = get_type_hints(kind), dict[str, Any]()
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            options[field.name] = _from_options(hint, config)
-        else:
-            options[field.name] = getattr(config, field.name)
-    return kind(**options)
-
-
-def explorer_options(explorer: Explorer | Callable[[], Explorer]) -> dict[str, Any]:
-    """Return the options by which a config, and a saved run, find an explorer again.
+def findable(explorer: Explorer | Callable[[], Explorer]) -> Explorer:
+    """Return an explorer as a config holds it, so that a saved run finds it again.
 
     Args:
         explorer: one of `EXPLORERS`, an instance of a class of the user's that its class makes
@@ -302,29 +274,19 @@ def explorer_options(explorer: Explorer | Callable[[], Explorer]) -> dict[str, A
     Raises:
         UserError: the explorer could not be found again.
     """
-    for name, kind in EXPLORERS.items():
-        if type(explorer) is kind:
-            return {"exploration": name, **_to_options(explorer)}
     of_instance = isinstance(explorer, Explorer) and not isinstance(explorer, type)
+    if isinstance(explorer, Explorer) and type(explorer) in EXPLORERS.values():
+        return explorer
     maker: Any = type(explorer) if of_instance else explorer
-    name = name_of(maker)
+    imported = Imported(name_of(maker))
     problem = None
-    if "<" in name or find(name) is not maker:
+    if "<" in imported.name or find(imported.name) is not maker:
         problem = "cannot be found again by its name"
-    elif of_instance and _made(name) != explorer:
+    elif imported.build() != explorer and of_instance:
         problem = "is not what its class makes without arguments"
     if problem is not None:
         raise UserError(
-            f"the explorer {name} {problem}, so the run could not be resumed: give a function of "
-            "a module that makes it without arguments"
+            f"the explorer {imported.name} {problem}, so the run could not be resumed: give a "
+            "function of a module that makes it without arguments"
         )
-    _made(name)
-    return {"exploration": name}
-
-
-def _to_options(explorer: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for field in dataclasses.fields(explorer):
-        value = getattr(explorer, field.name)
-        options |= _to_options(value) if dataclasses.is_dataclass(value) else {field.name: value}
-    return options
+    return imported

@@ -63,6 +63,10 @@ class Explorer(Protocol):
         """
         return False
 
+    def build(self) -> "Explorer":
+        """Return the explorer that acts: this one, unless it only stands for another."""
+        return self
+
     def init(self, network: QNetwork, num_envs: int, key: Key) -> Any:
         """Make the state before the first step, any tree of arrays."""
         del network, num_envs, key

@@ -21,7 +21,6 @@ from jaxtyping import Array, PRNGKeyArray
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
-from noisydqn.config.config import Config
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
@@ -29,6 +28,7 @@ from noisydqn.envs.vectors import HostVector
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.runners.state import TrainingState
@@ -57,9 +57,9 @@ class HostPrograms(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
-    """Make the programs of `config.of_program`; kept, so that a second run compiles nothing."""
-    core = Core.create(config, spec)
+def programs(options: ProgramOptions, spec: EnvironmentSpec) -> HostPrograms:
+    """Make the programs of a run; kept, so that a second run compiles nothing."""
+    core = Core.create(options, spec)
 
     def typed(state: TrainingState) -> TrainingState:
         return state.map_keys(jax.random.wrap_key_data)
@@ -84,11 +84,11 @@ def programs(config: Config, spec: EnvironmentSpec) -> HostPrograms:
         state, probed = core.probe(typed(state))
         return raw(state), probed
 
-    key = program_key(config, spec)
+    key = program_key(options, spec)
     init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     sums = jax.eval_shape(Agent.no_metrics)
-    shown = partial(_shown, spec, config.num_envs)
+    shown = partial(_shown, spec, core.num_envs)
 
     def state() -> tuple[TrainingState]:
         return (init.shapes,)
@@ -168,9 +168,10 @@ class _Episodes:
 
 
 def run(
-    config: Config,
+    options: ProgramOptions,
     env: HostEnvironment,
     key: PRNGKeyArray,
+    total_steps: int,
     checkpoint: Checkpoint | None = None,
     warn: Callable[[str], None] = warnings.warn,
     *,
@@ -180,9 +181,10 @@ def run(
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
-        config: the options. Its `seed` is not used here: `key` stands for it.
+        options: of the programs.
         env: the environment to train on.
         key: of everything random.
+        total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
         warn: told of environments that could not be put back to where they were.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
@@ -191,14 +193,14 @@ def run(
     Raises:
         EnvironmentFailedError: an environment raised, or gave what it did not declare. The
             unfinished chunk is yielded before.
-        UserError: the checkpoint does not fit the config.
+        UserError: the checkpoint does not fit the options.
         StoppedError: a stop was asked for before the first step.
     """
-    made = programs(config.of_program, env.spec)
+    made, runner = programs(options, env.spec), options.runner
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)
-    vector = env.vector(config.num_envs, processes=True)
+    vector = env.vector(runner.num_envs, processes=True)
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
@@ -207,7 +209,9 @@ def run(
         state = made.init(training_key)
         if compiler is not None:
             compiler.wait(made.learn, made.act)
-        training = _Run(config, made, vector, state, first, stop or Stop())
+        training = _Run(
+            made, vector, (state, first), (total_steps, runner.vector_steps), stop or Stop()
+        )
         if checkpoint is not None:
             training.restore(checkpoint, warn)
         yield from training.chunks()
@@ -220,20 +224,19 @@ class _Run:
 
     def __init__(
         self,
-        config: Config,
         made: HostPrograms,
         vector: HostVector,
-        state: TrainingState,
-        first: TimeStep,
+        start: tuple[TrainingState, TimeStep],
+        steps: tuple[int, int],  # in the run, and of all environments in a chunk
         stop: Stop,
     ) -> None:
         self.made, self.vector, self.stop = made, vector, stop
-        self.state, self.time_step = state, first
-        self.num_envs, self.total = config.num_envs, config.total_steps
-        self.size = max(config.chunk_steps // config.num_envs, 1) * config.num_envs  # of a chunk
+        self.state, self.time_step = start
+        self.num_envs = made.core.num_envs
+        self.total, self.size = steps[0], steps[1] * self.num_envs
         self.schedule, self.explorer = made.core.schedule, made.core.explorer
         self.layers = made.core.noisy_layers
-        self.episodes = _Episodes(config.num_envs)
+        self.episodes = _Episodes(self.num_envs)
         self.steps = self.updates = 0
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
         self.actions: np.ndarray | None = None  # chosen, but not taken yet

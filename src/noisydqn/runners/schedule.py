@@ -8,7 +8,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from noisydqn.config.config import Config
+from noisydqn.runners.options import ProgramOptions
 
 MAX_BURST = 8
 """Batches that are sampled together at most."""
@@ -39,15 +39,16 @@ class UpdateSchedule:
     max_updates: int | None = None
 
     @staticmethod
-    def create(config: Config) -> "UpdateSchedule":
-        """Make the schedule of a config; learning waits until a whole transition is stored."""
+    def create(options: ProgramOptions) -> "UpdateSchedule":
+        """Make the schedule of a program; learning waits until a whole transition is stored."""
+        runner, whole = options.runner, options.learning.n_step + 1
         return UpdateSchedule(
-            ratio=config.update_ratio,
-            num_envs=config.num_envs,
-            learn_every=config.learn_every,
-            per_episode=config.updates_per_episode > 0,
-            first_step=max(config.learning_starts, (config.n_step + 1) * config.num_envs),
-            max_updates=config.max_updates,
+            ratio=runner.update_ratio,
+            num_envs=runner.num_envs,
+            learn_every=runner.learn_every,
+            per_episode=runner.updates_per_episode > 0,
+            first_step=max(runner.learning_starts, whole * runner.num_envs),
+            max_updates=runner.max_updates,
         )
 
     def scheduled(self, step: Count, ended: Count) -> Count:
@@ -114,12 +115,13 @@ class PriorityExponents:
     updates: int
 
     @staticmethod
-    def create(config: Config) -> "PriorityExponents":
-        """Make the exponents of a config."""
+    def create(options: ProgramOptions) -> "PriorityExponents":
+        """Make the exponents of a program."""
+        replay = options.replay
         return PriorityExponents(
-            alpha=(config.priority_exponent, config.priority_exponent_final),
-            beta=(config.importance_exponent, config.importance_exponent_final),
-            updates=config.schedule_updates,
+            alpha=(replay.priority_exponent, replay.priority_exponent_final),
+            beta=(replay.importance_exponent, replay.importance_exponent_final),
+            updates=options.learning.schedule_updates,
         )
 
     def after(self, updates: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:

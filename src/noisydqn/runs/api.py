@@ -1,23 +1,23 @@
 """`train` and `resume`: from what a call gives to a job."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noisydqn.config.config import Config
+from noisydqn.config.config import Config, option_hints
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.given import Given, accept
+from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
 from noisydqn.envs.host import Notices
 from noisydqn.envs.protocol import Environment
-from noisydqn.envs.registry import AnyEnvironment, make_environment
+from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
 from noisydqn.imports import find, name_of
 from noisydqn.nets.torsos import TorsoMaker
-from noisydqn.options import argument, field_names, refuse_unknown, shown
+from noisydqn.options import argument, refuse_unknown, shown
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
-from noisydqn.runners.exploration import explorer_options
+from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.extensions import Extensions, TrackerMaker
@@ -104,12 +104,12 @@ def train(
     if torso is not None:
         options["torso"] = torso if isinstance(torso, str) else _torso_name(torso)
     if explorer is not None:
-        options |= explorer_options(explorer)
-    refuse_unknown(options, [*field_names(Config), *ARGUMENTS])
+        options["exploration"] = findable(explorer)
+    refuse_unknown(options, [*option_hints(), *ARGUMENTS])
     if "preset" in options:
         raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
     config = _config(_given_config(config), env).replace(**options)
-    extensions.check_seeds(config.num_seeds)
+    extensions.check_seeds(config.run.num_seeds)
     out = None if out is None else given_path(out)
     if resume:
         if out is None:
@@ -118,7 +118,7 @@ def train(
             changes = check_same(config, out)
             job = _resumed(out, changes, Given(maker, {}), extensions)
             return launch(job, quiet=quiet, cache=cache)
-    environment = make_environment(config, maker, Notices(None))
+    environment = _environment(config, maker, {})
     check_memory(config, environment)
     out, folders = create_folders(config, out, environment.spec)
     return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
@@ -180,21 +180,35 @@ def _resumed(out: Path, changes: dict[str, Any], given: Given, extensions: Exten
     configs = [config.replace(**changes) for _, config in runs]
     folders = [folder for folder, _ in runs]
     first = configs[0]
-    seeds = range(first.seed, first.seed + len(runs))
+    seeds = range(first.run.seed, first.run.seed + len(runs))
     if configs != [first.replace(seed=seed) for seed in seeds]:
         raise UserError(f"{out} holds runs that were not started together: resume one of them")
     extensions.check_seeds(len(runs))
-    environment = _given_environment(first, given)
+    environment = _environment(first, given.entry, given.options)
     for folder in folders:
         check_spaces(folder, environment.spec)
     config = first.replace(num_seeds=len(runs))
     return Job(config, environment, out, folders, extensions, resumed=True)
 
 
-def _given_environment(config: Config, given: Given) -> Environment:
-    """Make the environment of a run, or the one that was given for it with the run's options."""
-    making = {k: x for k, x in given.options.items() if k in ("env_kwargs", "max_episode_steps")}
-    return make_environment(config.replace(**making), given.entry, Notices(None))
+def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]) -> Environment:
+    """Make the environment of a run, or the one that was handed in, with the run's options.
+
+    Raises:
+        UserError: the environment cannot be made, or is a single instance and the options need
+            several.
+    """
+    if isinstance(entry, Instance):
+        num_envs, run = config.runner.num_envs, config.run
+        refuse_for_instance(
+            {
+                f"--num-envs {num_envs}": num_envs > 1,
+                f"--evaluation-every {run.evaluation_every}": run.evaluation_every > 0,
+                f"--stop-at-evaluation {run.stop_at_evaluation}": run.stop_at_evaluation
+                is not None,
+            }
+        )
+    return make_environment(with_brought(config.environment, brought), entry, Notices(None))
 
 
 def _given_cache(cache: Path | str | None) -> Path | str | None:

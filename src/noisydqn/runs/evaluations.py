@@ -46,9 +46,9 @@ class Evaluations:
         return evaluate(
             self._env,
             policy,
-            episodes=self._config.evaluation_episodes,
+            episodes=self._config.run.evaluation_episodes,
             key=key,
-            max_steps=self._config.evaluation_max_steps,
+            max_steps=self._config.run.evaluation_max_steps,
             check=self._check,
         )
 

@@ -109,7 +109,7 @@ def _make_out(config: Config, out: Path | None) -> Path:
     if out is None:
         while True:
             name = re.sub(r"[^\w.-]+", "-", config.preset)  # from a file it could be a path
-            out = free_path(DEFAULT_PARENT / f"{name}-seed{config.seed}")
+            out = free_path(DEFAULT_PARENT / f"{name}-seed{config.run.seed}")
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 out.mkdir()
@@ -147,8 +147,8 @@ def create_folders(
     out = None if out is None else given_path(out)
     try:
         out = _make_out(config, out)
-        for seed in range(config.seed, config.seed + config.num_seeds):
-            folder = RunFolder(out / f"seed{seed}" if config.num_seeds > 1 else out)
+        for seed in range(config.run.seed, config.run.seed + config.run.num_seeds):
+            folder = RunFolder(out / f"seed{seed}" if config.run.num_seeds > 1 else out)
             folder.path.mkdir(exist_ok=True)
             write_config(folder, config.replace(seed=seed, num_seeds=1))
             if spec is not None:
@@ -281,7 +281,7 @@ def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
     runs = [(folder, read_config(folder.config)) for folder in folders]
-    return sorted(runs, key=lambda run: run[1].seed)
+    return sorted(runs, key=lambda run: run[1].run.seed)
 
 
 def open_folder(path: Place) -> tuple[RunFolder, Config]:

@@ -19,14 +19,14 @@ from noisydqn.errors import (
     UserError,
 )
 from noisydqn.files import write_json
-from noisydqn.play.policy import GreedyPolicy, describe
+from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import stoppable
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.memory import check_memory
-from noisydqn.runs.messages import closing_lines, how_to, stopped_line
+from noisydqn.runs.messages import closing_lines, describe, how_to, stopped_line
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
 from noisydqn.runs.session import Session
@@ -55,9 +55,10 @@ class Job:
     @property
     def seeds(self) -> list[Config]:
         """The config of each seed."""
-        first = self.config.seed
+        first = self.config.run.seed
         return [
-            self.config.replace(seed=first + i, num_seeds=1) for i in range(self.config.num_seeds)
+            self.config.replace(seed=first + i, num_seeds=1)
+            for i in range(self.config.run.num_seeds)
         ]
 
 
@@ -86,7 +87,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
                 raise
             raise UserError(
                 f"{job.out} cannot be written to: {error.strerror}; make room or make it "
-                f"writable, then: {how_to('resume', job.out, job.config.env)}"
+                f"writable, then: {how_to('resume', job.out, job.config.environment.env)}"
             ) from error
 
 
@@ -111,9 +112,9 @@ def _perform(job: Job, terminal: Terminal) -> Result:
                     for s in session.seeds
                 ]
             if stop.asked:
-                terminal.warn(stopped_line(stop, steps, out, config.env))
+                terminal.warn(stopped_line(stop, steps, out, config.environment.env))
                 break
-    if config.num_seeds > 1:
+    if config.run.num_seeds > 1:
         write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
     if not stop.asked:
         terminal.say("\n".join(closing_lines(out, results, job.env.statistics)))
@@ -127,18 +128,20 @@ def _announce(job: Job, terminal: Terminal) -> None:
         UserError: the replay buffers do not fit into memory.
     """
     config, env = job.config, job.env
-    terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {job.out}")
-    first_step = UpdateSchedule.create(config).first_step
-    if config.steps < first_step:
+    terminal.say(
+        f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
+    )
+    first_step = UpdateSchedule.create(config.program).first_step
+    if config.run.steps < first_step:
         terminal.warn(
             f"nothing will be learned: learning starts after {first_step:,} "
             "steps; raise --steps or lower --learning-starts"
         )
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)
-    terminal.say(describe(config, env.spec))
+    terminal.say(describe(config.program, env.spec))
     env.tell_notices(terminal.warn)
-    if config.film_seconds > 0 and (problem := env.video_problem) is not None:
+    if config.run.video_seconds > 0 and (problem := env.video_problem) is not None:
         terminal.warn(f"no video: {problem}")
 
 
@@ -156,7 +159,7 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
         return
     for seed, folder in zip(seeds, job.folders, strict=True):
         if len(seeds) > 1:
-            context.terminal.start(f"seed {seed.seed}")
+            context.terminal.start(f"seed {seed.run.seed}")
         yield session([seed], [folder], folder)
 
 

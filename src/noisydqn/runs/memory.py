@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from noisydqn import build
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.learner.replay import ReplayState
+from noisydqn.runners import build
 from noisydqn.types import Row
 
 TIGHT = 0.8
@@ -25,13 +25,13 @@ def replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
     def init() -> ReplayState:
         no = jnp.zeros((), jnp.bool_)
         observation = jnp.zeros(spec.observation.shape, spec.observation.dtype)
-        return build.make_replay(config).init(
+        return build.make_replay(config.program).init(
             Row(observation, jnp.int32(0), jnp.float32(0), terminated=no, last=no)
         )
 
     state = jax.eval_shape(init)
     leaves = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
-    stack = (config.num_envs, config.frame_stack, *spec.observation.shape)
+    stack = (config.runner.num_envs, config.preprocessing.frame_stack, *spec.observation.shape)
     leaves.append((stack, spec.observation.dtype))
     return sum(math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in leaves)
 
@@ -46,7 +46,7 @@ def check_memory(config: Config, env: Environment) -> str | None:
         UserError: the replay buffers do not fit.
     """
     free = free_bytes()
-    together = config.num_seeds if env.trains_seeds_together else 1
+    together = config.run.num_seeds if env.trains_seeds_together else 1
     return None if free is None else compare(config, env.spec, together, free)
 
 
@@ -61,8 +61,8 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
     of_seeds = f" for each of {seeds} seeds" if seeds > 1 else ""
     observation = f"{spec.observation.dtype} {list(spec.observation.shape)}"
     what = (
-        f"--replay-capacity {config.replay_capacity}{of_seeds} needs {_gigabytes(needed)} for "
-        f"observations of {observation}, but {_gigabytes(free)} are free"
+        f"--replay-capacity {config.replay.replay_capacity}{of_seeds} needs {_gigabytes(needed)} "
+        f"for observations of {observation}, but {_gigabytes(free)} are free"
     )
     capacity = _fitting(config, spec, seeds, free)
     remedy = f"give {capacity} or less" if capacity else "give it fewer or smaller observations"
@@ -76,7 +76,7 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
 def _fitting(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> int:
     """Return a round capacity whose replay buffer fits; 0 if none does."""
     needed = seeds * replay_bytes(config, spec)
-    capacity = int(config.replay_capacity * TIGHT * free / needed)
+    capacity = int(config.replay.replay_capacity * TIGHT * free / needed)
     capacity -= capacity % 10 ** max(len(str(capacity)) - 2, 0)
     if capacity < 1:
         return 0

@@ -1,15 +1,55 @@
-"""Lines that a run prints when it ends."""
+"""Lines that a run prints when it starts and ends."""
 
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-from noisydqn.envs.spec import Statistic
+import numpy as np
+
+from noisydqn.envs.spaces import Box
+from noisydqn.envs.spec import EnvironmentSpec, Statistic
+from noisydqn.errors import counted
+from noisydqn.nets.build import torso_name
+from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.result import SeedResult
+
+
+def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
+    """Say in one line what observations become and which torso sees them.
+
+    Raises:
+        UserError: the torso has convolutions, and the observations are not images or too small.
+    """
+    encoding, torso = spec.encoding, torso_name(options.network, spec.observation)
+    preprocessing, what = options.preprocessing, [encoding.words]
+    box = isinstance(encoding.observation, Box)
+    shape = spec.observation.shape
+    if torso in ("flat", "mlp"):
+        changed = not box or len(shape) != 1
+        what += [f"-> flattened to {counted(encoding.size, 'number')}"] if changed else []
+    elif encoding.axes:
+        what += [f"with channels first -> {shape}"]
+    elif len(shape) == 3:
+        what += ["with channels last"]
+    notes: list[str] = []
+    if any(part.is_bytes for part, _ in encoding.parts):
+        kinds = {part.words.partition(" ")[0] for part, _ in encoding.parts if part.is_bytes}
+        mixed = encoding.dtype != np.uint8
+        name = "images" if kinds == {"image"} else "bytes"
+        if mixed or preprocessing.normalize_observations == "scale":
+            notes += [f"{name} divided by 255"]
+    if any(not isinstance(part, Box) and part.size > 1 for part, _ in encoding.parts):
+        notes += ["categories one-hot"]
+    has_planes = any(len(part.shape) > 1 for part, _ in encoding.parts)
+    if torso in ("flat", "mlp") and has_planes:
+        notes += ["no convolutions"]
+    if preprocessing.frame_stack > 1:
+        notes += [f"{preprocessing.frame_stack} frames together"]
+    return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
 
 
 def how_to(command: str, folder: Path, env: str) -> str:

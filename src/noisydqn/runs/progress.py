@@ -35,11 +35,11 @@ class Goals:
         """Read the goals from a config."""
         return cls(
             budget=config.total_steps,
-            window=config.window,
-            evaluation_every=config.evaluation_every or MAX_COUNT,
-            stop_at_return=config.stop_at_return,
-            stop_at_evaluation=config.stop_at_evaluation,
-            max_seconds=config.max_seconds,
+            window=config.run.window,
+            evaluation_every=config.run.evaluation_every or MAX_COUNT,
+            stop_at_return=config.run.stop_at_return,
+            stop_at_evaluation=config.run.stop_at_evaluation,
+            max_seconds=config.run.max_seconds,
         )
 
 

@@ -70,7 +70,7 @@ class Result:
         path = RunFolder(self.seeds[seed].folder).video
         if not path.exists():
             raise UserError(
-                f"{path} does not exist: the run was stopped, has film_seconds=0, or its "
+                f"{path} does not exist: the run was stopped, has video_seconds=0, or its "
                 "environment cannot be drawn; noisydqn record makes a video of a run"
             )
         return Video(path)

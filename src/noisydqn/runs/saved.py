@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from noisydqn.config.config import MAX_FILM_SECONDS, Config, check_seed
+from noisydqn.config.config import Config
+from noisydqn.config.run import MAX_VIDEO_SECONDS
 from noisydqn.config.stored import from_stored
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
@@ -13,11 +14,12 @@ from noisydqn.errors import UserError
 from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.files import Place, free_path, given_path
 from noisydqn.learner.policy import Policy
-from noisydqn.options import argument, refuse_unknown
+from noisydqn.options import argument, check_seed, refuse_unknown
 from noisydqn.play import evaluate as evaluation
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
+from noisydqn.runners.build import policy_like
 from noisydqn.runs import weights
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.keys import SeedKeys, seed_keys
@@ -62,7 +64,7 @@ def evaluate(
     refuse_unknown(unknown, ["folder", "env", "episodes", "seed", "weights"], "evaluate")
     episodes = argument("episodes", episodes, int | None)
     run, config = open_folder(folder)
-    episodes = config.evaluation_episodes if episodes is None else episodes
+    episodes = config.run.evaluation_episodes if episodes is None else episodes
     if not 1 <= episodes <= MAX_EPISODES:
         raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {episodes}")
     key = _keys(config, seed).report
@@ -72,7 +74,7 @@ def evaluate(
         policy,
         episodes=episodes,
         key=key,
-        max_steps=config.evaluation_max_steps,
+        max_steps=config.run.evaluation_max_steps,
     )
 
 
@@ -102,9 +104,9 @@ def record(
     """
     refuse_unknown(unknown, ["folder", "env", "out", "seconds", "seed"], "record")
     seconds = argument("seconds", seconds, float)
-    if not 0 < seconds <= MAX_FILM_SECONDS:
+    if not 0 < seconds <= MAX_VIDEO_SECONDS:
         raise UserError(
-            f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {seconds}"
+            f"--seconds must be above zero and at most {MAX_VIDEO_SECONDS}, got {seconds}"
         )
     run, config = open_folder(folder)
     key = _keys(config, seed).video
@@ -145,7 +147,7 @@ def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = Non
     arrays, text = read_safetensors(path)
     spec, options = read_card(text, path)
     config = from_stored(options, path)
-    expected = weights.policy_like(config, spec)
+    expected = policy_like(config.program, spec)
     for name in named(expected):
         mean = arrays.get(name.removesuffix("_sigma") + "_mu")
         if name.endswith("_sigma") and mean is not None:  # only means were exported
@@ -156,7 +158,7 @@ def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = Non
 def _keys(config: Config, seed: int | None) -> SeedKeys:
     seed = argument("seed", seed, int | None)
     if seed is None:
-        return seed_keys(config.seed)
+        return seed_keys(config.run.seed)
     check_seed("--seed", seed)
     return seed_keys(seed)
 
@@ -164,6 +166,6 @@ def _keys(config: Config, seed: int | None) -> SeedKeys:
 def _load(
     run: RunFolder, config: Config, env: AnyEnvironment, which: str
 ) -> tuple[Environment, Policy]:
-    environment = environment_to_play(config, env)
+    environment = environment_to_play(config.environment, env)
     check_spaces(run, environment.spec)
     return environment, weights.load_policy(run.weights(which), config, environment.spec)

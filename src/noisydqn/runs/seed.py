@@ -15,6 +15,7 @@ from noisydqn.files import write_json
 from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.video import save_film
+from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import SeedChunk
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.callbacks import Training
@@ -25,7 +26,7 @@ from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
-from noisydqn.runs.weights import policy_like, save_policy
+from noisydqn.runs.weights import save_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SeedSession:
 
     def __init__(self, config: Config, folder: RunFolder, context: Context, *, shown: bool) -> None:
         self.config, self.folder, self.context = config, folder, context
-        self.keys = seed_keys(config.seed)
+        self.keys = seed_keys(config.run.seed)
         self.evaluations = Evaluations(config, context.env, self.keys.selection, context.stop.check)
         self.final: Policy | None = None  # the newest weights; None before the first chunk
         self.best: Policy | None = None  # of all evaluations; None before the first
@@ -68,7 +69,7 @@ class SeedSession:
         Raises:
             UserError: the stored policies are not those of the config.
         """
-        like = policy_like(self.config, self.context.env.spec)
+        like = policy_like(self.config.program, self.context.env.spec)
         best = None if progress.best_return is None else like
         expected = {"final": like, "best": best, "pending": [like] * len(progress.pending)}
         policies: dict[str, Any] = checkpoint.read(name, expected)
@@ -162,8 +163,8 @@ class SeedSession:
         reported = before if before.get("steps") == steps else {}
         self.summary = {
             "preset": self.config.preset,
-            "env": self.config.env,
-            "seed": self.config.seed,
+            "env": self.config.environment.env,
+            "seed": self.config.run.seed,
             "steps": steps,
             "updates": progress.num_updates,
             "episodes": progress.num_episodes,
@@ -190,7 +191,7 @@ class SeedSession:
         """Whether the report records a video: one is wanted, possible, and not there yet."""
         recorded = self.summary["evaluation"] is not None and self.folder.video.exists()
         possible = self.context.env.video_problem is None
-        return self.config.film_seconds > 0 and not recorded and possible
+        return self.config.run.video_seconds > 0 and not recorded and possible
 
     def report(self) -> None:
         """Evaluate the best weights in separate episodes, and record a video of them.
@@ -222,7 +223,7 @@ class SeedSession:
             take()
 
     def _record_video(self, policy: Policy, check: Callable[[], None]) -> None:
-        path, seconds = self.folder.video, self.config.film_seconds
+        path, seconds = self.folder.video, self.config.run.video_seconds
         try:
             save_film(path, self.context.env, policy, seconds, self.keys.video, check=check)
         except UserError as error:

@@ -20,13 +20,13 @@ from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
 from noisydqn.runners import device, host
+from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import Chunk
 from noisydqn.runs.callbacks import Training
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
-from noisydqn.runs.weights import policy_like
 
 
 class Session:
@@ -70,7 +70,7 @@ class Session:
                 opened.callback(seed.close)
             before = None if checkpoint is None else checkpoint.manifest
             warn = context.terminal.warn
-            self.writer = CheckpointWriter(checkpoints, self.config.keep, before, warn)
+            self.writer = CheckpointWriter(checkpoints, self.config.run.keep, before, warn)
             opened.pop_all()
 
     def _restore(self, checkpoint: Checkpoint) -> Sequence[FileSizes]:
@@ -90,8 +90,8 @@ class Session:
             )
         if progress.steps > self.goals.budget:
             raise UserError(
-                f"--steps {self.config.steps} is less than the {progress.steps} that are trained "
-                "already: raise it"
+                f"--steps {self.config.run.steps} is less than the {progress.steps} that are "
+                "trained already: raise it"
             )
         for i, seed in enumerate(self.seeds):
             seed.restore(progress.seeds[i], checkpoint, f"seed{i}")
@@ -136,7 +136,7 @@ class Session:
         """Train chunk by chunk; returns the last chunk, None if it is saved already."""
         stop, chunk = self.context.stop, None
         last = saved = time.perf_counter()
-        interval = self.config.checkpoint_seconds or math.inf
+        interval = self.config.run.checkpoint_seconds or math.inf
         with closing(self._chunks()) as chunks, suppress(StoppedError):
             for chunk in chunks:
                 now = time.perf_counter()
@@ -171,27 +171,30 @@ class Session:
         """Start the device runner; returns the program that takes longest to compile, too."""
         keys = jnp.stack([seed.keys.training for seed in self.seeds])
         stop, compiler = self.context.stop, self.context.compiler
-        longest = device.programs(self.config.of_program, env, len(keys)).start(compiler)
+        longest = device.programs(self.config.program, env, len(keys)).start(compiler)
         return longest, device.run(
-            self.config, env, keys, self.checkpoint, stop=stop, compiler=compiler
+            *(self.config.program, env, keys, self.config.total_steps, self.checkpoint),
+            stop=stop,
+            compiler=compiler,
         )
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
         """Start the host runner; returns the program that takes longest to compile, too."""
         key = self.seeds[0].keys.training
         stop, compiler = self.context.stop, self.context.compiler
-        longest = host.programs(self.config.of_program, env.spec).start(compiler)
+        longest = host.programs(self.config.program, env.spec).start(compiler)
         return longest, host.run(
-            *(self.config, env, key, self.checkpoint, self.context.terminal.warn),
+            *(self.config.program, env, key, self.config.total_steps),
+            *(self.checkpoint, self.context.terminal.warn),
             stop=stop,
             compiler=compiler,
         )
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         env = self.context.env
-        policy = policy_like(self.config, env.spec)
-        programs = evaluation_programs(env, policy, self.config.evaluation_episodes)
-        with_video = self.config.film_seconds > 0
+        policy = policy_like(self.config.program, env.spec)
+        programs = evaluation_programs(env, policy, self.config.run.evaluation_episodes)
+        with_video = self.config.run.video_seconds > 0
         return [*programs, *(film_programs(env, policy) if with_video else ())]
 
     def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:

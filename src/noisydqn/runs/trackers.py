@@ -309,7 +309,7 @@ class Terminal:
         self._console = _Console(quiet=quiet, **plain)
         self._errors = _Console(stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
-        self._total, self._max_updates = config.steps, config.max_updates
+        self._total, self._max_updates = config.run.steps, config.runner.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._evaluating: deque[int] = deque()  # steps
         self._waiting: deque[tuple[int, str]] = deque()  # steps, and a line about them

@@ -13,12 +13,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from noisydqn import build
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import write_beside
 from noisydqn.learner.policy import Policy
+from noisydqn.runners.build import policy_like
 from noisydqn.trees import named, size_of
 
 FORMAT, VERSION = "noisydqn-policy", 2
@@ -53,13 +53,8 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
         UserError: the file is missing, damaged or of another format, or its arrays are not those
             of the config's network.
     """
-    expected = policy_like(config, spec)
+    expected = policy_like(config.program, spec)
     return _filled(expected, _read(path, named(expected)))
-
-
-def policy_like(config: Config, spec: EnvironmentSpec) -> Policy:
-    """Return the shapes and types of a config's policy, in place of its arrays."""
-    return jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
 
 
 def policy_of_arrays(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:

@@ -6,9 +6,9 @@ becomes one line that shows the right form.
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin
 
 import tyro
 
@@ -40,7 +40,13 @@ def show_help(default: Any, command: str) -> None:
     Raises:
         SystemExit: always, with code 0.
     """
-    tyro.cli(type(default), args=["--help"], prog=f"noisydqn {command}", default=default)
+    tyro.cli(
+        type(default),
+        args=["--help"],
+        prog=f"noisydqn {command}",
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def parse(default: Args, argv: Sequence[str], command: str) -> Args:
@@ -52,17 +58,21 @@ def parse(default: Args, argv: Sequence[str], command: str) -> Args:
     """
     if wants_help(argv):
         show_help(default, command)
-    given = read(type(default), argv, command)
-    return fill(default, given, command)
+    options = options_of(type(default))
+    return fill(default, read(options, argv, command), options, command)
 
 
-def read(kind: type, argv: Sequence[str], command: str) -> Given:
-    """Read a command line into values for a dataclass.
+def read(options: Mapping[str, Hint], argv: Sequence[str], command: str) -> Given:
+    """Read a command line.
+
+    Args:
+        options: the type hints of the options that exist, by name.
+        argv: the words of the command line.
+        command: for messages.
 
     Raises:
         UserError: an option does not exist, is given twice, or has a value that cannot be used.
     """
-    options = options_of(kind)
     given = Given({}, [])
     rest = list(argv)
     while rest:
@@ -78,58 +88,48 @@ def read(kind: type, argv: Sequence[str], command: str) -> Given:
     return given
 
 
-def fill(default: Args, given: Given, command: str) -> Args:
-    """Put what was given into a copy of a dataclass.
+def fill(default: Args, given: Given, options: Mapping[str, Hint], command: str) -> Args:
+    """Put what was given into a copy of a command's dataclass.
+
+    Args:
+        default: the copy's other values.
+        given: the command line; values that are not the dataclass's are left out.
+        options: all options of the command, for messages.
+        command: for messages.
 
     Raises:
         UserError: a positional is missing or superfluous, or a value is refused.
     """
-    places = {name: hint for name, hint in _leaves(type(default)) if _is_positional(hint)}
+    hints = hints_of(type(default))
+    places = {name: hint for name, hint in hints.items() if _is_positional(hint)}
     usage = " ".join(["noisydqn", command, *map(_metavar, places.values()), "[options]"])
-    values = dict(given.values)
+    values = {name: value for name, value in given.values.items() if name in hints}
     for (name, hint), text in zip(places.items(), given.positionals, strict=False):
         values[name] = _text_value(name, text, hint)
     if len(given.positionals) > len(places):
         extra = given.positionals[len(places)]
-        hint = (
-            hint_of(extra.partition("=")[0], options_of(type(default)), flag, command)
-            or f"the form is {usage}"
-        )
+        hint = hint_of(extra.partition("=")[0], options, flag, command) or f"the form is {usage}"
         raise UserError(f"unexpected {extra!r}: {hint}")
     for name, hint in list(places.items())[len(given.positionals) :]:
         if getattr(default, name) is tyro.MISSING:
             raise UserError(f"{_metavar(hint)} is missing: the form is {usage}")
-    return _filled(default, values)
+    return dataclasses.replace(cast(Any, default), **values)
 
 
 def options_of(kind: type) -> dict[str, Hint]:
-    """List the options of a command's dataclass, and of the dataclasses in it, by name."""
-    return {name: hint for name, hint in _leaves(kind) if not _is_positional(hint)}
+    """Return the type hints of a command's options by name, without its positionals."""
+    return {name: hint for name, hint in hints_of(kind).items() if not _is_positional(hint)}
 
 
-def flags_of(options: Any, base: Any) -> Iterator[list[str]]:
-    """Spell the options of a dataclass that differ from `base` as flags with their values."""
-    for name, hint in _leaves(type(options)):
-        value = getattr(options, name)
-        if value == getattr(base, name):
-            continue
-        if hint.kind is bool:
+def spell(options: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Spell options as flags with their values."""
+    for name, value in options.items():
+        if isinstance(value, bool):
             yield [flag(name) if value else flag(f"no_{name}")]
         elif isinstance(value, tuple):
             yield [flag(name), *map(str, value)] if value else [flag(name), "[]"]
         else:
             yield [flag(name), "none" if value is None else str(value)]
-
-
-def _leaves(kind: type) -> Iterator[tuple[str, Hint]]:
-    """The fields of a dataclass and of those in it, but for suppressed ones."""
-    for name, hint in hints_of(kind).items():
-        if tyro.conf.Suppress in hint.marks:
-            continue
-        if isinstance(hint.kind, type) and dataclasses.is_dataclass(hint.kind):
-            yield from _leaves(hint.kind)
-        else:
-            yield name, hint
 
 
 def _is_positional(hint: Hint) -> bool:
@@ -140,18 +140,7 @@ def _metavar(hint: Hint) -> str:
     return next(metavar for mark in hint.marks if (metavar := getattr(mark, "metavar", None)))
 
 
-def _filled(default: Any, values: dict[str, Any]) -> Any:
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(default):
-        current = getattr(default, field.name)
-        if dataclasses.is_dataclass(current):
-            changes[field.name] = _filled(current, values)
-        elif field.name in values:
-            changes[field.name] = values[field.name]
-    return dataclasses.replace(default, **changes)
-
-
-def _option(spelled: str, options: dict[str, Hint], command: str) -> tuple[str, bool]:
+def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[str, bool]:
     """The name of an option, and whether it was spelled `--no-name`."""
     name = spelled.removeprefix("--").replace("-", "_")
     if spelled.startswith("--") and name in options:

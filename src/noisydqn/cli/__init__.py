@@ -15,16 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-import gymnasium
 import tyro
 
-from noisydqn.arguments import fill, flags_of, parse, read, show_help, wants_help
-from noisydqn.config.config import Config
+from noisydqn.cli.arguments import parse
 from noisydqn.errors import UserError, counted
 from noisydqn.options import hint_of
 from noisydqn.output import discard
-from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
-from noisydqn.runs.named import config_named
 
 USAGE = """\
 usage: noisydqn COMMAND ...
@@ -63,33 +59,8 @@ BAD_INPUT = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainArgs:
-    """Train, evaluate and film an agent: noisydqn train [NAME] [options].
-
-    NAME gives the options their defaults; noisydqn presets lists the presets. Other names are ids
-    of Gymnasium, 'module:Id' for an environment that a module of yours registers,
-    'python:module.function' for what a function makes, and 'gymnax:Name'. The folder of a run, or
-    its config.json, starts another run with its options. Steps are decisions of the agent, summed
-    over environments; updates are optimizer steps.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[Config]
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
-    """A preset, an environment or a run."""
-    out: Path | None = None
-    """Folder for the run, new or empty. If not given, a new one under runs/."""
-    quiet: bool = False
-    """Print nothing."""
-    cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again, or none. If not
-    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
-    resume: bool = False
-    """Go on with the run that --out holds, if it holds one, as noisydqn resume does."""
-
-
-@dataclasses.dataclass(frozen=True)
 class ResumeArgs:
-    """Go on with a run where its newest whole checkpoint left it."""
+    """Resume a run from its newest whole checkpoint."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
@@ -171,27 +142,22 @@ class PullArgs:
     """Branch, tag or commit. If not given, the newest."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PresetsArgs:
-    """List the presets, or the options of one."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
-    """A preset."""
-
-
 def _train(argv: Sequence[str]) -> int:
-    if wants_help(argv):
-        name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        show_help(TrainArgs(config_named(name), name), f"train {name}")
-    given = read(TrainArgs, argv, "train")
-    name = given.positionals[0] if given.positionals else DEFAULT_PRESET
-    args = fill(TrainArgs(config_named(name), name), given, "train")
+    from noisydqn.cli.train import parse_train
+
+    config, args = parse_train(argv)
     from noisydqn.runs.api import train
 
     result = train(
-        args.config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
+        config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
     )
     return _code(result.signal)
+
+
+def _presets(argv: Sequence[str]) -> int:
+    from noisydqn.cli.train import presets
+
+    return presets(argv)
 
 
 def _cache(given: str | None) -> str | None:
@@ -275,34 +241,6 @@ def _pull(argv: Sequence[str]) -> int:
     return 0
 
 
-def _presets(argv: Sequence[str]) -> int:
-    args = parse(PresetsArgs(), argv, "presets")
-    if args.name:
-        return _preset(args.name)
-    width = max(map(len, PRESETS))
-    for name in PRESETS:
-        print(f"{name:{width}}  {DESCRIPTIONS[name]}")
-    return 0
-
-
-def _preset(name: str) -> int:
-    """Print a preset: what it is for, and the options in which it differs from the defaults."""
-    if name not in PRESETS:
-        hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
-        raise UserError(f"no preset {name!r}: {hint}")
-    config = PRESETS[name]
-    print(f"{name}: {DESCRIPTIONS[name]}\n")
-    trains = f"noisydqn train {name} trains on {config.env}"
-    if options := list(flags_of(config, Config())):
-        print(f"{trains} with these options:")
-        for words in options:
-            print(f"  {shlex.join(words)}")
-        print("Other options have their defaults; noisydqn train --help explains all of them.")
-    else:
-        print(f"{trains}. All options have their defaults, which noisydqn train --help explains.")
-    return 0
-
-
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "resume": _resume,
@@ -317,6 +255,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def _no_command(argv: Sequence[str]) -> str:
     """Say that a word is not a command, and which command was meant."""
+    import gymnasium
+
+    from noisydqn.presets import PRESETS
+
     word = argv[0]
     is_name = word in PRESETS or word in gymnasium.registry or ":" in word or "/" in word
     if word.startswith("-") or is_name:

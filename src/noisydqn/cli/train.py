@@ -1,0 +1,146 @@
+"""The commands that read or show the options of a run: train and presets."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from noisydqn.cli.arguments import fill, options_of, parse, read, show_help, spell, wants_help
+from noisydqn.config.config import SECTIONS, VARIANTS, Config, option_hints, owners, variant_name
+from noisydqn.errors import UserError
+from noisydqn.options import Hint, choices, help_of, hint_of, hints_of
+from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
+from noisydqn.runs.named import config_named
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArgs:
+    """Train, evaluate and record an agent: noisydqn train [NAME] [options].
+
+    NAME gives the options their defaults; noisydqn presets lists the presets. Other names are ids
+    of Gymnasium, 'module:Id' for an environment that a module of yours registers,
+    'python:module.function' for what a function makes, and 'gymnax:Name'. The folder of a run, or
+    its config.json, starts another run with its options. Steps are decisions of the agent, summed
+    over environments; updates are optimizer steps.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
+    """A preset, an environment or a run."""
+    out: Path | None = None
+    """Folder for the run, new or empty. If not given, a new one under runs/."""
+    quiet: bool = False
+    """Print nothing."""
+    cache: str | None = None
+    """Folder of compiled programs, which the next run need not compile again, or none. If not
+    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
+    resume: bool = False
+    """Resume the run that --out holds, if it holds one, as noisydqn resume does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PresetsArgs:
+    """List the presets, or the options of one."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
+    """A preset."""
+
+
+def config_options() -> dict[str, Hint]:
+    """Return the type hints of all options of a run that have a flag."""
+    hints = option_hints().items()
+    return {name: hint for name, hint in hints if tyro.conf.Suppress not in hint.marks}
+
+
+def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
+    """Parse the arguments of train.
+
+    Raises:
+        UserError: an argument cannot be used.
+        SystemExit: help was asked for and given.
+    """
+    if wants_help(argv):
+        name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
+        show_help(help_on(config_named(name), name), f"train {name}")
+    options = options_of(TrainArgs) | config_options()
+    given = read(options, argv, "train")
+    args = fill(TrainArgs(), given, options, "train")
+    chosen = {name: x for name, x in given.values.items() if name in config_options()}
+    return config_named(args.name).replace(**chosen), args
+
+
+def help_on(config: Config, name: str) -> Any:
+    """Make a dataclass of which tyro prints the help of train: flat flags in sections."""
+    fields: list[tuple[str, Any, Any]] = []
+    for section in SECTIONS:
+        value = getattr(config, section)
+        fields += [(section, type(value), dataclasses.field(default=value))]
+    for section in VARIANTS:
+        value = _variants(section, getattr(config, section))
+        fields += [(section, type(value), dataclasses.field(default=value))]
+    kind = dataclasses.make_dataclass("Train", fields, bases=(TrainArgs,), frozen=True)
+    kind.__doc__ = TrainArgs.__doc__
+    return kind(name=name)
+
+
+def _variants(section: str, chosen: Any) -> Any:
+    """Make a dataclass of the options of all variants of a section."""
+    kinds = VARIANTS[section]
+    words = "; ".join(f"{name}: {_first_sentence(kind)}" for name, kind in kinds.items())
+    fields = [_field(section, choices(tuple(kinds)), words, variant_name(section, chosen))]
+    for option, variants in owners(section).items():
+        kind = kinds[variants[0]]
+        default = getattr(chosen if isinstance(chosen, kind) else kind(), option)
+        text = f"{', '.join(variants)}: {help_of(kind)[option]}"
+        hint = hints_of(kind)[option]
+        fields += [_field(option, hint.kind | None if hint.optional else hint.kind, text, default)]
+    made = dataclasses.make_dataclass(section.capitalize(), fields, frozen=True)
+    made.__doc__ = f"{section.capitalize()}."
+    return made()
+
+
+def _field(name: str, kind: Any, text: str, default: Any) -> tuple[str, Any, Any]:
+    return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+
+
+def _first_sentence(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split()).partition(". ")[0].removesuffix(".")
+
+
+def presets(argv: Sequence[str]) -> int:
+    """Run the command presets."""
+    args = parse(PresetsArgs(), argv, "presets")
+    if args.name:
+        return _preset(args.name)
+    width = max(map(len, PRESETS))
+    for name in PRESETS:
+        print(f"{name:{width}}  {DESCRIPTIONS[name]}")
+    return 0
+
+
+def _preset(name: str) -> int:
+    """Print a preset: what it is for, and the options in which it differs from the defaults."""
+    if name not in PRESETS:
+        hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
+        raise UserError(f"no preset {name!r}: {hint}")
+    config = PRESETS[name]
+    print(f"{name}: {DESCRIPTIONS[name]}\n")
+    trains = f"noisydqn train {name} trains on {config.environment.env}"
+    if options := list(spell(differing(config))):
+        print(f"{trains} with these options:")
+        for words in options:
+            print(f"  {shlex.join(words)}")
+        print("Other options have their defaults; noisydqn train --help explains all of them.")
+    else:
+        print(f"{trains}. All options have their defaults, which noisydqn train --help explains.")
+    return 0
+
+
+def differing(config: Config) -> dict[str, Any]:
+    """Return the options with a flag that differ from the defaults of the chosen variants."""
+    chosen = {section: type(getattr(config, section))() for section in VARIANTS}
+    default = Config(**chosen).flat() | {name: Config().flat()[name] for name in VARIANTS}
+    flags, options = config_options(), config.flat().items()
+    return {name: value for name, value in options if name in flags and value != default[name]}

@@ -1,0 +1,66 @@
+"""The options of what happens around a compiled program. None of them affects it."""
+
+import dataclasses
+from typing import Annotated
+
+from noisydqn.errors import ConfigError
+from noisydqn.options import (
+    ABOVE_ZERO,
+    FINITE,
+    MAX_SEED,
+    at_least,
+    at_most,
+    check_seed,
+    convert_fields,
+)
+
+MAX_VIDEO_SECONDS = 3_600
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Run."""
+
+    seed: int = 0
+    """Seed of everything random. The same seed gives the same weights, bit for bit."""
+    num_seeds: Annotated[int, at_least(1)] = 1
+    """Train this many seeds (seed, seed + 1, ...), each in a folder of its own: at once where the
+    environment is in JAX, otherwise one after the other."""
+    steps: Annotated[int, at_least(1)] = 200_000
+    """Environment steps (decisions, summed over environments) to train for, rounded up to a
+    multiple of the environments."""
+    max_seconds: Annotated[float | None, ABOVE_ZERO] = None
+    """Stop after the chunk that reaches this training time, compiling included."""
+    stop_at_return: Annotated[float | None, FINITE] = None
+    """Stop when the mean return of the newest training episodes reaches this."""
+    window: Annotated[int, at_least(1)] = 50
+    """Number of episodes in that mean."""
+    stop_at_evaluation: Annotated[float | None, FINITE] = None
+    """Evaluate after each chunk that ends with such a mean, and stop when the mean return without
+    noise reaches this, too. Default: the training episodes decide alone."""
+    checkpoint_seconds: Annotated[float, at_least(0)] = 300.0
+    """Seconds between checkpoints, saved after the chunk that reaches them. 0: only at the end and
+    when the run is interrupted."""
+    keep: Annotated[int, at_least(1)] = 2
+    """Number of newest checkpoints that are kept. They share what has not changed between them."""
+    evaluation_every: Annotated[int, at_least(0)] = 0
+    """Environment steps between evaluations with mean weights, each after the chunk that reaches
+    them. 0: only at the end."""
+    evaluation_episodes: Annotated[int, at_least(1)] = 10
+    """Episodes of an evaluation."""
+    evaluation_max_steps: Annotated[int, at_least(1)] = 27_000
+    """Steps after which an episode of an evaluation is truncated, so that a policy that never ends
+    one cannot stall the run. 27,000 are half an hour of Atari."""
+    video_seconds: Annotated[float, at_least(0), at_most(MAX_VIDEO_SECONDS)] = 20.0
+    """Length of the video of the best weights. 0: no video."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        check_seed("--seed", self.seed)
+        if self.stop_at_evaluation is not None and self.stop_at_return is None:
+            raise ConfigError(
+                f"--stop-at-evaluation {self.stop_at_evaluation} needs --stop-at-return: the "
+                "training episodes say from when on an evaluation is worthwhile"
+            )
+        if self.seed + self.num_seeds - 1 > MAX_SEED:
+            raise ConfigError(f"--seed plus --num-seeds must be at most {MAX_SEED + 1}")

@@ -1,0 +1,151 @@
+"""From options to a network."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from noisydqn.distributions import Distribution
+from noisydqn.errors import UserError
+from noisydqn.imports import PYTHON
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.nets.options import NetworkOptions
+from noisydqn.nets.torsos import (
+    ConvTorso,
+    Flatten,
+    ImpalaTorso,
+    MLPTorso,
+    NotebookTorso,
+    Torso,
+    UserTorso,
+)
+
+CONV_LAYERS = {
+    "catcher": ((16, 6, 3), (32, 3, 2)),
+    "minatar": ((16, 3, 1),),
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+}
+"""(channels, size, stride) of each convolution of a torso."""
+
+NATURE_PIXELS, MINATAR_PIXELS = 36, 3
+"""The smallest images for which "auto" takes these torsos."""
+
+MLP_WIDTHS, IMPALA_CHANNELS = (128, 128), (16, 32, 32)
+
+
+def make_network(
+    options: NetworkOptions,
+    observation: jax.ShapeDtypeStruct,
+    num_actions: int,
+    distribution: Distribution,
+    *,
+    noisy: bool,
+    key: PRNGKeyArray,
+) -> QNetwork:
+    """Make a network with new weights.
+
+    Args:
+        options: of the network.
+        observation: shape and dtype of what the network sees of one observation.
+        num_actions: number of actions.
+        distribution: what is learned about returns.
+        noisy: whether the layers have noise.
+        key: of the weights.
+
+    Raises:
+        UserError: the torso does not fit the observations, or a torso of the user's failed.
+    """
+    torso_key, network_key, sigma_key = jax.random.split(key, 3)
+    network = QNetwork(
+        _make_torso(options, torso_name(options, observation), observation.shape, torso_key),
+        options.hidden,
+        num_actions,
+        distribution=distribution,
+        dueling=options.dueling,
+        dueling_hidden=options.dueling_hidden,
+        noisy=noisy,
+        noisy_hidden=options.noise_in == "all",
+        layer_norm=options.layer_norm,
+        noise=options.noise,
+        sigma_init=options.sigma_init,
+        key=network_key,
+    )
+    if noisy and options.sigma_distribution == "kaiming-uniform":
+        network = _with_kaiming_sigmas(network, sigma_key)
+    return network
+
+
+def _with_kaiming_sigmas(network: QNetwork, key: PRNGKeyArray) -> QNetwork:
+    """Replace every constant sigma s of a layer with p inputs by samples in ±s * sqrt(6 / p)."""
+
+    def sigmas(network: QNetwork) -> list[Array]:
+        layers = noisy_layers(network).values()
+        return [sigma for layer in layers for sigma in (layer.weight_sigma, layer.bias_sigma)]
+
+    inputs = [layer.in_features for layer in noisy_layers(network).values() for _ in range(2)]
+    sampled = [
+        sigma * math.sqrt(6 / p) * jax.random.uniform(sigma_key, sigma.shape, minval=-1)
+        for sigma, p, sigma_key in zip(
+            sigmas(network), inputs, jax.random.split(key, len(inputs)), strict=True
+        )
+    ]
+    return eqx.tree_at(sigmas, network, sampled)
+
+
+def choose_torso(shape: tuple[int, ...], dtype: Any) -> str:
+    """Choose the torso that "auto" stands for, by shape and dtype of one stored observation.
+
+    Convolutions are for images and boards, [height, width, channels] of any type, or
+    [height, width] of bytes or booleans. Other numbers [h, w], such as stacked vectors, are flat.
+    """
+    has_planes = len(shape) == 3 or (len(shape) == 2 and np.dtype(dtype).kind in "ub")
+    if not has_planes or min(shape[:2]) < MINATAR_PIXELS:
+        return "flat"
+    return "nature" if min(shape[:2]) >= NATURE_PIXELS else "minatar"
+
+
+def torso_name(options: NetworkOptions, observation: jax.ShapeDtypeStruct) -> str:
+    """Return the name of the torso that observations of a shape and dtype get.
+
+    Raises:
+        UserError: the torso has convolutions, and the observations are not images or too small.
+    """
+    torso, shape = options.torso, observation.shape
+    if torso == "auto":
+        return choose_torso(shape, observation.dtype)
+    least = 0
+    if torso in CONV_LAYERS:
+        least = 1
+        for _, size, stride in reversed(CONV_LAYERS[torso]):
+            least = (least - 1) * stride + size
+    elif torso == "notebook":
+        least = NotebookTorso.SMALLEST
+    elif torso == "impala":
+        least = 1
+    if least > 0 and (len(shape) not in (2, 3) or min(shape) < 1 or min(shape[:2]) < least):
+        raise UserError(
+            f"--torso {torso} needs images of {least} x {least} or more, but observations "
+            f"are {list(shape)}: choose --torso auto, flat or mlp"
+        )
+    return torso
+
+
+def _make_torso(
+    options: NetworkOptions, name: str, shape: tuple[int, ...], key: PRNGKeyArray
+) -> Torso:
+    if name == "flat":
+        return Flatten(math.prod(shape))
+    if name == "mlp":
+        widths = options.torso_widths or MLP_WIDTHS
+        return MLPTorso(math.prod(shape), widths, layer_norm=options.layer_norm, key=key)
+    if name == "impala":
+        return ImpalaTorso(shape, options.torso_widths or IMPALA_CHANNELS, key=key)
+    if name.startswith(PYTHON):
+        return UserTorso.make(name, shape, key)
+    if name == "notebook":
+        return NotebookTorso(shape, key=key)
+    return ConvTorso(shape, CONV_LAYERS[name], key=key)

@@ -1,0 +1,82 @@
+"""The options of the network and of its noise."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from noisydqn.errors import ConfigError
+from noisydqn.imports import PYTHON
+from noisydqn.options import at_least, convert_fields, each_at_least
+
+TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
+TORSOS_WITH_WIDTHS = ("mlp", "impala")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """Network."""
+
+    torso: str = "auto"
+    """What turns an observation into features. "flat": a vector as it is; "mlp": plain layers
+    before those of `hidden`; "catcher": two small convolutions; "minatar": one; "nature": the
+    three of Mnih et al. 2015; "impala": the residual ones of Espeholt et al. 2018; "notebook": the
+    first notebook's two with max-pooling. "auto" depends on the observation: images and boards
+    [height, width, channels] get minatar below 36 pixels and nature from there on, everything else
+    flat. "python:module.function" is called with the observation's shape and a key and makes an
+    equinox.Module of yours."""
+    torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1)] = None
+    """mlp: widths of its layers (default 128 128); impala: channels of its stages (default 16 32
+    32)."""
+    hidden: Annotated[tuple[int, ...], each_at_least(1)] = (128, 128, 128)
+    """Widths of the layers between the torso and the heads; noisy, unless exploration has no
+    noise."""
+    layer_norm: bool = False
+    """Normalize before the ReLU of each layer of `hidden`, `dueling_hidden` and an mlp torso (Ba
+    et al. 2016)."""
+    dueling: bool = True
+    """Separate heads for value and advantage (Wang et al. 2016). Without `dueling_hidden` each is
+    one layer: together they can express no more than a single head, though they learn and explore
+    differently."""
+    dueling_hidden: Annotated[tuple[int, ...], each_at_least(1)] = ()
+    """Widths of the hidden layers that the value head and the advantage head each have to
+    themselves, after those of `hidden`; noisy as those are. Needs --dueling."""
+    noise: Literal["factorised", "independent"] = "factorised"
+    """Gaussian noise of a layer with p inputs and q outputs: products of p + q samples, or p * q +
+    q independent ones."""
+    noise_in: Literal["all", "head"] = "all"
+    """Which layers are noisy: the hidden layers and the heads, or the heads alone."""
+    sigma_init: Annotated[float | None, at_least(0)] = None
+    """factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (default 0.5); independent: the
+    value at which each sigma starts (default 0.017)."""
+    sigma_distribution: Literal["constant", "kaiming-uniform"] = "constant"
+    """"kaiming-uniform" starts each sigma uniformly within ±sigma_init * sqrt(6 / p)."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        self._check_torso()
+        if self.sigma_distribution == "kaiming-uniform" and self.sigma_init is None:
+            raise ConfigError("--sigma-distribution kaiming-uniform needs --sigma-init")
+        if self.dueling_hidden and not self.dueling:
+            raise ConfigError(
+                f"--dueling-hidden {' '.join(map(str, self.dueling_hidden))} and --no-dueling "
+                "exclude each other: give --dueling, or leave it out"
+            )
+
+    def _check_torso(self) -> None:
+        if self.torso not in TORSOS and not self.torso.startswith(PYTHON):
+            raise ConfigError(
+                f"--torso must be one of {', '.join(TORSOS)} or python:module.function, got "
+                f"{self.torso!r}"
+            )
+        if self.torso_widths is not None and self.torso not in TORSOS_WITH_WIDTHS:
+            raise ConfigError(
+                f"--torso-widths {' '.join(map(str, self.torso_widths))} and --torso {self.torso} "
+                f"exclude each other: it belongs to {' and '.join(TORSOS_WITH_WIDTHS)}"
+            )
+        if self.torso_widths == ():
+            raise ConfigError(
+                f"--torso-widths must name a width, as --torso {self.torso} has at least one layer"
+            )
+
+    def resolved(self, torso: str) -> "NetworkOptions":
+        """Return the options with the torso that "auto" stands for."""
+        return dataclasses.replace(self, torso=torso)
