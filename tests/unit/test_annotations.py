@@ -23,9 +23,6 @@ WRONG: dict[str, Callable[[], Any]] = {
     "nets": lambda: NoisyLinear(
         2, 3, noise="factorised", sigma_init=0.5, key=jax.random.key(0)
     ).noise_from_normals(jnp.zeros((2, 3))),
-    "nets, a constructor": lambda: NoisyLinear(
-        2, 3, noise="factorised", sigma_init=0.5, key=jax.random.split(jax.random.key(0))
-    ),
     "preprocessing": lambda: frames.start(ONE, 4),
     "types": lambda: TimeStep(ONE, ONE, jnp.int32(0), jnp.int32(1), {}).last,
 }
