@@ -5,6 +5,8 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+from tests import annotations
+
 # Before JAX is imported, and for the commands that tests start. Tests compile for longer than they
 # run; code that is hardly optimized is there in a quarter of the time.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -23,5 +25,5 @@ install_import_hook(
         "noisydqn.preprocessing",
         "noisydqn.types",
     ],
-    "beartype.beartype",
+    f"{annotations.__name__}.{annotations.check.__name__}",
 )
