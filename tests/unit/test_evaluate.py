@@ -17,7 +17,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.play.evaluate import evaluate
-from noisydqn.play.rollout import SIDE_BY_SIDE
+from noisydqn.play.host_rollout import SIDE_BY_SIDE
 from noisydqn.runners import build
 
 pytestmark = pytest.mark.slow

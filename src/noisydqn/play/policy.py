@@ -10,7 +10,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
-from noisydqn.play.rollout import act
+from noisydqn.play.host_rollout import act
 from noisydqn.settings import own_settings
 
 _act = jax.jit(act)

@@ -17,7 +17,8 @@ from noisydqn.compilation import Program
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.learner.policy import Policy
-from noisydqn.play.rollout import Shot, rollout
+from noisydqn.play.played import Shot
+from noisydqn.play.rollout import rollout
 
 HEIGHT = 384  # of the film, pixels
 MAX_WIDTH = 4 * HEIGHT  # of the game in it

@@ -1,0 +1,173 @@
+"""Greedy play in environments of Gymnasium: they step in Python, the policy is compiled."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from noisydqn.compilation import Program, program_for
+from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.learner.policy import Policy
+from noisydqn.play.played import Played, Shot, panel_lines
+from noisydqn.preprocessing import frames
+from noisydqn.types import TimeStep
+
+SIDE_BY_SIDE = 50
+"""At most so many of Gymnasium's environments play at once in an evaluation."""
+
+
+def act(
+    policy: Policy, stack: Array, observation: Array, started: Array
+) -> tuple[Array, Array, Array]:
+    """Call `Policy.act`; a function of a module, by which its programs are found again."""
+    return policy.act(stack, observation, started)
+
+
+def act_program(
+    policy: Policy, observation: jax.ShapeDtypeStruct, num_envs: int
+) -> Program[tuple[Array, Array, Array]]:
+    """Return `Policy.act` for policies like `policy` in some environments in lockstep."""
+    seen = jax.ShapeDtypeStruct((num_envs, *observation.shape), observation.dtype)
+    stack = jax.eval_shape(partial(frames.start, frames=policy.frames), seen)
+    started = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
+    return program_for("evaluation", act, policy, stack, seen, started)
+
+
+def play_vector(
+    vector: HostVector, policy: Policy, seed: int
+) -> Iterator[tuple[TimeStep, np.ndarray, np.ndarray]]:
+    """Play with mean weights, without end.
+
+    Yields each time step with the actions [envs] chosen on it and the values [envs, A].
+    """
+    choose = act_program(policy, vector.spec.observation, vector.num_envs)
+    time_step = vector.reset(seed)
+    started = np.ones(vector.num_envs, bool)
+    stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
+    while True:
+        stack, actions, q = choose(policy, stack, time_step.observation, started)
+        yield time_step, np.asarray(actions), np.asarray(q)
+        started = np.asarray(time_step.last)
+        time_step = vector.step(np.asarray(actions))
+
+
+class _Share:
+    """The episodes that each environment of a vector is still to play, and those that it has.
+
+    An id's own vector knows no limit and plays on where an episode is truncated. What it plays
+    there counts again once that episode has ended, or after a reset, when nothing else is left to
+    play.
+    """
+
+    def __init__(self, episodes: int, size: int, max_steps: int, names: tuple[str, ...]) -> None:
+        self.left = np.array([len(range(i, episodes, size)) for i in range(size)])
+        self.returns: list[float] = []
+        self.truncated = 0
+        self.counts: dict[str, list[float]] = {name: [] for name in names}
+        self._max_steps, self._nan = max_steps, np.full(size, np.nan)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start anew everywhere, after a reset."""
+        size = len(self.left)
+        self._over, self._beyond = np.ones(size, bool), np.zeros(size, bool)
+        self._running, self._length = np.zeros(size), np.zeros(size, int)
+
+    def take(self, time_step: TimeStep, stats: dict[str, np.ndarray]) -> bool:
+        """Count a time step; returns whether an environment has played its share with it."""
+        self._running = np.where(self._over, 0, self._running) + time_step.reward
+        self._length = np.where(self._over, 0, self._length + 1)
+        self._over = np.asarray(time_step.last)
+        limited = ~self._beyond & (self._length >= self._max_steps)
+        ended = (self._over | limited) & ~self._beyond & (self.left > 0)
+        self.returns += self._running[ended].tolist()
+        self.truncated += int((ended & limited & ~np.asarray(time_step.terminated)).sum())
+        for name, values in self.counts.items():
+            values.extend(stats.get(name, self._nan)[ended].tolist())
+        self.left -= ended
+        self._beyond = (self._beyond | limited) & ~self._over
+        return bool(np.any(ended & (self.left == 0)))
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing that counts can be played without a reset."""
+        return bool(np.all((self.left == 0) | self._beyond))
+
+
+class HostRollout:
+    """Greedy play in an environment of Gymnasium."""
+
+    def __init__(self, env: HostEnvironment) -> None:
+        self.env = env
+
+    def programs(self, policy: Policy, episodes: int) -> tuple[Program[Any], ...]:
+        """Return the programs that `play` runs for policies like `policy`."""
+        return (act_program(policy, self.env.spec.observation, min(episodes, SIDE_BY_SIDE)),)
+
+    def play(
+        self,
+        policy: Policy,
+        episodes: int,
+        key: PRNGKeyArray,
+        max_steps: int,
+        check: Callable[[], None],
+    ) -> Played:
+        """Play in environments in lockstep, each its share of the episodes.
+
+        Raises:
+            EnvironmentFailedError: an environment failed.
+        """
+        seed = int(jax.random.bits(key))
+        vector = self.env.vector(min(episodes, SIDE_BY_SIDE), max_steps=max_steps, fewer=True)
+        names = tuple(name for statistic in self.env.statistics for name in statistic.counts)
+        share = _Share(episodes, vector.num_envs, max_steps, names)
+        try:
+            while share.left.any():
+                for time_step, _, _ in play_vector(vector, policy, seed):
+                    check()
+                    finished = share.take(time_step, vector.stats)
+                    if share.waits:
+                        break
+                    if finished:
+                        vector.rest(share.left == 0)
+                share.begin()
+                seed += 1
+        finally:
+            vector.close()
+        counts = {name: np.array(values) for name, values in share.counts.items()}
+        return Played(tuple(share.returns), share.truncated, counts)
+
+    @property
+    def frame_rate(self) -> float:
+        """Pictures a second in a video."""
+        rate = self.env.frame_rate
+        assert rate is not None  # noqa: S101 - there is no `video_problem`
+        return rate
+
+    def shot_programs(self, policy: Policy) -> tuple[Program[Any], ...]:
+        """Return nothing: a video's only program is small."""
+        del policy
+        return ()
+
+    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
+        """Yield what the environment draws, or shows, before each step."""
+        vector = self.env.vector(1, pictures=True)
+        number, seed = max(round(seconds * self.frame_rate), 1), int(jax.random.bits(key))
+        episode, total, steps, over = 0, 0.0, 0, True
+        try:
+            played = itertools.islice(play_vector(vector, policy, seed), number)
+            for time_step, actions, q in played:
+                if over:
+                    episode, total, steps = episode + 1, 0.0, 0
+                else:
+                    total, steps = total + float(time_step.reward[0]), steps + 1
+                over = bool(time_step.last[0])
+                lines = panel_lines(episode, total, steps)
+                yield Shot(vector.picture(time_step), lines, q[0], int(actions[0]))
+        finally:
+            vector.close()
