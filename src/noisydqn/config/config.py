@@ -169,7 +169,7 @@ def _changed(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     refuse_unknown(options, option_hints())
     changed = dict(sections)
     if "preset" in options:
-        changed["preset"] = options["preset"]
+        changed["preset"] = convert("preset", options["preset"], option_hints()["preset"])
     for section in SECTIONS:
         own = {name: x for name, x in options.items() if homes().get(name) == section}
         if own:

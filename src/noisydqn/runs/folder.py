@@ -225,10 +225,11 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
     """
     runs = open_folders(path)
     stored = runs[0][1].replace(num_seeds=len(runs))
-    free = {name: getattr(config, name) for name in ("steps", "checkpoint_seconds", "keep")}
-    stored, wanted = dataclasses.asdict(stored.replace(**free)), dataclasses.asdict(config)
+    wanted = config.flat()
+    free = {name: wanted[name] for name in ("steps", "checkpoint_seconds", "keep")}
+    stored = stored.replace(**free).flat()
     words = {"preset": "preset (NAME)", "env": "environment (NAME)"}  # which have no flag
-    differing = [words.get(x, flag(x)) for x in wanted if stored[x] != wanted[x]]
+    differing = [words.get(x, flag(x)) for x in wanted if stored.get(x) != wanted[x]]
     if differing:
         raise UserError(
             f"--out {path} holds a run with other {', '.join(differing)}: give the same options, "

@@ -1,7 +1,6 @@
 """Trackers of a run: CSV files, TensorBoard and the terminal. A tracker cannot change the run."""
 
 import csv
-import dataclasses
 import math
 import os
 import socket
@@ -260,7 +259,7 @@ def _options_summary(config: Config) -> Any:
 
 def hyperparameters(config: Config) -> dict[str, str | int | float]:
     """Return the options of a run as numbers or text, the types of TensorBoard's parameters."""
-    options = dataclasses.asdict(config).items()
+    options = config.flat().items()
     return {name: x if isinstance(x, bool | int | float) else str(x) for name, x in options}
 
 
