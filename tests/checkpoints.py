@@ -214,7 +214,7 @@ FORGERIES: st.SearchStrategy[tuple[list[str], Any]] = st.one_of(
     st.tuples(
         st.sampled_from(
             [["arrays", "state.weights", x] for x in ("dtype", "offset", "shape")]
-            + [["arrays", "state.actor.key", x] for x in ("dtype", "offset")]
+            + [["arrays", "state.key", x] for x in ("dtype", "offset")]
         ),
         st.one_of(_ANY, st.lists(_SIZES, max_size=3)),
     ),

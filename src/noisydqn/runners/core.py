@@ -138,7 +138,7 @@ class Core:
             truncated=jnp.zeros(envs, jnp.bool_),
             info={},
         )
-        actor_key, learner_key, policy_key, explorer_key = jax.random.split(key, 4)
+        learner_key, policy_key, explorer_key, actor_key = jax.random.split(key, 4)
         policy = self.make_policy(policy_key)
         row = _row(time_step, jnp.zeros(envs, jnp.int32))
         return TrainingState(
