@@ -12,17 +12,23 @@ if TYPE_CHECKING:
     from noisydqn.play.evaluate import Evaluation
     from noisydqn.play.policy import GreedyPolicy, load_policy
     from noisydqn.presets import PRESETS
-    from noisydqn.runs.api import Result, resume, train
+    from noisydqn.runs.api import resume, train
+    from noisydqn.runs.callbacks import Callback, Training
     from noisydqn.runs.folder import load_config
+    from noisydqn.runs.result import Result
     from noisydqn.runs.saved import evaluate, record
+    from noisydqn.runs.trackers import Tracker
 
 __all__ = [
     "PRESETS",
+    "Callback",
     "Config",
     "Evaluation",
     "GreedyPolicy",
     "NoisyLinear",
     "Result",
+    "Tracker",
+    "Training",
     "UserError",
     "evaluate",
     "load_config",
@@ -34,12 +40,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "noisydqn.runs.callbacks",
     "Config": "noisydqn.config.config",
     "Evaluation": "noisydqn.play.evaluate",
     "GreedyPolicy": "noisydqn.play.policy",
     "NoisyLinear": "noisydqn.nets.noisy",
     "PRESETS": "noisydqn.presets",
-    "Result": "noisydqn.runs.api",
+    "Result": "noisydqn.runs.result",
+    "Tracker": "noisydqn.runs.trackers",
+    "Training": "noisydqn.runs.callbacks",
     "UserError": "noisydqn.errors",
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",

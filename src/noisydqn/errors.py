@@ -62,6 +62,14 @@ class DivergedError(UserError):
         return DivergedError(f"{self}; {hint}")
 
 
+class ExtensionFailedError(UserError):
+    """A tracker or callback of the user's raised. What was trained is saved."""
+
+    def with_hint(self, hint: str) -> "ExtensionFailedError":
+        """Return the same error with one more thing to say."""
+        return ExtensionFailedError(f"{self}; {hint}")
+
+
 class StoppedError(Exception):
     """Work was left because the run was asked to stop."""
 

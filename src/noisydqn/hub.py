@@ -33,7 +33,7 @@ def _shared(folder: RunFolder) -> list[Path]:
         folder.best,
         folder.final,
         folder.summary,
-        folder.film,
+        folder.video,
         folder.curves,
         folder.metrics,
         folder.episodes,
@@ -116,7 +116,7 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
         model_name=name.split("/")[1],
         eval_results=results or None,
     )
-    film = f"\n![The policy playing]({folder.film.name})\n" if folder.film.exists() else ""
+    film = f"\n![The policy playing]({folder.video.name})\n" if folder.video.exists() else ""
     outcome = ", ".join(f"{kind.replace('_', ' ')} {x:g}" for kind, x in evaluation.items())
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n{film}\n"

@@ -272,13 +272,16 @@ OTHER_NAMES = {
     "max_episode_steps": "time_limit",
     "out": "tensorboard_log save_path log_dir logdir output output_dir folder",
     "quiet": "verbose progress_bar",
+    "callbacks": "callback",
+    "trackers": "tracker logger loggers",
     "env": "env_id gym_id environment task",
 }
 """Names that other libraries give to options."""
 
 NOTES = {
-    "callback": "metrics, episodes and TensorBoard events are files of the run's folder",
-    "callbacks": "metrics, episodes and TensorBoard events are files of the run's folder",
+    "callbacks": "noisydqn.train and noisydqn.resume take them, in Python",
+    "trackers": "noisydqn.train and noisydqn.resume take them, in Python; metrics, episodes and "
+    "TensorBoard events are files of the run's folder",
     "device": "JAX chooses it; set JAX_PLATFORMS=cpu to stay on the processor",
     "env": "the environment is NAME: noisydqn train CartPole-v1",
     "preset": "the preset is NAME: noisydqn train cartpole",

@@ -11,7 +11,8 @@ import matplotlib as mpl
 import pytest
 
 import noisydqn
-from noisydqn.runs.api import Result, train
+from noisydqn.runs.api import train
+from noisydqn.runs.result import Result
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST = 400_000  # bytes: pictures, but no video

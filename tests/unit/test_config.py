@@ -25,6 +25,7 @@ from noisydqn.errors import ConfigError
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.options import OTHER_NAMES, hints_of
 from noisydqn.presets import DESCRIPTIONS
+from noisydqn.runs.api import ARGUMENTS
 from noisydqn.runs.folder import RunFolder, read_config, write_config
 
 
@@ -179,7 +180,7 @@ def test_no_number_is_infinite(value: float) -> None:
         ({"total_timesteps": 10}, "unknown option 'total_timesteps': did you mean steps?"),
         ({"learning_rte": 1e-3}, "unknown option 'learning_rte': did you mean learning_rate?"),
         ({"verbose": 0}, "unknown option 'verbose': did you mean quiet?"),
-        ({"callback": print}, "unknown option 'callback': metrics, episodes and TensorBoard"),
+        ({"callback": print}, "unknown option 'callback': did you mean callbacks"),
         ({"xyzzy": 0}, "unknown option 'xyzzy': noisydqn train --help lists the options"),
         ({"preset": "cartpole"}, "preset='cartpole': give it first, as in train('cartpole')"),
         ({"steps": "many"}, "--steps must be a whole number, got 'many'"),
@@ -207,7 +208,7 @@ def test_replace_refuses_unknown_options() -> None:
 
 
 def test_other_libraries_names_lead_to_options_that_exist() -> None:
-    assert OTHER_NAMES.keys() <= {*hints_of(Config), "out", "quiet"}
+    assert OTHER_NAMES.keys() <= {*hints_of(Config), *ARGUMENTS}
     others = " ".join(OTHER_NAMES.values()).split()
     assert not set(others) & hints_of(Config).keys()
     assert len(set(others)) == len(others)

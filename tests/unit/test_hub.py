@@ -68,7 +68,7 @@ def run(tmp_path: Path) -> Path:
         save_policy(path, build.make_policy(config, SPEC, jax.random.key(0)))
     evaluation = {"episodes": 10, "mean_return": 274.5, "caught_fraction": 0.9993}
     write_json(folder.summary, {"steps": 64_000, "evaluation": evaluation})
-    folder.film.write_bytes(b"film")
+    folder.video.write_bytes(b"film")
     (out / "notes.txt").write_text("mine alone")
     return out
 

@@ -29,9 +29,9 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import DivergedError, UserError
-from noisydqn.runs import session as loop_module
+from noisydqn.runs import evaluations
 from noisydqn.runs.folder import RunFolder
-from noisydqn.runs.session import Loop
+from noisydqn.runs.session import Session
 from noisydqn.runs.weights import policy_like
 from noisydqn.types import Row
 
@@ -76,16 +76,16 @@ class KilledError(Exception):
 
 def train_until(chunks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Train, and die after some chunks, the last of which is not saved."""
-    take, count = Loop._take, [0]  # pyright: ignore[reportPrivateUsage]
+    take, count = Session._take, [0]  # pyright: ignore[reportPrivateUsage]
 
-    def dying(self: Loop, *args: Any) -> None:
+    def dying(self: Session, *args: Any) -> None:
         self.writer.wait()
         take(self, *args)
         count[0] += 1
         if count[0] == chunks:
             raise KilledError
 
-    monkeypatch.setattr(Loop, "_take", dying)
+    monkeypatch.setattr(Session, "_take", dying)
     with pytest.raises(KilledError):
         noisydqn.train(**options)
     monkeypatch.undo()
@@ -146,13 +146,13 @@ def test_a_run_goes_on_to_the_evaluation_that_ends_it(
     goal: dict[str, Any] = {"stop_at_return": 10.0, "window": 2, "stop_at_evaluation": 6.0}
     options = tiny(env=CountingHostEnv, **goal)
     noisydqn.train(out=tmp_path / "whole", **options)
-    take = Loop._take  # pyright: ignore[reportPrivateUsage]
+    take = Session._take  # pyright: ignore[reportPrivateUsage]
 
-    def asked_to_stop(self: Loop, *args: Any) -> None:
+    def asked_to_stop(self: Session, *args: Any) -> None:
         take(self, *args)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Loop, "_take", asked_to_stop)
+    monkeypatch.setattr(Session, "_take", asked_to_stop)
     out = tmp_path / "stopped"
     assert noisydqn.train(out=out, **options).interrupted
     assert (out / "evaluations.csv").read_text() == ""
@@ -240,12 +240,12 @@ def test_a_single_instance_is_evaluated_before_it_trains_again(
             check()
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "evaluate", stopped)
+        patch.setattr(evaluations, "evaluate", stopped)
         assert noisydqn.train(env=CountingHostEnv(), out=tmp_path / "run", **options).interrupted
     noisydqn.resume(tmp_path / "run", env=CountingHostEnv(), steps=160, quiet=True)
     rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["80", "160"]
-    assert "not evaluated" not in capsys.readouterr().err
+    assert "no evaluation" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "own"])

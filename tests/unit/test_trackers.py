@@ -16,13 +16,10 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
-from noisydqn.runs.api import (
-    Result,
-    SeedResult,
-    _closing_lines,  # pyright: ignore[reportPrivateUsage]
-)
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.messages import closing_lines
 from noisydqn.runs.plots import draw_curves, read_columns, running_mean
+from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
 
 CONFIG = Config(steps=4_000)
@@ -105,7 +102,7 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
     """There is no best of one."""
     out = folder.path
     tracked(folder, Evaluation((1.0,)))
-    lines = _closing_lines(out, [result_of(folder, mean_return=6.0)])
+    lines = closing_lines(out, [result_of(folder, mean_return=6.0)])
     assert lines == [
         "trained for 4,000 steps in 2 s; solved after 3,000",
         "without noise the final weights: a mean return of 6.0",
@@ -113,9 +110,9 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
         f"next: noisydqn evaluate {out}",
     ]
     tracked(folder, Evaluation((1.0,)), Evaluation((2.0,)))
-    folder.film.touch()
+    folder.video.touch()
     caught = result_of(folder, mean_return=6.0, caught_fraction=0.5)
-    lines = _closing_lines(out, [caught, caught])
+    lines = closing_lines(out, [caught, caught])
     assert lines[1] == "without noise the best of 2 evaluated: 50.00%, 50.00% of the fruit caught"
     assert lines[2].startswith("the video, curves")
 
@@ -127,7 +124,7 @@ def test_what_to_do_next_can_be_done(tmp_path: Path) -> None:
         "A-v0": f"next: noisydqn evaluate '{folder.path.parent}'",
         "python:<m.<lambda>>": f'next: noisydqn.evaluate("{folder.path}", env=...)',
     }.items():
-        lines = _closing_lines(folder.path.parent, [result_of(folder, env=env, mean_return=1)])
+        lines = closing_lines(folder.path.parent, [result_of(folder, env=env, mean_return=1)])
         assert lines[-1] == expected
 
 
@@ -266,7 +263,7 @@ def test_plots_of_a_run_in_which_nothing_happened(folder: RunFolder) -> None:
     files.chunk(10, 1.0, 9.0, SeedChunk(0, [], metrics, {}, 0.0))
     files.close()
     texts = [axes.texts[0].get_text() for axes in draw_curves(folder).axes]
-    assert texts == ["no training episode ended", "no update was made", "no layer is noisy"]
+    assert texts == ["no training episode ended", "no updates", "no layer is noisy"]
 
 
 def test_a_notebook_shows_plot_and_video(folder: RunFolder) -> None:
@@ -274,6 +271,6 @@ def test_a_notebook_shows_plot_and_video(folder: RunFolder) -> None:
     assert result.plot()._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="noisydqn record makes a video"):
         result.video()
-    folder.film.write_bytes(b"pictures")
-    assert result.video().path == folder.film
+    folder.video.write_bytes(b"pictures")
+    assert result.video().path == folder.video
     assert "data:video/mp4;base64,cGljdHVyZXM=" in result.video()._repr_html_()

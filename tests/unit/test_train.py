@@ -20,7 +20,7 @@ from noisydqn.cli import main
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.presets import PRESETS, config_for
-from noisydqn.runs import session as loop
+from noisydqn.runs import evaluations
 from noisydqn.runs.folder import RunFolder
 
 TINY: dict[str, Any] = {
@@ -156,7 +156,7 @@ def test_what_is_observed_and_seen_by_which_torso_is_told(
     noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **options)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "observations: vector (4,); torso flat"
-    assert "playing the weights that are kept, without noise, for results" in lines
+    assert "evaluating the best weights without noise" in lines
 
 
 @pytest.mark.parametrize("lengths", [[2, 2], (2, 2)])
@@ -186,7 +186,7 @@ def test_it_goes_on_until_an_evaluation_confirms_it(
 ) -> None:
     """Evaluated after each chunk from the first on, and then once more in other episodes."""
     played = iter([5.0, 7.5, 8.0, 6.0])
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: Evaluation((next(played),)))
+    monkeypatch.setattr(evaluations, "evaluate", lambda *_, **__: Evaluation((next(played),)))
     goal: dict[str, Any] = {"stop_at_return": 10.0, "stop_at_evaluation": 8.0, "window": 2}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | goal)
     assert result.seeds[0].summary["solved_at_step"] == 18
@@ -241,7 +241,7 @@ def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
     assert result.seeds[0].summary["steps"] == 240
     assert result.seeds[0].summary["evaluation"]["mean_return"] > 0
     lines = capsys.readouterr().err.splitlines()
-    assert any("not evaluated after" in line and "the port is taken" in line for line in lines)
+    assert any("no evaluation after" in line and "the port is taken" in line for line in lines)
 
 
 def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: File
     arrays: dict[str, Entry]
     rows: dict[int, File]  # by block; those never written to are not there
-    run: dict[str, Any]  # what the loop around the runner needs, see `runs.record`
+    run: dict[str, Any]  # the session's part, see `runs.progress.StoredRun`
 
     @property
     def files(self) -> list[File]:

@@ -202,4 +202,4 @@ def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = Non
         mean = arrays.get(name.removesuffix("_sigma") + "_mu")
         if name.endswith("_sigma") and mean is not None:  # only means were exported
             arrays[name] = np.zeros_like(mean)
-    return GreedyPolicy(weights.fit(expected, arrays, path), spec)
+    return GreedyPolicy(weights.policy_of_arrays(expected, arrays, path), spec)

@@ -1,4 +1,4 @@
-"""The folder that a run leaves, and how it is read again."""
+"""The folder of a run: its files, and how they are read again."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ DEFAULT_PARENT = Path("runs")
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Where the files of one seed's run are."""
+    """The paths of one seed's run."""
 
     path: Path
 
@@ -50,8 +50,8 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
-    def film(self) -> Path:
-        """The best weights playing."""
+    def video(self) -> Path:
+        """The video of the best weights."""
         return self.path / "policy.mp4"
 
     @property
@@ -81,14 +81,14 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """What a run goes on from."""
+        """The checkpoints from which a run is resumed."""
         return self.path / "checkpoints"
 
     def weights(self, which: str) -> Path:
-        """The weights called "best" or "final".
+        """Return the path of the weights called "best" or "final".
 
         Raises:
-            UserError: there are none, or they have another name.
+            UserError: the file does not exist, or the weights have another name.
         """
         if which not in ("best", "final"):
             raise UserError(f"weights must be best or final, got {which!r}")
@@ -128,12 +128,17 @@ def _make_out(config: Config, out: Path | None) -> Path:
 def create_folders(
     config: Config, out: Place | None, spec: EnvironmentSpec | None = None
 ) -> tuple[Path, list[RunFolder]]:
-    """Make a run's folder and in it one for each seed, with its config: itself for a single seed.
+    """Make the folder of a run and, for several seeds, a folder for each in it.
+
+    Each seed's folder gets its config.
 
     Args:
         config: of the run.
-        out: the folder, new or empty; None takes a new one under `runs/`.
+        out: the folder, new or empty; None makes a new one under `runs/`.
         spec: the interface of the environment; None leaves it to `write_spaces`.
+
+    Returns:
+        The run's folder and that of each seed.
 
     Raises:
         UserError: `out` holds something already, is a file, or cannot be written to.
@@ -182,7 +187,7 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
 
 
 def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
-    """Refuse an environment whose observations or actions are not those of a run's.
+    """Refuse an environment whose observations or actions differ from those of a run.
 
     Raises:
         UserError: they differ, or as `read_spaces`.
@@ -212,7 +217,8 @@ def holds_run(path: Place) -> bool:
 def check_same(config: Config, path: Path) -> dict[str, Any]:
     """Check that a folder holds a run with the options of `config`.
 
-    How long it trains, and how it is saved, may differ: those options are returned.
+    Returns:
+        The options that may differ: the budget, and how checkpoints are saved.
 
     Raises:
         UserError: other options differ, or as `open_folders`.
@@ -232,14 +238,14 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
 
 
 def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
-    """Refuse to go on with a run that trained, but whose checkpoints are not here.
+    """Refuse to resume a run that was trained, but whose checkpoints are missing.
 
     Args:
-        path: the folder that was named.
-        folder: that of a seed in it.
+        path: the folder that the user named.
+        folder: the folder of a seed in it.
 
     Raises:
-        UserError: they are not.
+        UserError: the checkpoints are missing.
     """
     places = [RunFolder(path).checkpoints, folder.checkpoints]
     if any(place.is_dir() for place in places) or not folder.metrics.exists():
@@ -251,7 +257,7 @@ def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
-    """What the summary of a run says; nothing if there is none, or none that can be read."""
+    """Read the summary of a run; {} if it is missing or cannot be read."""
     try:
         return msgspec.json.decode(folder.summary.read_bytes(), type=dict[str, Any])
     except (OSError, ValueError):
@@ -259,10 +265,10 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
-    """The run in a folder, or the runs of several seeds in its sub-folders, by seed.
+    """Find the run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
-        UserError: there is no run, or its config cannot be read.
+        UserError: there is no run, or a config cannot be read.
     """
     path = given_path(path, "DIR")
     try:
@@ -279,10 +285,10 @@ def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
 
 
 def open_folder(path: Place) -> tuple[RunFolder, Config]:
-    """The one run in a folder.
+    """Find the only run in a folder.
 
     Raises:
-        UserError: it holds runs of several seeds, or as `open_folders`.
+        UserError: the folder holds runs of several seeds, or as `open_folders`.
     """
     runs = open_folders(path)
     if len(runs) > 1:

@@ -1,4 +1,4 @@
-"""Whether training is still made of numbers."""
+"""Detection of training that diverged."""
 
 import numpy as np
 
@@ -8,32 +8,32 @@ from noisydqn.runners.report import SeedChunk
 from noisydqn.trees import named
 
 
-def check(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int, int]) -> None:
-    """Check what a chunk learned.
+def check_finite(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int, int]) -> None:
+    """Refuse a chunk whose losses, gradients or weights are not finite.
 
     Args:
-        chunk: what happened in it.
-        policy: as it is after it.
-        before: updates made before it.
-        steps: environment steps before it and after.
+        chunk: the chunk.
+        policy: the policy after the chunk.
+        before: number of updates before the chunk.
+        steps: environment steps before and after the chunk.
 
     Raises:
-        DivergedError: something is NaN or infinite. It says what, in which layers, and since which
-            update: NaN never goes away, so the updates that were finite came first.
+        DivergedError: a value is NaN or infinite. The message names the values, the layers and the
+            update: NaN never goes away, so the finite updates of the chunk came first.
     """
-    made = chunk.updates - before
-    finite = round(chunk.metrics["finite"] * made) if made else 0
+    num_updates = chunk.updates - before
+    finite = round(chunk.metrics["finite"] * num_updates) if num_updates else 0
     bad = [name for name, x in named(policy).items() if not np.isfinite(np.asarray(x)).all()]
-    if finite == made and not bad:
+    if finite == num_updates and not bad:
         return
     values = ", ".join(f"{name} {chunk.metrics[name]}" for name in ("loss", "gradient_norm"))
     layers = (
         f"{len(bad)} arrays of weights are not finite, first {bad[0]}"
         if bad
-        else ("all weights are finite")
+        else "all weights are finite"
     )
-    since = f"update {before + finite + 1:,}" if finite < made else f"update {chunk.updates:,}"
+    first = before + finite + 1 if finite < num_updates else chunk.updates
     raise DivergedError(
-        f"training diverged at {since}, between steps {steps[0]:,} and {steps[1]:,} ({values}; "
-        f"{layers}): lower --learning-rate, or look for extreme rewards and observations"
+        f"training diverged at update {first:,}, between steps {steps[0]:,} and {steps[1]:,} "
+        f"({values}; {layers}): lower --learning-rate, or look for extreme rewards and observations"
     )

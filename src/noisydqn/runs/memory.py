@@ -1,4 +1,4 @@
-"""The memory that a run needs, compared with what there is before it begins."""
+"""The memory that a run's replay buffers need, compared with the free memory before it starts."""
 
 import math
 import os
@@ -18,7 +18,7 @@ from noisydqn.learner.replay import ReplayState
 from noisydqn.types import Row
 
 TIGHT = 0.8
-"""Share of the free memory above which there is a warning, and which a suggestion leaves."""
+"""Share of the free memory that replay buffers may take without a warning."""
 
 
 def replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
@@ -42,10 +42,10 @@ def check_memory(config: Config, env: DeviceEnvironment | HostEnvironment) -> st
     """Compare the replay buffers of a run with the memory that is free.
 
     Returns:
-        A warning where they nearly fill it, else None.
+        A warning if they nearly fill it, else None.
 
     Raises:
-        UserError: they do not fit.
+        UserError: the replay buffers do not fit.
     """
     free = free_bytes()
     together = 1 if isinstance(env, HostEnvironment) else config.num_seeds
@@ -76,7 +76,7 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
 
 
 def _fitting(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> int:
-    """A round capacity whose replay buffer fits; 0 if none does."""
+    """Return a round capacity whose replay buffer fits; 0 if none does."""
     needed = seeds * replay_bytes(config, spec)
     capacity = int(config.replay_capacity * TIGHT * free / needed)
     capacity -= capacity % 10 ** max(len(str(capacity)) - 2, 0)
@@ -90,14 +90,11 @@ def _gigabytes(number: int) -> str:
     return f"{number / 1e9:,.1f} GB"
 
 
-# What there is
+# Free memory
 
 
 def free_bytes() -> int | None:
-    """Count the bytes that are free where arrays go: on the device, else in the machine.
-
-    None where the system does not tell.
-    """
+    """Count the free bytes of the device or, for a CPU, of the machine; None if unknown."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -108,7 +105,7 @@ def free_bytes() -> int | None:
 
 
 def _machine() -> int | None:
-    """The memory of the machine: what is available, or where that is not told all of it."""
+    """Return the available memory of the machine, or all of it if the system tells no more."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -122,7 +119,7 @@ def _machine() -> int | None:
 
 
 def left_by_groups(root: Path) -> list[int]:
-    """What the control groups of this process leave it, from its own to the outermost."""
+    """Return the free bytes of the process's control groups, from its own to the outermost."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -143,7 +140,7 @@ def left_by_groups(root: Path) -> list[int]:
 
 
 def _left(group: Path, limit: str, usage: str) -> list[int]:
-    """What one control group leaves, without the file cache, which gives way; [] if no limit."""
+    """Return the free bytes of a control group, file cache included; [] without a limit."""
     try:
         most = int((group / limit).read_text())  # or "max"
         used = int((group / usage).read_text())

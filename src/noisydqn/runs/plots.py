@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Columns = dict[str, list[float]]
 
 MAX_WINDOW = 20
-"""At most so many episodes are averaged in the curve of training episodes."""
+"""Largest number of episodes that the curve of training episodes averages."""
 
 DPI = 110
 BLUE, GREEN = "tab:blue", "tab:green"
@@ -25,7 +25,7 @@ EVALUATION = "evaluation, greedy"
 
 
 def read_columns(path: Path) -> Columns:
-    """Return the columns of a run's CSV file, by today's names; an empty field is NaN.
+    """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
 
     Returns {} if the file is missing or has no rows.
     """
@@ -38,18 +38,18 @@ def read_columns(path: Path) -> Columns:
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
-    """Return the mean of each value and the `window` - 1 before it, or as many as there are."""
+    """Average each value and the `window` - 1 before it, or as many as there are."""
     spans = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
 
 
 def draw_curves(folder: RunFolder) -> "Figure":
-    """Draw what a run learned over its environment steps.
+    """Draw the curves of a run over its environment steps.
 
     Three plots: returns of training episodes and of evaluations; the fruit caught, the successes
     or, where there is neither, the loss; the size of the noise in each layer.
     """
-    # Imported here, as it takes a while; and not pyplot, which would touch a notebook's own plots.
+    # matplotlib is slow to import; pyplot would interfere with a notebook's own plots.
     from matplotlib.figure import Figure
 
     class Curves(Figure):
@@ -92,7 +92,7 @@ def _thousands(x: float, position: int | None = None) -> str:
 
 
 def _window(number: int) -> int:
-    """Return how many of so many episodes to average: a tenth of them, within limits."""
+    """Return the number of episodes to average: a tenth of all, at most `MAX_WINDOW`."""
     return min(max(number // 10, 1), MAX_WINDOW)
 
 
@@ -135,7 +135,7 @@ def _draw_successes(axes: "Axes", episodes: Columns) -> None:
 def _draw_loss(axes: "Axes", metrics: Columns) -> None:
     axes.set(title="Loss", ylabel="mean over a chunk's updates")
     if all(map(math.isnan, metrics.get("loss", []))):
-        _say(axes, "no update was made")
+        _say(axes, "no updates")
         return
     axes.plot(metrics["step"], metrics["loss"], color="tab:orange")
     axes.set_ylim(bottom=0)
@@ -154,12 +154,12 @@ def _draw_noise(axes: "Axes", metrics: Columns) -> None:
 
 
 def _legend(axes: "Axes") -> None:
-    """Explain the lines below the plot, where the text hides none of them."""
+    """Put the legend below the plot, where it hides no line."""
     style: dict[str, Any] = {"fontsize": "small", "frameon": False, "ncols": 2}
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), **style)
 
 
-def _say(axes: "Axes", what: str) -> None:
+def _say(axes: "Axes", line: str) -> None:
     place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-    axes.text(0.5, 0.5, what, **place)
+    axes.text(0.5, 0.5, line, **place)
     axes.set_yticks([])

@@ -1,7 +1,7 @@
 """Play a saved run: evaluate it, record a video of it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from noisydqn.config.config import MAX_FILM_SECONDS, Config, check_seed
 from noisydqn.envs.device import DeviceEnvironment
@@ -10,17 +10,17 @@ from noisydqn.envs.registry import AnyEnvironment, environment_spec, environment
 from noisydqn.errors import UserError
 from noisydqn.files import Place, free_path, given_path
 from noisydqn.learner.policy import Policy
-from noisydqn.options import argument
+from noisydqn.options import argument, refuse_unknown
 from noisydqn.play import evaluate as evaluation
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.video import save_film
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
-from noisydqn.runs.session import SeedKeys, seed_keys
+from noisydqn.runs.keys import SeedKeys, seed_keys
 from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
 
 MAX_EPISODES = 10_000
-"""So many fit in memory where they are played side by side."""
+"""Largest number of episodes: more, played side by side, may not fit into memory."""
 
 
 @own_settings()
@@ -31,27 +31,30 @@ def evaluate(
     episodes: int | None = None,
     seed: int | None = None,
     weights: Literal["best", "final"] = "best",
+    **unknown: Any,
 ) -> Evaluation:
     """Play whole episodes with mean weights, as `noisydqn evaluate` does.
 
         noisydqn.evaluate("runs/one").mean_return
 
     Args:
-        folder: one that `train` made; of several seeds, the folder of one.
-        env: where the config cannot name it, or to play another: as in `train`. The run's
-            `env_kwargs` and `max_episode_steps` are then not used.
-        episodes: how many; None plays as many as the run's own evaluations, so that the default
-            is the evaluation of its summary. Those longer than its `evaluation_max_steps` are
-            truncated.
+        folder: a run's folder, which `train` made; of several seeds, the folder of one.
+        env: as in `train`, where the config cannot name the environment, or to play in another.
+            The run's `env_kwargs` and `max_episode_steps` do not apply to it.
+        episodes: number of episodes; None plays as many as the run's own evaluations, so that the
+            default is the evaluation of its summary. Episodes longer than the run's
+            `evaluation_max_steps` are truncated.
         seed: of the episodes; None takes the run's own, as its summary did.
         weights: `"best"` or `"final"`.
+        unknown: refused.
 
     Raises:
-        UserError: an argument is out of range; the folder holds no run, or several, or weights
-            that are missing or damaged; or the environment cannot be made, or has other
-            observations or actions than the run's.
+        UserError: an argument is out of range; the folder holds no run, or several; the weights
+            are missing or damaged; or the environment cannot be made, or has other observations
+            or actions than the run's.
         EnvironmentFailedError: the environment failed.
     """
+    refuse_unknown(unknown, ["folder", "env", "episodes", "seed", "weights"], "evaluate")
     episodes = argument("episodes", episodes, int | None)
     run, config = open_folder(folder)
     episodes = config.evaluation_episodes if episodes is None else episodes
@@ -76,6 +79,7 @@ def record(
     out: Place | None = None,
     seconds: float = 20.0,
     seed: int | None = None,
+    **unknown: Any,
 ) -> Path:
     """Record a video of the best weights, as `noisydqn record` does; returns its path.
 
@@ -85,19 +89,21 @@ def record(
         out: the MP4, a new file; None takes a free name in the run's folder.
         seconds: length of the video.
         seed: of the episodes; None takes the run's own.
+        unknown: refused.
 
     Raises:
         UserError: `out` exists or cannot be written, the environment cannot be drawn, or as
             `evaluate`.
     """
+    refuse_unknown(unknown, ["folder", "env", "out", "seconds", "seed"], "record")
     seconds = argument("seconds", seconds, float)
     if not 0 < seconds <= MAX_FILM_SECONDS:
         raise UserError(
             f"--seconds must be above zero and at most {MAX_FILM_SECONDS}, got {seconds}"
         )
     run, config = open_folder(folder)
-    key = _keys(config, seed).film
-    video = free_path(run.film) if out is None else given_path(out)
+    key = _keys(config, seed).video
+    video = free_path(run.video) if out is None else given_path(out)
     environment, policy = _load(run, config, env, "best")
     if video.exists():
         raise UserError(f"--out {video} exists, nothing was changed: name a new file")

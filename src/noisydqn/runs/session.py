@@ -1,413 +1,141 @@
-"""The loop around a runner: what it reports goes to trackers, evaluations and checkpoints."""
+"""A training session: drives a runner, and performs the effects that `Progress` decides."""
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import msgspec
 
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.compilation import Background, Compiler, Program, wait
+from noisydqn.compilation import Background, Program
 from noisydqn.config.config import Config
-from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.registry import environment_spec
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
-from noisydqn.files import write_json
-from noisydqn.learner.policy import Policy
-from noisydqn.options import MAX_COUNT
-from noisydqn.play.evaluate import Evaluation, evaluate, evaluation_programs
-from noisydqn.play.video import film_programs, save_film, video_problem
+from noisydqn.play.evaluate import Evaluation, evaluation_programs
+from noisydqn.play.video import film_programs
 from noisydqn.runners import device, host
-from noisydqn.runners.report import Chunk, SeedChunk
-from noisydqn.runs.folder import RunFolder, read_summary
-from noisydqn.runs.health import check
-from noisydqn.runs.plots import save_curves
-from noisydqn.runs.record import RunRecord, SeedRecord
-from noisydqn.runs.stop import Stop
-from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
-from noisydqn.runs.weights import policy_like, save_policy
+from noisydqn.runners.report import Chunk
+from noisydqn.runs.callbacks import Training
+from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.health import check_finite
+from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
+from noisydqn.runs.seed import Context, SeedSession
+from noisydqn.runs.weights import policy_like
 
 
-class SeedKeys(NamedTuple):
-    """The independent keys of one seed."""
+class Session:
+    """Trains all seeds that share a runner.
 
-    training: jax.Array
-    selection: jax.Array  # of the evaluations that choose the best weights
-    report: jax.Array  # of the evaluation that is reported: other episodes than those
-    film: jax.Array
-
-
-def seed_keys(seed: int) -> SeedKeys:
-    """Everything random comes from these."""
-    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
-
-
-class _Pending(NamedTuple):
-    """An evaluation that was asked for."""
-
-    steps: int
-    seconds: float
-    policy: Policy
-    future: Future[Evaluation] | None  # None: only when the run resumes
-
-
-class SeedRun:
-    """One seed's side of a run: its trackers, its evaluations and its best weights."""
-
-    def __init__(
-        self,
-        config: Config,
-        env: DeviceEnvironment | HostEnvironment,
-        folder: RunFolder,
-        terminal: Terminal | None,
-        stop: Stop,
-        warn: Callable[[str], None],
-    ) -> None:
-        self.config, self.env, self.folder, self.stop = config, env, folder, stop
-        self.warn = warn
-        self.keys = seed_keys(config.seed)
-        self.terminal = terminal
-        self.trackers: list[Tracker] = []
-        self.files: FileTracker | None = None
-        self.final: Policy | None = None
-        self.best: Policy | None = None
-        self.best_return = self.newest_return = -math.inf  # of evaluations
-        self.episodes = self.updates = 0
-        self.recent: deque[float] = deque(maxlen=config.window)  # returns
-        self.solved_at: tuple[int, float] | None = None
-        self.pending: list[_Pending] = []
-        self.summary: dict[str, Any] = {}
-
-    def start(self, steps: int, sizes: tuple[int, int, int]) -> None:
-        """Open the trackers, to go on after `steps`, with files that had these `sizes`."""
-        self.files = FileTracker(self.folder, sizes)
-        self.trackers = [self.files, TensorBoardTracker(self.folder, self.config, steps)]
-        if self.terminal is not None:
-            self.trackers.append(self.terminal)
-
-    @property
-    def best_policy(self) -> Policy:
-        """The best in an evaluation, or the last if there was none."""
-        best = self.final if self.best is None else self.best
-        if best is None:
-            raise RuntimeError("nothing was trained yet")
-        return best
-
-    def chunk(
-        self, steps: tuple[int, int], seconds: float, speed: float, chunk: SeedChunk, policy: Policy
-    ) -> None:
-        """Take in a chunk, from and to `steps`, and the policy after it.
-
-        Raises:
-            DivergedError: it is not made of finite numbers.
-        """
-        before, self.updates = self.updates, chunk.updates
-        self.episodes += len(chunk.episodes)
-        for episode in chunk.episodes:
-            self.recent.append(episode.episode_return)
-            if self.solved_at is None and self.reached_return:
-                self.solved_at = episode.step, seconds
-        for tracker in self.trackers:
-            tracker.chunk(steps[1], seconds, speed, chunk)
-        check(chunk, policy, before, steps)
-        self.final = policy
-
-    @property
-    def reached_return(self) -> bool:
-        """Whether the mean return of the newest episodes is what training is to stop at."""
-        goal = self.config.stop_at_return
-        if goal is None or len(self.recent) < self.config.window:
-            return False
-        return sum(self.recent) / self.config.window >= goal
-
-    # Evaluations on the way
-
-    def start_evaluation(self, pool: Background | None, steps: int, seconds: float) -> None:
-        """Evaluate the newest policy in another thread; without a pool, when the run resumes."""
-        assert self.final is not None  # noqa: S101 - a chunk came before
-        self.pending.append(self._started(pool, _Pending(steps, seconds, self.final, None)))
-
-    def restart_evaluations(self, pool: Background) -> None:
-        """Make those that were left when the run was saved."""
-        self.pending = [self._started(pool, pending) for pending in self.pending]
-
-    def _started(self, pool: Background | None, pending: _Pending) -> _Pending:
-        if pool is None:
-            return pending
-        if self.terminal is not None:
-            self.terminal.evaluating(pending.steps)
-        key = jax.random.fold_in(self.keys.selection, pending.steps)
-        return pending._replace(
-            future=pool.submit(partial(self._evaluate, pending.policy, key)),
-        )
-
-    def _evaluate(self, policy: Policy, key: jax.Array) -> Evaluation:
-        config = self.config
-        return evaluate(
-            self.env,
-            policy,
-            episodes=config.evaluation_episodes,
-            key=key,
-            max_steps=config.evaluation_max_steps,
-            check=self.stop.check,
-        )
-
-    def collect(self, *, all_of_them: bool) -> None:
-        """Take in the evaluations that are done, or wait for all that were started, in order.
-
-        Those that a stop ends are left for when the run resumes.
-        """
-        while self.pending:
-            steps, seconds, policy, future = self.pending[0]
-            if future is None or not (all_of_them or future.done()):
-                return
-            try:
-                evaluation = wait(future, self.stop.check)
-            except StoppedError:
-                return
-            except EnvironmentFailedError:
-                raise
-            except UserError as error:  # no environment could be made beside those that train
-                self.pending.pop(0)
-                self.warn(f"not evaluated after {steps:,} steps: {error}")
-                continue
-            self.pending.pop(0)
-            self.newest_return = evaluation.mean_return
-            if evaluation.mean_return >= self.best_return:
-                self.best, self.best_return = policy, evaluation.mean_return
-                save_policy(self.folder.best, policy)
-            goal = self.config.stop_at_return
-            if goal is None and evaluation.solved and self.solved_at is None:
-                self.solved_at = steps, seconds
-            for tracker in self.trackers:
-                tracker.evaluation(steps, seconds, evaluation)
-
-    # Stopping and resuming
-
-    def record(self) -> SeedRecord:
-        """What a checkpoint holds of this, beside the policies."""
-        assert self.files is not None  # noqa: S101 - it was started
-        return SeedRecord(
-            episodes=self.episodes,
-            updates=self.updates,
-            recent=list(self.recent),
-            best_return=None if self.best is None else self.best_return,
-            newest_return=None if self.best is None else self.newest_return,
-            solved_at=self.solved_at,
-            pending=[(pending.steps, pending.seconds) for pending in self.pending],
-            sizes=self.files.sizes(),
-        )
-
-    @property
-    def policies(self) -> dict[str, Any]:
-        """The policies that a checkpoint holds."""
-        pending = [pending.policy for pending in self.pending]
-        return {"final": self.final, "best": self.best, "pending": pending}
-
-    def restore(self, record: SeedRecord, checkpoint: Checkpoint, name: str) -> None:
-        """Go on from a checkpoint, whose policies are under `name`."""
-        spec = environment_spec(self.env)
-        like = policy_like(self.config, spec)
-        best = None if record.best_return is None else like
-        policies = {"final": like, "best": best, "pending": [like] * len(record.pending)}
-        policies: dict[str, Any] = checkpoint.read(name, policies)
-        self.final, self.best = policies["final"], policies["best"]
-        if record.best_return is not None and record.newest_return is not None:
-            self.best_return, self.newest_return = record.best_return, record.newest_return
-        self.pending = [
-            _Pending(*when, policy, None)
-            for when, policy in zip(record.pending, policies["pending"], strict=True)
-        ]
-        self.episodes, self.updates = record.episodes, record.updates
-        self.recent.extend(record.recent)
-        self.solved_at = record.solved_at
-
-    def save(self, steps: int, seconds: float) -> None:
-        """Close the trackers, and write weights and summary."""
-        assert self.final is not None  # noqa: S101 - a chunk came before
-        self.close()
-        save_policy(self.folder.final, self.final)
-        save_policy(self.folder.best, self.best_policy)
-        solved_step, solved_seconds = self.solved_at or (None, None)
-        before = read_summary(self.folder)
-        reported = before if before.get("steps") == steps else {}
-        self.summary = {
-            "preset": self.config.preset,
-            "env": self.config.env,
-            "seed": self.config.seed,
-            "steps": steps,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "train_seconds": round(seconds, 2),
-            "steps_per_second": round(steps / seconds, 1),
-            "solved_at_step": solved_step,
-            "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
-            "evaluation": reported.get("evaluation"),
-        }
-        write_json(self.folder.summary, self.summary)
-
-    def close(self) -> None:
-        """Close the trackers."""
-        with ExitStack() as stack:  # all of them, even if one fails
-            for tracker in self.trackers:
-                stack.callback(tracker.close)
-            self.trackers = []
-
-    @property
-    def films(self) -> bool:
-        """Whether the report is to record a video."""
-        filmed = self.summary["evaluation"] is not None and self.folder.film.exists()
-        return self.config.film_seconds > 0 and not filmed and video_problem(self.env) is None
-
-    def report(self, terminal: Terminal) -> None:
-        """Evaluate the best weights in episodes of their own, and record their video.
-
-        What was done already, before the run was resumed, is not done again.
-
-        Raises:
-            StoppedError: a stop was asked for.
-        """
-        policy, films = self.best_policy, self.films
-        with Background(1, "evaluation") as pool:
-            future = None
-            if self.summary["evaluation"] is None:
-                future = pool.submit(partial(self._evaluate, policy, self.keys.report))
-            save_curves(self.folder)
-
-            def take() -> None:
-                if future is not None and self.summary["evaluation"] is None and future.done():
-                    self.summary["evaluation"] = future.result().summary()
-                    write_json(self.folder.summary, self.summary)
-                self.stop.check()
-
-            if future is not None and isinstance(self.env, HostEnvironment):
-                wait(future, take)  # of some environments only one can be made
-            if films:
-                self._film(policy, terminal, take)
-            if future is not None:
-                wait(future, take)
-            take()
-
-    def _film(self, policy: Policy, terminal: Terminal, check: Callable[[], None]) -> None:
-        try:
-            seconds = self.config.film_seconds
-            save_film(self.folder.film, self.env, policy, seconds, self.keys.film, check=check)
-        except UserError as error:
-            terminal.warn(str(error))
-
-
-class Loop:
-    """Drives a runner and hands what it reports to the seeds' trackers.
+    Its life cycle: `train`, `save`, `report`, `end`; `close` at any point.
 
     Args:
-        seeds: a config for each seed.
-        env: the environment.
+        configs: a config for each seed.
         folders: a folder for each seed.
-        checkpoints: where the checkpoints of all of them are.
-        checkpoint: where to resume; None begins anew.
-        terminal: the live view.
-        stop: whether to stop.
-        compiler: compiles the programs.
+        checkpoints: the folder of the checkpoints, which hold all seeds.
+        checkpoint: the checkpoint to resume; None starts from the beginning.
+        context: shared by the run.
 
     Raises:
         UserError: the checkpoint does not fit the configs.
+        ExtensionFailedError: a tracker of the user's cannot be made.
     """
 
     def __init__(
         self,
-        seeds: list[Config],
-        env: DeviceEnvironment | HostEnvironment,
+        configs: list[Config],
         folders: list[RunFolder],
         checkpoints: Path,
         checkpoint: Checkpoint | None,
-        terminal: Terminal,
-        stop: Stop,
-        compiler: Compiler,
+        context: Context,
     ) -> None:
-        self.config, self.env, self.terminal = seeds[0], env, terminal
-        self.stop, self.compiler = stop, compiler
-        self.runs = [
-            SeedRun(seed, env, folder, terminal if i == 0 else None, stop, terminal.warn)
-            for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
+        self.config, self.goals = configs[0], Goals.of(configs[0])
+        self.context, self.checkpoint = context, checkpoint
+        self.seeds = [
+            SeedSession(config, folder, context, shown=i == 0)
+            for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
         ]
-        self.steps = self.evaluated = 0
-        self.seconds = 0.0
-        self.checkpoint = checkpoint
-        sizes = [(0, 0, 0)] * len(seeds)
+        self.progress = Progress.start(len(configs))
+        sizes: Sequence[FileSizes] = [(0, 0, 0)] * len(configs)
         if checkpoint is not None:
             sizes = self._restore(checkpoint)
-        for run, size in zip(self.runs, sizes, strict=True):
-            run.start(self.steps, size)
-        before = None if checkpoint is None else checkpoint.manifest
-        self.writer = CheckpointWriter(checkpoints, self.config.keep, before, terminal.warn)
+        with ExitStack() as opened:
+            for seed, size in zip(self.seeds, sizes, strict=True):
+                seed.open(self.progress.steps, size)
+                opened.callback(seed.close)
+            before = None if checkpoint is None else checkpoint.manifest
+            warn = context.terminal.warn
+            self.writer = CheckpointWriter(checkpoints, self.config.keep, before, warn)
+            opened.pop_all()
 
-    def _restore(self, checkpoint: Checkpoint) -> list[tuple[int, int, int]]:
-        """Go on from a checkpoint; returns the sizes of each seed's files."""
+    def _restore(self, checkpoint: Checkpoint) -> Sequence[FileSizes]:
+        """Read progress and policies; returns the sizes of each seed's files."""
         try:
-            record = msgspec.convert(checkpoint.manifest.run, RunRecord)
+            stored = StoredRun.decode(checkpoint.manifest.run)
         except msgspec.ValidationError as error:
             raise UserError(
                 f"{checkpoint.path} does not fit this version of noisydqn ({error}): use the "
                 "version that wrote it"
             ) from error
-        if len(record.seeds) != len(self.runs):
+        progress = stored.progress
+        if not len(progress.seeds) == len(stored.file_sizes) == len(self.seeds):
             raise UserError(
-                f"{checkpoint.path} holds {len(record.seeds)} seeds, expected {len(self.runs)}: "
-                "restore the folders of the others"
+                f"{checkpoint.path} holds {len(progress.seeds)} seeds, expected "
+                f"{len(self.seeds)}: restore the folders of the others"
             )
-        if record.steps > self.config.total_steps:
+        if progress.steps > self.goals.budget:
             raise UserError(
-                f"--steps {self.config.steps} is less than the {record.steps} that are trained "
+                f"--steps {self.config.steps} is less than the {progress.steps} that are trained "
                 "already: raise it"
             )
-        self.steps, self.seconds, self.evaluated = record.steps, record.seconds, record.evaluated
-        for i, (run, seed) in enumerate(zip(self.runs, record.seeds, strict=True)):
-            run.restore(seed, checkpoint, f"seed{i}")
-        self.terminal.say(f"going on after {self.steps:,} steps, from {checkpoint.path}")
-        return [seed.sizes for seed in record.seeds]
+        for i, seed in enumerate(self.seeds):
+            seed.restore(progress.seeds[i], checkpoint, f"seed{i}")
+        self.progress = progress
+        self.context.terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
+        return stored.file_sizes
+
+    # Training
 
     def train(self) -> None:
-        """Train until the budget is used up, it is solved, or it is asked to stop.
+        """Train until the budget is used up, a goal is reached, or a stop is requested.
 
-        Evaluates and saves on the way. At the end, too, the checkpoint comes first: what follows
-        can be done again.
+        Evaluates and saves checkpoints on the way. The last checkpoint comes before the last
+        evaluations are waited for, so that a resumed run can repeat those.
+
+        Raises:
+            EnvironmentFailedError: an environment failed; the checkpoint is saved.
+            ExtensionFailedError: a tracker or callback raised; the checkpoint is saved.
+            DivergedError: training diverged; older checkpoints stay.
         """
-        start = time.perf_counter() - self.seconds
+        start = time.perf_counter() - self.progress.seconds
         try:
             with Background(1, "evaluation") as pool:
-                for run in self.runs:
-                    run.restart_evaluations(pool)
-                    if isinstance(self.env, HostEnvironment):
-                        # Before training takes the environment, of which there may be only one.
-                        run.collect(all_of_them=True)
-                self._confirm()
-                chunk = None if self._finished else self._train(pool, start)
-                if not self.stop.asked and self.evaluated < self.steps:
-                    self._evaluate(pool)
+                for i, seed in enumerate(self.seeds):
+                    seed.watchers.start(self._training(i))
+                self._resume_evaluations(pool)
+                done = self.progress.should_stop(self.goals)
+                chunk = None if done else self._train(pool, start)
+                stopped = self.context.stop.asked
+                if not stopped and self.progress.evaluated_at < self.progress.steps:
+                    self._start_evaluations(pool)
                 if chunk is not None:
-                    self._save(chunk)
-                for run in self.runs:
-                    run.collect(all_of_them=True)
-        except Exception:
+                    self._save_checkpoint(chunk)
+                self._take_evaluations(block=True)
+        except Exception:  # a second Ctrl-C does not wait
             self.writer.wait()
             raise
         self.writer.wait()
-        self.seconds = time.perf_counter() - start
+        self.progress = self.progress.after_training(time.perf_counter() - start)
 
     def _train(self, pool: Background, start: float) -> Chunk | None:
-        """Returns the last chunk, None if there was none or it is saved already."""
-        every = self.config.evaluation_every or MAX_COUNT
-        chunk, last, saved = None, time.perf_counter(), time.perf_counter()
+        """Train chunk by chunk; returns the last chunk, None if it is saved already."""
+        stop, chunk = self.context.stop, None
+        last = saved = time.perf_counter()
         interval = self.config.checkpoint_seconds or math.inf
         with closing(self._chunks()) as chunks, suppress(StoppedError):
             for chunk in chunks:
@@ -415,31 +143,32 @@ class Loop:
                 if not chunk.seeds:
                     self._take_unfinished(chunk, now - start)
                     continue
-                self._take(chunk, now - start, (chunk.steps - self.steps) / (now - last))
+                speed = (chunk.steps - self.progress.steps) / (now - last)
                 last = now
-                if self._to_confirm or chunk.steps // every > self.evaluated // every:
-                    self._evaluate(None if self.stop.asked else pool)
+                self._take(chunk, now - start, speed)
+                if self.progress.should_evaluate(self.goals):
+                    self._start_evaluations(None if stop.asked else pool)
                 try:
-                    self._collect()
-                    self._confirm()
-                except Exception:  # of an evaluation: training is sound
-                    self._save(chunk)
+                    self._watch(chunk, speed)
+                except Exception:  # of an evaluation or an extension: what was trained is sound
+                    self._save_checkpoint(chunk)
                     raise
-                if self.stop.asked or self._finished:
+                if stop.asked or self.progress.should_stop(self.goals):
                     return chunk
                 if now - saved >= interval and not self.writer.busy:
-                    self._save(chunk)
+                    self._save_checkpoint(chunk)
                     saved = time.perf_counter()
         return chunk if chunk is not None and chunk.seeds else None
 
     def _chunks(self) -> Generator[Chunk]:
-        """Start all compilation, what training needs first, and the runner."""
-        keys = [run.keys.training for run in self.runs]
-        config, env, stop, compiler = self.config, self.env, self.stop, self.compiler
+        """Start all compilation, first of what training needs, and the runner."""
+        keys = [seed.keys.training for seed in self.seeds]
+        config, env = self.config, self.context.env
+        stop, compiler = self.context.stop, self.context.compiler
         if isinstance(env, HostEnvironment):
             longest = host.programs(config.of_program, env.spec).start(compiler)
             chunks = host.run(
-                *(config, env, keys[0], self.checkpoint, self.terminal.warn),
+                *(config, env, keys[0], self.checkpoint, self.context.terminal.warn),
                 stop=stop,
                 compiler=compiler,
             )
@@ -452,83 +181,133 @@ class Loop:
         return chunks
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
-        policy = policy_like(self.config, environment_spec(self.env))
-        made = evaluation_programs(self.env, policy, self.config.evaluation_episodes)
-        films = self.config.film_seconds > 0
-        return [*made, *(film_programs(self.env, policy) if films else ())]
+        env = self.context.env
+        policy = policy_like(self.config, environment_spec(env))
+        programs = evaluation_programs(env, policy, self.config.evaluation_episodes)
+        with_video = self.config.film_seconds > 0
+        return [*programs, *(film_programs(env, policy) if with_video else ())]
 
     def _take(self, chunk: Chunk, seconds: float, speed: float) -> None:
-        for i, run in enumerate(self.runs):
-            steps = self.steps, chunk.steps
-            run.chunk(steps, seconds, speed, chunk.seeds[i], chunk.policy(i))
-        self.steps, self.seconds = chunk.steps, seconds
+        """Record a chunk.
 
-    def _collect(self) -> None:
-        for run in self.runs:
-            run.collect(all_of_them=False)
+        Raises:
+            DivergedError: the chunk or its weights are not finite.
+        """
+        before = self.progress
+        policies = [chunk.policy(i) for i in range(len(self.seeds))]
+        for i, seed in enumerate(self.seeds):
+            seed.record_chunk(chunk.steps, seconds, speed, chunk.seeds[i])
+            updates, span = before.seeds[i].num_updates, (before.steps, chunk.steps)
+            check_finite(chunk.seeds[i], policies[i], updates, span)
+        for seed, policy in zip(self.seeds, policies, strict=True):
+            seed.final = policy
+        self.progress = before.after_chunk(chunk.steps, seconds, chunk.seeds, self.goals)
 
     def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
-        """Save where a chunk was left; nobody else sees it, as the resumed run finishes it."""
+        """Save where a stop left a chunk; no tracker sees it, as the resumed run finishes it."""
         if chunk.steps == 0:
             return
-        for i, run in enumerate(self.runs):
-            run.final = chunk.policy(i)
-        self.steps, self.seconds = chunk.steps, seconds
-        self._save(chunk)
+        for i, seed in enumerate(self.seeds):
+            seed.final = chunk.policy(i)
+        self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
+        self._save_checkpoint(chunk)
 
-    @property
-    def _finished(self) -> bool:
-        """Whether the time is used up, or every seed has reached the returns to stop at."""
-        limit = self.config.max_seconds
-        if limit is not None and self.seconds >= limit:
-            return True
-        if self.config.stop_at_return is None or any(run.solved_at is None for run in self.runs):
-            return False
-        goal = self.config.stop_at_evaluation
-        return goal is None or (
-            self._to_confirm and all(r.newest_return >= goal for r in self.runs)
-        )
+    def _watch(self, chunk: Chunk, speed: float) -> None:
+        """Call the user's trackers and callbacks, and take in evaluations."""
+        for i, seed in enumerate(self.seeds):
+            seed.watchers.chunk(self._training(i), speed, chunk.seeds[i])
+        # A run must not end after another chunk because a thread was slow: where an evaluation
+        # decides, training waits for it.
+        self._take_evaluations(block=self.progress.needs_confirmation(self.goals))
 
-    @property
-    def _to_confirm(self) -> bool:
-        """Whether an evaluation may end it: the newest episodes of a seed are good enough."""
-        goal = self.config.stop_at_evaluation
-        return goal is not None and any(run.reached_return for run in self.runs)
+    def _training(self, index: int) -> Training:
+        return self.seeds[index].training(self.progress, index, self._request_stop)
 
-    def _confirm(self) -> None:
-        """Wait for the evaluations that say whether it is over.
+    def _request_stop(self) -> None:
+        self.progress = self.progress.after_stop_request(self.goals)
 
-        It must not depend on the speed of a thread after which chunk a run ends.
-        """
-        if self._to_confirm:
-            for run in self.runs:
-                run.collect(all_of_them=True)
+    # Evaluations
 
-    def _evaluate(self, pool: Background | None) -> None:
-        self.evaluated = self.steps
-        for run in self.runs:
-            run.start_evaluation(pool, self.steps, self.seconds)
+    def _start_evaluations(self, pool: Background | None) -> None:
+        """Evaluate the newest weights; without a pool, when the run is resumed."""
+        self.progress = self.progress.after_evaluations_started()
+        for seed in self.seeds:
+            seed.queue_evaluation(self.progress.steps)
+            if pool is not None:
+                seed.start_evaluation(self.progress.steps, pool)
 
-    def _save(self, chunk: Chunk) -> None:
+    def _resume_evaluations(self, pool: Background) -> None:
+        """Start the evaluations that were pending when the run was saved."""
+        for seed, progress in zip(self.seeds, self.progress.seeds, strict=True):
+            for steps, _ in progress.pending:
+                seed.start_evaluation(steps, pool)
+        # Training may take the only instance of an environment, so evaluations go first.
+        block = isinstance(self.context.env, HostEnvironment)
+        self._take_evaluations(block=block or self.progress.needs_confirmation(self.goals))
+
+    def _take_evaluations(self, *, block: bool) -> None:
+        """Take in the evaluations that are done, in order; wait for all of them if `block`."""
+        for i, seed in enumerate(self.seeds):
+            while self.progress.seeds[i].pending:
+                steps, seconds = self.progress.seeds[i].pending[0]
+                try:
+                    evaluation = seed.evaluations.outcome(steps, block=block)
+                except EnvironmentFailedError:
+                    raise
+                except UserError as error:  # no second environment could be made
+                    self.progress = self.progress.after_failed_evaluation(i)
+                    seed.evaluations.remove(steps)
+                    self.context.terminal.warn(f"no evaluation after {steps:,} steps: {error}")
+                    continue
+                if evaluation is None:
+                    break
+                self._take_evaluation(i, steps, seconds, evaluation)
+
+    def _take_evaluation(
+        self, index: int, steps: int, seconds: float, evaluation: Evaluation
+    ) -> None:
+        seed, best = self.seeds[index], self.progress.seeds[index].is_best(evaluation)
+        self.progress = self.progress.after_evaluation(index, evaluation, self.goals)
+        seed.take_evaluation(steps, seconds, evaluation, best=best)
+        seed.watchers.evaluation(self._training(index), steps, seconds, evaluation)
+
+    # Saving
+
+    def _save_checkpoint(self, chunk: Chunk) -> None:
         """Save a checkpoint after a chunk."""
         snapshot = chunk.snapshot()
-        policies = {f"seed{i}": run.policies for i, run in enumerate(self.runs)}
+        policies = {
+            f"seed{i}": seed.policies(self.progress.seeds[i]) for i, seed in enumerate(self.seeds)
+        }
         snapshot = snapshot._replace(arrays=snapshot.arrays | policies)
-        seeds = [run.record() for run in self.runs]
-        record = RunRecord(self.steps, self.seconds, self.evaluated, seeds)
-        self.writer.save(snapshot, msgspec.to_builtins(record))
+        sizes = tuple(seed.file_sizes() for seed in self.seeds)
+        self.writer.save(snapshot, StoredRun(self.progress, sizes).encode())
 
     def save(self) -> None:
-        """Write the weights of all seeds, before anything else can go wrong."""
-        for run in self.runs:
-            run.save(self.steps, self.seconds)
+        """Write weights and summaries of all seeds, and close the trackers."""
+        for seed, progress in zip(self.seeds, self.progress.seeds, strict=True):
+            seed.save(self.progress.steps, self.progress.seconds, progress)
+        self.close()
 
-    def report(self, terminal: Terminal) -> None:
-        """Report on every seed."""
-        for run in self.runs:
-            run.report(terminal)
+    def report(self) -> None:
+        """Evaluate every seed's best weights in separate episodes, and record videos.
+
+        Raises:
+            StoppedError: a stop was requested.
+        """
+        for seed in self.seeds:
+            seed.report()
+
+    def end(self) -> None:
+        """Announce the end to the callbacks.
+
+        Raises:
+            ExtensionFailedError: one of them raised.
+        """
+        for i, seed in enumerate(self.seeds):
+            seed.watchers.end(self._training(i), seed.summary)
 
     def close(self) -> None:
-        """Close what watches."""
-        for run in self.runs:
-            run.close()
+        """Close the trackers; a second call does nothing."""
+        for seed in self.seeds:
+            seed.close()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops a run in good order, the second quits at once."""
+"""Ctrl-C and SIGTERM: the first saves the run and stops it, the second quits at once."""
 
 import dataclasses
 import signal
@@ -13,7 +13,7 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 @dataclasses.dataclass
 class Stop:
-    """Whether, and by which signal, a run was asked to stop."""
+    """A request to stop a run, and the signal that made it."""
 
     signal: int | None = None
 
@@ -24,14 +24,14 @@ class Stop:
 
     @property
     def word(self) -> str:
-        """What happened."""
+        """The participle for the signal, such as "interrupted"; "" without a signal."""
         return "" if self.signal is None else WORDS[signal.Signals(self.signal)]
 
     def check(self) -> None:
-        """Leave the work at hand if a stop was requested.
+        """Interrupt the work at hand if a stop was requested.
 
         Raises:
-            StoppedError: it was.
+            StoppedError: a stop was requested.
         """
         if self.asked:
             raise StoppedError
@@ -39,9 +39,9 @@ class Stop:
 
 @contextmanager
 def stoppable(warn: Callable[[str], None]) -> Generator[Stop]:
-    """Note the signals that ask to stop; the second raises KeyboardInterrupt.
+    """Handle the signals that request a stop; the second one raises KeyboardInterrupt.
 
-    A signal that is ignored, as in a job that a shell started in the background, stays ignored.
+    A signal that the process ignores stays ignored: a shell starts background jobs so.
     """
     stop = Stop()
 
@@ -50,12 +50,12 @@ def stoppable(warn: Callable[[str], None]) -> Generator[Stop]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.signal = number
-        warn(f"{stop.word}: saving (once more to quit without saving)")
+        warn(f"{stop.word}: saving (repeat to quit without saving)")
 
     wanted = [number for number in WORDS if signal.getsignal(number) != signal.SIG_IGN]
     try:
         before = {number: signal.signal(number, note) for number in wanted}
-    except ValueError:  # not the main thread: signals are not ours to handle
+    except ValueError:  # only the main thread may handle signals
         yield stop
         return
     try:

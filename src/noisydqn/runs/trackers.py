@@ -1,4 +1,4 @@
-"""What watches a run: files, TensorBoard, and the terminal. None of it can change the run."""
+"""Trackers of a run: CSV files, TensorBoard and the terminal. A tracker cannot change the run."""
 
 import csv
 import dataclasses
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -26,13 +26,13 @@ from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.folder import RunFolder
 
 RECENT_EPISODES = 20
-"""How many episodes the return in the live view is a mean of."""
+"""Number of episodes over which the live view averages returns."""
 
 PLAIN_SECONDS = 10.0
 """Least time between two progress lines where the output is not a terminal."""
 
 OLD_NAMES = {"steps": "step"}
-"""Columns of older runs' CSV files, and what they are called today."""
+"""Columns of older runs' CSV files, and their present names."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -50,10 +50,9 @@ MEANINGS = {
     "evaluation/mean_return": "Mean return of whole episodes played without noise.",
     "evaluation/caught_fraction": "Fraction of the fruit caught in episodes without noise.",
 }
-"""What TensorBoard's tags mean; it shows these texts beside the plots."""
+"""Meanings of TensorBoard's tags, which it shows beside the plots."""
 
-
-# Made at run time, so without types.
+# protobuf makes these classes at run time, without types.
 _EVENT: Any = event_pb2
 _SUMMARY: Any = summary_pb2
 _HPARAMS: Any = plugin_data_pb2
@@ -62,23 +61,39 @@ FLUSH_SECONDS = 60.0
 """Seconds that TensorBoard may lag behind."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
-    """A consumer of what a run of one seed reports."""
+    """A consumer of the metrics of one seed's run.
+
+    Training calls it in its own thread and waits for it. A tracker of a resumed run may see the
+    steps after the last checkpoint a second time.
+    """
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
-        """A chunk was trained: `steps` and `seconds` since the start, `speed` in steps/s."""
+        """Record a chunk of training.
+
+        Args:
+            steps: environment steps since the start, summed over environments.
+            seconds: seconds since the start.
+            speed: environment steps per second in this chunk.
+            chunk: the updates, episodes and metrics.
+        """
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Weights reached after `steps` and `seconds` were evaluated."""
+        """Record an evaluation of the weights that `steps` and `seconds` of training led to.
+
+        Evaluations run beside training, so later chunks may be recorded before.
+        """
 
     def close(self) -> None:
-        """The run is over."""
+        """Finish writing: training has ended."""
 
 
 class _CsvFile:
-    """A CSV file that is whole after each row. Of one that is there the first `size` bytes stay.
+    """A CSV file that is complete after each row.
 
-    Its header stays, too: a run that an older version began keeps that version's columns.
+    An existing file keeps its first `size` bytes and its header: a run that an older version began
+    keeps that version's columns.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -111,7 +126,7 @@ class FileTracker:
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
-    `sizes` are those that the files had when the run was saved: what came later is cut off.
+    `sizes` are those of the files when the run was saved: later rows are removed.
     """
 
     def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
@@ -121,11 +136,11 @@ class FileTracker:
         self._evaluations = _CsvFile(folder.evaluations, evaluations)
 
     def sizes(self) -> tuple[int, int, int]:
-        """How large the files are, in bytes that will last."""
+        """Flush the files to the disk and return their sizes in bytes."""
         return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
-        """A row of metrics, and one for each episode that ended."""
+        """Write a row of metrics, and one for each episode that ended."""
         self._metrics.write(
             {
                 "step": steps,
@@ -148,7 +163,7 @@ class FileTracker:
             )
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """A row for the evaluation."""
+        """Write a row for the evaluation."""
         row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
         self._evaluations.write(row)
 
@@ -163,14 +178,14 @@ class TensorBoardTracker:
 
     The options of the run are hyperparameters, by which TensorBoard compares runs.
 
-    In this thread: TensorBoard's own writer has another one, which dies when the disk is full,
-    and then whoever writes waits for ever.
+    It writes in the calling thread: the thread of TensorBoard's own writer dies when the disk is
+    full, and then the caller waits for ever.
     """
 
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.mkdir(exist_ok=True)
-        # The name has the second in which it was made; the suffix keeps two of one second apart.
+        # The suffix keeps two files of the same second apart.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
         self._writer = RecordWriter((folder.tensorboard / name).open("wb"))
         self._flushed = time.monotonic()
@@ -192,7 +207,7 @@ class TensorBoardTracker:
             self._write(step=step, summary=_SUMMARY.Summary(value=[point]))
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
-        """Write each episode and the chunk's metrics; `MEANINGS` says what is what."""
+        """Write each episode and the chunk's metrics; `MEANINGS` explains the tags."""
         del seconds
         for episode in chunk.episodes:
             self._scalar("episode/Return", episode.episode_return, episode.step)
@@ -220,14 +235,14 @@ class TensorBoardTracker:
             self._scalar("evaluation/caught_fraction", evaluation.caught_fraction, steps)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self._writer.close()
 
 
 def _options_summary(config: Config) -> Any:
-    """The options as the hyperparameters of a session.
+    """Return the options as the hyperparameters of a TensorBoard session.
 
-    Without an experiment's summary TensorBoard finds options and metrics of all runs itself.
+    Without an experiment's summary, TensorBoard collects options and metrics of all runs itself.
     """
     session = _HPARAMS.SessionStartInfo()
     for name, value in hyperparameters(config).items():
@@ -244,7 +259,7 @@ def _options_summary(config: Config) -> Any:
 
 
 def hyperparameters(config: Config) -> dict[str, str | int | float]:
-    """Return the options of a run as TensorBoard takes them: numbers, or text."""
+    """Return the options of a run as numbers or text, the types of TensorBoard's parameters."""
     options = dataclasses.asdict(config).items()
     return {name: x if isinstance(x, bool | int | float) else str(x) for name, x in options}
 
@@ -257,22 +272,22 @@ def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
     """Return the live view's numbers in one line."""
     returns = [episode.episode_return for episode in recent]
     mean = sum(returns) / len(returns) if returns else math.nan
-    figures = f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  {speed:,.0f} steps/s"
+    metrics = f"return {_number(mean)}  loss {_number(chunk.metrics['loss'])}  {speed:,.0f} steps/s"
     successes = [episode.stats["success"] for episode in recent if "success" in episode.stats]
     if successes:
-        figures = f"success {sum(successes) / len(successes):.0%}  {figures}"
+        metrics = f"success {sum(successes) / len(successes):.0%}  {metrics}"
     if not chunk.sigma:
-        return figures
-    return f"{figures}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
+        return metrics
+    return f"{metrics}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
 
 
-class _FiguresColumn(ProgressColumn):
+class _MetricsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(task.fields["figures"], style="cyan")
+        return Text(task.fields["metrics"], style="cyan")
 
 
 class _Console(Console):
-    """A console that falls silent when nobody reads it any more; rich's own would end the run."""
+    """A console that falls silent when its reader is gone; rich's own would end the run."""
 
     def on_broken_pipe(self) -> None:
         """Print nothing from here on."""
@@ -283,13 +298,13 @@ class _Console(Console):
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
-    With several seeds it shows the first one's numbers. Plain lines come in the order of their
-    steps: those of training wait while the evaluation of an earlier step is under way.
+    With several seeds it shows those of the first. Plain lines come in the order of their steps:
+    a line of training waits while the evaluation of an earlier step is running.
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-        if Console().is_jupyter:  # lines of text there, too: a bar would be kept, frame by frame
+        if Console().is_jupyter:  # a notebook would keep each frame of a bar
             plain |= {"force_jupyter": False, "force_terminal": False}
         self._console = _Console(quiet=quiet, **plain)
         self._errors = _Console(stderr=True, **plain)
@@ -305,11 +320,11 @@ class Terminal:
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
-            _FiguresColumn(),
+            _MetricsColumn(),
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._progress.add_task("compiling", total=1.0, figures="")
+        self._task = self._progress.add_task("compiling", total=1.0, metrics="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -323,14 +338,14 @@ class Terminal:
     ) -> None:
         self._progress.stop()
 
-    def start(self, what: str) -> None:
-        """Begin the bar anew, for `what`."""
+    def start(self, name: str) -> None:
+        """Reset the bar, for the part of the run called `name`."""
         self._recent.clear()
         self._progress.reset(self._task, description="compiling")
-        self.say(what)
+        self.say(name)
 
     def compiling(self, names: Sequence[str]) -> None:
-        """Show what is being compiled; nothing any more if there are no names."""
+        """Show the programs that are being compiled; none at the end."""
         if names and not self._live and not self._compiled:
             self.say(f"compiling {', '.join(names)}")
         self._compiled = True
@@ -346,22 +361,22 @@ class Terminal:
         self._errors.print(line, soft_wrap=True)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
-        """Move the bar, or print a line when the last one is some seconds old."""
+        """Move the bar, or print a line if the last one is `PLAIN_SECONDS` old."""
         self._recent.extend(chunk.episodes)
-        figures = describe(self._recent, speed, chunk)
+        metrics = describe(self._recent, speed, chunk)
         done = min(steps / self._total, 1.0)
         if self._max_updates is not None:
             done = max(done, chunk.updates / self._max_updates)
-        self._progress.update(self._task, completed=done, figures=figures, description="training")
+        self._progress.update(self._task, completed=done, metrics=metrics, description="training")
         now = time.monotonic()
         if not self._live and (now - self._last_line >= PLAIN_SECONDS or done >= 1):
             self._last_line = now
-            line = f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {figures}"
+            line = f"{steps:>9,} of {self._total:,} steps  {seconds:5.0f} s  {metrics}"
             self._waiting.append((steps, line))
             self._say_waiting()
 
     def evaluating(self, steps: int) -> None:
-        """Note that the evaluation of weights reached after `steps` has started."""
+        """Note that the evaluation of the weights after `steps` has started."""
         self._evaluating.append(steps)
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
@@ -379,6 +394,6 @@ class Terminal:
             self.say(self._waiting.popleft()[1])
 
     def close(self) -> None:
-        """Print what waits for evaluations that will not be made."""
+        """Print the lines that wait for evaluations which will not end."""
         self._evaluating.clear()
         self._say_waiting()

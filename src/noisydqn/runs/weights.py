@@ -1,4 +1,4 @@
-"""Policies in files: safetensors, so that loading runs no code."""
+"""Files of policies, in the format safetensors: loading runs no code."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ from noisydqn.trees import named, size_of
 
 FORMAT, VERSION = "noisydqn-policy", 2
 DTYPES = {"float32": "F32"}
-"""What a network is made of, by safetensors' names."""
+"""Types of a network's arrays, and safetensors' names for them."""
 MAX_HEADER_BYTES = 2**20
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """Sum up the values, by name: SHA-256 in hexadecimal digits."""
+    """Return the SHA-256 sum of arrays and their names, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
@@ -36,37 +36,37 @@ def checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def save_policy(path: Path, policy: Policy) -> None:
-    """Write a policy: beside the old file first, then in its place, so that one is always whole.
+    """Write a policy to a file, which replaces an old one only when it is complete.
 
     The same policy gives the same bytes.
     """
     arrays = {name: np.asarray(x) for name, x in named(policy).items()}
     about = {"format": FORMAT, "version": VERSION, "sha256": checksum(arrays)}
-    # One entry, as safetensors writes several in any order.
+    # A single entry: safetensors writes several in any order.
     write_beside(path, safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
 
 
 def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
-    """Read a policy that was trained with `config` on such an environment.
+    """Read a policy that was trained with `config` on an environment with interface `spec`.
 
     Raises:
-        UserError: there is no such file, it is damaged or of another format, or its arrays are
-            not those of the config's network.
+        UserError: the file is missing, damaged or of another format, or its arrays are not those
+            of the config's network.
     """
     expected = policy_like(config, spec)
     return _filled(expected, _read(path, named(expected)))
 
 
 def policy_like(config: Config, spec: EnvironmentSpec) -> Policy:
-    """Shapes and types in place of the arrays of a config's policy."""
+    """Return the shapes and types of a config's policy, in place of its arrays."""
     return jax.eval_shape(lambda: build.make_policy(config, spec, jax.random.key(0)))
 
 
-def fit(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
-    """The policy like `expected` with the arrays that were read from `path`.
+def policy_of_arrays(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
+    """Return the policy like `expected` with the arrays that were read from `path`.
 
     Raises:
-        UserError: they are not its arrays.
+        UserError: names, shapes or types differ from those of `expected`.
     """
     stored = {name: (x.shape, DTYPES.get(x.dtype.name)) for name, x in arrays.items()}
     _check_arrays(path, stored, named(expected))
@@ -79,7 +79,7 @@ def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
 
 
 def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Read a file's arrays, if they are those that are expected and as they were written."""
+    """Read a file's arrays after checking names, shapes, types and their sum."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was not saved, or this is no run folder")
     try:
@@ -102,7 +102,7 @@ def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _check_about(path: Path, text: str) -> str:
-    """Check what a file says of itself; returns the sum of its values."""
+    """Check the format of a file; returns the sum of its values."""
     about: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         raise UserError(
@@ -114,7 +114,7 @@ def _check_about(path: Path, text: str) -> str:
 
 
 def _check_arrays(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Check names, shapes and types [shape, safetensors' name of the type] of what is stored."""
+    """Check names, shapes and safetensors' types of the arrays in a file."""
     if stored.keys() != expected.keys():
         differing = sorted(stored.keys() ^ expected.keys())
         raise UserError(

@@ -1,0 +1,85 @@
+"""Callbacks: code of the user's that training calls, and that may end it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noisydqn.config.config import Config
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import UserError
+from noisydqn.learner.policy import Policy
+from noisydqn.play.evaluate import Evaluation
+from noisydqn.play.policy import GreedyPolicy
+from noisydqn.runners.report import SeedChunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The state of one seed's training, as a callback sees it; a value that stays as it is."""
+
+    config: Config
+    """The options; `config.seed` tells several seeds apart."""
+    folder: Path
+    """The folder of the seed's run."""
+    steps: int
+    """Environment steps since the start, summed over environments."""
+    seconds: float
+    """Seconds of training since the start."""
+    num_updates: int
+    """Updates since the start."""
+    num_episodes: int
+    """Training episodes that ended since the start."""
+    _weights: Policy | None = dataclasses.field(repr=False)
+    _spec: EnvironmentSpec = dataclasses.field(repr=False)
+    _stop: Callable[[], None] = dataclasses.field(repr=False)
+
+    @property
+    def policy(self) -> GreedyPolicy:
+        """The newest weights, which play without noise.
+
+        Raises:
+            UserError: the first chunk was not trained yet.
+        """
+        if self._weights is None:
+            raise UserError("there is no policy before the first chunk: read it in on_chunk")
+        return GreedyPolicy(self._weights, self._spec)
+
+    def stop(self) -> None:
+        """Request that training ends after this chunk: all seeds that are trained together."""
+        self._stop()
+
+
+class Callback:
+    """A base class for code that training calls; override the methods that you need.
+
+    Training calls the methods in its own thread and waits for them. With several seeds it calls
+    them for each seed. A method that returns True ends training after the chunk: the run is then
+    complete, so it is evaluated and saved. An error in a method ends the run, too; what was trained
+    is saved first.
+    """
+
+    def on_start(self, training: Training, /) -> None:
+        """React to the start of training, also when a run is resumed.
+
+        `training.stop()` takes effect after the first chunk.
+        """
+
+    def on_chunk(self, training: Training, chunk: SeedChunk, /) -> bool | None:
+        """React to a chunk that was trained; its row is in `metrics.csv`."""
+
+    def on_evaluation(
+        self, training: Training, steps: int, evaluation: Evaluation, /
+    ) -> bool | None:
+        """React to the evaluation of the weights that training had reached after `steps`.
+
+        Evaluations run beside training, so `training.steps` may be larger, and differ from one run
+        to the next. Stop at a return with the option `stop_at_evaluation`, which waits.
+        """
+
+    def on_end(self, training: Training, summary: dict[str, Any], /) -> None:
+        """React to the end of the run, when all of it is saved; `summary` is `summary.json`.
+
+        A run that Ctrl-C stopped ends here, too; its `summary["evaluation"]` is None. A run that
+        fails does not.
+        """

@@ -1,0 +1,196 @@
+"""Runs a job: sessions for its seeds, and all that is around them, from locks to the last lines."""
+
+import dataclasses
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from noisydqn.checkpoint.lock import locked
+from noisydqn.checkpoint.reader import newest_whole
+from noisydqn.compilation import Compiler
+from noisydqn.config.config import Config
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.registry import environment_spec
+from noisydqn.errors import (
+    DivergedError,
+    EnvironmentFailedError,
+    ExtensionFailedError,
+    StoppedError,
+    UserError,
+)
+from noisydqn.files import write_json
+from noisydqn.play.policy import GreedyPolicy, describe
+from noisydqn.play.video import video_problem
+from noisydqn.program_cache import program_cache
+from noisydqn.runs.extensions import Extensions
+from noisydqn.runs.folder import RunFolder, write_config, write_spaces
+from noisydqn.runs.memory import check_memory
+from noisydqn.runs.messages import closing_lines, how_to, stopped_line
+from noisydqn.runs.result import Result, SeedResult
+from noisydqn.runs.seed import Context
+from noisydqn.runs.session import Session
+from noisydqn.runs.stop import stoppable
+from noisydqn.runs.trackers import Terminal
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of a disk that is full, read-only or broken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run to perform, in folders that exist."""
+
+    config: Config  # of all seeds
+    env: DeviceEnvironment | HostEnvironment
+    out: Path
+    folders: list[RunFolder]  # of each seed
+    extensions: Extensions
+    resumed: bool = False
+
+    @property
+    def together(self) -> bool:
+        """Whether all seeds are trained at once, in one program; else they take turns."""
+        return not isinstance(self.env, HostEnvironment)
+
+    @property
+    def seeds(self) -> list[Config]:
+        """The config of each seed."""
+        first = self.config.seed
+        return [
+            self.config.replace(seed=first + i, num_seeds=1) for i in range(self.config.num_seeds)
+        ]
+
+
+def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
+    """Perform a run.
+
+    Args:
+        job: the run.
+        quiet: whether to print only warnings.
+        cache: folder of compiled programs, as in `train`.
+
+    Raises:
+        UserError: the run cannot be resumed, a file cannot be written, or another process trains
+            the run; or as `Session`.
+    """
+    places = [RunFolder(job.out)] if job.together else job.folders
+    with ExitStack() as stack:
+        for place in places:
+            stack.enter_context(locked(place.checkpoints))
+        terminal = stack.enter_context(Terminal(job.config, quiet=quiet))
+        stack.enter_context(program_cache(cache, terminal.warn))
+        try:
+            return _perform(job, terminal)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise UserError(
+                f"{job.out} cannot be written to: {error.strerror}; make room or make it "
+                f"writable, then: {how_to('resume', job.out, job.config.env)}"
+            ) from error
+
+
+def _perform(job: Job, terminal: Terminal) -> Result:
+    """Train the seeds, together or in turn, and say how the run ended."""
+    _announce(job, terminal)
+    config, out = job.config, job.out
+    spec = environment_spec(job.env)
+    results: list[SeedResult] = []
+    with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
+        context = Context(job.env, terminal, stop, compiler, job.extensions)
+        for session in _sessions(job, context):
+            with closing(session):
+                for seed in session.seeds if job.resumed else ():
+                    write_config(seed.folder, seed.config)
+                    write_spaces(seed.folder, spec)
+                _train_and_report(session, out)
+            steps = session.progress.steps
+            if steps > 0:
+                results += [
+                    SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
+                    for s in session.seeds
+                ]
+            if stop.asked:
+                terminal.warn(stopped_line(stop, steps, out, config.env))
+                break
+    if config.num_seeds > 1:
+        write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
+    if not stop.asked:
+        terminal.say("\n".join(closing_lines(out, results)))
+    return Result(out, results, stop.signal)
+
+
+def _announce(job: Job, terminal: Terminal) -> None:
+    """Say what will be trained, and warn of what may disappoint.
+
+    Raises:
+        UserError: the replay buffers do not fit into memory.
+    """
+    config, env = job.config, job.env
+    terminal.say(f"{config.preset}: {config.steps:,} steps of {config.env} into {job.out}")
+    if config.steps < config.first_learning_step:
+        terminal.warn(
+            f"nothing will be learned: learning starts after {config.first_learning_step:,} "
+            "steps; raise --steps or lower --learning-starts"
+        )
+    if (tight := check_memory(config, env)) is not None:
+        terminal.warn(tight)
+    terminal.say(describe(config, environment_spec(env)))
+    if isinstance(env, HostEnvironment):
+        env.notices.tell(terminal.warn)
+    if config.film_seconds > 0 and (problem := video_problem(env)) is not None:
+        terminal.warn(f"no video: {problem}")
+
+
+def _sessions(job: Job, context: Context) -> Iterator[Session]:
+    """Yield one session for all seeds if they are trained together, else one for each in turn."""
+
+    def session(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Session:
+        warn = context.terminal.warn
+        checkpoint = newest_whole(place.checkpoints, warn) if job.resumed else None
+        return Session(seeds, folders, place.checkpoints, checkpoint, context)
+
+    seeds = job.seeds
+    if job.together:
+        yield session(seeds, job.folders, RunFolder(job.out))
+        return
+    for seed, folder in zip(seeds, job.folders, strict=True):
+        if len(seeds) > 1:
+            context.terminal.start(f"seed {seed.seed}")
+        yield session([seed], [folder], folder)
+
+
+def _train_and_report(session: Session, out: Path) -> None:
+    """Train and save; then evaluate and record a video, unless a stop is requested."""
+    trained = f"what was trained until then is in {out}"
+    try:
+        session.train()
+    except (EnvironmentFailedError, DivergedError, ExtensionFailedError) as failure:
+        if session.progress.steps == 0:
+            raise
+        session.save()
+        raise failure.with_hint(trained) from failure
+    if session.progress.steps == 0:
+        return
+    session.save()
+    try:
+        if not session.context.stop.asked:
+            _report(session)
+        session.end()
+    except (EnvironmentFailedError, ExtensionFailedError) as failure:
+        raise failure.with_hint(trained) from failure
+    except UserError as error:
+        raise UserError(f"{error}; {trained}") from error
+
+
+def _report(session: Session) -> None:
+    """Evaluate the best weights and record a video, until a stop is requested."""
+    with_video = any(seed.records_video for seed in session.seeds)
+    session.context.terminal.say(
+        "evaluating the best weights without noise"
+        f"{' and recording a video of them' if with_video else ''}"
+    )
+    with suppress(StoppedError):
+        session.report()
