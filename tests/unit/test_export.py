@@ -29,7 +29,6 @@ from noisydqn.export import (
     export_policy,
     export_run,
     graph,
-    read_card,
 )
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
@@ -38,6 +37,7 @@ from noisydqn.nets.torsos import Flatten
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
 from noisydqn.runners import build
+from noisydqn.runs.exported import read_card
 from noisydqn.runs.folder import RunFolder, create_folders
 from noisydqn.runs.weights import save_policy
 

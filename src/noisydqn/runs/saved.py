@@ -11,7 +11,6 @@ from noisydqn.config.stored import from_stored
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.errors import UserError
-from noisydqn.export import read_card, read_safetensors, spec_of_run
 from noisydqn.files import Place, free_path, given_path
 from noisydqn.learner.policy import Policy
 from noisydqn.options import argument, check_seed, refuse_unknown
@@ -21,6 +20,7 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
 from noisydqn.runners.build import policy_like
 from noisydqn.runs import weights
+from noisydqn.runs.exported import read_card, read_safetensors, spec_of_run
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.keys import SeedKeys, seed_keys
 from noisydqn.settings import own_settings
