@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from noisydqn.config.config import Config
 from noisydqn.envs.encoding import Encoding
