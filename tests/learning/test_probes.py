@@ -50,7 +50,7 @@ def learned(
 ) -> np.ndarray:
     """Mean-weight action values [observations, actions] after training on a probe."""
     (chunk,) = train(config.replace(**options), probe)
-    return np.asarray(values(chunk.policy(0).network, jnp.asarray(observations), None))
+    return np.asarray(values(chunk.policy(0).network, jnp.asarray(observations, jnp.float32), None))
 
 
 @pytest.mark.parametrize("noise", ["factorised", "independent"])

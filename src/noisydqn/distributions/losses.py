@@ -33,7 +33,7 @@ def bootstrap_target(
 
 def td_error(
     q_tm1: Float[Array, " actions"],
-    a_tm1: Int[Array, ""],
+    a_tm1: Int[Array, ""] | int,
     r_t: Float[Array, ""],
     discount_t: Float[Array, ""],
     q_t: Float[Array, " actions"],
