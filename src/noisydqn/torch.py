@@ -15,6 +15,8 @@ layer samples its own noise. Its mode says when; training or evaluation makes no
     set_mode(model, "mean")    # evaluate without noise
     set_mode(model, "frozen")  # hold one sample in every layer
     reset_noise(model)         # hold another
+
+The file is long because the conversions and the layer share its private state.
 """
 
 import copy

@@ -12,7 +12,8 @@ from gymnasium.utils.env_checker import check_env
 from noisydqn.envs import catcher
 from noisydqn.envs.catcher import Catcher, CatcherParams, CatcherPixels
 from noisydqn.envs.catcher_gymnasium import CatcherEnv
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.device_vector import VectorEnvironment
 
 KEY = jax.random.key(0)
 

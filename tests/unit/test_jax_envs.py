@@ -19,7 +19,8 @@ from tests.unit.test_train import TINY, flags, summary
 import noisydqn
 from noisydqn import Config, UserError
 from noisydqn.cli import main
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.given import JaxInstance, accept
 from noisydqn.envs.registry import make_environment
 from noisydqn.errors import EnvironmentFailedError

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.compilation import Program
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import EnvironmentFailedError, NoPictureError
 from noisydqn.learner.policy import Policy

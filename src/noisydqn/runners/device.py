@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Program
-from noisydqn.envs.device import DeviceEnvironment, VectorEnvironment
+from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.options import ProgramOptions

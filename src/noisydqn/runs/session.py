@@ -252,7 +252,7 @@ class Session:
             for steps, _ in progress.pending:
                 seed.start_evaluation(steps, pool)
         # Training may take the only instance of an environment, so evaluations go first.
-        block = isinstance(self.context.env, HostEnvironment)
+        block = self.context.env.plays_one_at_a_time
         self._take_evaluations(block=block or self.progress.needs_confirmation(self.goals))
 
     def _take_evaluations(self, *, block: bool) -> None:

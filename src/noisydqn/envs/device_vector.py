@@ -1,0 +1,65 @@
+"""Many copies of one environment on the device, in lockstep."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.types import TimeStep
+
+if TYPE_CHECKING:
+    from noisydqn.envs.device import DeviceEnvironment
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorEnvironment:
+    """Many copies of one environment, in lockstep.
+
+    A step after the last of an episode is a reset: its action is ignored, its reward 0. So the
+    final observation of an episode is seen like any other.
+    """
+
+    env: "DeviceEnvironment"
+    num_envs: int
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The interface of the environment."""
+        return self.env.spec
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""
+        template_key, key = jax.random.split(key)
+        # `step` makes the time steps; the states it starts from here are all replaced.
+        states = jax.vmap(self.env.reset)(jax.random.split(template_key, self.num_envs))
+        action = jnp.zeros(self.num_envs, jnp.int32)
+        return self.step(key, states, action, jnp.ones(self.num_envs, jnp.bool_))
+
+    def step(
+        self,
+        key: PRNGKeyArray,
+        states: Any,
+        actions: Int[Array, " envs"],
+        restart: Bool[Array, " envs"],
+    ) -> tuple[Any, TimeStep]:
+        """Take one step everywhere, and start an episode where `restart`."""
+        keys = jax.random.split(key, self.num_envs)
+        return jax.vmap(self._step_one)(keys, states, actions, restart)
+
+    def _step_one(
+        self, key: PRNGKeyArray, state: Any, action: Int[Array, ""], restart: Bool[Array, ""]
+    ) -> tuple[Any, TimeStep]:
+        reset_key, step_key = jax.random.split(key)
+        fresh = self.env.reset(reset_key)
+        stepped, reward, terminated, truncated, info = self.env.step(step_key, state, action)
+        state = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, stepped)
+        return state, TimeStep(
+            observation=self.env.observe(state),
+            reward=jnp.where(restart, 0, reward).astype(jnp.float32),
+            terminated=terminated & ~restart,
+            truncated=truncated & ~restart,
+            info=jax.tree.map(lambda x: jnp.where(restart, 0, x), info),
+        )
