@@ -414,9 +414,11 @@ class OwnDistribution(Quantile):
 def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torso UserTorso cannot .*--format safetensors takes any"):
         export(tmp_path, OWN_TORSO, "onnx")
-    monkeypatch.setitem(DISTRIBUTIONS, "quantile", OwnDistribution)
+    monkeypatch.setitem(DISTRIBUTIONS, "own", OwnDistribution)
+    config, interface = CASES["quantiles"]
+    own = config.replace(distribution=OwnDistribution())
     with pytest.raises(UserError, match="the distribution OwnDistribution cannot be exported: it"):
-        export(tmp_path, CASES["quantiles"], "onnx")
+        export(tmp_path, (own, interface), "onnx")
     assert not list(tmp_path.iterdir())
 
 

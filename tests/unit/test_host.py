@@ -33,6 +33,7 @@ from tests.host_envs import (
 from tests.probes import run_host
 from tests.trees import priorities
 
+import noisydqn
 from noisydqn import Config
 from noisydqn.envs.backends import NativeBackend
 from noisydqn.envs.given import Instance
@@ -301,9 +302,25 @@ def test_one_instance_is_trained_on_and_evaluated() -> None:
     played = counting.episode
     assert len(evaluate(env, last.policy(0), episodes=3, key=jax.random.key(0)).returns) == 3
     assert counting.episode == played + 3
-    for options in ({"num_envs": 2}, {"evaluation_every": 50}, {"vectorization": "subprocess"}):
-        with pytest.raises(UserError, match="more than the one instance that was given as env"):
-            HostEnvironment.create(config.replace(**options).environment, Instance(counting))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 2},
+        {"evaluation_every": 50},
+        {"stop_at_return": 1.0, "stop_at_evaluation": 2.0},
+        {"vectorization": "subprocess"},
+        {"env_kwargs": {"size": 3}},
+    ],
+)
+def test_options_that_need_several_instances_are_refused(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    env = CountingHostEnv()
+    with pytest.raises(UserError, match="more than the one instance that was given as env"):
+        noisydqn.train(env=env, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_same_seed_same_bits_however_vectorized() -> None:
