@@ -147,7 +147,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
         "key": jax.random.key(0),
         "x": jnp.zeros(4),
     },
-    "play/policy.py": for_policy,
+    "envs/spec.py": lambda: {"Statistic": noisydqn.Statistic},
     "runners/explorer.py": for_explorer,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "runs/api.py": for_run,
