@@ -15,8 +15,8 @@ HUBER_THRESHOLD = 1.0
 
 
 def bootstrap_target(
-    r_t: Float[Array, ""],
-    discount_t: Float[Array, ""],
+    r_t: Float[Array, ""] | float,
+    discount_t: Float[Array, ""] | float,
     returns_t: Float[Array, "actions ..."],
     choice: Choice,
 ) -> Float[Array, "..."]:
@@ -34,8 +34,8 @@ def bootstrap_target(
 def td_error(
     q_tm1: Float[Array, " actions"],
     a_tm1: Int[Array, ""] | int,
-    r_t: Float[Array, ""],
-    discount_t: Float[Array, ""],
+    r_t: Float[Array, ""] | float,
+    discount_t: Float[Array, ""] | float,
     q_t: Float[Array, " actions"],
     choice: Choice,
 ) -> Float[Array, ""]:
