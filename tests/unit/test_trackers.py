@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tests.host_envs import CountingHostEnv
 
 from noisydqn.config.config import Config
-from noisydqn.envs.catcher import CatcherPixels
+from noisydqn.envs.catcher import CAUGHT_FRACTION, CatcherPixels
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.play.evaluate import Evaluation
@@ -118,7 +118,7 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
     tracked(folder, Evaluation((1.0,)), Evaluation((2.0,)))
     folder.video.touch()
     caught = result_of(folder, mean_return=6.0, caught_fraction=0.5)
-    lines = closing_lines(out, [caught, caught])
+    lines = closing_lines(out, [caught, caught], (CAUGHT_FRACTION,))
     assert lines[1] == "without noise the best of 2 evaluated: 50.00%, 50.00% of the fruit caught"
     assert lines[2].startswith("the video, curves")
 
