@@ -1,7 +1,6 @@
 """Files, TensorBoard, lines and plots say what happened, in order and under clear names."""
 
 import csv
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +226,7 @@ def test_tensorboard_knows_the_hyperparameters(events: EventAccumulator) -> None
     protobuf: Any = plugin_data_pb2
     data = protobuf.HParamsPluginData.FromString(content)
     options = data.session_start_info.hparams
-    assert set(options) == {field.name for field in dataclasses.fields(CONFIG)}
+    assert set(options) == set(CONFIG.flat())
     assert options["learning_rate"].number_value == CONFIG.learning.learning_rate
     assert options["hidden"].string_value == "(128, 128, 128)"
     assert options["double"].bool_value is True

@@ -148,7 +148,7 @@ def test_a_video_that_fails_in_the_report_loses_nothing(
     result = noisydqn.train(env=lambda: Drawing(pictures), out=out, **TINY)
     assert summary(out)["evaluation"] == result.seeds[0].summary["evaluation"] is not None
     assert not list(out.glob("*.mp4"))
-    assert "drew no picture" in capsys.readouterr().err
+    assert "rendered no picture" in capsys.readouterr().err
 
 
 def test_what_is_observed_and_seen_by_which_torso_is_told(
@@ -324,7 +324,8 @@ def test_the_second_notebooks_configuration() -> None:
         "window": 50,
         "num_envs": 1,
     }
-    assert {name: getattr(config, name) for name in wanted} == wanted
+    options = config.flat()
+    assert {name: options[name] for name in wanted} == wanted
 
 
 def test_rewards_are_clipped_and_scaled_for_learning_alone(tmp_path: Path) -> None:
