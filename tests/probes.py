@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from noisydqn import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.jax_interface import JaxEnvironment
+from noisydqn.learner.agent import acting_values
+from noisydqn.nets.network import QNetwork
 from noisydqn.runners import device, host
 from noisydqn.runners.report import Chunk
 
@@ -148,3 +150,8 @@ def run_device(config: Config, env: Any, keys: Any, *args: Any, **options: Any) 
 def run_host(config: Config, env: Any, key: Any, *args: Any, **options: Any) -> Generator[Chunk]:
     """Run the host runner with the options of a config."""
     return host.run(config.program, env, key, config.total_steps, *args, **options)
+
+
+def act(network: QNetwork, observations: jax.Array, noise: Any) -> jax.Array:
+    """Choose the greedy actions under a noise sample; None uses the mean weights."""
+    return jnp.argmax(acting_values(network, observations, noise), axis=-1).astype(jnp.int32)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tests.probes import act
 
 from noisydqn import sample_noise
 from noisydqn.distributions import Expected
-from noisydqn.learner.agent import Agent, UpdateNoise, act, sample_update_noise
+from noisydqn.learner.agent import Agent, UpdateNoise, sample_update_noise
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.torsos import Flatten

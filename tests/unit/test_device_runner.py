@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.probes import SMALL, CountingEnv, adapted, train
+from tests.probes import SMALL, CountingEnv, act, adapted, train
 from tests.trees import priorities
 
 from noisydqn import PRESETS
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.learner.agent import Agent, act
+from noisydqn.learner.agent import Agent
 from noisydqn.runners import device
 from noisydqn.runners.device import DeviceRunner
 from noisydqn.runners.state import TrainingState

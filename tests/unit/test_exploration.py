@@ -17,6 +17,7 @@ from tests.unit.test_resume import results, tiny, train_until
 import noisydqn
 from noisydqn import Config, UserError
 from noisydqn.config.stored import from_stored, to_stored
+from noisydqn.distributions import Expected
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.exploration import (
@@ -177,6 +178,14 @@ def test_options_have_constraints(make: Any, message: str) -> None:
     with pytest.raises(UserError) as refused:
         make()
     assert message in str(refused.value)
+
+
+def test_a_config_takes_only_what_it_can_name() -> None:
+    for wrong in (EzGreedy(), Expected()):
+        with pytest.raises(UserError, match="--exploration must be one of noisy, epsilon-greedy"):
+            Config(exploration=wrong)
+    with pytest.raises(UserError, match="--distribution must be one of expected, categorical"):
+        Config(distribution=Greedy())
 
 
 # Whole runs

@@ -12,7 +12,6 @@ frames); updates are optimizer steps; episodes are games.
 import dataclasses
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import tyro
@@ -50,13 +49,11 @@ def _defaults() -> dict[str, Any]:
     return {"preset": "default", **fixed, "distribution": Expected(), "exploration": Noisy()}
 
 
-@cache
 def homes() -> dict[str, str]:
     """Return the section of each option that no variant owns, by its flat name."""
     return {name: section for section, kind in SECTIONS.items() for name in hints_of(kind)}
 
 
-@cache
 def owners(section: str) -> dict[str, list[str]]:
     """Return the variants of a section that own each of its options, by the option's flat name."""
     owned: dict[str, list[str]] = {}
@@ -66,7 +63,6 @@ def owners(section: str) -> dict[str, list[str]]:
     return owned
 
 
-@cache
 def option_hints() -> dict[str, Hint]:
     """Return the type hint of every option by its flat name."""
     hints = {"preset": Hint(str, False, (tyro.conf.Suppress,))}
@@ -141,15 +137,7 @@ class Config:
     @property
     def program(self) -> ProgramOptions:
         """The options that a compiled program depends on."""
-        return ProgramOptions(
-            self.preprocessing,
-            self.network,
-            self.distribution,
-            self.exploration,
-            self.learning,
-            self.replay,
-            self.runner,
-        )
+        return ProgramOptions(*(getattr(self, section) for section in ProgramOptions._fields))
 
     @property
     def total_steps(self) -> int:
@@ -186,13 +174,14 @@ def _changed_variant(section: str, current: Any, options: Mapping[str, Any]) -> 
     """
     kinds: Mapping[str, type] = VARIANTS[section]
     variant: Any = current
+    user = section == "exploration"  # which may be by a name of the user's
     if section in options:
         chosen = options[section]
         if isinstance(chosen, str) and chosen in kinds:
             variant = current if type(current) is kinds[chosen] else kinds[chosen]()
-        elif isinstance(chosen, Imported | Explorer | Distribution):
+        elif type(chosen) in kinds.values() or (user and isinstance(chosen, Imported)):
             variant = chosen
-        elif isinstance(chosen, str) and chosen.startswith(PYTHON) and section == "exploration":
+        elif user and isinstance(chosen, str) and chosen.startswith(PYTHON):
             variant = Imported(chosen)
         else:
             raise ConfigError(

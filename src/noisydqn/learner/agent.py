@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
@@ -64,23 +64,15 @@ def acting_values(
     observations: Float[Array, "envs ..."],
     noise: NetworkNoise | None = None,
 ) -> Float[Array, "envs actions"]:
-    """Compute the action values in each environment; arguments as of `act`."""
-    return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
-
-
-def act(
-    network: QNetwork, observations: Float[Array, "envs ..."], noise: NetworkNoise | None
-) -> Int[Array, " envs"]:
-    """Choose the greedy action in each environment.
+    """Compute the action values in each environment.
 
     Args:
         network: the online network.
         observations: one per environment, preprocessed.
         noise: a noise sample that all environments share or, sampled with `shared=False`, samples
-            with a leading axis, one for each environment. None acts with mean weights.
+            with a leading axis, one for each environment. None uses the mean weights.
     """
-    q = acting_values(network, observations, noise)
-    return jnp.argmax(q, axis=-1).astype(jnp.int32)
+    return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
 
 
 class UpdateNoise(NamedTuple):

@@ -40,6 +40,7 @@ MLP_WIDTHS, IMPALA_CHANNELS = (128, 128), (16, 32, 32)
 def make_network(
     options: NetworkOptions,
     observation: jax.ShapeDtypeStruct,
+    seen: tuple[int, ...],
     num_actions: int,
     distribution: Distribution,
     *,
@@ -50,7 +51,8 @@ def make_network(
 
     Args:
         options: of the network.
-        observation: shape and dtype of what the network sees of one observation.
+        observation: shape and dtype of one observation, by which the torso is chosen.
+        seen: shape of what the network sees: one observation, or merged frames.
         num_actions: number of actions.
         distribution: what is learned about returns.
         noisy: whether the layers have noise.
@@ -61,7 +63,7 @@ def make_network(
     """
     torso_key, network_key, sigma_key = jax.random.split(key, 3)
     network = QNetwork(
-        _make_torso(options, torso_name(options, observation), observation.shape, torso_key),
+        _make_torso(options, torso_name(options, observation), seen, torso_key),
         options.hidden,
         num_actions,
         distribution=distribution,

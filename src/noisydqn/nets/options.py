@@ -76,7 +76,3 @@ class NetworkOptions:
             raise ConfigError(
                 f"--torso-widths must name a width, as --torso {self.torso} has at least one layer"
             )
-
-    def resolved(self, torso: str) -> "NetworkOptions":
-        """Return the options with the torso that "auto" stands for."""
-        return dataclasses.replace(self, torso=torso)

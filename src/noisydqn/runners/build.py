@@ -10,7 +10,7 @@ from noisydqn.learner.agent import Agent
 from noisydqn.learner.options import LearningOptions
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
-from noisydqn.nets.build import make_network, torso_name
+from noisydqn.nets.build import make_network
 from noisydqn.preprocessing import frames, normalize
 from noisydqn.runners.options import ProgramOptions
 
@@ -25,8 +25,8 @@ def make_policy(options: ProgramOptions, spec: EnvironmentSpec, key: PRNGKeyArra
     running = preprocessing.normalize_observations == "running"
     moments = normalize.init(observation.shape).rounded if running else None
     network = make_network(
-        # By one observation: a stack of frames becomes channels, which do not change the choice.
-        options.network.resolved(torso_name(options.network, observation)),
+        options.network,
+        observation,
         _seen(observation, preprocessing.frame_stack),
         spec.num_actions,
         options.distribution,
@@ -41,13 +41,12 @@ def policy_like(options: ProgramOptions, spec: EnvironmentSpec) -> Policy:
     return jax.eval_shape(lambda: make_policy(options, spec, jax.random.key(0)))
 
 
-def _seen(observation: jax.ShapeDtypeStruct, num_frames: int) -> jax.ShapeDtypeStruct:
-    """Return shape and dtype of what the network sees: one observation, or merged frames."""
+def _seen(observation: jax.ShapeDtypeStruct, num_frames: int) -> tuple[int, ...]:
+    """Return the shape of what the network sees: one observation, or merged frames."""
     if num_frames == 1:
-        return observation
+        return observation.shape
     stack = jax.ShapeDtypeStruct((1, num_frames, *observation.shape), observation.dtype)
-    merged = jax.eval_shape(frames.merge, stack)
-    return jax.ShapeDtypeStruct(merged.shape[1:], observation.dtype)
+    return jax.eval_shape(frames.merge, stack).shape[1:]
 
 
 def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
