@@ -31,7 +31,7 @@ def first_step(work: str, source: Path, cache: str) -> float:
     """Train in a separate process until the first step; return the seconds."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
-        argv = ["train", *WORKS[work].split(), "--video-seconds", "0", "--out", str(out)]
+        argv = ["train", *WORKS[work].split(), "--out", str(out)]
         before = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "noisydqn", *argv],

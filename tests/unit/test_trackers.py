@@ -12,7 +12,7 @@ from tests.host_envs import CountingHostEnv
 
 from noisydqn.config.config import Config
 from noisydqn.envs.catcher import CAUGHT_FRACTION, CatcherPixels
-from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.host import SUCCESS, HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
@@ -273,6 +273,18 @@ def test_plots_of_a_run_in_which_nothing_happened(folder: RunFolder) -> None:
     files.close()
     texts = [axes.texts[0].get_text() for axes in draw_curves(folder).axes]
     assert texts == ["no training episode ended", "no updates", "no layer is noisy"]
+
+
+def test_a_statistic_that_later_evaluations_alone_report(folder: RunFolder) -> None:
+    files = FileTracker(folder)
+    for step, stats in ((10, {}), (20, {"success_rate": 0.5})):
+        evaluation = Evaluation((1.0,), stats=stats, statistics=(SUCCESS,))
+        files.evaluation(step, 1.0, evaluation)
+        columns = read_columns(folder.evaluations)
+        titles = [axes.get_title() for axes in draw_curves(folder).axes]
+        assert ("Success rate in evaluations" in titles) == bool(stats)
+    files.close()
+    assert columns["success_rate"] == [pytest.approx(NAN, nan_ok=True), 0.5]
 
 
 def test_a_notebook_shows_plot_and_video(folder: RunFolder) -> None:

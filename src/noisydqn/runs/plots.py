@@ -69,8 +69,8 @@ def draw_curves(folder: RunFolder) -> "Figure":
     figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
-    statistics = [name for name in evaluations if name not in COLUMNS]
-    if not all(map(math.isnan, episodes.get("success", []))):
+    statistics = [x for x in evaluations if x not in COLUMNS and _known(evaluations, x)]
+    if _known(episodes, "success"):
         _draw_successes(middle, episodes)
     elif statistics:
         _draw_statistic(middle, evaluations, statistics[0])
@@ -88,6 +88,11 @@ def draw_curves(folder: RunFolder) -> "Figure":
 def save_curves(folder: RunFolder) -> None:
     """Draw the run's curves to `curves.png`."""
     draw_curves(folder).savefig(folder.curves, dpi=DPI)
+
+
+def _known(columns: Columns, name: str) -> bool:
+    """Tell whether a column has a value in any row."""
+    return not all(map(math.isnan, columns.get(name, [])))
 
 
 def _thousands(x: float, position: int | None = None) -> str:
@@ -143,7 +148,7 @@ def _draw_successes(axes: "Axes", episodes: Columns) -> None:
 
 def _draw_loss(axes: "Axes", metrics: Columns) -> None:
     axes.set(title="Loss", ylabel="mean over a chunk's updates")
-    if all(map(math.isnan, metrics.get("loss", []))):
+    if not _known(metrics, "loss"):
         _say(axes, "no updates")
         return
     axes.plot(metrics["step"], metrics["loss"], color="tab:orange")

@@ -161,8 +161,10 @@ class FileTracker:
             )
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Write a row for the evaluation."""
+        """Write a row for the evaluation; a statistic that it has no value of is empty."""
         row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
+        for statistic in evaluation.statistics:
+            row.setdefault(statistic.name, "")
         self._evaluations.write(row)
 
     def close(self) -> None:
