@@ -1,7 +1,5 @@
-"""Paths from users, and files that are replaced as a whole."""
+"""Paths from users."""
 
-import json
-import os
 from pathlib import Path
 
 from noisydqn.errors import UserError
@@ -42,18 +40,3 @@ def free_path(path: Path, beside: str = "") -> Path:
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return free
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Replace a file as a whole: write beside it, flush to the disk, then rename."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a file by JSON, as `write_beside` does."""
-    write_beside(path, (json.dumps(value, indent=2) + "\n").encode())

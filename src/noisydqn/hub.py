@@ -1,6 +1,5 @@
 """Sharing of runs on the Hugging Face hub: weights, config, results, video and a model card."""
 
-import json
 import re
 import shutil
 import tempfile
@@ -10,7 +9,8 @@ from typing import Any
 from noisydqn.config.config import Config
 from noisydqn.errors import MissingExtraError, UserError
 from noisydqn.files import free_path, given_path
-from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder
+from noisydqn.folders import File
+from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder, read_summary
 
 try:
     import huggingface_hub
@@ -25,7 +25,7 @@ LIBRARY = "noisydqn"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def _shared(folder: RunFolder) -> list[Path]:
+def _shared(folder: RunFolder) -> list[File]:
     """List the files of a run that are shared, existing or not."""
     return [
         folder.config,
@@ -76,7 +76,7 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
             stage = Path(made)
             for file in _shared(folder):
                 if file.exists():
-                    shutil.copy(file, stage / file.name)
+                    (stage / file.name).write_bytes(file.read())
             (stage / "README.md").write_text(str(model_card(folder, config, name)))
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(
@@ -96,7 +96,7 @@ def _refused(what: str, error: Exception) -> UserError:
 
 def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
     """Write a repository's README, with evaluation results in the hub's metadata."""
-    summary = json.loads(folder.summary.read_text()) if folder.summary.exists() else {}
+    summary = read_summary(folder)
     evaluation: dict[str, Any] = summary.get("evaluation") or {}
     results = [
         EvalResult(
@@ -151,7 +151,7 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty, nothing was changed: name another folder")
     api = huggingface_hub.HfApi()
-    target = RunFolder(out)
+    target = RunFolder.at(out)
     try:
         there = set(api.list_repo_files(name, revision=revision))
         wanted = [file.name for file in _shared(target) if file.name in there]

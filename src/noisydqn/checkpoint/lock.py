@@ -4,15 +4,15 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from noisydqn.errors import UserError
+from noisydqn.folders import Folder
 
 NAME = "lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Folder) -> Generator[None]:
     """Hold the lock of a folder of checkpoints, creating the folder if necessary.
 
     The file names the process that holds the lock, for people to read. The lock itself is the
@@ -22,27 +22,25 @@ def locked(folder: Path) -> Generator[None]:
         UserError: another process holds the lock, or the folder cannot be written to.
     """
     try:
-        folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        folder.make()
+        opened = folder.file(NAME).appending()
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to: {error.strerror}; make it writable, or copy the run "
             "to a folder that is"
         ) from error
-    try:
-        _take(descriptor, folder)
+    with opened:
+        _take(opened.fileno(), folder)
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Folder) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         raise UserError(
-            f"{folder.parent} is being trained by process {holder or 'unknown'}, nothing was "
+            f"{folder.path.parent} is being trained by process {holder or 'unknown'}, nothing was "
             "changed: wait until it ends, or stop it"
         ) from error
     os.ftruncate(descriptor, 0)

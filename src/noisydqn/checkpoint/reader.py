@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from noisydqn.checkpoint.format import (
     manifest_name,
 )
 from noisydqn.errors import DamagedError, UserError
+from noisydqn.folders import File as OnDisk
+from noisydqn.folders import Folder
 from noisydqn.trees import named, size_of
 from noisydqn.types import Row
 
@@ -29,53 +31,52 @@ Tree = TypeVar("Tree")
 PIECE_BYTES = 2**22
 
 
-def _open(path: Path) -> Any:
-    """Open a regular file; a link could lead out of the folder."""
+@contextmanager
+def _reading(file: OnDisk) -> Generator[BinaryIO]:
+    """Open a file; every error in reading it means that it is damaged."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise DamagedError(f"{path.name} is not a regular file")
-        return os.fdopen(descriptor, "rb")
+        with file.reading() as opened:
+            yield opened
     except OSError as error:
-        raise DamagedError(f"{path.name} cannot be read ({error.strerror})") from error
+        raise DamagedError(f"{file.name} cannot be read ({error.strerror})") from error
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(file: OnDisk) -> Manifest:
     """Read a manifest.
 
     Raises:
         DamagedError: the manifest is damaged.
         UserError: a newer version of noisydqn wrote it.
     """
-    with _open(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with _reading(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
         if size > MAX_MANIFEST_BYTES:
-            raise DamagedError(f"{path.name} is larger than any manifest")
-        return decode(file.read(size), path)
+            raise DamagedError(f"{file.name} is larger than any manifest")
+        return decode(opened.read(size), file.path)
 
 
-def _manifest_paths(folder: Path) -> list[Path]:
-    """List the paths of a folder's manifests, the newest first."""
-    return sorted((p for p in folder.iterdir() if MANIFEST.fullmatch(p.name)), reverse=True)
+def _manifests(folder: Folder) -> list[OnDisk]:
+    """List a folder's manifests, the newest first."""
+    names = [name for name in folder.names() if MANIFEST.fullmatch(name)]
+    return [folder.file(name) for name in sorted(names, reverse=True)]
 
 
-def read_manifests(folder: Path) -> tuple[list[Manifest], list[Path]]:
-    """Read the manifests of a folder, the newest first; also list the paths of damaged ones."""
+def read_manifests(folder: Folder) -> tuple[list[Manifest], list[OnDisk]]:
+    """Read the manifests of a folder, the newest first; also list the damaged ones."""
     manifests: list[Manifest] = []
-    damaged: list[Path] = []
-    for path in _manifest_paths(folder):
+    damaged: list[OnDisk] = []
+    for file in _manifests(folder):
         try:
-            manifests.append(read_manifest(path))
+            manifests.append(read_manifest(file))
         except DamagedError:
-            damaged.append(path)
+            damaged.append(file)
     return manifests, damaged
 
 
-def _verify(folder: Path, file: File) -> None:
+def _verify(folder: Folder, file: File) -> None:
     """Verify a file's size and checksum, piece by piece."""
     digest = hashlib.sha256()
-    with _open(folder / file.name) as opened:
+    with _reading(folder.file(file.name)) as opened:
         size = os.fstat(opened.fileno()).st_size
         if size != file.size:
             raise DamagedError(f"{file.name} has {size} bytes, expected {file.size}")
@@ -85,7 +86,7 @@ def _verify(folder: Path, file: File) -> None:
         raise DamagedError(f"{file.name} has the wrong checksum")
 
 
-def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | None":
+def newest_whole(folder: Folder, warn: Callable[[str], None]) -> "Checkpoint | None":
     """Find the newest intact checkpoint in a folder, or None if there are no checkpoints.
 
     Args:
@@ -95,19 +96,19 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | Non
     Raises:
         UserError: all checkpoints are damaged, or a newer version wrote one.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         return None
-    paths = _manifest_paths(folder)
-    for path in paths:
+    found = _manifests(folder)
+    for each in found:
         try:
-            manifest = read_manifest(path)
+            manifest = read_manifest(each)
             for file in manifest.files:
                 _verify(folder, file)
         except DamagedError as error:
-            warn(f"checkpoint {path} is damaged and skipped: {error}")
+            warn(f"checkpoint {each} is damaged and skipped: {error}")
             continue
         return Checkpoint(folder, manifest)
-    if paths:
+    if found:
         raise UserError(
             f"{folder} holds no whole checkpoint: copy the folder again while nothing trains in "
             "it, or train in a new folder"
@@ -119,13 +120,13 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> "Checkpoint | Non
 class Checkpoint:
     """An intact checkpoint."""
 
-    folder: Path
+    folder: Folder
     manifest: Manifest
 
     @property
     def path(self) -> Path:
         """The path of the manifest."""
-        return self.folder / manifest_name(self.manifest.number)
+        return self.folder.path / manifest_name(self.manifest.number)
 
     def read(self, name: str, like: Tree) -> Tree:
         """Read the tree that was saved under a name.
@@ -142,8 +143,8 @@ class Checkpoint:
         structs = {path: host_struct(leaf) for path, leaf in expected.items()}
         for path, struct in structs.items():
             self._check(path, struct)
-        state, leaves = self.folder / self.manifest.state.name, list[Any]()
-        with _open(state) as file:
+        state, leaves = self.folder.file(self.manifest.state.name), list[Any]()
+        with _reading(state) as file:
             for path, struct in structs.items():
                 file.seek(self.manifest.arrays[path].offset)
                 array = np.empty(struct.shape, struct.dtype)
@@ -193,7 +194,7 @@ class Checkpoint:
         stored = ring.Layout(self.manifest.slots, self.manifest.block_slots)
         for block, file in self.manifest.rows.items():
             start, size = stored.span(block)
-            with _open(self.folder / file.name) as opened:
+            with _reading(self.folder.file(file.name)) as opened:
                 data = np.frombuffer(opened.read(file.size), np.uint8)
             fields: list[np.ndarray] = []
             for struct in ring.block_structs(rows, axis, size):

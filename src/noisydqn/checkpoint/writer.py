@@ -2,9 +2,7 @@
 
 import errno
 import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -16,6 +14,8 @@ from noisydqn.checkpoint.arrays import to_host
 from noisydqn.checkpoint.format import FILE, MANIFEST, Entry, File, Manifest, encode, manifest_name
 from noisydqn.checkpoint.reader import read_manifests
 from noisydqn.checkpoint.snapshot import Snapshot
+from noisydqn.folders import PART, Folder
+from noisydqn.folders import File as OnDisk
 from noisydqn.trees import named
 
 QUEUED_BLOCKS = 64
@@ -36,13 +36,11 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, folder: Path, keep: int, before: Manifest | None, warn: Callable[[str], None]
+        self, folder: Folder, keep: int, before: Manifest | None, warn: Callable[[str], None]
     ) -> None:
         self.folder, self.keep, self.warn = folder, keep, warn
         self._last = before
-        numbers = [
-            int(match[1]) for match in (_number(path.name) for path in folder.iterdir()) if match
-        ]
+        numbers = [int(match[1]) for match in map(_number, folder.names()) if match]
         self._next = max(numbers, default=0) + 1
         # Newer than the one that the run was resumed from, so these are damaged.
         self._damaged = range(0 if before is None else before.number + 1, self._next)
@@ -102,13 +100,13 @@ class _Work:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Folder,
         number: int,
         queue: "Queue[tuple[int, list[np.ndarray]] | None]",
         arrays: dict[str, np.ndarray],
     ) -> None:
         self.folder, self.number, self.queue, self.arrays = folder, number, queue, arrays
-        self.paths: list[Path] = []
+        self.files: list[OnDisk] = []
         self.whole = self.drained = self.abandoned = False
 
     def write(
@@ -127,10 +125,10 @@ class _Work:
             entries[name] = Entry(array.dtype.str, array.shape, offset)
             offset += array.nbytes
         manifest = Manifest(self.number, written, *layout, state, entries, blocks, run)
-        _sync(self.folder)  # the files must be durable before the manifest that needs them
+        self.folder.sync()  # the files must be durable before the manifest that needs them
         self._put(manifest_name(self.number), [np.frombuffer(encode(manifest), np.uint8)])
         self.whole = True
-        _sync(self.folder)
+        self.folder.sync()
         return manifest
 
     def _next_block(self) -> tuple[int, list[np.ndarray]] | None:
@@ -143,17 +141,14 @@ class _Work:
         return File(name, sum(array.nbytes for array in arrays), digest)
 
     def _put(self, name: str, arrays: list[np.ndarray]) -> str:
-        """Write a file under a temporary name, rename it, and return its checksum."""
-        digest, beside = hashlib.sha256(), self.folder / f"{name}.part"
-        self.paths += [beside, self.folder / name]
-        with beside.open("wb") as file:
+        """Write a file as a whole, and return its checksum."""
+        digest, file = hashlib.sha256(), self.folder.file(name)
+        self.files.append(file)
+        with file.replacing() as opened:
             for array in arrays:
                 data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
                 digest.update(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.folder / name)
+                opened.write(data)
         return digest.hexdigest()
 
     def end(self) -> None:
@@ -161,23 +156,15 @@ class _Work:
         while not self.drained:
             self._next_block()
         if not self.whole:
-            for path in self.paths:
-                path.unlink(missing_ok=True)
+            for file in self.files:
+                file.remove()
 
 
 def _number(name: str) -> Any:
     return MANIFEST.fullmatch(name) or FILE.fullmatch(name)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def clear(folder: Path, keep: int, damaged: range) -> None:
+def clear(folder: Folder, keep: int, damaged: range) -> None:
     """Remove all but the newest `keep` checkpoints, and files that belong to none.
 
     Checkpoints whose numbers are in `damaged` do not count.
@@ -185,14 +172,14 @@ def clear(folder: Path, keep: int, damaged: range) -> None:
     manifests, unwanted = read_manifests(folder)
     whole = [manifest for manifest in manifests if manifest.number not in damaged]
     kept = {manifest.number for manifest in whole[:keep]}
-    unwanted += [folder / manifest_name(m.number) for m in manifests if m.number not in kept]
-    for path in unwanted:
-        path.unlink(missing_ok=True)
-    _sync(folder)
+    names = [manifest_name(m.number) for m in manifests if m.number not in kept]
+    for file in (*unwanted, *map(folder.file, names)):
+        file.remove()
+    folder.sync()
     wanted = {file.name for manifest in whole[:keep] for file in manifest.files}
-    for path in folder.iterdir():
-        name = path.name.removesuffix(".part")
-        if (FILE.fullmatch(name) and path.name not in wanted) or (
-            MANIFEST.fullmatch(name) and name != path.name
+    for name in folder.names():
+        whole = name.removesuffix(PART)
+        if (FILE.fullmatch(whole) and name not in wanted) or (
+            MANIFEST.fullmatch(whole) and whole != name
         ):
-            path.unlink(missing_ok=True)
+            folder.file(name).remove()

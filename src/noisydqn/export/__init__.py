@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from noisydqn.envs.registry import AnyEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export.graph import input_shape
-from noisydqn.files import free_path, given_path
+from noisydqn.files import given_path
+from noisydqn.folders import File
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
 from noisydqn.runs.exported import CARD, CARD_VERSION, card_checksum, spec_of_run
@@ -28,6 +30,7 @@ from noisydqn.trees import named
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
+CARD_SUFFIX = ".json"
 CHECKED = 64
 """Number of observations on which a file is compared with its policy."""
 TOLERANCE = 1e-3
@@ -63,20 +66,25 @@ def export_run(
     if file_format not in SUFFIXES:
         raise UserError(f"the format {file_format!r} is unknown: there are {', '.join(SUFFIXES)}")
     folder, config = open_folder(path)
-    file = folder.path / f"policy{SUFFIXES[file_format]}"
-    file = free_path(file, beside=".json") if out is None else given_path(out)
+    file = folder.files.file(f"policy{SUFFIXES[file_format]}").free(beside=CARD_SUFFIX)
+    file = file if out is None else File.at(given_path(out))
     spec = spec_of_run(folder, config, env)
     policy = load_policy(folder.weights(weights), config, spec)
-    for taken in (file, card_path(file)):
-        if taken.exists():
-            raise UserError(f"--out {taken} exists, nothing was changed: name a new file")
+    for each in (file, card_of(file)):
+        if each.taken():
+            raise UserError(f"--out {each} exists, nothing was changed: name a new file")
     export_policy(file, file_format, policy, spec, describe(folder, config, spec))
-    return file
+    return file.path
 
 
 def card_path(file: Path) -> Path:
     """Return the path of an exported file's card."""
-    return file.with_name(file.name + ".json")
+    return file.with_name(file.name + CARD_SUFFIX)
+
+
+def card_of(file: File) -> File:
+    """Return the card of an exported file."""
+    return file.folder.file(file.name + CARD_SUFFIX)
 
 
 def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
@@ -115,35 +123,36 @@ def _running(config: Config) -> bool:
 
 
 def export_policy(
-    file: Path, file_format: Format, policy: Policy, spec: EnvironmentSpec, card: dict[str, Any]
+    file: File, file_format: Format, policy: Policy, spec: EnvironmentSpec, card: dict[str, Any]
 ) -> None:
     """Write a policy and its card. Both appear once the file has been compared with the policy.
 
     Raises:
         UserError: as `export_run`, or the file cannot be written.
     """
-    part = file.with_name(f"{file.stem}.part{SUFFIXES[file_format]}")
     text = json.dumps(card, indent=2) + "\n"
-    if file.suffix != SUFFIXES[file_format] or not file.parent.is_dir():
+    suffix = SUFFIXES[file_format]
+    if file.path.suffix != suffix or not file.folder.exists():
         raise UserError(
-            f"{file} cannot be exported to: name a {SUFFIXES[file_format]} file in a folder that "
-            "exists"
+            f"{file} cannot be exported to: name a {suffix} file in a folder that exists"
         )
     try:
-        if file_format == "safetensors":
-            _write_safetensors(part, policy, text)
-        else:
-            target = importlib.import_module(f"noisydqn.export.{file_format}")
-            target.write(part, policy, spec, text)
-            _check(policy, spec, lambda seen: target.read_values(part, seen), part)
-        card_path(file).write_text(text)
-        part.replace(file)
+        with tempfile.TemporaryDirectory() as made:
+            part = Path(made) / f"policy{suffix}"
+            if file_format == "safetensors":
+                _write_safetensors(part, policy, text)
+            else:
+                target = importlib.import_module(f"noisydqn.export.{file_format}")
+                target.write(part, policy, spec, text)
+                _check(policy, spec, lambda seen: target.read_values(part, seen), part)
+            card_of(file).write(text.encode(), new=True)
+            try:
+                file.take(part, new=True)
+            except OSError:
+                card_of(file).remove()
+                raise
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-        if not file.exists():
-            card_path(file).unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, policy: Policy, card: str) -> None:

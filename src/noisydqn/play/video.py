@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from noisydqn.compilation import Program
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError, in_one_line
+from noisydqn.folders import File
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Shot
 from noisydqn.play.rollout import rollout
@@ -110,24 +112,26 @@ def film_frames(
 
 
 def save_film(
-    path: Path,
+    file: File,
     env: Environment,
     policy: Policy,
     seconds: float,
     key: PRNGKeyArray,
     check: Callable[[], None] = lambda: None,
+    *,
+    new: bool = False,
 ) -> None:
     """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
-    The file appears when the film is whole. `check` is called before each frame, and may raise to
-    leave it.
+    The file appears when the film is whole, and with `new` never replaces another. `check` is
+    called before each frame, and may raise to leave it.
 
     Raises:
         UserError: the path does not end in .mp4, the film cannot be written there, or the
             environment shows nothing or fails.
     """
-    if path.suffix != ".mp4" or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be a film: name an .mp4 file in a folder that exists")
+    if file.path.suffix != ".mp4" or not file.folder.exists():
+        raise UserError(f"{file} cannot be a film: name an .mp4 file in a folder that exists")
     film, rate = film_frames(env, policy, seconds, key)
 
     def checked() -> Iterator[np.ndarray]:
@@ -135,16 +139,19 @@ def save_film(
             check()
             yield frame
 
-    with contextlib.closing(film):
-        _encode(path, checked(), rate)
+    with contextlib.closing(film), tempfile.TemporaryDirectory() as made:
+        part = Path(made) / "film.mp4"
+        _encode(part, file, checked(), rate)
+        try:
+            file.take(part, new=new)
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
+def _encode(part: Path, file: File, film: Iterator[np.ndarray], rate: float) -> None:
+    """Write a film to a path of our own; messages name the file that it is for."""
     first = next(film)
     height, width = first.shape[:2]
-    part = path.with_name(f"{path.stem}.part.mp4")
-    if part.is_dir():
-        raise UserError(f"{path} cannot be written: {part} is a folder; move it away first")
     command = ["-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command += ["-r", str(rate), "-i", "-"]
@@ -164,11 +171,8 @@ def _encode(path: Path, film: Iterator[np.ndarray], rate: float) -> None:
         _, errors = process.communicate()
         if process.returncode != 0:
             reason = errors.decode(errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"{path} cannot be written: {' '.join(reason)}")
-        part.replace(path)
+            raise UserError(f"{file} cannot be written: {' '.join(reason)}")
     finally:
         process.kill()
         with contextlib.suppress(BrokenPipeError):
             process.communicate()  # closes its pipes
-        with contextlib.suppress(OSError):  # it would hide what went wrong before
-            part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
+from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder, read_spaces
 from noisydqn.runs.weights import checksum
 
@@ -81,10 +82,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
         UserError: the file is damaged or was not made by `export_policy`.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            names: list[str] = list(file.keys())
-            arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+        file = File.at(path)
+        with file.opened() as place, safetensors.safe_open(place, framework="numpy") as tensors:
+            metadata: dict[str, str] = tensors.metadata() or {}
+            names: list[str] = list(tensors.keys())
+            arrays = {name: np.asarray(tensors.get_tensor(name)) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged and cannot be read ({error}): export it again"

@@ -12,96 +12,112 @@ from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.files import Place, free_path, given_path, write_beside, write_json
+from noisydqn.files import Place, free_path, given_path
+from noisydqn.folders import File, Folder
 from noisydqn.options import flag
 
 DEFAULT_PARENT = Path("runs")
+MAX_JSON_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The paths of one seed's run."""
+    """The files of one seed's run."""
 
-    path: Path
+    files: Folder
+
+    @staticmethod
+    def at(path: Path | str) -> "RunFolder":
+        """Return the run in the folder of that path, which need not exist."""
+        return RunFolder(Folder(path))
 
     @property
-    def config(self) -> Path:
+    def path(self) -> Path:
+        """The path of the folder, for messages."""
+        return self.files.path
+
+    def seed(self, name: str) -> "RunFolder":
+        """Return the folder of one seed in that of several."""
+        return RunFolder(self.files.folder(name))
+
+    @property
+    def config(self) -> File:
         """The config."""
-        return self.path / "config.json"
+        return self.files.file("config.json")
 
     @property
-    def spaces(self) -> Path:
+    def spaces(self) -> File:
         """The environment's spaces, so that its policy can be loaded without it."""
-        return self.path / "spaces.json"
+        return self.files.file("spaces.json")
 
     @property
-    def final(self) -> Path:
+    def final(self) -> File:
         """The weights after the last update."""
-        return self.path / "final.safetensors"
+        return self.files.file("final.safetensors")
 
     @property
-    def best(self) -> Path:
+    def best(self) -> File:
         """The weights with the highest mean return in an evaluation during training."""
-        return self.path / "best.safetensors"
+        return self.files.file("best.safetensors")
 
     @property
-    def summary(self) -> Path:
+    def summary(self) -> File:
         """Results and times."""
-        return self.path / "summary.json"
+        return self.files.file("summary.json")
 
     @property
-    def video(self) -> Path:
+    def video(self) -> File:
         """The video of the best weights."""
-        return self.path / "policy.mp4"
+        return self.files.file("policy.mp4")
 
     @property
-    def curves(self) -> Path:
+    def curves(self) -> File:
         """Plots of return and noise over the run."""
-        return self.path / "curves.png"
+        return self.files.file("curves.png")
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> File:
         """A row for each chunk of steps."""
-        return self.path / "metrics.csv"
+        return self.files.file("metrics.csv")
 
     @property
-    def episodes(self) -> Path:
+    def episodes(self) -> File:
         """A row for each training episode."""
-        return self.path / "episodes.csv"
+        return self.files.file("episodes.csv")
 
     @property
-    def evaluations(self) -> Path:
+    def evaluations(self) -> File:
         """A row for each evaluation."""
-        return self.path / "evaluations.csv"
+        return self.files.file("evaluations.csv")
 
     @property
-    def tensorboard(self) -> Path:
+    def tensorboard(self) -> Folder:
         """TensorBoard events."""
-        return self.path / "tensorboard"
+        return self.files.folder("tensorboard")
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Folder:
         """The checkpoints from which a run is resumed."""
-        return self.path / "checkpoints"
+        return self.files.folder("checkpoints")
 
-    def weights(self, which: str) -> Path:
-        """Return the path of the weights called "best" or "final".
+    def weights(self, which: str) -> File:
+        """Return the file of the weights called "best" or "final".
 
         Raises:
             UserError: the file does not exist, or the weights have another name.
         """
         if which not in ("best", "final"):
             raise UserError(f"weights must be best or final, got {which!r}")
-        path = self.best if which == "best" else self.final
-        if not path.exists():
+        file = self.best if which == "best" else self.final
+        if not file.taken():
             places = [self.path, self.path.absolute().parent]  # of seeds trained together
-            begun = [place for place in places if RunFolder(place).checkpoints.is_dir()]
+            begun = [place for place in places if RunFolder.at(place).checkpoints.exists()]
             hint = f"resume it: noisydqn resume {begun[0]}" if begun else "train again"
             raise UserError(
-                f"{self.path} holds no {path.name}: the run was not saved; {hint}, or name another "
+                f"{self.path} holds no {file.name}: the run was not saved; {hint}, or name another "
                 "folder"
             )
-        return path
+        return file
 
 
 def _make_out(config: Config, out: Path | None) -> Path:
@@ -119,7 +135,7 @@ def _make_out(config: Config, out: Path | None) -> Path:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
-        what = "already holds a run" if RunFolder(out).config.exists() else "is not empty"
+        what = "already holds a run" if RunFolder.at(out).config.exists() else "is not empty"
         raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -147,9 +163,10 @@ def create_folders(
     out = None if out is None else given_path(out)
     try:
         out = _make_out(config, out)
+        whole = RunFolder.at(out)
         for seed in range(config.run.seed, config.run.seed + config.run.num_seeds):
-            folder = RunFolder(out / f"seed{seed}" if config.run.num_seeds > 1 else out)
-            folder.path.mkdir(exist_ok=True)
+            folder = whole.seed(f"seed{seed}") if config.run.num_seeds > 1 else whole
+            folder.files.make()
             write_config(folder, config.replace(seed=seed, num_seeds=1))
             if spec is not None:
                 write_spaces(folder, spec)
@@ -164,12 +181,12 @@ def create_folders(
 
 def write_config(folder: RunFolder, config: Config) -> None:
     """Write the config of one seed's run."""
-    write_json(folder.config, to_stored(config))
+    folder.config.write_json(to_stored(config))
 
 
 def write_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
     """Write the spaces of the environment of one seed's run."""
-    write_beside(folder.spaces, spec.encoding.to_json())
+    folder.spaces.write(spec.encoding.to_json())
 
 
 def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
@@ -179,11 +196,11 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
         UserError: the file is damaged or of another version.
     """
     try:
-        return EnvironmentSpec.of(Encoding.from_json(folder.spaces.read_bytes()))
+        return EnvironmentSpec.of(Encoding.from_json(folder.spaces.read(MAX_JSON_BYTES)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise unusable(folder.spaces, error) from error
+        raise unusable(folder.spaces.path, error) from error
 
 
 def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
@@ -210,8 +227,7 @@ def _shown(encoding: Encoding) -> str:
 
 def holds_run(path: Place) -> bool:
     """Tell whether a folder holds a run, or runs of several seeds."""
-    path = given_path(path)
-    return RunFolder(path).config.exists() or any(path.glob("seed*/config.json"))
+    return bool(_runs_in(RunFolder.at(given_path(path))))
 
 
 def check_same(config: Config, path: Path) -> dict[str, Any]:
@@ -248,11 +264,11 @@ def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
     Raises:
         UserError: the checkpoints are missing.
     """
-    places = [RunFolder(path).checkpoints, folder.checkpoints]
-    if any(place.is_dir() for place in places) or not folder.metrics.exists():
+    places = [RunFolder.at(path).checkpoints, folder.checkpoints]
+    if any(place.exists() for place in places) or not folder.metrics.exists():
         return
     parent = path.absolute().parent
-    together = RunFolder(parent).checkpoints.is_dir()
+    together = RunFolder.at(parent).checkpoints.exists()
     hint = f"it was trained together with others: resume {parent}" if together else "train anew"
     raise UserError(f"{folder.path} holds no checkpoints, nothing was changed: {hint}")
 
@@ -260,8 +276,8 @@ def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
 def read_summary(folder: RunFolder) -> dict[str, Any]:
     """Read the summary of a run; {} if it is missing or cannot be read."""
     try:
-        return msgspec.json.decode(folder.summary.read_bytes(), type=dict[str, Any])
-    except (OSError, ValueError):
+        return msgspec.json.decode(folder.summary.read(MAX_JSON_BYTES), type=dict[str, Any])
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -275,14 +291,23 @@ def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
     try:
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
-        places = [path] if RunFolder(path).config.exists() else list(path.glob("seed*"))
-        folders = [RunFolder(place) for place in places if RunFolder(place).config.exists()]
+        folders = _runs_in(RunFolder.at(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
     runs = [(folder, read_config(folder.config)) for folder in folders]
     return sorted(runs, key=lambda run: run[1].run.seed)
+
+
+def _runs_in(folder: RunFolder) -> list[RunFolder]:
+    """Return a folder that holds a run, or its sub-folders that do."""
+    if folder.config.taken():
+        return [folder]
+    if not folder.files.exists():
+        return []
+    names = [name for name in folder.files.names() if name.startswith("seed")]
+    return [seed for seed in map(folder.seed, names) if seed.config.taken()]
 
 
 def open_folder(path: Place) -> tuple[RunFolder, Config]:
@@ -310,23 +335,23 @@ def load_config(path: Place) -> Config:
     """
     path = given_path(path, "the run")
     if path.is_file():
-        return read_config(path)
+        return read_config(File.at(path))
     if not path.exists():
         raise UserError(f"{path} does not exist: name a run's folder or its config.json")
     runs = open_folders(path)
     return runs[0][1].replace(num_seeds=len(runs))
 
 
-def read_config(path: Path) -> Config:
+def read_config(file: File) -> Config:
     """Read a `config.json`.
 
     Raises:
         UserError: it is damaged, of another version, or has options that do not exist.
     """
     try:
-        stored: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
+        stored: dict[str, Any] = msgspec.json.decode(file.read(MAX_JSON_BYTES), type=dict)
         if "version" not in stored:
             raise ValueError("it has no version")
     except (OSError, ValueError, RecursionError) as error:
-        raise unusable(path, error) from error
-    return from_stored(stored, path)
+        raise unusable(file.path, error) from error
+    return from_stored(stored, file.path)

@@ -18,7 +18,6 @@ from noisydqn.errors import (
     StoppedError,
     UserError,
 )
-from noisydqn.files import write_json
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.schedule import UpdateSchedule
@@ -74,7 +73,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         UserError: the run cannot be resumed, a file cannot be written, or another process trains
             the run; or as `Session`.
     """
-    places = [RunFolder(job.out)] if job.together else job.folders
+    places = [RunFolder.at(job.out)] if job.together else job.folders
     with ExitStack() as stack:
         for place in places:
             stack.enter_context(locked(place.checkpoints))
@@ -115,7 +114,7 @@ def _perform(job: Job, terminal: Terminal) -> Result:
                 terminal.warn(stopped_line(stop, steps, out, config.environment.env))
                 break
     if config.run.num_seeds > 1:
-        write_json(out / "summary.json", {"seeds": [result.summary for result in results]})
+        RunFolder.at(out).summary.write_json({"seeds": [x.summary for x in results]})
     if not stop.asked:
         terminal.say("\n".join(closing_lines(out, results, job.env.statistics)))
     return Result(out, results, stop.signal)
@@ -155,7 +154,7 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
 
     seeds = job.seeds
     if job.together:
-        yield session(seeds, job.folders, RunFolder(job.out))
+        yield session(seeds, job.folders, RunFolder.at(job.out))
         return
     for seed, folder in zip(seeds, job.folders, strict=True):
         if len(seeds) > 1:

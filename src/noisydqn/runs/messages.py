@@ -88,7 +88,7 @@ def closing_lines(
     solved = summaries[0]["solved_at_step"]
     reached = "" if solved is None else f"; solved after {solved:,}"
     achieved = outcome([summary["evaluation"] for summary in summaries], statistics)
-    folders = [RunFolder(result.folder) for result in results]
+    folders = [RunFolder.at(result.folder) for result in results]
     evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
     video = "the video, " if any(folder.video.exists() for folder in folders) else ""

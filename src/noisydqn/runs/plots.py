@@ -2,10 +2,10 @@
 
 import csv
 import math
-from io import BytesIO
-from pathlib import Path
+from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.trackers import OLD_NAMES
 
@@ -27,15 +27,15 @@ TRAINING = "training, exploring"
 EVALUATION = "evaluation, greedy"
 
 
-def read_columns(path: Path) -> Columns:
+def read_columns(file: File) -> Columns:
     """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
 
     Returns {} if the file is missing or has no rows.
     """
-    if not path.exists():
+    if not file.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    with TextIOWrapper(file.reading(), newline="") as text:
+        rows = list(csv.DictReader(text))
     names = rows[0] if rows else {}
     return {OLD_NAMES.get(x, x): [float(row[x] or math.nan) for row in rows] for x in names}
 
@@ -87,7 +87,8 @@ def draw_curves(folder: RunFolder) -> "Figure":
 
 def save_curves(folder: RunFolder) -> None:
     """Draw the run's curves to `curves.png`."""
-    draw_curves(folder).savefig(folder.curves, dpi=DPI)
+    with folder.curves.replacing() as file:
+        draw_curves(folder).savefig(file, dpi=DPI, format="png")
 
 
 def _known(columns: Columns, name: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisydqn.errors import UserError
+from noisydqn.folders import File
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import draw_curves
@@ -21,7 +22,7 @@ class Video:
     path: Path  # an MP4
 
     def _repr_html_(self) -> str:
-        data = base64.b64encode(self.path.read_bytes()).decode()
+        data = base64.b64encode(File.at(self.path).read()).decode()
         return f'<video controls autoplay loop muted src="data:video/mp4;base64,{data}"></video>'
 
 
@@ -56,7 +57,7 @@ class Result:
         Returns:
             A `matplotlib.figure.Figure`, as in `curves.png`.
         """
-        return draw_curves(RunFolder(self.seeds[seed].folder))
+        return draw_curves(RunFolder.at(self.seeds[seed].folder))
 
     def video(self, seed: int = 0) -> Video:
         """Return the video of a seed; a notebook plays it where the call ends a cell.
@@ -67,10 +68,10 @@ class Result:
         Raises:
             UserError: the run left no video.
         """
-        path = RunFolder(self.seeds[seed].folder).video
-        if not path.exists():
+        file = RunFolder.at(self.seeds[seed].folder).video
+        if not file.exists():
             raise UserError(
-                f"{path} does not exist: the run was stopped, has video_seconds=0, or its "
+                f"{file} does not exist: the run was stopped, has video_seconds=0, or its "
                 "environment cannot be drawn; noisydqn record makes a video of a run"
             )
-        return Video(path)
+        return Video(file.path)

@@ -11,7 +11,8 @@ from noisydqn.config.stored import from_stored
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.errors import UserError
-from noisydqn.files import Place, free_path, given_path
+from noisydqn.files import Place, given_path
+from noisydqn.folders import File
 from noisydqn.learner.policy import Policy
 from noisydqn.options import argument, check_seed, refuse_unknown
 from noisydqn.play import evaluate as evaluation
@@ -110,12 +111,12 @@ def record(
         )
     run, config = open_folder(folder)
     key = _keys(config, seed).video
-    video = free_path(run.video) if out is None else given_path(out)
+    video = run.video.free() if out is None else File.at(given_path(out))
     environment, policy = _load(run, config, env, "best")
-    if video.exists():
+    if video.taken():
         raise UserError(f"--out {video} exists, nothing was changed: name a new file")
-    save_film(video, environment, policy, seconds, key)
-    return video
+    save_film(video, environment, policy, seconds, key, new=True)
+    return video.path
 
 
 @own_settings()

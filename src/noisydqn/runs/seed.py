@@ -11,7 +11,6 @@ from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError
-from noisydqn.files import write_json
 from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.video import save_film
@@ -174,7 +173,7 @@ class SeedSession:
             "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
             "evaluation": reported.get("evaluation"),
         }
-        write_json(self.folder.summary, self.summary)
+        self.folder.summary.write_json(self.summary)
 
     def close(self) -> None:
         """Close the trackers, all of them even if one fails; a second call does nothing."""
@@ -211,7 +210,7 @@ class SeedSession:
             def take() -> None:
                 if future is not None and self.summary["evaluation"] is None and future.done():
                     self.summary["evaluation"] = future.result().summary()
-                    write_json(self.folder.summary, self.summary)
+                    self.folder.summary.write_json(self.summary)
                 self.context.stop.check()
 
             if future is not None and self.context.env.plays_one_at_a_time:
@@ -223,8 +222,8 @@ class SeedSession:
             take()
 
     def _record_video(self, policy: Policy, check: Callable[[], None]) -> None:
-        path, seconds = self.folder.video, self.config.run.video_seconds
+        file, seconds = self.folder.video, self.config.run.video_seconds
         try:
-            save_film(path, self.context.env, policy, seconds, self.keys.video, check=check)
+            save_film(file, self.context.env, policy, seconds, self.keys.video, check=check)
         except UserError as error:
             self.context.terminal.warn(str(error))

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from noisydqn.config.config import Config
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
+from noisydqn.folders import Folder
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
 from noisydqn.runners import device, host
@@ -50,7 +50,7 @@ class Session:
         self,
         configs: list[Config],
         folders: list[RunFolder],
-        checkpoints: Path,
+        checkpoints: Folder,
         checkpoint: Checkpoint | None,
         context: Context,
     ) -> None:

@@ -7,7 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
+from noisydqn.folders import File
 from noisydqn.output import discard
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
@@ -94,12 +95,12 @@ class _CsvFile:
     keeps that version's columns.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
-        self._file = path.open("a", newline="")
-        self._size = min(size, path.stat().st_size)
-        self._file.truncate(self._size)
-        with path.open(newline="") as file:
-            self._header = next(csv.reader(file), None)
+    def __init__(self, file: File, size: int) -> None:
+        raw = file.appending()
+        raw.truncate(min(size, os.fstat(raw.fileno()).st_size))
+        self._header = next(csv.reader([raw.readline().decode()]), None) or None
+        raw.seek(0, os.SEEK_END)
+        self._file = TextIOWrapper(raw, newline="")
         self._writer: Any = csv.writer(self._file)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -111,7 +112,7 @@ class _CsvFile:
 
     def size(self) -> int:
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()
@@ -184,10 +185,10 @@ class TensorBoardTracker:
 
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
-        folder.tensorboard.mkdir(exist_ok=True)
+        folder.tensorboard.make()
         # The suffix keeps two files of the same second apart.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter((folder.tensorboard / name).open("wb"))
+        self._writer = RecordWriter(folder.tensorboard.file(name).create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.files import write_beside
+from noisydqn.folders import File
 from noisydqn.learner.policy import Policy
 from noisydqn.runners.build import policy_like
 from noisydqn.trees import named, size_of
@@ -35,7 +35,7 @@ def checksum(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def save_policy(path: Path, policy: Policy) -> None:
+def save_policy(file: File, policy: Policy) -> None:
     """Write a policy to a file, which replaces an old one only when it is complete.
 
     The same policy gives the same bytes.
@@ -43,10 +43,10 @@ def save_policy(path: Path, policy: Policy) -> None:
     arrays = {name: np.asarray(x) for name, x in named(policy).items()}
     about = {"format": FORMAT, "version": VERSION, "sha256": checksum(arrays)}
     # A single entry: safetensors writes several in any order.
-    write_beside(path, safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
+    file.write(safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
 
 
-def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
+def load_policy(file: File, config: Config, spec: EnvironmentSpec) -> Policy:
     """Read a policy that was trained with `config` on an environment with interface `spec`.
 
     Raises:
@@ -54,7 +54,7 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
             of the config's network.
     """
     expected = policy_like(config.program, spec)
-    return _filled(expected, _read(path, named(expected)))
+    return _filled(expected, _read(file, named(expected)))
 
 
 def policy_of_arrays(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
@@ -73,22 +73,25 @@ def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(expected), leaves)
 
 
-def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read(file: File, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read a file's arrays after checking names, shapes, types and their sum."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: the run was not saved, or this is no run folder")
+    path = file.path
     try:
-        if path.stat().st_size > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
+        if file.size() > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
             raise ValueError("it is larger than the config's network")
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+        with file.opened() as place, safetensors.safe_open(place, framework="numpy") as tensors:
+            metadata: dict[str, str] = tensors.metadata() or {}
             sum_of_all = _check_about(path, metadata.get("noisydqn", "{}"))
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             stored = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in slices.items()}
             _check_arrays(path, stored, expected)
-            arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in expected}
+            arrays: dict[str, np.ndarray] = {name: tensors.get_tensor(name) for name in expected}
         if checksum(arrays) != sum_of_all:
             raise ValueError("its values are not those that were written")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist: the run was not saved, or this is no run folder"
+        ) from error
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise UserError(
             f"{path} is damaged and cannot be read ({error}): restore it from a copy or train again"
