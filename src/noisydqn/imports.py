@@ -31,6 +31,11 @@ def name_of(function: Any) -> str:
     return f"{PYTHON}<{name}>"
 
 
+def inert(name: str) -> str:
+    """Return a name for messages alone, which `find` refuses."""
+    return f"{PYTHON}<{name.removeprefix(PYTHON).strip('<>')}>"
+
+
 def _described(function: Any) -> str:
     described = function
     while isinstance(described, partial):

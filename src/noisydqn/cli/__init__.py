@@ -72,6 +72,8 @@ class ResumeArgs:
     given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     quiet: bool = False
     """Print nothing."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ class EvaluateArgs:
     """Which weights: best or final."""
     json: bool = False
     """Print one JSON object (for several seeds, one a line)."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,8 @@ class RecordArgs:
     """Length of the film."""
     seed: int | None = None
     """Seed of the games. If not given, the run's own."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +122,8 @@ class ExportArgs:
     """The file to write, a new one. If not given, policy.onnx, .pt2 or .safetensors in DIR."""
     weights: Literal["best", "final"] = "best"
     """Which weights: best or final."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +180,13 @@ def _resume(argv: Sequence[str]) -> int:
     args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
     from noisydqn.runs.api import resume
 
-    result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=_cache(args.cache))
+    result = resume(
+        args.folder,
+        steps=args.steps,
+        quiet=args.quiet,
+        trust=args.trust,
+        cache=_cache(args.cache),
+    )
     return _code(result.signal)
 
 
@@ -181,7 +195,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     from noisydqn.runs.saved import evaluate
 
     for folder in _runs(args.folder):
-        evaluation = evaluate(folder, episodes=args.episodes, seed=args.seed, weights=args.weights)
+        evaluation = evaluate(
+            folder,
+            episodes=args.episodes,
+            seed=args.seed,
+            weights=args.weights,
+            trust=args.trust,
+        )
         if args.json:
             print(json.dumps(evaluation.summary()))
         else:
@@ -210,7 +230,8 @@ def _record(argv: Sequence[str]) -> int:
     from noisydqn.runs.saved import record
 
     for folder in _runs(args.folder, args.out, "video"):
-        print(record(folder, out=args.out, seconds=args.seconds, seed=args.seed))
+        video = record(folder, out=args.out, seconds=args.seconds, seed=args.seed, trust=args.trust)
+        print(video)
     return 0
 
 
@@ -219,7 +240,7 @@ def _export(argv: Sequence[str]) -> int:
     from noisydqn.export import card_path, export_run
 
     for folder in _runs(args.folder, args.out, "file"):
-        path = export_run(folder, args.format, args.out, args.weights)
+        path = export_run(folder, args.format, args.out, args.weights, trust=args.trust)
         print(path)
         print(card_path(path))
     return 0

@@ -38,6 +38,8 @@ class TrainArgs:
     given, NOISYDQN_CACHE or a folder in the user's cache folder."""
     resume: bool = False
     """Resume the run that --out holds, if it holds one, as noisydqn resume does."""
+    trust: bool = False
+    """Import code that the config of the run NAME names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +65,12 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
     """
     if wants_help(argv):
         name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        show_help(help_on(config_named(name), name), f"train {name}")
+        show_help(help_on(config_named(name, ()), name), f"train {name}")
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")
     chosen = {name: x for name, x in given.values.items() if name in config_options()}
-    return config_named(args.name).replace(**chosen), args
+    return config_named(args.name, trust=args.trust).replace(**chosen), args
 
 
 def help_on(config: Config, name: str) -> Any:

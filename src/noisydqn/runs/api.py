@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import Config, option_hints
+from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
 from noisydqn.envs.host import Notices
@@ -36,7 +37,7 @@ from noisydqn.runs.result import Result
 from noisydqn.runs.trackers import Tracker
 from noisydqn.settings import own_settings
 
-ARGUMENTS = ["out", "quiet", "resume", "cache", "trackers", "callbacks"]
+ARGUMENTS = ["out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"]
 """Arguments of `train` beside the options of a config, for hints."""
 
 
@@ -50,6 +51,7 @@ def train(
     out: Path | str | None = None,
     quiet: bool = False,
     resume: bool = False,
+    trust: bool = False,
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
@@ -81,6 +83,7 @@ def train(
         out: the run's folder, new or empty; None makes a new one under `runs/`.
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
+        trust: if `config` names a run, whether code that its config names may be imported and run.
         cache: folder of compiled programs, which the next run need not compile again; "" for none.
             None takes `NOISYDQN_CACHE` or a folder in the user's cache folder.
         trackers: consumers of metrics, beside the CSV files, TensorBoard and the terminal. Each is
@@ -108,7 +111,10 @@ def train(
     refuse_unknown(options, [*option_hints(), *ARGUMENTS])
     if "preset" in options:
         raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
-    config = _config(_given_config(config), env).replace(**options)
+    handed = {"env": env, "torso": torso, "exploration": explorer}
+    uses = [name for name in ALL if handed[name] is None and name not in options]
+    trust = argument("trust", trust, bool)
+    config = _config(_given_config(config, uses, trust), env).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
     out = None if out is None else given_path(out)
     if resume:
@@ -116,7 +122,8 @@ def train(
             raise UserError("--resume needs --out: name the folder of the run to resume")
         if holds_run(out):
             changes = check_same(config, out)
-            job = _resumed(out, changes, Given(maker, {}), extensions)
+            # The options are those that the call gave, not what the file may name.
+            job = _resumed(out, changes, Given(maker, {}), extensions, trust=True)
             return launch(job, quiet=quiet, cache=cache)
     environment = _environment(config, maker, {})
     check_memory(config, environment)
@@ -131,6 +138,7 @@ def resume(
     env: AnyEnvironment = None,
     steps: int | None = None,
     quiet: bool = False,
+    trust: bool = False,
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
@@ -146,38 +154,44 @@ def resume(
         env: as in `train`, where the config cannot name the environment.
         steps: a new budget, at least as large as what was trained; None keeps the old one.
         quiet: print only warnings.
+        trust: whether code that the run's config names may be imported and run.
         cache: as in `train`.
         trackers: as in `train`: a run does not keep those that it was started with.
         callbacks: as in `train`: a run does not keep those that it was started with.
         unknown: refused; other options stay those that the run was started with.
 
     Raises:
-        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, or
-            another process trains it.
+        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, its
+            config names code and is not trusted, or another process trains it.
         EnvironmentFailedError: as `train`.
         ExtensionFailedError: as `train`.
         DivergedError: as `train`.
     """
-    known = ["folder", "env", "steps", "quiet", "cache", "trackers", "callbacks"]
+    known = ["folder", "env", "steps", "quiet", "trust", "cache", "trackers", "callbacks"]
     refuse_unknown(unknown, known, "resume")
     quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
     extensions = Extensions.accept(trackers, callbacks)
     given = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    job = _resumed(given_path(folder, "the run"), changes, given, extensions)
+    trust = argument("trust", trust, bool)
+    job = _resumed(given_path(folder, "the run"), changes, given, extensions, trust=trust)
     return launch(job, quiet=quiet, cache=cache)
 
 
-def _resumed(out: Path, changes: dict[str, Any], given: Given, extensions: Extensions) -> Job:
+def _resumed(
+    out: Path, changes: dict[str, Any], given: Given, extensions: Extensions, *, trust: bool
+) -> Job:
     """Return the job that resumes the run in a folder, with changes to its options.
 
     Raises:
-        UserError: the folder holds no run that can be resumed, or the environment is another.
+        UserError: the folder holds no run that can be resumed, its config names code and is not
+            trusted, or the environment is another.
     """
     runs = open_folders(out)
     for folder, _ in runs:
         refuse_without_checkpoints(out, folder)
-    configs = [config.replace(**changes) for _, config in runs]
+    uses = ALL if given.entry is None else NETWORK
+    configs = [stored.admit(uses, trust=trust).replace(**changes) for _, stored in runs]
     folders = [folder for folder, _ in runs]
     first = configs[0]
     seeds = range(first.run.seed, first.run.seed + len(runs))
@@ -218,11 +232,11 @@ def _given_cache(cache: Path | str | None) -> Path | str | None:
     return given_path(cache, "--cache")
 
 
-def _given_config(given: object) -> Config | None:
+def _given_config(given: object, uses: Sequence[str], trust: bool) -> Config | None:
     if given is None or isinstance(given, Config):
         return given
     if isinstance(given, str | Path):
-        return config_named(str(given))
+        return config_named(str(given), uses, trust=trust)
     raise UserError(
         f"the config is {shown(given)}, expected a Config or a name: give an environment as env="
     )

@@ -8,6 +8,7 @@ import numpy as np
 import safetensors
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import NETWORK, StoredConfig
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
@@ -37,6 +38,18 @@ class _Card(msgspec.Struct):
     actions: _Actions
     config: dict[str, Any]
     spaces: Encoding | None = None
+
+
+def admit_policy(
+    folder: RunFolder, stored: StoredConfig, env: AnyEnvironment, *, trust: bool
+) -> Config:
+    """Admit a run's config to load its policy, which needs no environment unless the run is old.
+
+    Raises:
+        UserError: the config names code that is needed, and is not trusted.
+    """
+    needs_env = env is None and not folder.spaces.exists()
+    return stored.admit((*NETWORK, "env") if needs_env else NETWORK, trust=trust)
 
 
 def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -> EnvironmentSpec:

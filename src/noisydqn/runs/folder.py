@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import StoredConfig
 from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
@@ -240,10 +241,9 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
         UserError: other options differ, or as `open_folders`.
     """
     runs = open_folders(path)
-    stored = runs[0][1].replace(num_seeds=len(runs))
     wanted = config.flat()
     free = {name: wanted[name] for name in ("steps", "checkpoint_seconds", "keep")}
-    stored = stored.replace(**free).flat()
+    stored = {**runs[0][1].options, "num_seeds": len(runs), **free}
     words = {"preset": "preset (NAME)", "env": "environment (NAME)"}  # which have no flag
     differing = [words.get(x, flag(x)) for x in wanted if stored.get(x) != wanted[x]]
     if differing:
@@ -281,7 +281,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
+def open_folders(path: Place) -> list[tuple[RunFolder, StoredConfig]]:
     """Find the run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
@@ -297,7 +297,7 @@ def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
     runs = [(folder, read_config(folder.config)) for folder in folders]
-    return sorted(runs, key=lambda run: run[1].run.seed)
+    return sorted(runs, key=lambda run: run[1].options["seed"])
 
 
 def _runs_in(folder: RunFolder) -> list[RunFolder]:
@@ -310,7 +310,7 @@ def _runs_in(folder: RunFolder) -> list[RunFolder]:
     return [seed for seed in map(folder.seed, names) if seed.config.taken()]
 
 
-def open_folder(path: Place) -> tuple[RunFolder, Config]:
+def open_folder(path: Place) -> tuple[RunFolder, StoredConfig]:
     """Find the only run in a folder.
 
     Raises:
@@ -323,12 +323,23 @@ def open_folder(path: Place) -> tuple[RunFolder, Config]:
     return runs[0]
 
 
-def load_config(path: Place) -> Config:
+def load_config(path: Place, *, trust: bool = False) -> Config:
     """Load the options of a run, to start another: `train(load_config("runs/one"), seed=1)`.
 
     Args:
         path: a run's folder or its `config.json`. A folder of several seeds gives the options that
             all of them were started with.
+        trust: whether code that the config names, such as an environment of one's own, may be
+            imported.
+
+    Raises:
+        UserError: there is no run, its config cannot be used, or it names code without `trust`.
+    """
+    return find_config(path).admit(trust=trust)
+
+
+def find_config(path: Place) -> StoredConfig:
+    """Find the options of a run, as `load_config` does, without making use of them.
 
     Raises:
         UserError: there is no run, or its config cannot be used.
@@ -339,10 +350,11 @@ def load_config(path: Place) -> Config:
     if not path.exists():
         raise UserError(f"{path} does not exist: name a run's folder or its config.json")
     runs = open_folders(path)
-    return runs[0][1].replace(num_seeds=len(runs))
+    stored = runs[0][1]
+    return StoredConfig({**stored.options, "num_seeds": len(runs)}, stored.path)
 
 
-def read_config(file: File) -> Config:
+def read_config(file: File) -> StoredConfig:
     """Read a `config.json`.
 
     Raises:

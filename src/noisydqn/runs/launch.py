@@ -86,7 +86,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
                 raise
             raise UserError(
                 f"{job.out} cannot be written to: {error.strerror}; make room or make it "
-                f"writable, then: {how_to('resume', job.out, job.config.environment.env)}"
+                f"writable, then: {how_to('resume', job.out, job.config)}"
             ) from error
 
 
@@ -111,12 +111,12 @@ def _perform(job: Job, terminal: Terminal) -> Result:
                     for s in session.seeds
                 ]
             if stop.asked:
-                terminal.warn(stopped_line(stop, steps, out, config.environment.env))
+                terminal.warn(stopped_line(stop, steps, out, config))
                 break
     if config.run.num_seeds > 1:
         RunFolder.at(out).summary.write_json({"seeds": [x.summary for x in results]})
     if not stop.asked:
-        terminal.say("\n".join(closing_lines(out, results, job.env.statistics)))
+        terminal.say("\n".join(closing_lines(out, config, results, job.env.statistics)))
     return Result(out, results, stop.signal)
 
 
