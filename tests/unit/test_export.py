@@ -314,7 +314,7 @@ def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) ->
         export_to(run / "best.safetensors")
     with pytest.raises(UserError, match=r"name a \.safetensors file in a folder that exists"):
         export_to(tmp_path / "policy.bin")
-    with pytest.raises(UserError, match="is no file that load_policy reads"):
+    with pytest.raises(UserError, match="is not a file that load_policy reads"):
         load_policy(run / "config.json")
     with pytest.raises(UserError, match="holds no exported policy"):
         load_policy(run / "best.safetensors")

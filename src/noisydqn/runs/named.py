@@ -23,7 +23,7 @@ def config_named(name: str) -> Config:
         from noisydqn.runs.folder import load_config
 
         return load_config(name)
-    if ":" not in name:  # others are looked for where they say they are
+    if ":" not in name:  # a name with a colon says where to look
         from noisydqn.envs.catalogue import is_registered, unknown
 
         if not is_registered(name):

@@ -1,4 +1,4 @@
-"""Files of policies, in the format safetensors: loading runs no code."""
+"""Files of policies in the format safetensors, so that loading runs no code."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def load_policy(path: Path, config: Config, spec: EnvironmentSpec) -> Policy:
 
 
 def policy_of_arrays(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
-    """Return the policy like `expected` with the arrays that were read from `path`.
+    """Return a policy like `expected` with the arrays that were read from `path`.
 
     Raises:
         UserError: names, shapes or types differ from those of `expected`.
@@ -76,7 +76,9 @@ def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
 def _read(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read a file's arrays after checking names, shapes, types and their sum."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist: the run was not saved, or this is no run folder")
+        raise UserError(
+            f"{path} does not exist: the run was not saved, or this is not a run folder"
+        )
     try:
         if path.stat().st_size > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
             raise ValueError("it is larger than the config's network")
