@@ -256,7 +256,7 @@ def test_frames_are_kept_in_the_state() -> None:
         np.testing.assert_array_equal(actions, expected)
 
 
-def test_images_with_channels_first_are_turned() -> None:
+def test_images_with_channels_first_are_transposed() -> None:
     config, of = CASES["frames in color"]
     shown = spaces.Box(0, 255, (3, 10, 12), np.uint8)
     turned = EnvironmentSpec.of(Encoding.of(shown, spaces.Discrete(3)))
@@ -428,7 +428,7 @@ def test_safetensors_take_torsos_of_the_user(tmp_path: Path) -> None:
     assert_equal(load_policy(file).values(seen), policy, seen)
 
 
-def test_a_file_that_differs_from_its_policy_is_not_handed_out(
+def test_a_file_that_differs_from_its_policy_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def wrong(torso: Flatten, ops: graph.Ops, x: Any, shape: tuple[int, ...]) -> Any:
