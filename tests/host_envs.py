@@ -247,7 +247,7 @@ class Forgetful(CountingHostEnv):
 
 
 def forgetful_vector(num_envs: int) -> SyncVectorEnv:
-    """Its vector, with a separate entry point."""
+    """Make a vector of `Forgetful` environments, as the vector entry point of an id."""
     return SyncVectorEnv([Forgetful] * num_envs)
 
 
