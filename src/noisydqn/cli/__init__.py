@@ -28,10 +28,10 @@ usage: noisydqn COMMAND ...
 Value-based reinforcement learning that explores by learned noise in its own weights.
 
 commands:
-  train [NAME] [options]     train, evaluate and film an agent
-  resume DIR [options]       go on with a run that was stopped, or extend one
+  train [NAME] [options]     train, evaluate and record an agent
+  resume DIR [options]       continue a run that was stopped, or extend one
   evaluate DIR [options]     play whole episodes with the best weights of a run
-  record DIR [options]       film the best weights of a run
+  record DIR [options]       record a video of the best weights of a run
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
@@ -39,9 +39,9 @@ commands:
 
 noisydqn COMMAND --help shows a command's options.
 
-NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that a module of yours
-registers, 'python:module.function' for what a function makes, 'gymnax:Name', or the folder or
-config.json of a run, to start another with its options.
+NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that your module registers,
+'python:module.function' for one that your function makes, 'gymnax:Name', or the folder or
+config.json of a run, whose options are used again.
 
 examples:
   noisydqn train                            learn Catcher from pixels
@@ -54,7 +54,7 @@ examples:
   noisydqn export runs/one --format onnx
 """
 
-SIGNALLED, INTERRUPTED = 128, 130  # 128 and the signal's number, as a shell has it
+SIGNALLED, INTERRUPTED = 128, 130  # 128 plus the signal's number, as in a shell
 BAD_INPUT = 2
 
 
@@ -65,27 +65,27 @@ class ResumeArgs:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     steps: int | None = None
-    """Environment steps to train for, counted from the start of the run. If not given, as many as
-    it was started with."""
+    """Environment steps to train for, counted from the start of the run. If not given, the budget
+    that it was started with."""
     cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again, or none. If not
-    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
+    """Folder that keeps compiled programs for later runs; "none" keeps nothing. If not given,
+    NOISYDQN_CACHE or a folder in the user's cache folder."""
     quiet: bool = False
-    """Print nothing."""
+    """Print only warnings."""
     trust: bool = False
     """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArgs:
-    """Play whole episodes with mean weights (no noise) and print the outcome."""
+    """Play whole episodes with mean weights, without noise, and print the outcome."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     episodes: int | None = None
     """Episodes to play. If not given, as many as in the run's own evaluations."""
     seed: int | None = None
-    """Seed of the episodes. If not given, the run's own: the evaluation of its summary.json."""
+    """Seed of the episodes. If not given, the run's own, as in its summary.json."""
     weights: Literal["best", "final"] = "best"
     """Which weights: best or final."""
     json: bool = False
@@ -96,16 +96,16 @@ class EvaluateArgs:
 
 @dataclasses.dataclass(frozen=True)
 class RecordArgs:
-    """Film the best weights of a run, playing without noise."""
+    """Record a video of the best weights of a run, playing without noise."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     out: Path | None = None
     """The MP4 to write, a new file. If not given, policy.mp4 in DIR, or policy-2.mp4 and so on."""
     seconds: float = 20.0
-    """Length of the film."""
+    """Length of the video."""
     seed: int | None = None
-    """Seed of the games. If not given, the run's own."""
+    """Seed of the episodes. If not given, the run's own."""
     trust: bool = False
     """Import and run code that the run's config names, such as an environment of your own."""
 
@@ -128,19 +128,19 @@ class ExportArgs:
 
 @dataclasses.dataclass(frozen=True)
 class PushArgs:
-    """Share a run on the Hugging Face hub: weights, config, results, film and a model card."""
+    """Share a run on the Hugging Face hub: weights, config, results, video and a model card."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
-    """The repository, made if there is none."""
+    """The repository, created if it does not exist."""
     private: bool = False
     """Make a new repository private."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PullArgs:
-    """Fetch a run from the Hugging Face hub into a folder of its own."""
+    """Fetch a run from the Hugging Face hub into a new folder."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """The repository."""
@@ -324,7 +324,7 @@ def _command(argv: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """The installed command; modules of the folder that it is started in can be imported."""
+    """Run the installed command, with the current folder on the import path."""
     sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     code = main()
     compilation = sys.modules.get("noisydqn.compilation")

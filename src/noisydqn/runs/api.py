@@ -1,4 +1,4 @@
-"""`train` and `resume`: from what a call gives to a job."""
+"""`train` and `resume`: the arguments of a call become a `Job`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Result:
-    """Train an agent, evaluate it and record a video; leaves a run folder.
+    """Train an agent, evaluate it and record a video, all in a run folder.
 
         noisydqn.train(env="LunarLander-v3", seed=1)
         noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
@@ -68,33 +68,33 @@ def train(
     and the weights are saved, without an evaluation or a video. A second signal quits at once.
 
     Args:
-        config: the options, or a NAME as of `noisydqn train`: a preset, an environment, or a run
-            whose options are taken; None takes options that suit `env`.
+        config: the options, or a NAME as for `noisydqn train`: a preset, an environment, or a run
+            whose options are used again; None takes the options that suit `env`.
         env: an id, as on the command line; an environment of Gymnasium; an environment in JAX with
             gymnax's interface (`noisydqn.envs.jax_interface`), which runs on the device, alone or
             in a tuple with its parameters; or a function that makes one of these. An environment
             of Gymnasium is made again from its spec, without later changes; one without a spec is
-            trained on itself. None takes that of `config`.
-        torso: a torso, as on the command line, or a function of a module that makes one from the
-            shape of an observation and a key, any `equinox.Module`; None takes that of `config`.
-        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of a class
-            of a module that the class makes without arguments, or a function of a module that
-            makes an `Explorer`; None takes that of `config`.
+            used itself. None takes that of `config`.
+        torso: a torso, as on the command line, or a module-level function that makes one, any
+            `equinox.Module`, from an observation's shape and a key; None takes that of `config`.
+        explorer: an explorer of `noisydqn.runners.exploration`; an instance of a module-level
+            class that equals what the class makes without arguments; or a module-level function
+            that makes an `Explorer`. None takes that of `config`.
         out: the run's folder, new or empty; None makes a new one under `runs/`.
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
         trust: if `config` names a run, whether code that its config names may be imported and run.
-        cache: folder of compiled programs, which the next run need not compile again; "" for none.
-            None takes `NOISYDQN_CACHE` or a folder in the user's cache folder.
-        trackers: consumers of metrics, beside the CSV files, TensorBoard and the terminal. Each is
+        cache: folder that keeps compiled programs for later runs; "" keeps nothing. None takes
+            `NOISYDQN_CACHE` or a folder in the user's cache folder.
+        trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
             several seeds need functions.
-        callbacks: a `noisydqn.Callback` each; they watch training and may end it.
+        callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
         options: changes to the config, such as `seed=1`.
 
     Raises:
-        UserError: an option or the environment cannot be used, or `out` holds something already
-            or cannot be written to.
+        UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
+            written to.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         ExtensionFailedError: a tracker or a callback raised; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
@@ -152,13 +152,13 @@ def resume(
     Args:
         folder: a run's folder, which `train` made.
         env: as in `train`, where the config cannot name the environment.
-        steps: a new budget, at least as large as what was trained; None keeps the old one.
+        steps: a new budget, not below the steps already trained; None keeps the old one.
         quiet: print only warnings.
         trust: whether code that the run's config names may be imported and run.
         cache: as in `train`.
-        trackers: as in `train`: a run does not keep those that it was started with.
-        callbacks: as in `train`: a run does not keep those that it was started with.
-        unknown: refused; other options stay those that the run was started with.
+        trackers: as in `train`; a run does not keep the trackers that it was started with.
+        callbacks: as in `train`; a run does not keep the callbacks that it was started with.
+        unknown: refused; all other options keep the values that the run was started with.
 
     Raises:
         UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, its
@@ -206,7 +206,7 @@ def _resumed(
 
 
 def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]) -> Environment:
-    """Make the environment of a run, or the one that was handed in, with the run's options.
+    """Make the environment of a run, or the user's instead, with the run's options.
 
     Raises:
         UserError: the environment cannot be made, or is a single instance and the options need
@@ -226,7 +226,7 @@ def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]
 
 
 def _given_cache(cache: Path | str | None) -> Path | str | None:
-    """Check the folder of compiled programs; None is the usual one, "" is none."""
+    """Check the folder of compiled programs; None is the default, "" keeps nothing."""
     if cache is None or (isinstance(cache, str) and not cache):
         return cache
     return given_path(cache, "--cache")
@@ -258,7 +258,7 @@ def _torso_name(maker: TorsoMaker) -> str:
     """Return the name by which a loaded run finds its torso.
 
     Raises:
-        UserError: the name leads to nothing, or to something else.
+        UserError: the name finds nothing, or something else.
     """
     name = name_of(maker)
     if "<" in name or find(name) is not maker:

@@ -1,4 +1,4 @@
-"""Exported policies that are read back: safetensors with a card."""
+"""Reading of exported policies: safetensors with a card."""
 
 from pathlib import Path
 from typing import Annotated, Any

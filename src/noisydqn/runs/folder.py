@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and how they are read again."""
+"""The folder of a run: its files, and how they are read and written."""
 
 import dataclasses
 import re
@@ -125,12 +125,12 @@ def _make_out(config: Config, out: Path | None) -> Path:
     """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
         while True:
-            name = re.sub(r"[^\w.-]+", "-", config.preset)  # from a file it could be a path
+            name = re.sub(r"[^\w.-]+", "-", config.preset)  # one from a file could be a path
             out = free_path(DEFAULT_PARENT / f"{name}-seed{config.run.seed}")
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 out.mkdir()
-            except FileExistsError:  # another run took it meanwhile
+            except FileExistsError:  # another run has taken it
                 continue
             return out
     if out.exists() and not out.is_dir():
@@ -150,7 +150,7 @@ def create_folders(
     Each seed's folder gets its config.
 
     Args:
-        config: of the run.
+        config: config of the run.
         out: the folder, new or empty; None makes a new one under `runs/`.
         spec: the interface of the environment; None leaves it to `write_spaces`.
 
@@ -158,7 +158,7 @@ def create_folders(
         The run's folder and that of each seed.
 
     Raises:
-        UserError: `out` holds something already, is a file, or cannot be written to.
+        UserError: `out` is not empty, is a file, or cannot be written to.
     """
     folders: list[RunFolder] = []
     out = None if out is None else given_path(out)
@@ -235,7 +235,8 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
     """Check that a folder holds a run with the options of `config`.
 
     Returns:
-        The options that may differ: the budget, and how checkpoints are saved.
+        The options that may differ: the budget, and when checkpoints are saved and how many are
+        kept.
 
     Raises:
         UserError: other options differ, or as `open_folders`.

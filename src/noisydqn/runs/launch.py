@@ -1,4 +1,4 @@
-"""Runs a job: sessions for its seeds, and all that is around them, from locks to the last lines."""
+"""Running of a job: sessions for its seeds, and everything from locks to the closing lines."""
 
 import dataclasses
 import errno
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def together(self) -> bool:
-        """Whether all seeds are trained at once, in one program; else they take turns."""
+        """Whether one program trains all seeds at once; otherwise they take turns."""
         return self.env.trains_seeds_together
 
     @property
@@ -66,7 +66,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
 
     Args:
         job: the run.
-        quiet: whether to print only warnings.
+        quiet: print only warnings.
         cache: folder of compiled programs, as in `train`.
 
     Raises:
@@ -121,7 +121,7 @@ def _perform(job: Job, terminal: Terminal) -> Result:
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
-    """Say what will be trained, and warn of what may disappoint.
+    """Say what will be trained, and warn about likely disappointments.
 
     Raises:
         UserError: the replay buffers do not fit into memory.

@@ -21,7 +21,7 @@ from noisydqn.runs.result import SeedResult
 
 
 def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
-    """Say in one line what observations become and which torso sees them.
+    """Describe in one line how observations are encoded and which torso sees them.
 
     Raises:
         UserError: the torso has convolutions, and the observations are not images or too small.
@@ -73,7 +73,7 @@ def stopped_line(stop: Stop, steps: int, out: Path, config: Config) -> str:
 
 
 def outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]) -> str:
-    """Say what the evaluations of all seeds came to: the goal's statistic, or the returns."""
+    """Summarize the evaluations of all seeds: the goal's statistic, or the returns."""
     for statistic in statistics:
         values = [evaluation.get(statistic.name) for evaluation in evaluations]
         if statistic.goal is not None and None not in values:

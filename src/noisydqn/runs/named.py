@@ -27,7 +27,7 @@ def config_named(name: str, uses: Iterable[str] = ALL, *, trust: bool = False) -
         from noisydqn.runs.folder import find_config
 
         return find_config(name).admit(uses, trust=trust)
-    if ":" not in name:  # others are looked for where they say they are
+    if ":" not in name:  # a name with a colon says where to look
         from noisydqn.envs.catalogue import is_registered, unknown
 
         if not is_registered(name):

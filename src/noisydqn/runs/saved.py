@@ -1,4 +1,4 @@
-"""Play a saved run: evaluate it, record a video of it, load its policy."""
+"""Saved runs: evaluate one, record a video of it, load its policy."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from noisydqn.settings import own_settings
 from noisydqn.trees import named
 
 MAX_EPISODES = 10_000
-"""Largest number of episodes: more, played side by side, may not fit into memory."""
+"""Largest number of episodes: more, played in lockstep, may not fit into memory."""
 
 
 @own_settings()
@@ -49,12 +49,12 @@ def evaluate(
 
     Args:
         folder: a run's folder, which `train` made; of several seeds, the folder of one.
-        env: as in `train`, where the config cannot name the environment, or to play in another.
-            The run's `env_kwargs` and `max_episode_steps` do not apply to it.
-        episodes: number of episodes; None plays as many as the run's own evaluations, so that the
-            default is the evaluation of its summary. Episodes longer than the run's
-            `evaluation_max_steps` are truncated.
-        seed: of the episodes; None takes the run's own, as its summary did.
+        env: as in `train`: needed if the config cannot name the environment, or to play in another
+            one. The run's `env_kwargs` and `max_episode_steps` do not apply to it.
+        episodes: number of episodes; None plays as many as the run's own evaluations. Episodes
+            longer than the run's `evaluation_max_steps` are truncated.
+        seed: seed of the episodes; None takes the run's own. The defaults repeat the evaluation in
+            the run's summary.
         weights: `"best"` or `"final"`.
         trust: whether code that the run's config names may be imported and run.
         unknown: refused.
@@ -101,12 +101,12 @@ def record(
         env: as in `evaluate`.
         out: the MP4, a new file; None takes a free name in the run's folder.
         seconds: length of the video.
-        seed: of the episodes; None takes the run's own.
+        seed: seed of the episodes; None takes the run's own.
         trust: as in `evaluate`.
         unknown: refused.
 
     Raises:
-        UserError: `out` exists or cannot be written, the environment cannot be drawn, or as
+        UserError: `out` exists or cannot be written, the environment cannot be rendered, or as
             `evaluate`.
     """
     known = ["folder", "env", "out", "seconds", "seed", "trust"]
@@ -130,17 +130,17 @@ def record(
 def load_policy(
     path: Path | str, which: str = "best", env: AnyEnvironment = None, *, trust: bool = False
 ) -> GreedyPolicy:
-    """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
+    """Load a policy from a run's folder, or a file of `noisydqn export --format safetensors`.
 
         policy = noisydqn.load_policy("runs/one")
         action, _ = policy.predict(observation, deterministic=True)
 
-    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
+    The environment is needed only for the folder of a run that is older than `spaces.json`.
 
     Args:
-        path: folder or file.
-        which: of a folder, the `"best"` weights or the `"final"` ones.
-        env: as in `train`, for such an old folder alone, where the config cannot name it.
+        path: the folder or the file.
+        which: `"best"` or `"final"` weights, if `path` is a folder.
+        env: as in `train`: only for such an old folder, and only if the config cannot name it.
         trust: whether code that the config names, such as a torso, may be imported and run.
 
     Raises:
@@ -155,7 +155,8 @@ def load_policy(
         return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
+            f"{path} is not a file that load_policy reads: name a run's folder or a .safetensors "
+            "file"
         )
     arrays, text = read_safetensors(path)
     spec, options = read_card(text, path)
