@@ -15,7 +15,7 @@ from typing import Any
 from noisydqn.config.config import Config
 from noisydqn.envs.gymnax import GYMNAX
 from noisydqn.errors import UserError
-from noisydqn.imports import PYTHON, inert
+from noisydqn.imports import PYTHON, inert, is_inert
 
 NETWORK = ("torso", "exploration")
 """Options whose code a policy needs."""
@@ -39,7 +39,7 @@ def named_code(options: Mapping[str, Any]) -> dict[str, str]:
         code["env"] = env
     elif any(map(_leads_out, _texts(json.loads(options["env_kwargs"])))):
         code["env"] = f"{env} with {options['env_kwargs']}"
-    return {name: code[name] for name in ALL if name in code}
+    return {name: code[name] for name in ALL if name in code and not is_inert(code[name])}
 
 
 def _texts(value: object) -> Iterable[str]:
