@@ -110,8 +110,9 @@ def _variants(section: str, chosen: Any) -> Any:
     """Make a dataclass of the options of all variants of a section."""
     kinds = VARIANTS[section]
     words = " ".join(f'"{name}": {_first_sentence(kind)}.' for name, kind in kinds.items())
-    names = Hint(choices(tuple(kinds)), False, ())
-    fields = [_field(section, names, words, variant_name(section, chosen))]
+    name = variant_name(section, chosen)  # which may be one of the user's
+    names = Hint(choices(tuple(dict.fromkeys([*kinds, name]))), False, ())
+    fields = [_field(section, names, words, name)]
     for option, variants in owners(section).items():
         kind = kinds[variants[0]]
         default = getattr(chosen if isinstance(chosen, kind) else kind(), option)

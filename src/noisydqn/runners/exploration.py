@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from noisydqn.errors import UserError, in_one_line
-from noisydqn.imports import find, name_of
+from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.options import ABOVE_ZERO, at_least, between, convert_fields
@@ -280,7 +280,7 @@ def findable(explorer: Explorer | Callable[[], Explorer]) -> Explorer:
     maker: Any = type(explorer) if of_instance else explorer
     imported = Imported(name_of(maker))
     problem = None
-    if "<" in imported.name or find(imported.name) is not maker:
+    if is_inert(imported.name) or find(imported.name) is not maker:
         problem = "cannot be found again by its name"
     elif imported.build() != explorer and of_instance:
         problem = "is not what its class makes without arguments"

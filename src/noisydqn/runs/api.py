@@ -14,7 +14,7 @@ from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
-from noisydqn.imports import find, name_of
+from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, refuse_unknown, shown
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
@@ -261,7 +261,7 @@ def _torso_name(maker: TorsoMaker) -> str:
         UserError: the name finds nothing, or something else.
     """
     name = name_of(maker)
-    if "<" in name or find(name) is not maker:
+    if is_inert(name) or find(name) is not maker:
         raise UserError(
             f"the torso {name} cannot be found again by its name, so the run could not be loaded: "
             "give a function of a module"

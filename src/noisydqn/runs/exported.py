@@ -15,6 +15,7 @@ from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.folders import File
+from noisydqn.imports import is_inert
 from noisydqn.runs.folder import RunFolder, read_spaces
 from noisydqn.runs.weights import checksum
 
@@ -72,7 +73,7 @@ def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -
         if env is not None:
             raise
         what = str(error)
-        if "<" in config.environment.env:
+        if is_inert(config.environment.env):
             what = (
                 f"{config.environment.env} cannot be found again by its name; pass what makes it "
                 "from Python, as env= of noisydqn.load_policy or noisydqn.export.export_run"

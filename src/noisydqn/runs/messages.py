@@ -12,6 +12,7 @@ from noisydqn.config.gate import named_code
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import counted
+from noisydqn.imports import is_inert
 from noisydqn.nets.build import torso_name
 from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.stop import Stop
@@ -56,7 +57,7 @@ def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
 
 def how_to(command: str, folder: Path, config: Config) -> str:
     """Return the command line for a run, or the Python call if its environment has no name."""
-    if "<" in config.environment.env:
+    if is_inert(config.environment.env):
         return f"noisydqn.{command}({json.dumps(str(folder), ensure_ascii=False)}, env=...)"
     trust = ["--trust"] if named_code(config.flat()) else []
     return shlex.join(["noisydqn", command, str(folder), *trust])
@@ -95,7 +96,7 @@ def closing_lines(
     evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
     video = "the video, " if any(folder.video.exists() for folder in folders) else ""
-    is_call = "<" in config.environment.env
+    is_call = is_inert(config.environment.env)
     played = folders[0].path if is_call else out  # a call takes the folder of one seed
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
