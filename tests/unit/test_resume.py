@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.disks import mounted
 from tests.host_envs import CountingHostEnv, Cue, Forgetful
 from tests.processes import interrupt
+from tests.runs import TINY, flags, results, tiny, train_until
 
 import noisydqn
 from noisydqn.checkpoint import rows as ring
@@ -37,82 +38,8 @@ from noisydqn.types import Row
 
 pytestmark = pytest.mark.slow
 
-TINY: dict[str, Any] = {
-    "steps": 480,
-    "chunk_steps": 40,
-    "hidden": (8,),
-    "num_envs": 2,
-    "batch_size": 4,
-    "learning_starts": 40,
-    "replay_capacity": 100,
-    "evaluation_episodes": 2,
-    "evaluation_every": 100,
-    "video_seconds": 0,
-    "quiet": True,
-}
-
-
-def tiny(**changes: Any) -> dict[str, Any]:
-    """Small options, some of them changed."""
-    return TINY | changes
-
-
 CHUNKS = TINY["steps"] // TINY["chunk_steps"]
 SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, CountingHostEnv).spec
-WALL_CLOCK = ("train_seconds", "steps_per_second", "solved_at_seconds")
-
-
-def flags(options: dict[str, Any]) -> list[str]:
-    """Options as the command line takes them."""
-    argv = ["--quiet"]
-    for name, value in options.items():
-        if name != "quiet":
-            values = value if isinstance(value, tuple) else (value,)
-            argv += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return argv
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def train_until(chunks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Train, and die after some chunks, the last of which is not saved."""
-    take, count = Session._take, [0]  # pyright: ignore[reportPrivateUsage]
-
-    def dying(self: Session, *args: Any) -> None:
-        self.writer.wait()
-        take(self, *args)
-        count[0] += 1
-        if count[0] == chunks:
-            raise KilledError
-
-    monkeypatch.setattr(Session, "_take", dying)
-    with pytest.raises(KilledError):
-        noisydqn.train(**options)
-    monkeypatch.undo()
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """What a run came to, but for times."""
-    summary = json.loads((folder / "summary.json").read_text())
-    tables = {
-        name: [
-            [x for x, key in zip(line.split(","), header, strict=True) if "second" not in key]
-            for line in lines
-        ]
-        for name in ("metrics", "episodes", "evaluations")
-        for header, *lines in [
-            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines()]
-        ]
-        for header in [header.split(",")]
-    }
-    files = ("final.safetensors", "best.safetensors")
-    return {
-        "summary": {key: value for key, value in summary.items() if key not in WALL_CLOCK},
-        **{name: (folder / name).read_bytes() for name in files},
-        **tables,
-    }
 
 
 @pytest.mark.parametrize(
