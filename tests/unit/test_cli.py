@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -476,10 +477,10 @@ def test_videos_that_cannot_be_written(
 ) -> None:
     for out in (tmp_path / "no" / "film.mp4", tmp_path / "film.txt"):
         refused(capfd, "record", str(run_folder), "--seconds", "1", "--out", str(out))
-    taken = tmp_path / "film.part.mp4"  # where the video is made before it gets its name
+    taken = tmp_path / "film.mp4.part"  # where the video is written before it gets its name
     taken.mkdir()
     film = str(tmp_path / "film.mp4")
-    assert f"{film} cannot be written: {taken} is a folder; move it away" in refused(
+    assert f"{film} cannot be written: Is a directory" in refused(
         capfd, "record", str(run_folder), "--seconds", "1", "--out", film
     )
 
@@ -628,20 +629,21 @@ def test_ctrl_c_saves_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_ctrl_c_while_recording_keeps_what_was_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where videos are encoded
     out = tmp_path / "film"
     argv = [*TINY, "--out", str(out)]
     argv[argv.index("--video-seconds") + 1] = "600"
 
     def evaluated_and_filming() -> bool:
-        if not (out / "policy.part.mp4").exists():
+        if not list(tmp_path.glob("*/film.mp4")):
             return False
         return json.loads((out / "summary.json").read_text())["evaluation"] is not None
 
     assert interrupt(evaluated_and_filming, *argv) == 130
     assert f"weights and metrics are in {out}" in capsys.readouterr().err
-    assert not list(out.glob("*.mp4"))
+    assert not list(tmp_path.glob("*/*.mp4"))
     assert json.loads((out / "summary.json").read_text())["evaluation"] is not None
     assert (out / "final.safetensors").exists()
 

@@ -428,7 +428,9 @@ def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_safetensors_take_torsos_of_the_user(tmp_path: Path) -> None:
     file, policy = export(tmp_path, OWN_TORSO, "safetensors")
     seen = example_observations(policy, OWN_TORSO[1], 20)
-    assert_equal(load_policy(file).values(seen), policy, seen)
+    with pytest.raises(UserError, match=r"names code .*torso python:.*make_torso.* --trust"):
+        load_policy(file)
+    assert_equal(load_policy(file, trust=True).values(seen), policy, seen)
 
 
 def test_a_file_that_differs_from_its_policy_is_refused(

@@ -295,5 +295,5 @@ def test_a_notebook_shows_plot_and_video(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="noisydqn record makes a video"):
         result.video()
     folder.video.path.write_bytes(b"pictures")
-    assert result.video().path == folder.video
+    assert result.video().path == folder.video.path
     assert "data:video/mp4;base64,cGljdHVyZXM=" in result.video()._repr_html_()
