@@ -19,7 +19,7 @@ class Training:
     """The state of one seed's training, as a callback sees it; a value that stays as it is."""
 
     config: Config
-    """The options; `config.seed` tells several seeds apart."""
+    """The options; `config.run.seed` tells several seeds apart."""
     folder: Path
     """The folder of the seed's run."""
     steps: int
