@@ -26,8 +26,7 @@ class RunnerOptions:
     num_envs: Annotated[int, at_least(1)] = 4
     """Environments that are played in lockstep."""
     chunk_steps: Annotated[int, at_least(1)] = 1_000
-    """Environment steps in a chunk; progress is shown after each. Where the environment is in JAX
-    a chunk is one compiled call."""
+    """Environment steps in a chunk; progress is shown, saved and evaluated after whole chunks."""
     learning_starts: Annotated[int, at_least(0)] = 1_000
     """Environment steps before the first update."""
     updates_per_step: Annotated[
