@@ -193,6 +193,8 @@ class Core:
         seen = policy.preprocess(actor.stack)
         actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
         alpha, _ = self.exponents.after(state.learner.updates)
+        # The reward is that of the step that led to this observation, by the action in the row
+        # before. So a time step is stored only now, a step after it was returned.
         replay = self.replay.add(state.replay, _row(actor.time_step, actions), alpha)
         actor = actor._replace(key=key, explorer=explorer)
         return state._replace(actor=actor, replay=replay), actions
