@@ -1,7 +1,7 @@
 """The device runner: environments, acting, replay and learning as one compiled program.
 
-`run(config, env, keys)` is a generator of chunks. All arrays of its state have a leading axis of
-seeds; seeds are trained side by side with `vmap`.
+`run(programs, keys, steps)` is a generator of chunks. All arrays of its state have a leading axis
+of seeds; seeds are trained side by side with `vmap`.
 """
 
 import dataclasses
@@ -219,8 +219,7 @@ PART_SECONDS = 0.5
 
 
 def run(
-    options: ProgramOptions,
-    env: DeviceEnvironment,
+    made: DevicePrograms,
     keys: PRNGKeyArray,
     total_steps: int,
     checkpoint: Checkpoint | None = None,
@@ -231,8 +230,7 @@ def run(
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
-        options: of the program.
-        env: the environment to train on.
+        made: the programs, for as many seeds.
         keys: a key for each seed.
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
@@ -243,7 +241,6 @@ def run(
         UserError: the checkpoint does not fit the options.
         StoppedError: a stop was asked for before the first step.
     """
-    made = programs(options, env, len(keys))
     if compiler is not None:
         compiler.wait(made.advance, made.init)
     training = _Run(made, keys, total_steps, stop or Stop())
