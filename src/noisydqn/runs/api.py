@@ -119,7 +119,7 @@ def train(
             job = _resumed(out, changes, Given(maker, {}), extensions)
             return launch(job, quiet=quiet, cache=cache)
     environment = _environment(config, maker, {})
-    check_memory(config, environment)
+    check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     out, folders = create_folders(config, out, environment.spec)
     return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
 
