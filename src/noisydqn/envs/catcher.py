@@ -27,7 +27,7 @@ from noisydqn.errors import UserError
 if TYPE_CHECKING:
     from noisydqn.envs.host import Notices
 
-LEFT, RIGHT, NO_OP = 0, 1, 2
+LEFT, RIGHT = 0, 1
 NUM_ACTIONS = 3
 
 SIZE = 64  # width and height of the screen, pixels
@@ -210,7 +210,6 @@ class EnvState(NamedTuple):
 class Catcher:
     """Catcher with the interface of gymnax 1.x: one tick a step, RGB pixels [64, 64, 3]."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
     ticks_per_step: ClassVar[int] = 1
     action_names: ClassVar[tuple[str, ...]] = ("left", "right", "stay")
     statistics: ClassVar[tuple[Statistic, ...]] = (CAUGHT_FRACTION,)
@@ -304,7 +303,6 @@ class Catcher:
 class CatcherPixels(Catcher):
     """Catcher as agents see it: actions held two ticks, grey pixels [42, 42], uint8."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
     ticks_per_step: ClassVar[int] = 2
 
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
