@@ -12,7 +12,7 @@ Recorded traces of the original game are reproduced without a mismatch
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import CATCHER, EnvironmentOptions
 from noisydqn.envs.spec import Statistic
 from noisydqn.errors import UserError
-
-if TYPE_CHECKING:
-    from noisydqn.envs.host import Notices
 
 LEFT, RIGHT = 0, 1
 NUM_ACTIONS = 3
@@ -314,7 +312,7 @@ class CatcherPixels(Catcher):
         return jnp.stack([render(state.previous), render(state.game)])
 
 
-def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
+def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
     """Make Catcher as agents see it, by its name.
 
     Raises:

@@ -9,9 +9,9 @@ import gymnasium
 from noisydqn.envs import catcher, gymnax, python
 from noisydqn.envs import gymnasium as by_id
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.device import JaxEnvironment
 from noisydqn.envs.given import accept
-from noisydqn.envs.host import Notices
+from noisydqn.envs.jax_interface import JaxEnvironment
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import CATCHER, EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.imports import PYTHON

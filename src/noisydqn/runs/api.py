@@ -8,7 +8,7 @@ from typing import Any
 from noisydqn.config.config import Config, option_hints
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
-from noisydqn.envs.host import Notices
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
