@@ -155,7 +155,7 @@ class Corpus:
             assert (steps, len(warnings)) in ((31, 0), (9, 1)), (steps, warnings)
 
     def forged_manifest(self, path: list[str], value: Any) -> None:
-        """A manifest that was changed and signed anew: it leads nowhere and takes no memory."""
+        """A manifest that was changed and signed again: it leads nowhere and takes no memory."""
         folder = self.path / "bad"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.path / "good", folder)

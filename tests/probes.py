@@ -54,7 +54,7 @@ class CountState(NamedTuple):
 class CountingEnv:
     """Shows (time, length of the episode, last action); the reward of a step is the new time.
 
-    An episode has one of `lengths`, drawn at its start. The shorter kind terminates, the longer
+    An episode has one of `lengths`, sampled at its start. The shorter kind terminates, the longer
     one is truncated.
     """
 

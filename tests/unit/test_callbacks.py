@@ -67,7 +67,7 @@ def test_a_tracker_gets_all_that_the_files_get(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env", [CountingHostEnv, "noisydqn/Catcher-v0"])
-def test_each_seed_gets_a_tracker_of_its_own(env: Any, tmp_path: Path) -> None:
+def test_each_seed_gets_a_separate_tracker(env: Any, tmp_path: Path) -> None:
     """Whether the seeds take turns or are trained side by side."""
     options: dict[str, Any] = OPTIONS | {
         "env": env,
@@ -103,7 +103,9 @@ def test_one_tracker_for_several_seeds_is_refused(tmp_path: Path) -> None:
         ({"traker": []}, "unknown option 'traker': did you mean trackers"),
     ],
 )
-def test_what_is_neither_is_refused(given: dict[str, Any], line: str, tmp_path: Path) -> None:
+def test_what_is_neither_tracker_nor_callback_is_refused(
+    given: dict[str, Any], line: str, tmp_path: Path
+) -> None:
     options: dict[str, Any] = OPTIONS | {"out": tmp_path / "run"} | given
     with pytest.raises(UserError, match=line):
         noisydqn.train(**options)

@@ -30,7 +30,7 @@ def names(folder: Path, pattern: str) -> list[str]:
 
 
 @pytest.mark.parametrize("written", [0, 1, 5, 7, 24, 31, 1000])
-def test_what_is_written_is_read_again(written: int, tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(written: int, tmp_path: Path) -> None:
     write(tmp_path, written)
     assert read(tmp_path, pytest.fail) == written
 
@@ -45,7 +45,7 @@ def test_only_blocks_that_changed_are_written(tmp_path: Path) -> None:
     assert read(folder, pytest.fail) == 27
 
 
-def test_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
+def test_the_requested_number_of_checkpoints_is_kept(tmp_path: Path) -> None:
     """With the files that belong to them, and none else."""
     (tmp_path / "rows-00000001-000000.bin.part").write_bytes(b"left behind by a kill")
     (tmp_path / "state-00000007.bin").write_bytes(b"left behind, too")
@@ -128,7 +128,7 @@ def test_each_file_of_a_checkpoint_damaged(how: str, two: Path) -> None:
     assert read(two, pytest.fail) == 31
 
 
-def test_no_whole_checkpoint_is_refused(two: Path) -> None:
+def test_a_folder_without_an_intact_checkpoint_is_refused(two: Path) -> None:
     for path in two.glob("state-*"):
         path.write_bytes(b"")
     warnings: list[str] = []
@@ -137,8 +137,10 @@ def test_no_whole_checkpoint_is_refused(two: Path) -> None:
     assert len(warnings) == 2
 
 
-def test_a_damaged_one_counts_for_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not kept in place of a whole one when the run goes on."""
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_an_intact_one(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a run is resumed, checkpoints newer than its own do not count."""
     (two / "state-00000002.bin").write_bytes(b"")
     checkpoint = newest_whole(two, lambda _: None)
     assert checkpoint is not None
@@ -223,7 +225,7 @@ def test_a_folder_copied_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_no_checkpoint(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the disk is full: training goes on, nothing is lost, nothing left behind."""
+    """Wherever the disk is full, training continues, and nothing is lost or left behind."""
     before = {path.name: path.read_bytes() for path in two.iterdir()}
     checkpoint = newest_whole(two, pytest.fail)
     assert checkpoint is not None

@@ -86,7 +86,7 @@ def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[
 
 @pytest.mark.parametrize("argv", [["train", "catcher"], ["resume", "run"]])
 @pytest.mark.parametrize(("given", "folder"), [("none", ""), ("here", "here")])
-def test_the_cache_is_handed_on(
+def test_the_cache_is_passed_to_training(
     monkeypatch: pytest.MonkeyPatch, argv: list[str], given: str, folder: str
 ) -> None:
     class Finished:
@@ -211,7 +211,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], argv: list[str], message:
         ('--env-kwargs {"a":-1}', {"env_kwargs": '{"a":-1}'}),
     ],
 )
-def test_spellings(argv: str, options: dict[str, Any]) -> None:
+def test_options_may_be_spelled_in_several_ways(argv: str, options: dict[str, Any]) -> None:
     given = read(config_options(), argv.split(), "train")
     assert Config(**given.values) == Config(**options)
 
@@ -271,11 +271,11 @@ def test_home_is_expanded_everywhere(
     (tmp_path / "x").write_text("mine")
     assert f"--out {tmp_path}/x is a file" in refused(capsys, "train", "--out", "~/x")
     assert f"--out {tmp_path}/x is not empty" in refused(capsys, "pull", "me/x", "--out", "~/x")
-    with pytest.raises(UserError, match=f"^{tmp_path}/x is no file"):
+    with pytest.raises(UserError, match=f"^{tmp_path}/x is not a file"):
         load_policy("~/x")
 
 
-def test_what_is_written_to_home(
+def test_paths_under_home_are_written_to(
     run_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -301,10 +301,10 @@ TELL = (
     [
         ("import sys; from noisydqn.cli import main; sys.exit(main(['presets']))", 141),
         ("import sys; from noisydqn.cli import main; sys.exit(main(['train', '--help']))", 141),
-        (TELL, 0),  # training goes on
+        (TELL, 0),  # training continues
     ],
 )
-def test_the_reader_of_the_output_has_gone(code: str, expected: int) -> None:
+def test_output_whose_reader_has_gone(code: str, expected: int) -> None:
     """As in `noisydqn train --help | head -1`; the output has a buffer, as it mostly has."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -358,7 +358,7 @@ def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trains on noisydqn/Catcher-v0. All options have" in capsys.readouterr().out
 
 
-def test_what_a_run_leaves(run_folder: Path) -> None:
+def test_a_run_leaves_these_files(run_folder: Path) -> None:
     assert {path.name for path in run_folder.iterdir()} == {
         "best.safetensors",
         "config.json",
@@ -436,7 +436,7 @@ def test_tensorboard(run_folder: Path) -> None:
     assert len(events.Scalars("episode/Return")) == summary["episodes"]
 
 
-def test_film(run_folder: Path) -> None:
+def test_a_video_shows_game_and_panel(run_folder: Path) -> None:
     film = str(run_folder / "policy.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", film]
     raw = subprocess.run(
@@ -471,12 +471,12 @@ def test_record_takes_a_free_name(run_folder: Path, capsys: pytest.CaptureFixtur
     film.unlink()
 
 
-def test_films_that_cannot_be_written(
+def test_videos_that_cannot_be_written(
     run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for out in (tmp_path / "no" / "film.mp4", tmp_path / "film.txt"):
         refused(capfd, "record", str(run_folder), "--seconds", "1", "--out", str(out))
-    taken = tmp_path / "film.part.mp4"  # where the film is made before it gets its name
+    taken = tmp_path / "film.part.mp4"  # where the video is made before it gets its name
     taken.mkdir()
     film = str(tmp_path / "film.mp4")
     assert f"{film} cannot be written: {taken} is a folder; move it away" in refused(
@@ -544,7 +544,9 @@ def test_truncated_weights(copied: Path, keep: int, capsys: pytest.CaptureFixtur
     assert "is damaged and cannot be read" in refused(capsys, "evaluate", str(copied))
 
 
-def test_weights_that_are_none(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_weights_are_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (copied / "best.safetensors").write_bytes(b"\x80\x04 a pickle, perhaps" * 100)
     assert "is damaged and cannot be read" in refused(capsys, "evaluate", str(copied))
 
@@ -568,7 +570,7 @@ def test_config_that_does_not_fit(
     assert message in refused(capsys, "evaluate", str(copied))
 
 
-def test_config_that_is_no_json(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_that_is_not_json(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / "config.json").write_text("{")
     assert "config.json cannot be used" in refused(capsys, "evaluate", str(copied))
 
@@ -625,7 +627,7 @@ def test_ctrl_c_saves_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["evaluate", str(out), "--episodes", "2", "--json"]) == 0
 
 
-def test_ctrl_c_while_filming_keeps_what_was_trained(
+def test_ctrl_c_while_recording_keeps_what_was_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "film"
@@ -644,7 +646,7 @@ def test_ctrl_c_while_filming_keeps_what_was_trained(
     assert (out / "final.safetensors").exists()
 
 
-def test_a_bar_in_a_terminal(
+def test_a_terminal_shows_a_progress_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -305,7 +305,7 @@ def test_public_names_are_listed() -> None:
         ({"munchausen": True, "munchausen_scale": 1.5}, "--munchausen-scale must be between 0"),
     ],
 )
-def test_refuses_together(options: dict[str, Any], message: str) -> None:
+def test_refuses_options_in_combination(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Config(**options)
     assert "\n" not in str(caught.value)
@@ -327,7 +327,7 @@ def test_distributions_have_their_papers_sizes_unless_given() -> None:
     assert agent.munchausen == Munchausen(scale=0.9, temperature=0.03, minimum=-2.0)
 
 
-def test_a_long_gradient_is_shortened() -> None:
+def test_a_long_gradient_is_clipped() -> None:
     """As Adam's first moment after one update shows it."""
     gradient = jnp.array([3.0, 4.0])
     for bound, expected in ((None, [3, 4]), (1.0, [0.6, 0.8]), (10.0, [3, 4])):
@@ -373,7 +373,7 @@ def test_the_rainbow_of_its_paper() -> None:
 
 
 @pytest.mark.parametrize("name", ["rainbow", "rainbow-lunarlander"])
-def test_rainbows_have_all_of_it(name: str) -> None:
+def test_both_rainbow_presets_have_every_part_of_rainbow(name: str) -> None:
     config = PRESETS[name]
     assert config.exploration.noisy_layers
     assert config.network.noise_in == "all"
@@ -397,7 +397,7 @@ def test_seeds_stay_within_32_bits() -> None:
         Config(seed=2**32 - 1, num_seeds=2)
 
 
-def test_the_notebooks_code_draws_independent_noise_with_kaiming_sigmas() -> None:
+def test_the_notebooks_code_samples_independent_noise_with_kaiming_sigmas() -> None:
     config = PRESETS["catcher-notebook-code"]
     text = PRESETS["catcher-notebook"]
     same = text.replace(

@@ -256,7 +256,7 @@ def test_frames_are_kept_in_the_state() -> None:
         np.testing.assert_array_equal(actions, expected)
 
 
-def test_images_with_channels_first_are_turned() -> None:
+def test_images_with_channels_first_are_transposed() -> None:
     config, of = CASES["frames in color"]
     shown = spaces.Box(0, 255, (3, 10, 12), np.uint8)
     turned = EnvironmentSpec.of(Encoding.of(shown, spaces.Discrete(3)))
@@ -314,7 +314,7 @@ def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) ->
         export_to(run / "best.safetensors")
     with pytest.raises(UserError, match=r"name a \.safetensors file in a folder that exists"):
         export_to(tmp_path / "policy.bin")
-    with pytest.raises(UserError, match="is no file that load_policy reads"):
+    with pytest.raises(UserError, match="is not a file that load_policy reads"):
         load_policy(run / "config.json")
     with pytest.raises(UserError, match="holds no exported policy"):
         load_policy(run / "best.safetensors")
@@ -428,7 +428,7 @@ def test_safetensors_take_torsos_of_the_user(tmp_path: Path) -> None:
     assert_equal(load_policy(file).values(seen), policy, seen)
 
 
-def test_a_file_that_differs_from_its_policy_is_not_handed_out(
+def test_a_file_that_differs_from_its_policy_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def wrong(torso: Flatten, ops: graph.Ops, x: Any, shape: tuple[int, ...]) -> Any:

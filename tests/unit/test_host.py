@@ -206,7 +206,7 @@ def test_episode_returns_and_lengths() -> None:
 
 
 @pytest.mark.parametrize("cadence", ["step", "update", "episode"])
-def test_noise_is_renewed_as_asked(cadence: str) -> None:
+def test_noise_is_resampled_as_configured(cadence: str) -> None:
     config = SMALL.replace(acting_noise=cadence, updates_per_step=0.25, learning_starts=10**6)
     run = start(config, make(CountingHostEnv))
     draws = [np.asarray(run.state.actor.explorer.vector)]
@@ -218,7 +218,7 @@ def test_noise_is_renewed_as_asked(cadence: str) -> None:
     changed = np.array([(a != b).any(-1) for a, b in itertools.pairwise(draws)])
     if cadence == "step":
         assert changed.all()
-    elif cadence == "update":  # due after every second step, and drawn while the next is taken
+    elif cadence == "update":  # scheduled after every second step, and sampled during the next
         assert (
             changed.all(1).tolist()
             == changed.any(1).tolist()
@@ -279,7 +279,7 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
     assert np.mean(actions[1_000:]) == pytest.approx(0.1, abs=0.03)
 
 
-def test_an_environment_that_breaks_in_a_worker_process_ends_a_run_in_good_order() -> None:
+def test_an_environment_that_breaks_in_a_worker_ends_the_run_cleanly() -> None:
     """The last chunk holds what was trained; the process that trains keeps its signals."""
     env = make(partial(Fatal, "SIGKILL"), vectorization="subprocess", step_timeout=60.0)
     chunks: list[int] = []
@@ -335,7 +335,7 @@ def test_same_seed_same_bits_however_vectorized() -> None:
     assert (first != weights("sync", 1)).any()
 
 
-def test_every_episode_has_a_seed_of_its_own() -> None:
+def test_every_episode_has_its_own_seed() -> None:
     def cues(seed: int) -> list[float]:
         vector = make(Cue).vector(3)
         steps = [vector.reset(seed), *(vector.step(np.zeros(3, int)) for _ in range(40))]
@@ -556,7 +556,7 @@ def test_missing_box2d_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_package_of_a_named_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CartPole needs pygame to draw, and only to draw; the words come before training."""
+    """CartPole needs pygame only to render; the notice comes before training."""
     monkeypatch.setitem(sys.modules, "pygame", None)
     env = make("CartPole-v1")
     problem = "needs a package that is not installed: pip install 'noisydqn[classic-control]'"
@@ -612,7 +612,7 @@ def test_closing_never_hides_the_first_error_and_is_told_once() -> None:
         ({"terminated": None}, "terminated is None, expected True or False"),
     ],
 )
-def test_what_an_environment_gives_is_checked(given: dict[str, Any], message: str) -> None:
+def test_values_from_an_environment_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(EnvironmentFailedError, match=f"episode 0 of environment 0: {message}"):
         play_a_step(partial(Giving, **given))
 
@@ -719,7 +719,7 @@ class Limited(CountingHostEnv):
         Limited.alive -= 1
 
 
-def test_evaluation_makes_do_with_the_environments_that_can_be_made(
+def test_evaluation_accepts_fewer_environments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     env = make(Limited)
@@ -776,7 +776,7 @@ def test_a_render_that_raises_keeps_a_video_from_being_made() -> None:
     assert "draws no pictures" in (make(CountingHostEnv).video_problem or "")
 
 
-def test_max_episode_steps_cuts_and_does_not_terminate() -> None:
+def test_max_episode_steps_truncates_and_does_not_terminate() -> None:
     vector = make(CountingHostEnv, max_episode_steps=2).vector(1)
     vector.reset(0)
     first, second = vector.step(np.array([0])), vector.step(np.array([0]))

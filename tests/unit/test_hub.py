@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> Path:
     return out
 
 
-def test_there_and_back(
+def test_a_run_survives_push_and_pull(
     stub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", str(run), "me/catcher", "--private"]) == 0

@@ -257,7 +257,7 @@ def test_dueling_streams(
         np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
 
 
-def test_streams_have_weights_and_noise_of_their_own() -> None:
+def test_streams_share_neither_weights_nor_noise() -> None:
     """And leave all other layers and their names as they are without streams."""
     key = jax.random.key(0)
     distribution = ImplicitQuantile(7, 4)

@@ -167,7 +167,7 @@ def assert_agree(replay: Replay, state: ReplayState, twin: SlowReplay) -> None:
 
 
 def steps_of(flags: list[list[int]], num_envs: int) -> list[list[Step]]:
-    """Rows of steps; a flag 0 goes on, 1 terminates, 2 truncates. A step after a last resets."""
+    """Rows of steps; flag 0 continues, 1 terminates, 2 truncates. A step after a last resets."""
     rows: list[list[Step]] = []
     for t, row in enumerate(flags):
         steps: list[Step] = []

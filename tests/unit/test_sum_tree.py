@@ -77,7 +77,7 @@ def test_every_boundary_between_two_leaves() -> None:
     np.testing.assert_array_equal(priority, priorities[np.repeat(expected, 2)])
 
 
-def test_nowhere_is_passed_over() -> None:
+def test_the_index_nowhere_is_ignored() -> None:
     for capacity in (5, FANOUT, 1000, 10**7):
         tree = sum_tree.init(capacity)
         nowhere = jnp.array([sum_tree.NOWHERE, 3], jnp.int32)
@@ -86,7 +86,7 @@ def test_nowhere_is_passed_over() -> None:
         assert float(jnp.sum(tree)) == 2 * sum_tree.levels(tree)
 
 
-def test_of_values_for_one_index_the_largest_counts() -> None:
+def test_the_largest_value_of_a_repeated_index_counts() -> None:
     tree = sum_tree.put(sum_tree.init(100), jnp.array([3, 70]), jnp.array([9.0, 9.0]))
     for order in ([0, 1, 2], [2, 1, 0]):
         indices, values = jnp.array([3, 3, 50])[jnp.array(order)], jnp.array([2.0, 5.0, 4.0])

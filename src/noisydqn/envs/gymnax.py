@@ -15,8 +15,8 @@ def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceE
     """Make an environment of gymnax by its name.
 
     Raises:
-        UserError: gymnax is not installed, or has no such environment, or not with discrete
-            actions.
+        UserError: gymnax is not installed or has no such environment, or the environment's
+            actions are not discrete.
     """
     del notices
     name, kwargs = options.env.removeprefix(GYMNAX), options.env_kwargs

@@ -1,7 +1,7 @@
-"""Environments of Gymnasium in a worker process each.
+"""Environments of Gymnasium, each in its own worker process.
 
-A worker that is killed, ends or does not answer is detected and named. A worker ends when the
-process that trains ends, even if that was killed.
+A worker that is killed, ends or does not answer is detected and named. Workers end with the
+training process, even if that process is killed.
 """
 
 import atexit
@@ -32,13 +32,13 @@ from noisydqn.envs.guard import GuardedEnv
 from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line
 
 START_SECONDS = 120.0
-"""Seconds in which a worker has to import its modules and make its environment."""
+"""Seconds that a worker has to import its modules and make its environment."""
 CLOSE_SECONDS = 5.0
 """Seconds after which a worker that was asked to end is killed."""
 
 
 class WorkerVector(VectorEnv[Any, Any, Any]):
-    """Guarded environments in a worker process each, with `AutoresetMode.NEXT_STEP`.
+    """Guarded environments, each in a worker process, with `AutoresetMode.NEXT_STEP`.
 
     Observations are views of shared memory, which the next step overwrites.
 
@@ -110,7 +110,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         self._gather(max(self._timeout, START_SECONDS))
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Reset every environment with its seed; `seed` is a list of them."""
+        """Reset every environment with its seed; `seed` is the list of seeds."""
         del options
         self._send("reset", [(x,) for x in seed])
         self._gather(self._timeout)
@@ -182,7 +182,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         return answer
 
     def _lost(self, index: int) -> EnvironmentFailedError:
-        """Find out how a worker whose pipe is broken ended, and say so."""
+        """Determine how a worker with a broken pipe ended, and return the error that says so."""
         process = self.processes[index]
         process.join(1)
         code = process.exitcode
@@ -202,7 +202,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the workers: those that do not end when asked to are killed."""
+        """End the workers; kill those that do not end when asked."""
         del kwargs
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
@@ -218,7 +218,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             pipe.close()
 
     def _take_notices(self, pipe: Connection) -> None:
-        """Read a worker's notices, which come after answers that nothing waited for."""
+        """Read a worker's notices, which follow the answers that nothing waited for."""
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
                 answer = pipe.recv()
@@ -243,8 +243,8 @@ def _work(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> None:
-    """Serve one environment until the process that trains asks to end, or ends itself."""
-    # Ctrl-C reaches every process of a group; the process that trains decides what it means.
+    """Serve one environment until the training process requests the end, or ends."""
+    # Ctrl-C reaches every process of a group; the training process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

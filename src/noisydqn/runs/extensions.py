@@ -1,4 +1,4 @@
-"""Trackers and callbacks that are handed to `train`: accepted, made for each seed, and called."""
+"""The user's trackers and callbacks: accepting them, making them for each seed, calling them."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from noisydqn.runs.callbacks import Callback, Training
 from noisydqn.runs.trackers import Tracker
 
 TrackerMaker = Callable[[Path, Config], Tracker]
-"""Makes the tracker of one seed from the folder of its run and its options."""
+"""A function that makes the tracker of one seed from its run's folder and config."""
 
 
 class Extensions(NamedTuple):
@@ -25,7 +25,7 @@ class Extensions(NamedTuple):
 
     @classmethod
     def accept(cls, trackers: object, callbacks: object) -> "Extensions":
-        """Check what a call gave.
+        """Check the trackers and callbacks of a call.
 
         Raises:
             UserError: something is neither a tracker, a maker of one, nor a callback.
@@ -85,10 +85,10 @@ class Watchers:
     Each method raises `ExtensionFailedError` if one of them does; `close` only warns.
 
     Args:
-        extensions: what the user gave.
-        folder: of the seed's run.
-        config: of the seed's run.
-        warn: told of trackers that cannot be closed.
+        extensions: the trackers and callbacks of the run.
+        folder: folder of the seed's run.
+        config: config of the seed's run.
+        warn: receives a line about each tracker that cannot be closed.
     """
 
     def __init__(

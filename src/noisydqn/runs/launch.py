@@ -1,4 +1,4 @@
-"""Runs a job: sessions for its seeds, and all that is around them, from locks to the last lines."""
+"""Running of a job: sessions for its seeds, and everything from locks to the closing lines."""
 
 import dataclasses
 import errno
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def together(self) -> bool:
-        """Whether all seeds are trained at once, in one program; else they take turns."""
+        """Whether one program trains all seeds at once; otherwise they take turns."""
         return self.env.trains_seeds_together
 
     @property
@@ -66,7 +66,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
 
     Args:
         job: the run.
-        quiet: whether to print only warnings.
+        quiet: print only warnings.
         cache: folder of compiled programs, as in `train`.
 
     Raises:
@@ -86,7 +86,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
                 raise
             raise UserError(
                 f"{job.out} cannot be written to: {error.strerror}; make room or make it "
-                f"writable, then: {how_to('resume', job.out, job.config.environment.env)}"
+                f"writable, then: {how_to('resume', job.out, job.config)}"
             ) from error
 
 
@@ -111,17 +111,17 @@ def _perform(job: Job, terminal: Terminal) -> Result:
                     for s in session.seeds
                 ]
             if stop.asked:
-                terminal.warn(stopped_line(stop, steps, out, config.environment.env))
+                terminal.warn(stopped_line(stop, steps, out, config))
                 break
     if config.run.num_seeds > 1:
         RunFolder.at(out).summary.write_json({"seeds": [x.summary for x in results]})
     if not stop.asked:
-        terminal.say("\n".join(closing_lines(out, results, job.env.statistics)))
+        terminal.say("\n".join(closing_lines(out, config, results, job.env.statistics)))
     return Result(out, results, stop.signal)
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
-    """Say what will be trained, and warn of what may disappoint.
+    """Say what will be trained, and warn about likely disappointments.
 
     Raises:
         UserError: the replay buffers do not fit into memory.

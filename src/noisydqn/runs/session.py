@@ -1,4 +1,4 @@
-"""A training session: drives a runner, and performs the effects that `Progress` decides."""
+"""A training session, which drives a runner and performs the effects that `Progress` decides."""
 
 import math
 import time
@@ -30,7 +30,7 @@ from noisydqn.runs.seed import Context, SeedSession
 
 
 class Session:
-    """Trains all seeds that share a runner.
+    """A training session of all seeds that share a runner.
 
     Its life cycle: `train`, `save`, `report`, `end`; `close` at any point.
 
@@ -39,7 +39,7 @@ class Session:
         folders: a folder for each seed.
         checkpoints: the folder of the checkpoints, which hold all seeds.
         checkpoint: the checkpoint to resume; None starts from the beginning.
-        context: shared by the run.
+        context: services shared by all seeds of the run.
 
     Raises:
         UserError: the checkpoint does not fit the configs.
@@ -104,8 +104,8 @@ class Session:
     def train(self) -> None:
         """Train until the budget is used up, a goal is reached, or a stop is requested.
 
-        Evaluates and saves checkpoints on the way. The last checkpoint comes before the last
-        evaluations are waited for, so that a resumed run can repeat those.
+        Evaluations and checkpoints happen on the way. The last checkpoint is saved before the last
+        evaluations are awaited, so that a resumed run can repeat them.
 
         Raises:
             EnvironmentFailedError: an environment failed; the checkpoint is saved.
@@ -168,7 +168,7 @@ class Session:
         return chunks
 
     def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start to compile; returns the program that takes longest and the chunks to come."""
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
         keys = jnp.stack([seed.keys.training for seed in self.seeds])
         made = device.programs(self.config.program, env, len(keys))
         chunks = device.run(
@@ -182,7 +182,7 @@ class Session:
         return made.start(self.context.compiler), chunks
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start to compile; returns the program that takes longest and the chunks to come."""
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
         made = host.programs(self.config.program, env.spec)
         chunks = host.run(
             made,
@@ -229,11 +229,11 @@ class Session:
         self._save_checkpoint(chunk)
 
     def _watch(self, chunk: Chunk, speed: float) -> None:
-        """Call the user's trackers and callbacks, and take in evaluations."""
+        """Call the user's trackers and callbacks, and record evaluations that are done."""
         for i, seed in enumerate(self.seeds):
             seed.watchers.chunk(self._training(i), speed, chunk.seeds[i])
-        # A run must not end after another chunk because a thread was slow: where an evaluation
-        # decides, training waits for it.
+        # The chunk after which a run ends must not depend on the speed of a thread: where an
+        # evaluation decides, training waits for it.
         self._take_evaluations(block=self.progress.needs_confirmation(self.goals))
 
     def _training(self, index: int) -> Training:
@@ -245,7 +245,7 @@ class Session:
     # Evaluations
 
     def _start_evaluations(self, pool: Background | None) -> None:
-        """Evaluate the newest weights; without a pool, when the run is resumed."""
+        """Evaluate the newest weights; without a pool, only once the run is resumed."""
         self.progress = self.progress.after_evaluations_started()
         for seed in self.seeds:
             seed.queue_evaluation(self.progress.steps)
@@ -262,7 +262,7 @@ class Session:
         self._take_evaluations(block=block or self.progress.needs_confirmation(self.goals))
 
     def _take_evaluations(self, *, block: bool) -> None:
-        """Take in the evaluations that are done, in order; wait for all of them if `block`."""
+        """Record the evaluations that are done, in order; wait for all of them if `block`."""
         for i, seed in enumerate(self.seeds):
             while self.progress.seeds[i].pending:
                 steps, seconds = self.progress.seeds[i].pending[0]

@@ -29,10 +29,10 @@ RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
 
 PLAIN_SECONDS = 10.0
-"""Least time between two progress lines where the output is not a terminal."""
+"""Shortest time between two progress lines where the output is not a terminal."""
 
 OLD_NAMES = {"steps": "step"}
-"""Columns of older runs' CSV files, and their present names."""
+"""Column names in CSV files of older runs, and their present names."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -79,9 +79,9 @@ class Tracker(Protocol):
         """
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Record an evaluation of the weights that `steps` and `seconds` of training led to.
+        """Record an evaluation of the weights after `steps` and `seconds` of training.
 
-        Evaluations run beside training, so later chunks may be recorded before.
+        Evaluations run beside training, so later chunks may be recorded first.
         """
 
     def close(self) -> None:
@@ -91,8 +91,8 @@ class Tracker(Protocol):
 class _CsvFile:
     """A CSV file that is complete after each row.
 
-    An existing file keeps its first `size` bytes and its header: a run that an older version began
-    keeps that version's columns.
+    An existing file keeps its first `size` bytes and its header, so a run that an older version
+    started keeps that version's columns.
     """
 
     def __init__(self, file: File, size: int) -> None:
@@ -119,13 +119,13 @@ class _CsvFile:
 
 
 class FileTracker:
-    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
+    """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
     The first column of each, `step`, counts environment steps, summed over environments, up to
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
-    `sizes` are those of the files when the run was saved: later rows are removed.
+    `sizes` are the sizes of the files when the run was saved: later rows are removed.
     """
 
     def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
@@ -162,7 +162,7 @@ class FileTracker:
             )
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Write a row for the evaluation; a statistic that it has no value of is empty."""
+        """Write a row for the evaluation; a statistic without a value is empty."""
         row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
         for statistic in evaluation.statistics:
             row.setdefault(statistic.name, "")
@@ -175,12 +175,11 @@ class FileTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard events; the horizontal axis is environment steps.
+    """A tracker that writes TensorBoard events; the horizontal axis is environment steps.
 
-    The options of the run are hyperparameters, by which TensorBoard compares runs.
-
-    It writes in the calling thread: the thread of TensorBoard's own writer dies when the disk is
-    full, and then the caller waits for ever.
+    The options of the run are hyperparameters, by which TensorBoard compares runs. Events are
+    written in the calling thread: the thread of TensorBoard's own writer dies when the disk is
+    full, and its caller then waits forever.
     """
 
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
@@ -396,6 +395,6 @@ class Terminal:
             self.say(self._waiting.popleft()[1])
 
     def close(self) -> None:
-        """Print the lines that wait for evaluations which will not end."""
+        """Print the lines that still wait for evaluations."""
         self._evaluating.clear()
         self._say_waiting()
