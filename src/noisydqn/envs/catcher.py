@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.names import CATCHER
 from noisydqn.envs.notices import Notices
-from noisydqn.envs.options import CATCHER, EnvironmentOptions
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.spec import Statistic
 from noisydqn.errors import UserError
 

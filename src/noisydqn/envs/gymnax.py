@@ -4,11 +4,10 @@ import difflib
 import json
 
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.names import GYMNAX
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import UserError
-
-GYMNAX = "gymnax:"
 
 
 def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
