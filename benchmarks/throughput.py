@@ -52,7 +52,6 @@ def measure(
         acting_noise="update",
         layer_norm=False,
         distribution=distribution,
-        quantiles=None,
     )
     if env.startswith("ALE/"):
         config = config.replace(replay_capacity=20_000)

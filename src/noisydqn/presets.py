@@ -15,6 +15,7 @@ _CATCHER = Config(
     chunk_steps=2_000,
     torso="catcher",
     hidden=(128,),
+    sigma_init=1.0,  # with 0.5 a seed in fifty never tries to stop in the middle
     learning_rate=1e-3,
     learning_rate_final=1e-4,
     discount=0.95,

@@ -119,7 +119,7 @@ def test_a_config_can_name_every_explorer() -> None:
 )
 def test_an_explorer_is_found_again_by_its_options(explorer: Any) -> None:
     config = Config(exploration=findable(explorer))
-    again = from_stored(to_stored(config), Path("config.json"))
+    again = from_stored(to_stored(config), Path("config.json")).admit(trust=True)
     assert again == config
     assert again.exploration.build() == explorer
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
