@@ -26,7 +26,8 @@ from benchmarks import results
 from noisydqn.checkpoint import rows as ring
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.folders import Folder
 from noisydqn.learner import sum_tree
 from noisydqn.learner.agent import Agent

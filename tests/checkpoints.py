@@ -23,7 +23,8 @@ from noisydqn.checkpoint.format import Manifest, encode
 from noisydqn.checkpoint.reader import newest_whole, read_manifest
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.folders import File, Folder
 from noisydqn.runners import build

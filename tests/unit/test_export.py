@@ -18,8 +18,8 @@ from gymnasium import spaces
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, load_policy
 from noisydqn.cli import main
 from noisydqn.distributions import DISTRIBUTIONS, Distribution, Quantile
-from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import Encoding, numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import (
     SUFFIXES,
     Format,

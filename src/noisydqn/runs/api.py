@@ -9,7 +9,7 @@ from noisydqn.config.config import Config, option_hints
 from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
-from noisydqn.envs.host import Notices
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
@@ -126,7 +126,7 @@ def train(
             job = _resumed(out, changes, Given(maker, {}), extensions, trust=True)
             return launch(job, quiet=quiet, cache=cache)
     environment = _environment(config, maker, {})
-    check_memory(config, environment)
+    check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     out, folders = create_folders(config, out, environment.spec)
     return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
 
