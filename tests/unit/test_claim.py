@@ -149,6 +149,13 @@ def test_a_file_system_without_locks(
     ]
 
 
+def test_a_lock_needs_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = "cannot be written to: .*; make it writable, or copy the run to a folder that is"
+    with pytest.raises(UserError, match=words), Lock(Folder(tmp_path / "file"), pytest.fail):
+        pass
+
+
 def test_a_lock_that_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", broken_flock(errno.EIO))
     words = "cannot be locked: Input/output error; copy the run to another file system"
@@ -296,7 +303,7 @@ def test_the_fastest_of_several_calls_has_the_folder(
 ) -> None:
     """It is whole, and of that call alone."""
 
-    def launch(job: Job, **_: Any) -> int:
+    def launch(job: Job, **_: Any) -> Any:
         for _ in range(20):
             assert config(job.out)["seed"] == job.config.run.seed
             assert names(job.out) == EARLY

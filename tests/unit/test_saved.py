@@ -81,14 +81,14 @@ def test_a_run_is_evaluated_in_an_environment_from_the_user(run: Path, env: Any)
 
 def test_an_environment_from_the_user_is_played_unchanged(run: Path) -> None:
     """Not as that of the run was made."""
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     write_config(folder, PLAIN.replace(env_kwargs='{"size": 9}', max_episode_steps=3))
     evaluation = noisydqn.evaluate(run, env=Walk, episodes=1)
     assert evaluation.returns == (7,)
 
 
 def test_as_many_episodes_as_the_run_evaluates(run: Path) -> None:
-    write_config(RunFolder(run), PLAIN.replace(evaluation_episodes=3))
+    write_config(RunFolder.at(run), PLAIN.replace(evaluation_episodes=3))
     assert len(noisydqn.evaluate(run, env=Walk).returns) == 3
 
 

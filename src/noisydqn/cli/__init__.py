@@ -155,11 +155,17 @@ class PullArgs:
 def _train(argv: Sequence[str]) -> int:
     from noisydqn.cli.train import parse_train
 
-    config, args = parse_train(argv)
+    args, options = parse_train(argv)
     from noisydqn.runs.api import train
 
     result = train(
-        config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
+        args.name,
+        out=args.out,
+        quiet=args.quiet,
+        resume=args.resume,
+        trust=args.trust,
+        cache=_cache(args.cache),
+        **options,
     )
     return _code(result.signal)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +18,7 @@ from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, Seed
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Instance, refuse_for_instance
 from noisydqn.envs.guard import GuardedEnv, guarded
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
@@ -40,32 +40,6 @@ SUCCESS = Statistic(
     meaning="Share of the episodes played without noise whose last info reports a success.",
 )
 PICTURE_MODES = {"rgb_array", "rgb_array_list"}
-
-
-class Notices:
-    """A receiver of lines about problems, which passes each line on once.
-
-    Args:
-        tell: receives the lines; None holds them back until `tell` is called.
-    """
-
-    def __init__(self, tell: Callable[[str], None] | None = warnings.warn) -> None:
-        self._tell = tell
-        self._lines: dict[str, None] = {}
-
-    def __call__(self, line: str) -> None:
-        """Pass a line on, unless it was received before."""
-        if line not in self._lines:
-            self._lines[line] = None
-            if self._tell is not None:
-                self._tell(line)
-
-    def tell(self, tell: Callable[[str], None]) -> None:
-        """Send lines to `tell` from now on, first those that were held back."""
-        held = [] if self._tell is not None else list(self._lines)
-        self._tell = tell
-        for line in held:
-            tell(line)
 
 
 class _Probe(NamedTuple):

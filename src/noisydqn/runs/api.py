@@ -10,7 +10,7 @@ from noisydqn.config.config import Config, option_hints
 from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
-from noisydqn.envs.host import Notices
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
@@ -123,7 +123,7 @@ def train(
     if resume and out is None:
         raise UserError("--resume needs --out: name the folder of the run to resume")
     environment = _environment(config, maker, {})
-    check_memory(config, environment)
+    check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     with closing(claim_folder(config, out, resume=resume)) as claim:
         if is_half_made(claim.whole):
             together = environment.trains_seeds_together

@@ -10,11 +10,16 @@ from noisydqn.checkpoint.writer import NONE_YET
 from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.files import free_path
 from noisydqn.folders import PART, Folder
-from noisydqn.runs.folder import RunFolder, runs_in, write_config, write_spaces
+from noisydqn.runs.folder import (
+    DEFAULT_PARENT,
+    RunFolder,
+    make_folder,
+    runs_in,
+    write_config,
+    write_spaces,
+)
 
-DEFAULT_PARENT = Path("runs")
 EARLY_FILES = {"config.json", "spaces.json", LOCK}
 """Files that a run makes before it trains; each may still be in the making."""
 SEED = re.compile(r"seed\d+")
@@ -63,18 +68,6 @@ class Claim:
         """Release the locks."""
         for lock in self._locks:
             lock.release()
-
-
-def make_folder(name: str) -> Path:
-    """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
-    while True:
-        out = free_path(DEFAULT_PARENT / name)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            out.mkdir()
-        except FileExistsError:  # another run has taken it
-            continue
-        return out
 
 
 def claim_folder(config: Config, out: Path | None, *, resume: bool) -> Claim:

@@ -12,9 +12,10 @@ from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.files import Place, given_path
+from noisydqn.files import Place, free_path, given_path
 from noisydqn.folders import File, Folder, json_bytes
 
+DEFAULT_PARENT = Path("runs")
 MAX_JSON_BYTES = 2**24
 
 
@@ -122,6 +123,18 @@ class RunFolder:
                 "folder"
             )
         return file
+
+
+def make_folder(name: str) -> Path:
+    """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
+    while True:
+        out = free_path(DEFAULT_PARENT / name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir()
+        except FileExistsError:  # another run has taken it
+            continue
+        return out
 
 
 def config_bytes(config: Config) -> bytes:

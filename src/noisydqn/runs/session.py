@@ -174,34 +174,40 @@ class Session:
         return chunk if chunk is not None and chunk.seeds else None
 
     def _chunks(self) -> Generator[Chunk]:
-        """Start the runner and all compilation, first of the programs that training needs."""
+        """Start all compilation, first of what training needs; returns the chunks to come."""
         env, compiler = self.context.env, self.context.compiler
         longest, chunks = env.by_kind(device=self._on_device, host=self._on_host)
         compiler.start_after(longest, self._evaluation_programs)
         return chunks
 
     def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the device runner; also returns the program that takes longest to compile."""
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
         keys = jnp.stack([seed.keys.training for seed in self.seeds])
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = device.programs(self.config.program, env, len(keys)).start(compiler)
-        return longest, device.run(
-            *(self.config.program, env, keys, self.config.total_steps, self.checkpoint),
-            stop=stop,
-            compiler=compiler,
+        made = device.programs(self.config.program, env, len(keys))
+        chunks = device.run(
+            made,
+            keys,
+            self.config.total_steps,
+            self.checkpoint,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the host runner; also returns the program that takes longest to compile."""
-        key = self.seeds[0].keys.training
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = host.programs(self.config.program, env.spec).start(compiler)
-        return longest, host.run(
-            *(self.config.program, env, key, self.config.total_steps),
-            *(self.checkpoint, self.context.terminal.warn),
-            stop=stop,
-            compiler=compiler,
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
+        made = host.programs(self.config.program, env.spec)
+        chunks = host.run(
+            made,
+            env,
+            self.seeds[0].keys.training,
+            self.config.total_steps,
+            self.checkpoint,
+            self.context.terminal.warn,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         env = self.context.env

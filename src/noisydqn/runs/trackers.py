@@ -151,7 +151,7 @@ class TensorBoardTracker:
         folder.tensorboard.make()
         # The suffix keeps two files of the same second apart.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter(folder.tensorboard.file(name).create())
+        self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:
