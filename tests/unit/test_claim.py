@@ -304,7 +304,7 @@ def test_the_fastest_of_several_calls_has_the_folder(
     """It is whole, and of that call alone."""
 
     def launch(job: Job, **_: Any) -> Any:
-        for _ in range(20):
+        for _moment in range(20):
             assert config(job.out)["seed"] == job.config.run.seed
             assert names(job.out) == EARLY
             time.sleep(0.005)

@@ -47,7 +47,7 @@ class Claim:
         Raises:
             UserError: as when a claim is made.
         """
-        lock = Lock(folder.files, self._note)
+        lock = Lock(folder.files, self.notices.append)
         lock.take()
         self._locks.append(lock)
 
@@ -60,9 +60,6 @@ class Claim:
         for lock in self._locks:
             if lock.folder is folder.files:
                 lock.take()
-
-    def _note(self, line: str) -> None:
-        self.notices.append(line)
 
     def close(self) -> None:
         """Release the locks."""

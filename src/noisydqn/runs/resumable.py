@@ -26,7 +26,7 @@ WORDS = {"preset": "preset (NAME)", "env": "environment (NAME)"}
 """Options that have no flag."""
 
 
-def _differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """List the options that differ, but for the free ones."""
     return [name for name in wanted if name not in FREE and stored.get(name) != wanted[name]]
 
@@ -42,9 +42,9 @@ def check_same(config: Config, whole: RunFolder) -> dict[str, Any]:
     """
     runs, wanted = read_runs(whole), config.flat()
     stored = {**runs[0][1].options, "num_seeds": len(runs)}
-    if differing := [WORDS.get(x, flag(x)) for x in _differing(stored, wanted)]:
+    if others := [WORDS.get(x, flag(x)) for x in differing(stored, wanted)]:
         raise UserError(
-            f"--out {whole.path} holds a run with other {', '.join(differing)}: give the same "
+            f"--out {whole.path} holds a run with other {', '.join(others)}: give the same "
             "options, or name another folder"
         )
     return {name: wanted[name] for name in FREE}
@@ -71,8 +71,8 @@ def check_config(place: RunFolder, file: File, config: Config) -> None:
         if stored is None:
             continue
         before, now = from_stored(stored, path).options, config.flat()
-        if differing := _differing(before, now):
-            words = [f"{WORDS.get(x, flag(x))} {now[x]} (was {before.get(x)})" for x in differing]
+        if others := differing(before, now):
+            words = [f"{WORDS.get(x, flag(x))} {now[x]} (was {before.get(x)})" for x in others]
             raise UserError(
                 f"{file} differs from the config that {path} was trained with: "
                 f"{', '.join(words)}; restore {file.name}, or train anew in another folder"
