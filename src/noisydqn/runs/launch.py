@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
-from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
@@ -22,8 +21,10 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import stoppable
+from noisydqn.runs.claim import Claim
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.messages import closing_lines, describe, how_to, stopped_line
 from noisydqn.runs.result import Result, SeedResult
@@ -41,10 +42,15 @@ class Job:
 
     config: Config  # of all seeds
     env: Environment
-    out: Path
+    claim: Claim  # to the run's folder
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
     resumed: bool = False
+
+    @property
+    def out(self) -> Path:
+        """The path of the run's folder, which may be renamed while the run is trained."""
+        return self.claim.whole.path
 
     @property
     def together(self) -> bool:
@@ -73,10 +79,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         UserError: the run cannot be resumed, a file cannot be written, or another process trains
             the run; or as `Session`.
     """
-    places = [RunFolder.at(job.out)] if job.together else job.folders
     with ExitStack() as stack:
-        for place in places:
-            stack.enter_context(locked(place.checkpoints))
         terminal = stack.enter_context(Terminal(job.config, quiet=quiet))
         stack.enter_context(program_cache(cache, terminal.warn))
         try:
@@ -93,17 +96,17 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
 def _perform(job: Job, terminal: Terminal) -> Result:
     """Train the seeds, together or in turn, and say how the run ended."""
     _announce(job, terminal)
-    config, out = job.config, job.out
-    spec = job.env.spec
+    config, spec = job.config, job.env.spec
+    keeper = Keeper(job.claim, list(zip(job.folders, job.seeds, strict=True)), spec, terminal.warn)
     results: list[SeedResult] = []
     with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
-        context = Context(job.env, terminal, stop, compiler, job.extensions)
+        context = Context(job.env, terminal, stop, compiler, job.extensions, keeper)
         for session in _sessions(job, context):
             with closing(session):
                 for seed in session.seeds if job.resumed else ():
                     write_config(seed.folder, seed.config)
                     write_spaces(seed.folder, spec)
-                _train_and_report(session, out)
+                _train_and_report(session, job)
             steps = session.progress.steps
             if steps > 0:
                 results += [
@@ -111,13 +114,14 @@ def _perform(job: Job, terminal: Terminal) -> Result:
                     for s in session.seeds
                 ]
             if stop.asked:
-                terminal.warn(stopped_line(stop, steps, out, config))
+                terminal.warn(stopped_line(stop, steps, job.out, config))
                 break
     if config.run.num_seeds > 1:
-        RunFolder.at(out).summary.write_json({"seeds": [x.summary for x in results]})
+        keeper.restore()
+        job.claim.whole.summary.write_json({"seeds": [x.summary for x in results]})
     if not stop.asked:
-        terminal.say("\n".join(closing_lines(out, config, results, job.env.statistics)))
-    return Result(out, results, stop.signal)
+        terminal.say("\n".join(closing_lines(job.out, config, results, job.env.statistics)))
+    return Result(job.out, results, stop.signal)
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
@@ -127,6 +131,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         UserError: the replay buffers do not fit into memory.
     """
     config, env = job.config, job.env
+    for notice in job.claim.notices:
+        terminal.warn(notice)
     terminal.say(
         f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
     )
@@ -150,11 +156,13 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
     def session(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Session:
         warn = context.terminal.warn
         checkpoint = newest_whole(place.checkpoints, warn) if job.resumed else None
+        if job.resumed and checkpoint is None:
+            context.terminal.say(f"{place.path} holds no checkpoint: training begins at step 0")
         return Session(seeds, folders, place.checkpoints, checkpoint, context)
 
     seeds = job.seeds
     if job.together:
-        yield session(seeds, job.folders, RunFolder.at(job.out))
+        yield session(seeds, job.folders, job.claim.whole)
         return
     for seed, folder in zip(seeds, job.folders, strict=True):
         if len(seeds) > 1:
@@ -162,16 +170,15 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
         yield session([seed], [folder], folder)
 
 
-def _train_and_report(session: Session, out: Path) -> None:
+def _train_and_report(session: Session, job: Job) -> None:
     """Train and save; then evaluate and record a video, unless a stop is requested."""
-    trained = f"what was trained until then is in {out}"
     try:
         session.train()
     except (EnvironmentFailedError, DivergedError, ExtensionFailedError) as failure:
         if session.progress.steps == 0:
             raise
         session.save()
-        raise failure.with_hint(trained) from failure
+        raise failure.with_hint(_where(job)) from failure
     if session.progress.steps == 0:
         return
     session.save()
@@ -180,9 +187,13 @@ def _train_and_report(session: Session, out: Path) -> None:
             _report(session)
         session.end()
     except (EnvironmentFailedError, ExtensionFailedError) as failure:
-        raise failure.with_hint(trained) from failure
+        raise failure.with_hint(_where(job)) from failure
     except UserError as error:
-        raise UserError(f"{error}; {trained}") from error
+        raise UserError(f"{error}; {_where(job)}") from error
+
+
+def _where(job: Job) -> str:
+    return f"what was trained until then is in {job.out}"
 
 
 def _report(session: Session) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder
-from noisydqn.runs.trackers import OLD_NAMES
+from noisydqn.runs.tables import OLD_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

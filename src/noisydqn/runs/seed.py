@@ -21,6 +21,7 @@ from noisydqn.runs.callbacks import Training
 from noisydqn.runs.evaluations import Evaluations
 from noisydqn.runs.extensions import Extensions, Watchers
 from noisydqn.runs.folder import RunFolder, read_summary
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
@@ -37,6 +38,7 @@ class Context:
     stop: Stop
     compiler: Compiler
     extensions: Extensions
+    keeper: Keeper
 
 
 class SeedSession:
@@ -114,6 +116,7 @@ class SeedSession:
         policy = self.evaluations.remove(steps)
         if best:
             self.best = policy
+            self.context.keeper.restore()
             save_policy(self.folder.best, policy)
         for tracker in self._trackers:
             tracker.evaluation(steps, seconds, evaluation)
@@ -155,6 +158,7 @@ class SeedSession:
     def save(self, steps: int, seconds: float, progress: SeedProgress) -> None:
         """Write weights and summary. The summary's evaluation stays if no step was added."""
         assert self.final is not None  # noqa: S101 - a chunk came before
+        self.context.keeper.restore()
         save_policy(self.folder.final, self.final)
         save_policy(self.folder.best, self.best_policy)
         solved_step, solved_seconds = progress.solved_at or (None, None)
@@ -201,6 +205,7 @@ class SeedSession:
             StoppedError: a stop was requested.
         """
         policy, records_video = self.best_policy, self.records_video
+        self.context.keeper.restore()
         with Background(1, "evaluation") as pool:
             future = None
             if self.summary["evaluation"] is None:

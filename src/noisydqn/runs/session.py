@@ -1,5 +1,6 @@
 """A training session, which drives a runner and performs the effects that `Progress` decides."""
 
+import hashlib
 import math
 import time
 from collections.abc import Generator, Sequence
@@ -9,10 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 import msgspec
 
+from noisydqn.checkpoint.origin import Origin
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import Background, Program
 from noisydqn.config.config import Config
+from noisydqn.config.stored import to_stored
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
@@ -23,7 +26,7 @@ from noisydqn.runners import device, host
 from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import Chunk
 from noisydqn.runs.callbacks import Training
-from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.folder import RunFolder, config_bytes
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
@@ -56,6 +59,8 @@ class Session:
     ) -> None:
         self.config, self.goals = configs[0], Goals.of(configs[0])
         self.context, self.checkpoint = context, checkpoint
+        sha256 = hashlib.sha256(config_bytes(configs[0])).hexdigest()
+        self._record = (to_stored(configs[0]), sha256, Origin.here())
         self.seeds = [
             SeedSession(config, folder, context, shown=i == 0)
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
@@ -96,7 +101,13 @@ class Session:
         for i, seed in enumerate(self.seeds):
             seed.restore(progress.seeds[i], checkpoint, f"seed{i}")
         self.progress = progress
-        self.context.terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
+        here, terminal = self._record[-1], self.context.terminal
+        if stored.origin is not None and (changed := stored.origin.differences(here)):
+            terminal.warn(
+                f"{checkpoint.path} was made elsewhere, with {changed}: the run resumes, but may "
+                "not end with the bits of an uninterrupted one"
+            )
+        terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
         return stored.file_sizes
 
     # Training
@@ -136,6 +147,7 @@ class Session:
         """Train chunk by chunk; returns the last chunk, None if it is saved already."""
         stop, chunk = self.context.stop, None
         last = saved = time.perf_counter()
+        lost = False  # what was saved
         interval = self.config.run.checkpoint_seconds or math.inf
         with closing(self._chunks()) as chunks, suppress(StoppedError):
             for chunk in chunks:
@@ -155,9 +167,10 @@ class Session:
                     raise
                 if stop.asked or self.progress.should_stop(self.goals):
                     return chunk
-                if now - saved >= interval and not self.writer.busy:
+                lost = self.context.keeper.restore() or lost
+                if (lost or now - saved >= interval) and not self.writer.busy:
                     self._save_checkpoint(chunk)
-                    saved = time.perf_counter()
+                    saved, lost = time.perf_counter(), False
         return chunk if chunk is not None and chunk.seeds else None
 
     def _chunks(self) -> Generator[Chunk]:
@@ -291,13 +304,15 @@ class Session:
 
     def _save_checkpoint(self, chunk: Chunk) -> None:
         """Save a checkpoint after a chunk."""
+        self.context.keeper.restore()
         snapshot = chunk.snapshot()
         policies = {
             f"seed{i}": seed.policies(self.progress.seeds[i]) for i, seed in enumerate(self.seeds)
         }
         snapshot = snapshot._replace(arrays=snapshot.arrays | policies)
         sizes = tuple(seed.file_sizes() for seed in self.seeds)
-        self.writer.save(snapshot, StoredRun(self.progress, sizes).encode())
+        stored = StoredRun(self.progress, sizes, *self._record)
+        self.writer.save(snapshot, stored.encode())
 
     def save(self) -> None:
         """Write weights and summaries of all seeds, and close the trackers."""

@@ -1,13 +1,10 @@
 """Trackers of a run: CSV files, TensorBoard and the terminal. A tracker cannot change the run."""
 
-import csv
 import math
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from io import TextIOWrapper
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -19,20 +16,17 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
-from noisydqn.folders import File
 from noisydqn.output import discard
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
 
 PLAIN_SECONDS = 10.0
 """Shortest time between two progress lines where the output is not a terminal."""
-
-OLD_NAMES = {"steps": "step"}
-"""Column names in CSV files of older runs, and their present names."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -88,36 +82,6 @@ class Tracker(Protocol):
         """Finish writing: training has ended."""
 
 
-class _CsvFile:
-    """A CSV file that is complete after each row.
-
-    An existing file keeps its first `size` bytes and its header, so a run that an older version
-    started keeps that version's columns.
-    """
-
-    def __init__(self, file: File, size: int) -> None:
-        raw = file.appending()
-        raw.truncate(min(size, os.fstat(raw.fileno()).st_size))
-        self._header = next(csv.reader([raw.readline().decode()]), None) or None
-        raw.seek(0, os.SEEK_END)
-        self._file = TextIOWrapper(raw, newline="")
-        self._writer: Any = csv.writer(self._file)
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self._header is None:
-            self._header = list(row)
-            self._writer.writerow(self._header)
-        self._writer.writerow([row.get(OLD_NAMES.get(x, x), "") for x in self._header])
-        self._file.flush()
-
-    def size(self) -> int:
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class FileTracker:
     """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
@@ -130,12 +94,12 @@ class FileTracker:
 
     def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
         metrics, episodes, evaluations = sizes
-        self._metrics = _CsvFile(folder.metrics, metrics)
-        self._episodes = _CsvFile(folder.episodes, episodes)
-        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+        self._metrics = CsvFile(folder.metrics, metrics)
+        self._episodes = CsvFile(folder.episodes, episodes)
+        self._evaluations = CsvFile(folder.evaluations, evaluations)
 
     def sizes(self) -> tuple[int, int, int]:
-        """Flush the files to the disk and return their sizes in bytes."""
+        """Flush the files to the disk, anew if they were removed; returns their sizes in bytes."""
         return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
