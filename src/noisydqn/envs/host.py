@@ -239,6 +239,7 @@ class HostEnvironment:
         pictures: bool = False,
         max_steps: int | None = None,
         fewer: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> "HostVector":
         """Make some of them, in lockstep.
 
@@ -249,6 +250,7 @@ class HostEnvironment:
             max_steps: steps after which episodes are truncated, beside the environment's own
                 limit; a vector of an id's own does not know it.
             fewer: make do with fewer than `num_envs`, where no more can be made.
+            check: called while processes are waited for; it may raise to stop waiting.
 
         Raises:
             UserError: they cannot be made; with `fewer`, not even one, whatever the reason.
@@ -271,6 +273,7 @@ class HostEnvironment:
                 self._probe.action_space,
                 timeout=self.step_timeout,
                 notice=self.notices,
+                check=check,
             )
             return HostVector(GuardedBackend(workers), self.notices)
         renders = pictures and self._probe.rate is not None
