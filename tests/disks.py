@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def mounted(path: Path, size: str) -> Generator[Path]:
-    """A disk of its own at `path`, of a size such as "40k"; skips where mounting is not allowed."""
+    """A separate disk at `path`, of a size such as "40k"; skips where mounting is not allowed."""
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:

@@ -61,7 +61,7 @@ def often() -> EzGreedy:
 
 
 class Loud(Noisy):
-    """An explorer with noisy layers, without options of its own."""
+    """An explorer with noisy layers and without options."""
 
 
 def broken() -> Explorer:

@@ -49,7 +49,7 @@ class Framework(Protocol):
         ...
 
     def outputs(self, layer: Any, x: np.ndarray, normals: np.ndarray | None) -> np.ndarray:
-        """Outputs [B, q] for x [B, p] under a draw; None: the means."""
+        """Outputs [B, q] for x [B, p] under a noise sample; None: the means."""
         ...
 
     def gradients(self, layer: Any, x: np.ndarray, normals: np.ndarray, at: np.ndarray) -> Arrays:
@@ -57,7 +57,7 @@ class Framework(Protocol):
         ...
 
     def sampled(self, layer: Any, x: np.ndarray, draws: int) -> np.ndarray:
-        """Outputs [draws, B, q] under draws of the layer's own, each shared by the batch."""
+        """Outputs [draws, B, q] under the layer's own samples, each shared by the batch."""
         ...
 
 

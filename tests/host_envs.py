@@ -207,7 +207,7 @@ class Giving(CountingHostEnv):
 
 
 class Drawing(CountingHostEnv):
-    """Draws the pictures that it is given, one after the other."""
+    """Renders the given pictures, one after the other."""
 
     metadata: dict[str, Any] = {"render_fps": 0}  # noqa: RUF012 - as Gymnasium declares it
 
@@ -247,12 +247,12 @@ class Forgetful(CountingHostEnv):
 
 
 def forgetful_vector(num_envs: int) -> SyncVectorEnv:
-    """A vector of them with an entry point of its own."""
+    """Make a vector of `Forgetful` environments, as the vector entry point of an id."""
     return SyncVectorEnv([Forgetful] * num_envs)
 
 
 class CountingVectorEnv(VectorEnv[Any, Any, Any]):
-    """`CountingHostEnv` with a vector entry point of its own."""
+    """`CountingHostEnv` with its own vector entry point."""
 
     def __init__(self, num_envs: int, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP):
         self.metadata = {"autoreset_mode": AutoresetMode(autoreset_mode)}

@@ -72,7 +72,7 @@ class DrawnWalk(Walk):
 
 
 class FramesWalk(DrawnWalk):
-    """Walk of which each step has two pictures, drawn with the parameters; a panel of its own."""
+    """Walk with two pictures per step, rendered with the parameters, and a panel."""
 
     panel: ClassVar = ("won",)
 

@@ -1,4 +1,4 @@
-"""The command in a process of its own, to be stopped from outside."""
+"""The command in a separate process, to be stopped from outside."""
 
 import os
 import signal

@@ -6,12 +6,14 @@ background threads, so the main thread stays free to handle signals.
 """
 
 import atexit
+import contextlib
+import math
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import Any, Generic, Literal, Self, TypeVar, cast
@@ -192,6 +194,27 @@ def program_for(name: str, function: Callable[..., R], *args: Any) -> Program[R]
     leaves, structure = jax.tree.flatten(args)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     return cast(Program[R], _program_for(name, function, structure, shapes))
+
+
+class Pace:
+    """The pace of a long loop of compiled calls, as nothing can interrupt a call.
+
+    Args:
+        seconds: how long a call may take, roughly.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.most = 1
+        """Steps that the next call may make."""
+
+    @contextlib.contextmanager
+    def timed(self, steps: int) -> Generator[None]:
+        """Time a call that makes some steps and waits for its results."""
+        before = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - before
+        self.most = min(4 * steps, math.ceil(steps * self._seconds / seconds))
 
 
 _threads: list[threading.Thread] = []

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from noisydqn.config.config import Config
 from noisydqn.errors import MissingExtraError, UserError
 from noisydqn.files import free_path, given_path
 from noisydqn.folders import File
@@ -58,7 +57,7 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
         UserError: nobody is logged in, the hub refuses or cannot be reached, the name is not a
             repository's, or the folder does not hold exactly one run with weights.
     """
-    folder, config = open_folder(path)
+    folder, stored = open_folder(path)
     _check_name(name)
     folder.weights("best")
     api = huggingface_hub.HfApi()
@@ -77,12 +76,12 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
             for file in _shared(folder):
                 if file.exists():
                     (stage / file.name).write_bytes(file.read())
-            (stage / "README.md").write_text(str(model_card(folder, config, name)))
+            (stage / "README.md").write_text(str(model_card(folder, stored.options, name)))
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(
                 repo_id=name,
                 folder_path=stage,
-                commit_message=f"{config.environment.env}, shared by {user}",
+                commit_message=f"{stored.options['env']}, shared by {user}",
             )
     except (HfHubHTTPError, OSError) as error:
         raise _refused(name, error) from error
@@ -94,7 +93,7 @@ def _refused(what: str, error: Exception) -> UserError:
     return UserError(f"the hub refused {what} or cannot be reached ({reason}): try again later")
 
 
-def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
+def model_card(folder: RunFolder, options: dict[str, Any], name: str) -> ModelCard:
     """Write a repository's README, with evaluation results in the hub's metadata."""
     summary = read_summary(folder)
     evaluation: dict[str, Any] = summary.get("evaluation") or {}
@@ -102,8 +101,8 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
         EvalResult(
             task_type="reinforcement-learning",
             task_name="reinforcement-learning",
-            dataset_type=config.environment.env,
-            dataset_name=config.environment.env,
+            dataset_type=options["env"],
+            dataset_name=options["env"],
             metric_type=kind,
             metric_name=kind.replace("_", " "),
             metric_value=value,
@@ -114,7 +113,7 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
     data = ModelCardData(
         library_name=LIBRARY,
         license="mit",
-        tags=["reinforcement-learning", "noisy-networks", "deep-q-network", config.environment.env],
+        tags=["reinforcement-learning", "noisy-networks", "deep-q-network", options["env"]],
         model_name=name.split("/")[1],
         eval_results=results or None,
     )
@@ -122,8 +121,8 @@ def model_card(folder: RunFolder, config: Config, name: str) -> ModelCard:
     outcome = ", ".join(f"{kind.replace('_', ' ')} {x:g}" for kind, x in evaluation.items())
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n{film}\n"
-        f"A noisy deep Q-network for {config.environment.env}, trained with noisydqn: preset "
-        f"{config.preset}, seed {config.run.seed}, {summary.get('steps', 0):,} steps.\n\n"
+        f"A noisy deep Q-network for {options['env']}, trained with noisydqn: preset "
+        f"{options['preset']}, seed {options['seed']}, {summary.get('steps', 0):,} steps.\n\n"
         f"Without noise, in episodes after training: {outcome or 'not evaluated'}.\n\n"
         f"```\nnoisydqn pull {name}\n```\n\n"
         "```python\nimport noisydqn\n\n"

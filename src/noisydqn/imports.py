@@ -31,6 +31,16 @@ def name_of(function: Any) -> str:
     return f"{PYTHON}<{name}>"
 
 
+def inert(name: str) -> str:
+    """Return a name for messages alone, which `find` refuses."""
+    return f"{PYTHON}<{name.removeprefix(PYTHON).strip('<>')}>"
+
+
+def is_inert(name: str) -> bool:
+    """Tell whether `find` refuses a name, as it does that of a lambda."""
+    return name.startswith(PYTHON) and "<" in name
+
+
 def _described(function: Any) -> str:
     described = function
     while isinstance(described, partial):
@@ -76,7 +86,7 @@ def find(name: str) -> Callable[..., Any]:
         UserError: it cannot be imported.
     """
     path = name.removeprefix(PYTHON)
-    if "<" in path:
+    if is_inert(name):
         raise UserError(
             f"{name} cannot be found again by its name: pass the function itself from Python, as "
             "env= for an environment, or train with a function that a module defines"

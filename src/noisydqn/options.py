@@ -112,7 +112,7 @@ def flag(name: str) -> str:
 
 @lru_cache
 def hints_of(kind: type) -> Mapping[str, Hint]:
-    """The hints of a dataclass by field."""
+    """Return the hints of a dataclass by field."""
     return {name: _hint(h) for name, h in get_type_hints(kind, include_extras=True).items()}
 
 
@@ -215,12 +215,12 @@ def _converted(value: Any, hint: Hint) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """Python's value of a scalar or an array without axes of NumPy, JAX or PyTorch."""
+    """Convert a scalar or an array without axes of NumPy, JAX or PyTorch to Python's value."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _number(value: Any, kind: type) -> tuple[Any, bool]:
-    """A number as another kind, and whether it is exactly the same."""
+    """Convert a number to another kind; also tell whether it is exactly the same."""
     if not isinstance(value, int | float):
         return value, False
     try:
@@ -240,7 +240,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _json(value: Any) -> Any:
-    """The same value in the types that JSON has.
+    """Convert a value to the types that JSON has.
 
     Raises:
         _RefusedError: it has other types, or keys that are not text.
@@ -326,7 +326,7 @@ NOTES = {
     "env": "the environment is NAME: noisydqn train CartPole-v1",
     "preset": "the preset is NAME: noisydqn train cartpole",
 }
-"""What to say of options that are given in another way, or not at all."""
+"""Explanations of options that are given in another way, or not at all."""
 
 NOTES_OF_RUNS = {
     "env": "the environment is that of the run; evaluate and record in Python take env=",
@@ -388,5 +388,5 @@ def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "t
 
 
 def field_names(kind: type) -> list[str]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return [field.name for field in dataclasses.fields(kind)]

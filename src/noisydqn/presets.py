@@ -1,9 +1,9 @@
-"""Named configurations, and which of them suits an environment."""
+"""Presets: named configurations, and the choice of one for an environment."""
 
 import re
 
 from noisydqn.config.config import Config
-from noisydqn.envs.options import CATCHER
+from noisydqn.envs.names import ATARI, CATCHER, GYMNAX, MINATAR, namespace, prefix
 
 DEFAULT_PRESET = "catcher"
 
@@ -15,6 +15,7 @@ _CATCHER = Config(
     chunk_steps=2_000,
     torso="catcher",
     hidden=(128,),
+    sigma_init=1.0,  # with 0.5 a seed in fifty never tries to stop in the middle
     learning_rate=1e-3,
     learning_rate_final=1e-4,
     discount=0.95,
@@ -108,7 +109,7 @@ _CLASSIC = Config(
     learning_rate_final=1e-4,
     schedule_updates=40_000,
     adam_epsilon=1.5e-4,
-    discount=0.998,  # a landing is worth more than a safe hover, hundreds of steps before it
+    discount=0.998,  # hundreds of steps ahead, a landing is still worth more than a safe hover
     n_step=5,
     batch_size=64,
     updates_per_step=0.5,
@@ -121,10 +122,10 @@ _LUNARLANDER = _CLASSIC.replace(
     preset="lunarlander",
     env="LunarLander-v3",
     steps=300_000,
-    chunk_steps=4_000,  # an evaluation takes as long as some 4,000 steps
+    chunk_steps=4_000,  # an evaluation takes as long as about 4,000 steps
     stop_at_return=200.0,
     window=50,
-    stop_at_evaluation=230.0,  # without noise some fly off, or hover, where with noise they land
+    stop_at_evaluation=230.0,  # some policies land with noise, but hover or fly off without
     layer_norm=True,
     distribution="quantile",
     quantiles=32,
@@ -160,7 +161,7 @@ _ATARI = Config(
     num_envs=8,
     frame_stack=4,
     reward_clip=1.0,
-    distribution="categorical",  # 51 atoms from -10 to 10, as they are if not given
+    distribution="categorical",  # 51 atoms from -10 to 10, the defaults
     torso="nature",
     hidden=(512,),
     learning_rate=6.25e-5,
@@ -176,7 +177,7 @@ _ATARI = Config(
     video_seconds=60.0,
 )
 
-_RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; four frames are one step
+_RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; a step is four frames
     preset="rainbow",
     steps=50_000_000,
     hidden=(),
@@ -200,7 +201,7 @@ _RAINBOW_LUNARLANDER = _LUNARLANDER.replace(
     hidden=(128,),
     dueling_hidden=(128,),
     distribution="categorical",
-    v_min=-50.0,  # returns of -500 to 500, times the scale of the rewards
+    v_min=-50.0,  # returns of -500 to 500, times `reward_scale`
     v_max=50.0,
     n_step=3,
 )
@@ -209,7 +210,8 @@ PRESETS: dict[str, Config] = {
     "default": Config(),
     "catcher": _CATCHER,
     "catcher-notebook": _CATCHER_NOTEBOOK,
-    # Noise of deviation 0.5 times a Kaiming-uniform sigma is unit noise times half of it.
+    # Noise of standard deviation 0.5 times a Kaiming-uniform sigma equals unit noise times half
+    # that sigma.
     "catcher-notebook-code": _CATCHER_NOTEBOOK.replace(
         preset="catcher-notebook-code",
         noise="independent",
@@ -230,14 +232,14 @@ PRESETS: dict[str, Config] = {
         steps=400_000,
         stop_at_return=-110.0,
         window=100,
-        normalize_observations="running",  # its speeds are below 0.07
+        normalize_observations="running",  # the car's speed is below 0.07
         reward_scale=1.0,
         hidden=(64,),
         learning_rate=2e-3,
         learning_rate_final=2e-4,
         discount=0.98,
         n_step=10,
-        sigma_init=4.0,  # what swings far must be tried for a whole episode
+        sigma_init=4.0,  # a policy that swings far must be tried for a whole episode
         acting_noise="episode",
         schedule_updates=100_000,
     ),
@@ -248,50 +250,54 @@ PRESETS: dict[str, Config] = {
 }
 
 DESCRIPTIONS = {
-    "default": "what environments without a preset of their own get",
-    "catcher": "Catcher from pixels, tuned to learn in a minute on two cores (if none is named)",
+    "default": "for environments that have no preset",
+    "catcher": "Catcher from pixels, tuned to learn in a minute on two cores; the default NAME",
     "catcher-notebook": (
-        "the first notebook's configuration with the noise that its text describes, factorised: "
-        "1,500 epochs of 4 batches and an episode"
+        "the first notebook's configuration, with the factorised noise that its text describes: "
+        "1,500 epochs of an episode and 4 batches"
     ),
     "catcher-notebook-code": (
-        "the same with the noise that its code draws: independent, of deviation 0.5, with sigma "
-        "started Kaiming-uniform"
+        "the same with the noise that its code samples: independent, with standard deviation 0.5 "
+        "and Kaiming-uniform initial sigmas"
     ),
     "lunarlander": (
-        "LunarLander-v3 until the mean of 50 training returns is 200, and 230 without noise"
+        "LunarLander-v3 until 50 training returns average 200 and an evaluation without noise "
+        "averages 230"
     ),
     "lunarlander-notebook": (
-        "the second notebook's configuration: every layer noisy, epsilon 0.05 on top, one-step "
-        "targets of the plain kind"
+        "the second notebook's configuration: every layer noisy, epsilon 0.05 in addition, "
+        "plain one-step targets"
     ),
-    "cartpole": "CartPole-v1 until the mean of 100 training returns is 475",
-    "acrobot": "Acrobot-v1 until the mean of 100 training returns is -100",
-    "mountaincar": "MountainCar-v0 until the mean of 100 training returns is -110",
-    "minatar": "MinAtar's games; without another id Breakout",
-    "atari": "Atari's games, 4 frames of 84 x 84, sticky actions; without another id Pong",
+    "cartpole": "CartPole-v1 until 100 training returns average 475",
+    "acrobot": "Acrobot-v1 until 100 training returns average -100",
+    "mountaincar": "MountainCar-v0 until 100 training returns average -110",
+    "minatar": "the games of MinAtar; the preset itself trains on Breakout",
+    "atari": (
+        "the games of Atari, with 4 frames of 84 x 84 and sticky actions; the preset itself trains "
+        "on Pong"
+    ),
     "rainbow": (
-        "Rainbow for Atari, the network and options of its paper, 200 million frames; without "
-        "another id Pong. Unlike there 8 environments in lockstep, sticky actions instead of "
-        "no-op starts, and episodes that outlast a lost life"
+        "Rainbow for Atari, with the network and options of its paper, for 200 million frames; the "
+        "preset itself trains on Pong. Unlike the paper, it has 8 environments in lockstep, sticky "
+        "actions instead of no-op starts, and episodes that continue after a lost life"
     ),
     "rainbow-lunarlander": (
         "all of Rainbow (noisy, two dueling streams, double, prioritized, 3-step, 51 atoms) on "
-        "LunarLander-v3, until what `lunarlander` reaches; with that preset's layer normalization, "
-        "noise held for an episode and slowly moving target instead of the paper's"
+        "LunarLander-v3, with the goals of `lunarlander`. Unlike the paper, it has that preset's "
+        "layer normalization, noise held for an episode and slowly moving target network"
     ),
 }
 
-FAMILIES = {"ALE/": "atari", "MinAtar/": "minatar"}
-"""Presets of all environments whose ids begin so."""
+FAMILIES = {ATARI: "atari", MINATAR: "minatar"}
+"""Presets of the environments whose ids have a namespace."""
 
 
 def config_for(env: str) -> Config:
-    """The options that suit an environment: those of its preset, or the defaults."""
+    """Return the options for an environment: those of its preset or family, or the defaults."""
     for preset in PRESETS.values():
         if preset.environment.env == env and preset.preset != "default":
             return preset
-    family = next((name for start, name in FAMILIES.items() if env.startswith(start)), "default")
-    if env.startswith("gymnax:") and env.endswith("-MinAtar"):
+    family = FAMILIES.get(namespace(env), "default")
+    if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
     return PRESETS[family].replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))

@@ -1,4 +1,4 @@
-"""Runs that are killed, in processes of their own; `python -m benchmarks.kills` kills more."""
+"""Runs that are killed, in separate processes; `python -m benchmarks.kills` kills more."""
 
 import pytest
 from benchmarks import kills

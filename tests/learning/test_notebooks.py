@@ -60,7 +60,7 @@ def test_no_notebook_is_left_out() -> None:
 
 @pytest.mark.filterwarnings("default")  # of the plots' own
 @pytest.mark.parametrize("name", PICTURES)
-def test_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tiny networks. Cells marked exact print what is saved: presets and sums are today's."""
     results: list[Result] = []
 
@@ -82,7 +82,7 @@ def test_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_lies_there_with_its_outputs(name: str) -> None:
+def test_a_notebook_is_stored_with_its_outputs(name: str) -> None:
     assert (EXAMPLES / f"{name}.ipynb").stat().st_size < LARGEST
     code = code_cells(name)
     assert all(cell["execution_count"] for cell in code)

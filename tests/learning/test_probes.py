@@ -113,7 +113,7 @@ IMPLICIT = {"distribution": "implicit-quantile", "quantiles": 8, "acting_quantil
     ],
     ids=str,
 )
-def test_every_head_learns_the_action_that_matches(options: dict[str, Any]) -> None:
+def test_every_distribution_learns_the_action_that_matches(options: dict[str, Any]) -> None:
     probe = Probe(2, cue=True, kind="match")
     q = learned(probe, [[-1, 1], [1, 1], [1, 0]], **options)
     np.testing.assert_allclose(q[:2], [[1, -1], [-1, 1]], atol=0.2)

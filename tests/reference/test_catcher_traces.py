@@ -52,7 +52,7 @@ def assert_same(state: catcher.CatcherState, rows: np.ndarray) -> None:
             np.testing.assert_array_equal(field, rows[:, i])
 
 
-def test_each_tick(trace: dict[str, np.ndarray]) -> None:
+def test_each_tick_equals_the_recorded_one(trace: dict[str, np.ndarray]) -> None:
     tick = jax.jit(jax.vmap(catcher.tick))
     after, reward, terminated = tick(
         states(trace["before"]), jnp.asarray(trace["action"], jnp.int32), spawns(trace)
@@ -62,7 +62,7 @@ def test_each_tick(trace: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(terminated, trace["terminated"])
 
 
-def test_whole_games_played_on_our_own_states(trace: dict[str, np.ndarray]) -> None:
+def test_whole_games_from_our_own_states(trace: dict[str, np.ndarray]) -> None:
     """Errors must not build up: only a new game starts from the trace."""
     starts = np.concatenate([[True], trace["terminated"][:-1]])
     before = states(trace["before"])
@@ -87,13 +87,13 @@ def test_whole_games_played_on_our_own_states(trace: dict[str, np.ndarray]) -> N
     np.testing.assert_array_equal(terminated, trace["terminated"])
 
 
-def test_frames(trace: dict[str, np.ndarray]) -> None:
+def test_frames_equal_the_recorded_ones(trace: dict[str, np.ndarray]) -> None:
     frames = jax.jit(jax.vmap(catcher.render))(states(trace["after"]))
     assert frames.dtype == jnp.uint8
     np.testing.assert_array_equal(frames, trace["frame"])
 
 
-def test_warp_within_one_grey_level(trace: dict[str, np.ndarray]) -> None:
+def test_warp_within_one_gray_level(trace: dict[str, np.ndarray]) -> None:
     frames = jnp.asarray(trace["frame"])
     warped = jax.jit(jax.vmap(catcher.warp))(frames[0::2], frames[1::2])
     assert warped.dtype == jnp.uint8

@@ -27,7 +27,7 @@ OTHERS = pytest.mark.parametrize(
 def epsilons(
     framework: Framework, kind: NoiseKind, draws: int = DRAWS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """eps_w [draws, q, p] and eps_b [draws, q] of many draws, formed from the layer's output."""
+    """eps_w [draws, q, p] and eps_b [draws, q] of many samples, formed from the layer's output."""
     layer = framework.make(P, Q, kind)
     zero, one = np.zeros((Q, P), np.float32), np.ones((Q, P), np.float32)
     layer = framework.put(layer, dict(zip(NAMES, [zero, one, zero[:, 0], one[:, 0]], strict=True)))
@@ -94,7 +94,7 @@ def test_statistics_of_factorised_noise(framework: Framework) -> None:
 
 @EVERY
 def test_factorised_noise_is_an_outer_product(framework: Framework) -> None:
-    """Catches layers that say factorised and draw independent noise."""
+    """Catches layers that claim factorised noise but sample independent noise."""
     weight, bias = epsilons(framework, "factorised", draws=50)
     for matrix, vector in zip(weight, bias, strict=True):
         assert np.linalg.matrix_rank(matrix, tol=1e-4) == 1
@@ -174,8 +174,8 @@ def test_refuses_bad_arguments(
 
 
 @pytest.mark.skipif("KERAS_BACKEND_TESTED" in os.environ, reason="it is this test that runs them")
-def test_all_of_it_on_another_backend() -> None:
-    """What is said of Keras here holds with PyTorch under it, too."""
+def test_keras_passes_with_pytorch_as_its_backend() -> None:
+    """All tests of Keras also pass with PyTorch as its backend."""
     assert isinstance(FRAMEWORKS["keras"], Keras)
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_BACKEND_TESTED": "torch"}
     files = ["tests/reference/test_layers.py", "tests/unit/test_keras.py"]

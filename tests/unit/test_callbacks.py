@@ -67,7 +67,7 @@ def test_a_tracker_gets_all_that_the_files_get(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env", [CountingHostEnv, "noisydqn/Catcher-v0"])
-def test_each_seed_gets_a_tracker_of_its_own(env: Any, tmp_path: Path) -> None:
+def test_each_seed_gets_a_separate_tracker(env: Any, tmp_path: Path) -> None:
     """Whether the seeds take turns or are trained side by side."""
     options: dict[str, Any] = OPTIONS | {
         "env": env,
@@ -103,7 +103,9 @@ def test_one_tracker_for_several_seeds_is_refused(tmp_path: Path) -> None:
         ({"traker": []}, "unknown option 'traker': did you mean trackers"),
     ],
 )
-def test_what_is_neither_is_refused(given: dict[str, Any], line: str, tmp_path: Path) -> None:
+def test_what_is_neither_tracker_nor_callback_is_refused(
+    given: dict[str, Any], line: str, tmp_path: Path
+) -> None:
     options: dict[str, Any] = OPTIONS | {"out": tmp_path / "run"} | given
     with pytest.raises(UserError, match=line):
         noisydqn.train(**options)
@@ -262,7 +264,7 @@ def test_an_error_ends_a_run_with_everything_saved(
     with pytest.raises(ExtensionFailedError, match=f"the {line}.*: RuntimeError: no net") as caught:
         noisydqn.train(out=out, **given, **options)
     assert str(caught.value).endswith(f"; what was trained until then is in {out}")
-    folder = RunFolder(out)
+    folder = RunFolder.at(out)
     assert folder.final.exists()
     assert folder.best.exists()
     assert newest_whole(folder.checkpoints, pytest.fail) is not None

@@ -57,7 +57,7 @@ def test_programs_are_compiled_in_other_threads() -> None:
     assert said[-1] == []
 
 
-def test_whoever_waits_for_a_program_can_leave() -> None:
+def test_waiting_for_a_program_can_be_interrupted() -> None:
     release = threading.Event()
 
     def slow(x: jax.Array) -> jax.Array:
@@ -79,7 +79,7 @@ def test_whoever_waits_for_a_program_can_leave() -> None:
 
 
 def test_a_job_of_a_context_that_was_left_is_dropped() -> None:
-    """It would leave a thread that waits for ever, and Python would not end."""
+    """Otherwise a thread would wait forever, and Python would not end."""
     with Background(2, "jobs") as background:
         background.submit(lambda: None).result(5)
     assert background.submit(lambda: None).cancelled()

@@ -89,7 +89,7 @@ def test_learning_is_updates_one_after_another(scheduled: int, number: int) -> N
 
 
 def test_acting_does_not_depend_on_how_many_updates_were_made() -> None:
-    """Actor and learner have keys of their own: random actions and noise stay the same."""
+    """Actor and learner have separate keys: random actions and noise stay the same."""
     core = Core.create(SMALL.replace(exploration="both", acting_noise="step").program, SPEC)
     state = filled(core)
     learn = jax.jit(core.learn)

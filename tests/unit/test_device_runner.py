@@ -171,7 +171,7 @@ def test_random_steps_come_first() -> None:
 
 
 @pytest.mark.parametrize("preset", ["catcher", "catcher-notebook"])
-def test_a_chunk_gives_back_the_types_it_takes(preset: str) -> None:
+def test_a_chunk_returns_the_types_it_takes(preset: str) -> None:
     """Weak types included: else the program is compiled twice."""
     runner = DeviceRunner.create(PRESETS[preset].program, DeviceEnvironment.create(CatcherPixels()))
     before = jax.eval_shape(lambda key: (runner.init(key), runner.empty_log()), jax.random.key(0))
@@ -196,7 +196,7 @@ def test_a_chunk_in_parts_gives_the_bits_of_a_whole_one(
     assert (ends[0] == ends[1]).all()
 
 
-def test_steps_that_are_no_whole_number_of_chunks() -> None:
+def test_steps_that_are_not_a_multiple_of_the_chunk() -> None:
     config = SMALL.replace(steps=50, chunk_steps=20)
     assert [chunk.steps for chunk in train(config, CountingEnv())] == [20, 40, 50]
 
@@ -268,7 +268,7 @@ def test_an_environment_may_keep_a_key_in_its_state() -> None:
     assert sum(int(state.actor.time_step.last.sum()) for state in states) > 0
 
 
-def test_seeds_side_by_side_are_the_seeds_alone() -> None:
+def test_seeds_trained_together_equal_seeds_trained_alone() -> None:
     """Not to the bit, as products are batched, but to rounding."""
     config = SMALL.replace(steps=40)
     (*_, both) = train(config.replace(num_seeds=2), CountingEnv())

@@ -17,9 +17,9 @@ from tests.host_envs import ShowingEnv
 
 from noisydqn import Config, UserError
 from noisydqn.envs.backends import NativeBackend
-from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.encoding import Encoding, numbered
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.nets.build import choose_torso
 from noisydqn.preprocessing import frames
@@ -268,7 +268,7 @@ def test_frames_of_numbers_stay_in_order() -> None:
     ],
     ids=lambda x: str(x) if isinstance(x, spaces.Space) else "",
 )
-def test_what_was_decided_is_said(space: Any, options: Any, words: str) -> None:
+def test_the_chosen_encoding_and_torso_are_reported(space: Any, options: Any, words: str) -> None:
     assert describe(Config(**options).program, spec(space)) == f"observations: {words}"
 
 
@@ -314,7 +314,7 @@ def test_an_environment_that_shows_parts_is_played_again() -> None:
     )
 
 
-def test_parts_of_a_vector_that_an_id_brings_itself_are_checked_as_they_are_stored() -> None:
+def test_parts_of_a_native_vector_are_checked_as_they_are_stored() -> None:
     vector = HostVector(NativeBackend(SyncVectorEnv([Seeded] * 2)))
     vector.reset(0)
     assert vector.step(np.array([0, 1])).observation.shape == (2, 93)

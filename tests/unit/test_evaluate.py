@@ -34,7 +34,7 @@ def policy() -> Policy:
     return build.make_policy(PRESETS["catcher"].program, SHORT.spec, KEY)
 
 
-def test_it_is_deterministic_and_free_of_noise(policy: Policy) -> None:
+def test_evaluation_is_deterministic_and_free_of_noise(policy: Policy) -> None:
     env = SHORT
     first = evaluate(env, policy, episodes=4, key=KEY)
     assert evaluate(env, policy, episodes=4, key=KEY) == first
@@ -58,7 +58,7 @@ def test_counts_agree_with_returns(policy: Policy) -> None:
     assert not evaluation.solved
 
 
-def test_games_are_cut_at_the_time_limit(policy: Policy) -> None:
+def test_games_are_truncated_at_the_time_limit(policy: Policy) -> None:
     env = DeviceEnvironment.create(CatcherPixels(), CatcherParams(max_ticks=30))
     evaluation = evaluate(env, policy, episodes=3, key=KEY)
     assert evaluation.returns == (0.0, 0.0, 0.0)  # no fruit comes down in a second

@@ -33,6 +33,6 @@ def test_finite_chunks_pass() -> None:
         (1.0, np.inf, "update 20, .*; 1 arrays of weights are not finite, first .*weight"),
     ],
 )
-def test_others_are_refused(finite: float, weight: float, line: str) -> None:
+def test_chunks_that_are_not_finite_are_refused(finite: float, weight: float, line: str) -> None:
     with pytest.raises(DivergedError, match=f"diverged at {line}"):
         check_finite(chunk(20, finite), policy(weight), 10, (0, 40))

@@ -11,7 +11,6 @@ import pytest
 from noisydqn import PRESETS, UserError, hub, load_policy
 from noisydqn.cli import main
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.files import write_json
 from noisydqn.runners import build
 from noisydqn.runs.folder import create_folders
 from noisydqn.runs.weights import save_policy
@@ -68,13 +67,13 @@ def run(tmp_path: Path) -> Path:
     for path in (folder.best, folder.final):
         save_policy(path, build.make_policy(config.program, SPEC, jax.random.key(0)))
     evaluation = {"episodes": 10, "mean_return": 274.5, "caught_fraction": 0.9993}
-    write_json(folder.summary, {"steps": 64_000, "evaluation": evaluation})
-    folder.video.write_bytes(b"film")
+    folder.summary.write_json({"steps": 64_000, "evaluation": evaluation})
+    folder.video.path.write_bytes(b"film")
     (out / "notes.txt").write_text("mine alone")
     return out
 
 
-def test_there_and_back(
+def test_a_run_survives_push_and_pull(
     stub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", str(run), "me/catcher", "--private"]) == 0

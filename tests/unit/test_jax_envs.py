@@ -1,4 +1,4 @@
-"""A user's own environment in JAX: trained on the device, played, filmed, resumed, refused."""
+"""A user's own environment in JAX: trained on the device, played, recorded, resumed, refused."""
 
 import json
 import re
@@ -130,7 +130,7 @@ def test_a_function_trains_without_video(
     assert noisydqn.evaluate(out).summary() == played(out)
 
 
-def test_the_command_line_finds_it_by_its_name(
+def test_the_command_line_finds_an_environment_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -201,7 +201,7 @@ def test_pictures_of_every_step_are_shown() -> None:
         (lambda _self, _state: None, "render cannot be compiled by JAX"),
     ],
 )
-def test_pictures_that_are_none_are_one_line(drawn: Any, problem: str) -> None:
+def test_renderings_that_are_not_pictures_are_named_in_one_line(drawn: Any, problem: str) -> None:
     env = device_environment(type("Odd", (Walk,), {"render": drawn})())
     assert env.video_problem is not None
     assert "\n" not in env.video_problem
@@ -266,7 +266,7 @@ def branches(self: Walk, key: Any, state: Any, action: Any, params: Any) -> Any:
         (odd(is_truncated=lambda *_: 1 / 0), "Odd.is_truncated cannot be compiled .* ZeroDivis"),
     ],
 )
-def test_what_is_wrong_is_named_in_one_line(env: Any, message: str) -> None:
+def test_mistakes_in_an_environment_are_named_in_one_line(env: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         device_environment(env)
     assert "\n" not in str(refused.value)
@@ -304,7 +304,7 @@ def test_arguments_do_not_fit_an_instance() -> None:
         make_environment(SMALL.replace(env_kwargs='{"start": 1}').environment, JaxInstance(Walk()))
 
 
-def test_it_needs_no_gymnax(tmp_path: Path) -> None:
+def test_gymnax_is_not_needed(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules['gymnax'] = None\n"

@@ -41,7 +41,7 @@ def test_modes() -> None:
     np.testing.assert_allclose(applied(layer), X @ kernel + bias, 1e-5, 1e-6)
 
 
-def test_one_draw_is_shared_by_the_batch() -> None:
+def test_one_sample_is_shared_by_the_batch() -> None:
     outputs = applied(NoisyDense(4), np.ones((2, 5, 4), np.float32))
     assert outputs.shape == (2, 5, 4)
     np.testing.assert_allclose(outputs, np.broadcast_to(outputs[:1, :1], outputs.shape), 1e-6)
@@ -55,7 +55,7 @@ def test_training_does_not_turn_noise_on_or_off_unless_asked_to() -> None:
     assert np.array_equal(applied(following, training=False), applied(following))
 
 
-def test_a_whole_model_by_one_call() -> None:
+def test_one_call_sets_a_whole_model() -> None:
     model = two_layers()
     assert len(noisy_layers(model)) == 2
     set_mode(model, "frozen")
@@ -93,7 +93,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert np.array_equal(applied(loaded), applied(model))
 
 
-def test_made_anew_from_its_config() -> None:
+def test_made_again_from_its_config() -> None:
     layer = NoisyDense(
         4,
         "relu",
@@ -144,7 +144,7 @@ def test_takes_the_arguments_of_dense() -> None:
             make(4, **{name: 2})
 
 
-def test_arguments_of_dense_are_for_the_means() -> None:
+def test_arguments_of_dense_apply_to_the_means() -> None:
     """Initializers as in `Dense`, constraints after each update; sigma starts as ever."""
     layer = NoisyDense(4, None, True, "identity", "ones", kernel_constraint="non_neg")
     layer(X)
@@ -187,7 +187,7 @@ def test_fit_learns_means_and_sigmas() -> None:
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_regularizers_are_of_the_means() -> None:
+def test_regularizers_apply_to_the_means() -> None:
     layer = NoisyDense(4, kernel_regularizer="l2", bias_regularizer="l2")
     layer(X)
     kernel, _, bias, _ = layer.get_weights()

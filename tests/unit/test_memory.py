@@ -10,7 +10,8 @@ from tests.probes import SMALL
 
 import noisydqn
 from noisydqn import Config, UserError
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.runners.core import Core
 from noisydqn.runs import memory
 from noisydqn.runs.memory import compare, replay_bytes
@@ -23,7 +24,7 @@ def spec(*shape: int, dtype: Any = jnp.uint8) -> EnvironmentSpec:
 
 @pytest.mark.parametrize("config", [SMALL, SMALL.replace(frame_stack=3, num_envs=4)])
 @pytest.mark.parametrize("of", [spec(5, 4), spec(7, dtype=jnp.float32)])
-def test_as_many_bytes_as_training_takes(config: Config, of: EnvironmentSpec) -> None:
+def test_replay_bytes_equal_those_of_training(config: Config, of: EnvironmentSpec) -> None:
     state = jax.eval_shape(Core.create(config.program, of).init, jax.random.key(0))
     rows, tree, stack = (state.replay.rows, state.replay.tree, state.actor.stack)
     taken = sum(map(size_of, jax.tree.leaves((rows, tree, stack))))
@@ -34,11 +35,11 @@ ATARI = Config(replay_capacity=1_000_000)
 IMAGES = spec(84, 84)  # some 7.1 GB
 
 
-def test_what_fits_is_taken() -> None:
+def test_buffers_that_fit_are_accepted() -> None:
     assert compare(ATARI, IMAGES, 1, 10 * 10**9) is None
 
 
-def test_what_nearly_fills_the_memory_is_warned_of() -> None:
+def test_buffers_that_nearly_fill_the_memory_cause_a_warning() -> None:
     warning = compare(ATARI, IMAGES, 1, 8 * 10**9)
     assert warning == (
         "--replay-capacity 1000000 needs 7.1 GB for observations of uint8 [84, 84], but 8.0 GB "
@@ -54,26 +55,28 @@ def test_what_nearly_fills_the_memory_is_warned_of() -> None:
         (1, 10**4, "but 0.0 GB are free: give it fewer or smaller observations$"),
     ],
 )
-def test_what_does_not_fit_is_refused(seeds: int, free: int, message: str) -> None:
+def test_buffers_that_do_not_fit_are_refused(seeds: int, free: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compare(ATARI, IMAGES, seeds, free)
 
 
-def test_a_suggestion_fits() -> None:
+def test_the_suggested_capacity_fits() -> None:
     with pytest.raises(UserError) as caught:
         compare(ATARI, IMAGES, 3, 10**9)
     capacity = int(str(caught.value).split("give ")[1].split()[0])
     assert compare(ATARI.replace(replay_capacity=capacity), IMAGES, 3, 10**9) is None
 
 
-def test_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_buffer_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 10**6)
     with pytest.raises(UserError, match="--replay-capacity 50000 needs"):
         noisydqn.train(env="CartPole-v1", replay_capacity=50_000, out=tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
-def test_this_machine_tells_its_memory() -> None:
+def test_the_memory_of_this_machine_is_known() -> None:
     free = memory.free_bytes()
     assert free is not None
     assert 10**7 < free < 10**14

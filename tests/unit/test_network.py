@@ -11,7 +11,8 @@ import pytest
 
 from noisydqn import PRESETS, NoisyLinear, sample_noise
 from noisydqn.distributions import Categorical, Distribution, ImplicitQuantile, Quantile
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.nets.convolutions import Conv, conv2d, conv_max_pool, max_pool
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import FactorisedNoise, Noise, noisy_layers
@@ -256,7 +257,7 @@ def test_dueling_streams(
         np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
 
 
-def test_streams_have_weights_and_noise_of_their_own() -> None:
+def test_streams_share_neither_weights_nor_noise() -> None:
     """And leave all other layers and their names as they are without streams."""
     key = jax.random.key(0)
     distribution = ImplicitQuantile(7, 4)

@@ -135,7 +135,7 @@ def test_a_program_that_is_found_takes_memory_that_is_given_up(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1])
-def test_a_damaged_program_is_compiled_anew(tmp_path: Path, cut: int) -> None:
+def test_a_damaged_program_is_compiled_again(tmp_path: Path, cut: int) -> None:
     function = Counted()
     with use(tmp_path):
         function.kept("a")
@@ -332,7 +332,7 @@ def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
     assert [path.exists() for path in (new, other, recent)] == [True, True, True]
 
 
-def test_every_processor_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_processor_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     before = machine_key()
     machine_key.cache_clear()
     monkeypatch.setattr(program_cache, "_processor", lambda: "another one")

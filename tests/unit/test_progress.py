@@ -141,7 +141,7 @@ def test_a_request_to_stop_ends_this_budget_but_not_a_larger_one() -> None:
     assert not stopped.should_stop(Goals(budget=1_001))
 
 
-def test_it_is_stored_as_it_is() -> None:
+def test_progress_survives_storage() -> None:
     progress = evaluated(trained(RETURN, 10.0, 10.0), 4.0).after_evaluations_started()
     stored = StoredRun(progress, ((1, 2, 3),))
     assert StoredRun.decode(msgspec.json.decode(msgspec.json.encode(stored.encode()))) == stored

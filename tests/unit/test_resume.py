@@ -1,4 +1,4 @@
-"""Runs that stop and go on end with the same bits; what cannot go on says so."""
+"""Resumed runs end with the same bits; a run that cannot be resumed says so."""
 
 import contextlib
 import json
@@ -29,6 +29,7 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import DivergedError, UserError
+from noisydqn.folders import Folder
 from noisydqn.runs import evaluations
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.session import Session
@@ -141,7 +142,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert len(list((out / "checkpoints").glob("*.json"))) == 2  # --keep
 
 
-def test_a_run_goes_on_to_the_evaluation_that_ends_it(
+def test_a_resumed_run_continues_to_the_evaluation_that_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked to stop in the very chunk that an evaluation would have confirmed."""
@@ -164,7 +165,7 @@ def test_a_run_goes_on_to_the_evaluation_that_ends_it(
     assert results(out)["summary"]["steps"] == TINY["chunk_steps"]
 
 
-def test_pong_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pong_continues_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the vector environment that it brings, in the middle of episodes."""
     options = tiny(max_episode_steps=30, steps=600, chunk_steps=100, hidden=(16,))
     options |= {"learning_starts": 400, "evaluation_every": 0, "evaluation_episodes": 1}
@@ -189,7 +190,9 @@ def test_tensorboard_forgets_what_was_not_saved(
     assert steps == list(range(40, TINY["steps"] + 1, 40))
 
 
-def test_seeds_side_by_side_go_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_trained_together_are_resumed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = tiny(num_seeds=2, seed=3, env="noisydqn/Catcher-v0")
     noisydqn.train(out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
@@ -201,7 +204,7 @@ def test_seeds_side_by_side_go_on_together(tmp_path: Path, monkeypatch: pytest.M
         assert results(out / seed) == results(tmp_path / "whole" / seed)
 
 
-def test_seeds_in_turn_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_trained_in_turn_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the second seed: the first is not trained or evaluated again."""
     options = tiny(num_seeds=2, env="CartPole-v1")
     noisydqn.train(out=tmp_path / "whole", **options)
@@ -214,9 +217,7 @@ def test_seeds_in_turn_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [seed["seed"] for seed in both] == [0, 1]
 
 
-def test_a_function_of_ones_own_is_given_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_function_is_passed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> Cue:
         return Cue()
 
@@ -251,7 +252,7 @@ def test_a_single_instance_is_evaluated_before_it_trains_again(
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "own"])
-def test_an_environment_that_is_not_deterministic_is_found_out(
+def test_an_environment_that_is_not_deterministic_is_detected(
     vectorization: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -298,7 +299,7 @@ def test_a_budget_is_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_train_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command starts a run and goes on with it."""
+    """The same command starts a run and resumes it."""
     argv = ["train", "CartPole-v1", "--resume", "--quiet", "--video-seconds", "0"]
     argv += ["--chunk-steps", "40", "--hidden", "8", "--evaluation-episodes", "1"]
     assert main([*argv, "--steps", "40"]) == 2
@@ -316,7 +317,7 @@ def test_train_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert words in capsys.readouterr().err
 
 
-def test_a_run_that_was_never_saved_begins_anew(
+def test_a_run_that_was_never_saved_starts_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisydqn.train(env="CartPole-v1", out=tmp_path / "whole", **TINY)
@@ -343,7 +344,8 @@ def test_one_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = (
         "import pathlib, sys, time\n"
         "from noisydqn.checkpoint.lock import locked\n"
-        f"with locked(pathlib.Path({str(out / 'checkpoints')!r})):\n"
+        "from noisydqn.folders import Folder\n"
+        f"with locked(Folder({str(out / 'checkpoints')!r})):\n"
         "    print('locked', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -379,9 +381,9 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
         noisydqn.train(env=CountingHostEnv, out=out, **options)
     assert "arrays of weights are not finite, first" in str(caught.value)
     assert f"what was trained until then is in {out}" in str(caught.value)
-    for path in (RunFolder(out).final, RunFolder(out).best):
-        assert all(np.isfinite(x).all() for x in safetensors.numpy.load_file(path).values())
-    checkpoint = newest_whole(RunFolder(out).checkpoints, pytest.fail)
+    for file in (RunFolder.at(out).final, RunFolder.at(out).best):
+        assert all(np.isfinite(x).all() for x in safetensors.numpy.load_file(file.path).values())
+    checkpoint = newest_whole(RunFolder.at(out).checkpoints, pytest.fail)
     assert checkpoint is not None
     config = noisydqn.Config(**{k: v for k, v in options.items() if k != "quiet"})
     policy = policy_like(config.program, SPEC)
@@ -391,13 +393,13 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Generator[Path]:
-    """A disk of its own, of 400 KiB."""
+    """A separate disk of 400 KiB."""
     with mounted(tmp_path / "disk", "400k") as path:
         yield path
 
 
 def test_a_run_on_a_full_disk_can_be_resumed(disk: Path, tmp_path: Path) -> None:
-    """Its figures cannot be written: it ends with a line, and goes on when there is room."""
+    """Its metrics cannot be written: it ends with a line, and can be resumed when there is room."""
     noisydqn.train(env="CartPole-v1", out=tmp_path / "whole", **TINY)
     out, ballast = disk / "run", disk / "ballast"
     argv = ["train", "CartPole-v1", *flags(TINY), "--checkpoint-seconds", "1e-9"]
@@ -448,5 +450,5 @@ def test_blocks_of_a_ring(size: int) -> None:
 
 def test_a_lock_needs_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"), locked(tmp_path / "file"):
+    with pytest.raises(UserError, match="cannot be written to"), locked(Folder(tmp_path / "file")):
         pass

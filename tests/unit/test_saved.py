@@ -33,7 +33,7 @@ PLAIN = Config(
 
 
 class Walk(gymnasium.Env[Any, Any]):
-    """Shows its only state for ever, and can be drawn."""
+    """An environment with one state forever, which can be rendered."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's
     render_mode = "rgb_array"
@@ -71,27 +71,27 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("env", [partial(Walk, size=2), Walk, Walk()])
-def test_an_environment_is_handed_in(run: Path, env: Any) -> None:
+def test_a_run_is_evaluated_in_an_environment_from_the_user(run: Path, env: Any) -> None:
     """Episodes that would never end are truncated as in training."""
     evaluation = noisydqn.evaluate(run, env=env, episodes=3)
     assert evaluation.returns == (7, 7, 7)
     assert evaluation.truncated == 3
 
 
-def test_an_environment_that_is_handed_in_is_played_as_it_is(run: Path) -> None:
+def test_an_environment_from_the_user_is_played_unchanged(run: Path) -> None:
     """Not as that of the run was made."""
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     write_config(folder, PLAIN.replace(env_kwargs='{"size": 9}', max_episode_steps=3))
     evaluation = noisydqn.evaluate(run, env=Walk, episodes=1)
     assert evaluation.returns == (7,)
 
 
 def test_as_many_episodes_as_the_run_evaluates(run: Path) -> None:
-    write_config(RunFolder(run), PLAIN.replace(evaluation_episodes=3))
+    write_config(RunFolder.at(run), PLAIN.replace(evaluation_episodes=3))
     assert len(noisydqn.evaluate(run, env=Walk).returns) == 3
 
 
-def test_a_video_of_an_environment_that_is_handed_in(run: Path, tmp_path: Path) -> None:
+def test_a_video_of_an_environment_from_the_user(run: Path, tmp_path: Path) -> None:
     assert noisydqn.record(run, env=Walk, seconds=0.1) == run / "policy.mp4"
     elsewhere = tmp_path / "here.mp4"
     assert noisydqn.record(run, env=Walk, seconds=0.1, out=elsewhere) == elsewhere
@@ -99,7 +99,9 @@ def test_a_video_of_an_environment_that_is_handed_in(run: Path, tmp_path: Path) 
         noisydqn.record(run, env=Walk, seconds=0.1, out=elsewhere)
 
 
-def test_without_it_the_remedy_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_environment_the_remedy_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match=r"cannot be found again by its name: pass .* as env="):
         noisydqn.evaluate(run)
     assert main(["evaluate", str(run)]) == 2

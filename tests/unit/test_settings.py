@@ -66,7 +66,7 @@ def test_catcher_for_gymnasium_works_under_strict_settings() -> None:
 
 
 @pytest.mark.usefixtures("strict")
-def test_settings_are_those_of_the_program_again() -> None:
+def test_settings_of_the_program_are_restored() -> None:
     with own_settings():
         assert jnp.asarray(np.zeros(2)).dtype == jnp.float32
     with jax.transfer_guard("allow"):

@@ -45,7 +45,7 @@ def test_modes() -> None:
     assert torch.equal(layer(X), nn.functional.linear(X, layer.weight_mu, layer.bias_mu))
 
 
-def test_one_draw_is_shared_by_the_batch() -> None:
+def test_one_sample_is_shared_by_the_batch() -> None:
     outputs = NoisyLinear(4, 3)(torch.ones(2, 5, 4))
     assert torch.allclose(outputs, outputs[:1, :1].expand_as(outputs))
 
@@ -59,7 +59,7 @@ def test_evaluation_mode_does_not_turn_noise_off_unless_asked_to() -> None:
     assert torch.equal(following(X), following(X))
 
 
-def test_a_whole_model_by_one_call() -> None:
+def test_one_call_sets_a_whole_model() -> None:
     model = two_layers()
     assert len(noisy_layers(model)) == 2
     set_mode(model, "frozen")
@@ -94,7 +94,7 @@ def test_noise_is_not_in_the_state_dict() -> None:
     assert torch.equal(online(X), target(X))
 
 
-def test_a_copy_draws_noise_of_its_own() -> None:
+def test_a_copy_samples_its_own_noise() -> None:
     model = two_layers()
     twin = copy.deepcopy(model)
     assert not torch.equal(model(X), twin(X))
@@ -106,7 +106,7 @@ def test_a_copy_draws_noise_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("noise", ["factorised", "independent"])
-def test_noise_may_be_renewed_before_the_backward_pass(noise: str) -> None:
+def test_noise_may_be_resampled_before_the_backward_pass(noise: str) -> None:
     layer = NoisyLinear(4, 3, noise=noise, mode="frozen")  # pyright: ignore[reportArgumentType]
     epsilon = layer.held_normals[-3:].clone()
     loss = layer(X).sum()
@@ -138,7 +138,7 @@ def test_compiled() -> None:
     torch.testing.assert_close(compiled(X), layer(X))
 
 
-def test_compiled_with_a_generator_of_its_own() -> None:
+def test_compiled_with_its_own_generator() -> None:
     """One layer, as PyTorch warns of its own doing where a graph breaks between two."""
     torch.compiler.reset()
     layer, twin = two_layers(3)[0], two_layers(3)[0]
@@ -149,7 +149,7 @@ def test_compiled_with_a_generator_of_its_own() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_graph() -> None:
-    """A graph draws anew at each replay, and sees a draw that was renewed."""
+    """A graph samples again at each replay, and uses a held sample that was resampled."""
     layer, x = NoisyLinear(4, 3, device="cuda"), X.cuda()
     for mode in ("sample", "frozen"):
         layer.mode = mode

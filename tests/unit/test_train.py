@@ -63,20 +63,20 @@ def test_a_function_that_makes_an_environment(tmp_path: Path) -> None:
     assert summary(out)["env"] == "python:tests.host_envs.CountingHostEnv"
     assert summary(out)["preset"] == "CountingHostEnv"
     assert summary(out)["evaluation"]["mean_return"] == 6.0  # each environment's first episode
-    assert not (out / "policy.mp4").exists()  # it draws nothing
+    assert not (out / "policy.mp4").exists()  # it renders nothing
 
 
-def test_closing_that_fails_before_training_is_a_line_of_the_terminal(
+def test_an_error_in_closing_before_training_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not a warning of Python's, which is an error here."""
+    """The line is not a Python warning, which would be an error in tests."""
     options: dict[str, Any] = TINY | {"steps": 10, "video_seconds": 0}
     noisydqn.train(env=lambda: Raising("close", OSError("gone")), out=tmp_path / "run", **options)
     line = "the environment's close() raised OSError: gone; it was ignored"
     assert capsys.readouterr().err.splitlines().count(line) == 1
 
 
-def test_a_run_of_ones_own_environment_is_found_again(
+def test_a_run_in_a_users_environment_is_loaded_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -142,7 +142,7 @@ def test_atari_through_its_own_vector_environment(tmp_path: Path) -> None:
 def test_a_video_that_fails_in_the_report_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The picture that is drawn before training is right, those after a step are none."""
+    """The picture before training is right; after a step, rendering returns something else."""
     out = tmp_path / "run"
     pictures = [np.zeros((4, 6, 3), np.uint8), "no picture"]
     result = noisydqn.train(env=lambda: Drawing(pictures), out=out, **TINY)
@@ -151,7 +151,7 @@ def test_a_video_that_fails_in_the_report_loses_nothing(
     assert "rendered no picture" in capsys.readouterr().err
 
 
-def test_what_is_observed_and_seen_by_which_torso_is_told(
+def test_training_reports_observations_and_torso(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = TINY | {"quiet": False, "video_seconds": 0}
@@ -175,7 +175,7 @@ def test_seeds_of_a_host_environment_are_trained_in_turn(tmp_path: Path) -> None
     assert (tmp_path / "run" / "seed5" / "best.safetensors").exists()
 
 
-def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
+def test_training_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
     goal: dict[str, Any] = {"stop_at_return": 10.0, "window": 2, "steps": 100_000}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | goal)
     # Two environments end episodes of 6, 6, then of 15, 15 after 9 steps and a reset each.
@@ -183,7 +183,7 @@ def test_it_stops_when_the_mean_return_is_reached(tmp_path: Path) -> None:
     assert result.seeds[0].summary["steps"] == 60
 
 
-def test_it_goes_on_until_an_evaluation_confirms_it(
+def test_training_continues_until_an_evaluation_confirms_the_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evaluated after each chunk from the first on, and then once more in other episodes."""
@@ -199,7 +199,7 @@ def test_it_goes_on_until_an_evaluation_confirms_it(
     assert rows == [("60", 5.0), ("120", 7.5), ("180", 8.0)]
 
 
-def test_it_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
+def test_training_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
     budget: dict[str, Any] = {"max_seconds": 0.01, "steps": 100_000}
     result = noisydqn.train(env=CountingHostEnv, out=tmp_path / "run", **TINY | budget)
     assert result.seeds[0].summary["steps"] == 60
@@ -214,7 +214,7 @@ def test_what_was_trained_is_saved_when_an_environment_breaks(
     broken = partial(BrokenEnv, "nan")
     with pytest.raises(EnvironmentFailedError, match=f"what was trained until then is in {out}"):
         noisydqn.train(env=broken, out=out, vectorization=vectorization, **TINY)
-    assert RunFolder(out).final.exists()
+    assert RunFolder.at(out).final.exists()
     assert summary(out)["steps"] > 0
     assert summary(out)["evaluation"] is None
 
@@ -232,7 +232,7 @@ def test_what_was_trained_is_named_when_an_environment_breaks_in_the_report(
     }
     with pytest.raises(EnvironmentFailedError, match=f"100% empty.* until then is in {out}"):
         noisydqn.train(env=lambda: next(made), out=out, **options)
-    assert RunFolder(out).best.exists()
+    assert RunFolder.at(out).best.exists()
 
 
 def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
@@ -247,7 +247,7 @@ def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
 
 
 def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
-    """Through the command, with the environment in a process of its own: exit code 2."""
+    """Through the command, with the environment in its own process: exit code 2."""
     argv = ["train", "tests.host_envs:noisydqn-tests/Broken-v0", "--env-kwargs", '{"how": "raise"}']
     argv += [*flags(vectorization="subprocess"), "--out", str(tmp_path / "run")]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: whatever becomes of a process is noticed."""
+"""Environments in separate processes: whatever happens to a process is detected."""
 
 import signal
 import subprocess

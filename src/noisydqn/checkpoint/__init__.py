@@ -1,1 +1,1 @@
-"""Checkpoints of a whole run: written beside the old ones, verified when read, without pickle."""
+"""Checkpoints of a whole run: written beside older ones, verified when read, without pickle."""

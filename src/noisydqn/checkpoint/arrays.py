@@ -29,7 +29,7 @@ def host_struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def from_host(array: np.ndarray, like: Any) -> Any:
-    """Undo `to_host`: make an array like `like`, or keep it in NumPy if `like` is there."""
+    """Undo `to_host`: make an array of the kind of `like`, in JAX or NumPy."""
     if isinstance(like, np.ndarray):
         return array
     # A copy, because JAX may otherwise share NumPy's memory, which cannot be donated.

@@ -31,12 +31,12 @@ RENAMED = {
     STATE + r"\.noise\b": r"\1.actor.explorer",
     STATE + r"\.(moments|return_scale)\b": r"\1.statistics.\2",
 }
-"""Parts of the names of arrays in format 1, as regular expressions, and what they are today."""
+"""Parts of array names in format 1, as regular expressions, and their names today."""
 
 COPIED = {STATE + r"\.actor\.key$": r"\1.learner.key"}
-"""Arrays of today that format 1 lacks, with those whose contents they get.
+"""Names of arrays, as regular expressions, and of arrays that format 1 lacks and that get a copy.
 
-Format 1 has one key for acting and learning. Both start from it, and use it in different ways.
+Format 1 has one key for acting and learning. Both start from it, but use it in different ways.
 """
 
 
@@ -65,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_slots: int  # in a block of rows; the last block may be shorter
     state: File
     arrays: dict[str, Entry]
-    rows: dict[int, File]  # by block; those never written to are not there
+    rows: dict[int, File]  # by block; blocks never written to are absent
     run: dict[str, Any]  # the session's part, see `runs.progress.StoredRun`
 
     @property
@@ -94,7 +94,7 @@ def decode(data: bytes, path: Path) -> Manifest:
     """Decode a manifest.
 
     Raises:
-        DamagedError: its checksum is wrong, or it names files that cannot be its own.
+        DamagedError: its checksum is wrong, or it names files that cannot belong to it.
         UserError: a newer version of noisydqn wrote it.
     """
     head, _, body = data.partition(b"\n")

@@ -1,4 +1,4 @@
-"""A lock for the one writer of a run, which the kernel releases when its holder dies."""
+"""A lock for the only writer of a run, which the kernel releases when its holder dies."""
 
 import fcntl
 import os

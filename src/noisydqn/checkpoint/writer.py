@@ -96,7 +96,7 @@ class CheckpointWriter:
 
 
 class _Work:
-    """The writing of one checkpoint."""
+    """A job of the background thread: the writing of one checkpoint."""
 
     def __init__(
         self,

@@ -30,10 +30,10 @@ usage: noisydqn COMMAND ...
 Value-based reinforcement learning that explores by learned noise in its own weights.
 
 commands:
-  train [NAME] [options]     train, evaluate and film an agent
-  resume DIR [options]       go on with a run that was stopped, or extend one
+  train [NAME] [options]     train, evaluate and record an agent
+  resume DIR [options]       continue a run that was stopped, or extend one
   evaluate DIR [options]     play whole episodes with the best weights of a run
-  record DIR [options]       film the best weights of a run
+  record DIR [options]       record a video of the best weights of a run
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
@@ -41,9 +41,9 @@ commands:
 
 noisydqn COMMAND --help shows a command's options.
 
-NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that a module of yours
-registers, 'python:module.function' for what a function makes, 'gymnax:Name', or the folder or
-config.json of a run, to start another with its options.
+NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that your module registers,
+'python:module.function' for one that your function makes, 'gymnax:Name', or the folder or
+config.json of a run, whose options are used again.
 
 examples:
   noisydqn train                            learn Catcher from pixels
@@ -67,43 +67,49 @@ class ResumeArgs:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     steps: int | None = None
-    """Environment steps to train for, counted from the start of the run. If not given, as many as
-    it was started with."""
+    """Environment steps to train for, counted from the start of the run. If not given, the budget
+    that it was started with."""
     cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again, or none. If not
-    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
+    """Folder that keeps compiled programs for later runs; "none" keeps nothing. If not given,
+    NOISYDQN_CACHE or a folder in the user's cache folder."""
     quiet: bool = False
-    """Print nothing."""
+    """Print only warnings."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArgs:
-    """Play whole episodes with mean weights (no noise) and print the outcome."""
+    """Play whole episodes with mean weights, without noise, and print the outcome."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     episodes: int | None = None
     """Episodes to play. If not given, as many as in the run's own evaluations."""
     seed: int | None = None
-    """Seed of the episodes. If not given, the run's own: the evaluation of its summary.json."""
+    """Seed of the episodes. If not given, the run's own, as in its summary.json."""
     weights: Literal["best", "final"] = "best"
     """Which weights: best or final."""
     json: bool = False
     """Print one JSON object (for several seeds, one a line)."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordArgs:
-    """Film the best weights of a run, playing without noise."""
+    """Record a video of the best weights of a run, playing without noise."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     out: Path | None = None
     """The MP4 to write, a new file. If not given, policy.mp4 in DIR, or policy-2.mp4 and so on."""
     seconds: float = 20.0
-    """Length of the film."""
+    """Length of the video."""
     seed: int | None = None
-    """Seed of the games. If not given, the run's own."""
+    """Seed of the episodes. If not given, the run's own."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +124,25 @@ class ExportArgs:
     """The file to write, a new one. If not given, policy.onnx, .pt2 or .safetensors in DIR."""
     weights: Literal["best", "final"] = "best"
     """Which weights: best or final."""
+    trust: bool = False
+    """Import and run code that the run's config names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PushArgs:
-    """Share a run on the Hugging Face hub: weights, config, results, film and a model card."""
+    """Share a run on the Hugging Face hub: weights, config, results, video and a model card."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that train made."""
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
-    """The repository, made if there is none."""
+    """The repository, created if it does not exist."""
     private: bool = False
     """Make a new repository private."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PullArgs:
-    """Fetch a run from the Hugging Face hub into a folder of its own."""
+    """Fetch a run from the Hugging Face hub into a new folder."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """The repository."""
@@ -147,12 +155,18 @@ class PullArgs:
 def _train(argv: Sequence[str]) -> int:
     from noisydqn.cli.train import parse_train
 
-    config, args = parse_train(argv)
+    args, options = parse_train(argv)
     from noisydqn.runs.api import train
 
     with lasting_output():
         result = train(
-            config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
+            args.name,
+            out=args.out,
+            quiet=args.quiet,
+            resume=args.resume,
+            trust=args.trust,
+            cache=_cache(args.cache),
+            **options,
         )
     return _code(result.signal)
 
@@ -176,7 +190,13 @@ def _resume(argv: Sequence[str]) -> int:
     from noisydqn.runs.api import resume
 
     with lasting_output():
-        result = resume(args.folder, steps=args.steps, quiet=args.quiet, cache=_cache(args.cache))
+        result = resume(
+            args.folder,
+            steps=args.steps,
+            quiet=args.quiet,
+            trust=args.trust,
+            cache=_cache(args.cache),
+        )
     return _code(result.signal)
 
 
@@ -185,7 +205,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     from noisydqn.runs.saved import evaluate
 
     for folder in _runs(args.folder):
-        evaluation = evaluate(folder, episodes=args.episodes, seed=args.seed, weights=args.weights)
+        evaluation = evaluate(
+            folder,
+            episodes=args.episodes,
+            seed=args.seed,
+            weights=args.weights,
+            trust=args.trust,
+        )
         if args.json:
             print(json.dumps(evaluation.summary()))
         else:
@@ -214,7 +240,8 @@ def _record(argv: Sequence[str]) -> int:
     from noisydqn.runs.saved import record
 
     for folder in _runs(args.folder, args.out, "video"):
-        print(record(folder, out=args.out, seconds=args.seconds, seed=args.seed))
+        video = record(folder, out=args.out, seconds=args.seconds, seed=args.seed, trust=args.trust)
+        print(video)
     return 0
 
 
@@ -223,7 +250,7 @@ def _export(argv: Sequence[str]) -> int:
     from noisydqn.export import card_path, export_run
 
     for folder in _runs(args.folder, args.out, "file"):
-        path = export_run(folder, args.format, args.out, args.weights)
+        path = export_run(folder, args.format, args.out, args.weights, trust=args.trust)
         print(path)
         print(card_path(path))
     return 0
@@ -321,7 +348,7 @@ def _command(argv: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """The installed command; modules of the folder that it is started in can be imported."""
+    """Run the installed command, with the current folder on the import path."""
     sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     _open_standard_streams()
     code = main()

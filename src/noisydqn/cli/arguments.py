@@ -1,6 +1,6 @@
-"""The command line's arguments, read by the type hints of a command's dataclass.
+"""Arguments of the command line, read by the type hints of a command's dataclass.
 
-`tyro` makes `--help` from the same dataclasses. Reading is done here so that whatever is wrong
+`tyro` makes `--help` from the same dataclasses. Reading is done here, so that every mistake
 becomes one line that shows the right form.
 """
 
@@ -141,7 +141,7 @@ def _metavar(hint: Hint) -> str:
 
 
 def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[str, bool]:
-    """The name of an option, and whether it was spelled `--no-name`."""
+    """Return the name of an option, and whether it was spelled `--no-name`."""
     name = spelled.removeprefix("--").replace("-", "_")
     if spelled.startswith("--") and name in options:
         return name, False
@@ -153,7 +153,7 @@ def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[st
 
 
 def _value(name: str, hint: Hint, negated: bool, value: str | None, rest: list[str]) -> Any:
-    """The value of an option: `value`, if `=` came before it, else the words of `rest` it takes."""
+    """Return the value of an option: `value` if `=` gave one, else the words it takes of `rest`."""
     if hint.kind is bool:
         if value is None and rest and rest[0].lower() in (*YES, *NO):
             value = rest.pop(0)
@@ -177,10 +177,10 @@ def _truth(name: str, value: str | None, negated: bool) -> bool:
 
 
 def _text_value(name: str, text: str, hint: Hint) -> Any:
-    """The value that a text stands for.
+    """Return the value that a text stands for.
 
     Raises:
-        UserError: it stands for none.
+        UserError: the text stands for no value of the option.
     """
     kind = hint.kind
     if kind in (str, Path):
@@ -200,7 +200,7 @@ def _text_value(name: str, text: str, hint: Hint) -> Any:
 
 
 def _number(text: str, kind: type) -> Any:
-    """A number as it is written in Python, or a whole one as 1e5."""
+    """Return the number that is written as in Python; a whole one may be written as 1e5."""
     try:
         return kind(text)
     except ValueError:
@@ -215,7 +215,7 @@ def _label(name: str, hint: Hint) -> str:
 
 
 def _form(name: str, hint: Hint) -> str:
-    """The words for what an option takes on the command line."""
+    """Say in words what an option takes on the command line."""
     if get_origin(hint.kind) is tuple:
         words = f"whole numbers such as {flag(name)} 128 128 (none of them: {flag(name)} [])"
     else:

@@ -20,24 +20,26 @@ from noisydqn.runs.named import config_named
 class TrainArgs:
     """Train, evaluate and record an agent: noisydqn train [NAME] [options].
 
-    NAME gives the options their defaults; noisydqn presets lists the presets. Other names are ids
-    of Gymnasium, 'module:Id' for an environment that a module of yours registers,
-    'python:module.function' for what a function makes, and 'gymnax:Name'. The folder of a run, or
-    its config.json, starts another run with its options. Steps are decisions of the agent, summed
-    over environments; updates are optimizer steps.
+    NAME sets the defaults of the options. It is a preset (noisydqn presets lists them), an id of
+    Gymnasium, 'module:Id' for an environment that your module registers, 'python:module.function'
+    for one that your function makes, 'gymnax:Name', or the folder or config.json of a run, whose
+    options are used again. Steps are decisions of the agent, summed over environments; updates are
+    optimizer steps.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
     """A preset, an environment or a run."""
     out: Path | None = None
-    """Folder for the run, new or empty. If not given, a new one under runs/."""
+    """Folder for the run, new or empty. If not given, a new folder under runs/."""
     quiet: bool = False
-    """Print nothing."""
+    """Print only warnings."""
     cache: str | None = None
-    """Folder of compiled programs, which the next run need not compile again, or none. If not
-    given, NOISYDQN_CACHE or a folder in the user's cache folder."""
+    """Folder that keeps compiled programs for later runs; "none" keeps nothing. If not given,
+    NOISYDQN_CACHE or a folder in the user's cache folder."""
     resume: bool = False
-    """Resume the run that --out holds, if it holds one, as noisydqn resume does."""
+    """If --out holds a run, resume it, as noisydqn resume does."""
+    trust: bool = False
+    """Import code that the config of the run NAME names, such as an environment of your own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +50,21 @@ class PresetsArgs:
     """A preset."""
 
 
+ABOUT_VARIANTS = {
+    "distribution": "What the network learns about returns",
+    "exploration": "How actions are chosen in training",
+}
+"""The first words of the help on a section with variants."""
+
+
 def config_options() -> dict[str, Hint]:
     """Return the type hints of all options of a run that have a flag."""
     hints = option_hints().items()
     return {name: hint for name, hint in hints if tyro.conf.Suppress not in hint.marks}
 
 
-def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
-    """Parse the arguments of train.
+def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
+    """Parse the arguments of train; returns them and the options of the run by flat name.
 
     Raises:
         UserError: an argument cannot be used.
@@ -63,19 +72,18 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
     """
     if wants_help(argv):
         name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        show_help(help_on(config_named(name), name), f"train {name}")
+        show_help(help_on(config_named(name, ()), name), f"train {name}")
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")
-    chosen = {name: x for name, x in given.values.items() if name in config_options()}
-    return config_named(args.name).replace(**chosen), args
+    return args, {name: x for name, x in given.values.items() if name in config_options()}
 
 
 def help_on(config: Config, name: str) -> Any:
-    """Make a dataclass of which tyro prints the help of train: flat flags in sections."""
+    """Make a dataclass from which tyro prints the help of train: flat flags in sections."""
     fields: list[tuple[str, Any, Any]] = []
     for section in SECTIONS:
-        value = getattr(config, section)
+        value = _section(getattr(config, section))
         fields += [(section, type(value), dataclasses.field(default=value))]
     for section in VARIANTS:
         value = _variants(section, getattr(config, section))
@@ -85,24 +93,40 @@ def help_on(config: Config, name: str) -> Any:
     return kind(name=name)
 
 
+def _section(options: Any) -> Any:
+    """Make a dataclass of a section's options, whose help texts have no line breaks."""
+    kind = type(options)
+    fields = [
+        _field(name, hint, help_of(kind)[name], getattr(options, name))
+        for name, hint in hints_of(kind).items()
+    ]
+    made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    made.__doc__ = kind.__doc__
+    return made()
+
+
 def _variants(section: str, chosen: Any) -> Any:
     """Make a dataclass of the options of all variants of a section."""
     kinds = VARIANTS[section]
-    words = "; ".join(f"{name}: {_first_sentence(kind)}" for name, kind in kinds.items())
-    fields = [_field(section, choices(tuple(kinds)), words, variant_name(section, chosen))]
+    words = " ".join(f'"{name}": {_first_sentence(kind)}.' for name, kind in kinds.items())
+    name = variant_name(section, chosen)  # which may be one of the user's
+    names = Hint(choices(tuple(dict.fromkeys([*kinds, name]))), False, ())
+    fields = [_field(section, names, words, name)]
     for option, variants in owners(section).items():
         kind = kinds[variants[0]]
         default = getattr(chosen if isinstance(chosen, kind) else kind(), option)
         text = f"{', '.join(variants)}: {help_of(kind)[option]}"
-        hint = hints_of(kind)[option]
-        fields += [_field(option, hint.kind | None if hint.optional else hint.kind, text, default)]
+        fields += [_field(option, hints_of(kind)[option], text, default)]
     made = dataclasses.make_dataclass(section.capitalize(), fields, frozen=True)
-    made.__doc__ = f"{section.capitalize()}."
+    owned = f"Each option starts with the choices of --{section} that it belongs to."
+    made.__doc__ = f"{ABOUT_VARIANTS[section]}. {owned}"
     return made()
 
 
-def _field(name: str, kind: Any, text: str, default: Any) -> tuple[str, Any, Any]:
-    return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+def _field(name: str, hint: Hint, text: str, default: Any) -> tuple[str, Any, Any]:
+    kind = hint.kind | None if hint.optional else hint.kind
+    shown = tyro.conf.arg(help=" ".join(text.split()))
+    return name, Annotated[kind, *hint.marks, shown], dataclasses.field(default=default)
 
 
 def _first_sentence(kind: type) -> str:
@@ -121,7 +145,7 @@ def presets(argv: Sequence[str]) -> int:
 
 
 def _preset(name: str) -> int:
-    """Print a preset: what it is for, and the options in which it differs from the defaults."""
+    """Print a preset: its purpose, and its options that differ from the defaults."""
     if name not in PRESETS:
         hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
         raise UserError(f"no preset {name!r}: {hint}")

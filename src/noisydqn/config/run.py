@@ -1,4 +1,4 @@
-"""The options of what happens around a compiled program. None of them affects it."""
+"""The options of a run that do not affect its compiled program."""
 
 import dataclasses
 from typing import Annotated
@@ -19,38 +19,38 @@ MAX_VIDEO_SECONDS = 3_600
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Run."""
+    """The run: seeds, goals, checkpoints, evaluations and the video."""
 
     seed: int = 0
     """Seed of everything random. The same seed gives the same weights, bit for bit."""
     num_seeds: Annotated[int, at_least(1)] = 1
-    """Train this many seeds (seed, seed + 1, ...), each in a folder of its own: at once where the
+    """Number of seeds to train (seed, seed + 1, ...), each in its own folder: all at once if the
     environment is in JAX, otherwise one after the other."""
     steps: Annotated[int, at_least(1)] = 200_000
     """Environment steps (decisions, summed over environments) to train for, rounded up to a
-    multiple of the environments."""
+    multiple of the number of environments."""
     max_seconds: Annotated[float | None, ABOVE_ZERO] = None
     """Stop after the chunk that reaches this training time, compiling included."""
     stop_at_return: Annotated[float | None, FINITE] = None
-    """Stop when the mean return of the newest training episodes reaches this."""
+    """Stop when the mean return of the newest `window` training episodes reaches this."""
     window: Annotated[int, at_least(1)] = 50
-    """Number of episodes in that mean."""
+    """Number of training episodes in the mean of `stop_at_return`."""
     stop_at_evaluation: Annotated[float | None, FINITE] = None
-    """Evaluate after each chunk that ends with such a mean, and stop when the mean return without
-    noise reaches this, too. Default: the training episodes decide alone."""
+    """Evaluate after each chunk that ends at or above `stop_at_return`, and stop only when the mean
+    return without noise reaches this. If none, the training episodes alone decide."""
     checkpoint_seconds: Annotated[float, at_least(0)] = 300.0
-    """Seconds between checkpoints, saved after the chunk that reaches them. 0: only at the end and
-    when the run is interrupted."""
+    """Seconds between checkpoints; each is saved at the end of a chunk. 0: only at the end and when
+    the run is interrupted."""
     keep: Annotated[int, at_least(1)] = 2
-    """Number of newest checkpoints that are kept. They share what has not changed between them."""
+    """Number of newest checkpoints to keep. They share what did not change between them."""
     evaluation_every: Annotated[int, at_least(0)] = 0
-    """Environment steps between evaluations with mean weights, each after the chunk that reaches
-    them. 0: only at the end."""
+    """Environment steps between evaluations with mean weights; each starts at the end of a chunk.
+    0: only at the end."""
     evaluation_episodes: Annotated[int, at_least(1)] = 10
-    """Episodes of an evaluation."""
+    """Number of episodes in an evaluation."""
     evaluation_max_steps: Annotated[int, at_least(1)] = 27_000
     """Steps after which an episode of an evaluation is truncated, so that a policy that never ends
-    one cannot stall the run. 27,000 are half an hour of Atari."""
+    one cannot stall the run. 27,000 steps are half an hour of Atari."""
     video_seconds: Annotated[float, at_least(0), at_most(MAX_VIDEO_SECONDS)] = 20.0
     """Length of the video of the best weights. 0: no video."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import VARIANTS, Config, owners
+from noisydqn.config.gate import StoredConfig
 from noisydqn.errors import UserError
 from noisydqn.options import MAX_COUNT
 
@@ -75,8 +76,8 @@ def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def from_stored(stored: dict[str, Any], path: Path) -> Config:
-    """Return the config that was read from `path`.
+def from_stored(stored: dict[str, Any], path: Path) -> StoredConfig:
+    """Check the options that were read from `path`.
 
     Raises:
         UserError: the version is not known, options are missing or do not exist, or values cannot
@@ -87,9 +88,9 @@ def from_stored(stored: dict[str, Any], path: Path) -> Config:
         config = Config(**options)
         if missing := config.flat().keys() - options.keys():
             raise ValueError(f"options are missing: {', '.join(sorted(missing))}")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise unusable(path, error) from error
-    return config
+    return StoredConfig(config.flat(), path)
 
 
 def unusable(path: Path, error: Exception) -> UserError:

@@ -14,12 +14,12 @@ from noisydqn.options import FINITE, at_least, convert_fields
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Distribution):
-    """Logits of evenly spaced atoms for each action."""
+    """Logits of evenly spaced atoms for each action (C51)."""
 
     atoms: Annotated[int, at_least(2)] = 51
-    """Atoms: returns that have a probability."""
+    """Number of atoms, the returns that have a probability."""
     v_min: Annotated[float, FINITE] = -10.0
-    """Lowest return that is represented, in rewards as they are learned from, that is scaled and
+    """Lowest return that is represented, in rewards as they are learned from: clipped, scaled and
     normalized."""
     v_max: Annotated[float, FINITE] = 10.0
     """Highest return that is represented, in the same units."""

@@ -14,11 +14,11 @@ LOSSES = {"smooth-l1": losses.smooth_l1, "squared": losses.squared}
 
 @dataclasses.dataclass(frozen=True)
 class Expected(Distribution):
-    """One output for each action: its value."""
+    """One output for each action: its expected return."""
 
     loss: Literal["smooth-l1", "squared"] = "smooth-l1"
-    """Loss of the temporal-difference error: half its square, or that up to an error of 1 and
-    linear beyond (the Huber loss)."""
+    """Loss of the TD error: "squared" is half its square; "smooth-l1" (the Huber loss) is the same
+    up to an error of 1 and linear beyond."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -23,9 +23,9 @@ class HLGauss(Distribution):
     """
 
     bins: Annotated[int, at_least(2)] = 51
-    """Bins of the histogram."""
+    """Number of bins of the histogram."""
     v_min: Annotated[float, FINITE] = -10.0
-    """Lowest return that is represented, in rewards as they are learned from, that is scaled and
+    """Lowest return that is represented, in rewards as they are learned from: clipped, scaled and
     normalized."""
     v_max: Annotated[float, FINITE] = 10.0
     """Highest return that is represented, in the same units."""

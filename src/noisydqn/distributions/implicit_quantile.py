@@ -35,7 +35,7 @@ class FractionEmbedding(Embedding):
 
 @dataclasses.dataclass(frozen=True)
 class ImplicitQuantile(Distribution):
-    """A quantile for each fraction of a query.
+    """A quantile of each action's return for every fraction of a query (IQN).
 
     Updates sample the fractions, N = N' for each example. Action values ask for K fixed ones, the
     midpoints of equal shares, instead of the paper's samples: the mean that is estimated is the
@@ -45,7 +45,7 @@ class ImplicitQuantile(Distribution):
     quantiles: Annotated[int, at_least(1)] = 64
     """Fractions that an update samples for each of a transition's two states, N = N'."""
     acting_quantiles: Annotated[int, at_least(1)] = 32
-    """Quantiles that an action value is the mean of, K."""
+    """Number of quantiles whose mean is an action value, K."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -13,10 +13,10 @@ from noisydqn.options import at_least, convert_fields
 
 @dataclasses.dataclass(frozen=True)
 class Quantile(Distribution):
-    """Quantiles at the midpoints of equal shares, for each action."""
+    """Quantiles of each action's return at the midpoints of equal shares (QR-DQN)."""
 
     quantiles: Annotated[int, at_least(1)] = 200
-    """Quantiles of each action's return."""
+    """Number of quantiles of each action's return."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -2,7 +2,7 @@
 
 They differ in how they are seeded, checked, rendered and replayed:
 
-- `GuardedBackend`: guarded environments, in this process or in a worker process each. The guards
+- `GuardedBackend`: guarded environments, in this process or each in a worker process. The guards
   check values and seed every episode.
 - `NativeBackend`: the vector environment that an id registers, such as Atari's. Nothing in it can
   be wrapped, so values are checked here, in batches. Its `Seeding` is `SeedTogether` or `SeedEach`.
@@ -45,7 +45,7 @@ class Replayed(NamedTuple):
 
 
 class Backend(Protocol):
-    """A vector environment, with the operations in which kinds of them differ."""
+    """A vector environment, with the operations that depend on its kind."""
 
     vector: Any  # a `VectorEnv`, whose own annotations do not know seeds for each environment
     renders: bool
@@ -83,7 +83,7 @@ class Backend(Protocol):
         ...
 
     def restart(self, envs: np.ndarray) -> np.ndarray:
-        """Start a span with the next step where `envs` [envs]; returns where else one has to."""
+        """Start a span with the next step where `envs` [envs]; returns where spans then start."""
         ...
 
     def check(self, encoding: Encoding, observation: Any) -> None:
@@ -108,7 +108,7 @@ class GuardedBackend:
 
     Args:
         vector: of `GuardedEnv`s.
-        renders: the environments were made to render pictures.
+        renders: whether the environments were made to render pictures.
     """
 
     period: int | None = 1  # guards seed every episode
@@ -170,7 +170,7 @@ class Seeding(Protocol):
         ...
 
     def reach(self, envs: np.ndarray) -> np.ndarray:
-        """Return where spans start if they have to where `envs` [envs]."""
+        """Return where spans start if they have to start where `envs` [envs]."""
         ...
 
 
@@ -188,7 +188,7 @@ class SeedTogether:
         return vector.reset(seed=int(seeds[0]))[0]
 
     def reach(self, envs: np.ndarray) -> np.ndarray:
-        """Return all environments if there is one in `envs`."""
+        """Return true everywhere if `envs` is true anywhere."""
         return np.full(envs.shape, envs.any())
 
 
@@ -213,8 +213,8 @@ class NativeBackend:
     """The vector environment that an id registers, with a seeding.
 
     Args:
-        vector: whose episodes restart by `AutoresetMode.NEXT_STEP`.
-        seeding: the way in which it starts spans.
+        vector: a vector environment with `AutoresetMode.NEXT_STEP`.
+        seeding: the way in which it starts spans; None takes `SeedTogether`.
     """
 
     renders = False
@@ -248,7 +248,7 @@ class NativeBackend:
         return Step(self._start(spans, starts), reward, terminated, truncated, step.infos)
 
     def rest(self, envs: np.ndarray) -> None:
-        """Implement `Backend.rest`: the environments play on."""
+        """Implement `Backend.rest`: the environments continue."""
 
     def replay(self, saved: SavedHistory) -> Replayed:
         """Implement `Backend.replay` in lockstep, for as many steps as the longest span has.

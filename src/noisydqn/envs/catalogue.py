@@ -1,4 +1,4 @@
-"""Gymnasium's environments by id: where they are registered, and clear words where they are not."""
+"""Gymnasium's environments by id: registering and making them, with clear errors."""
 
 import difflib
 import importlib
@@ -15,6 +15,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
+from noisydqn.envs.names import ATARI, MINATAR, namespace
 from noisydqn.errors import (
     EnvironmentFailedError,
     MadeInJaxError,
@@ -24,46 +25,47 @@ from noisydqn.errors import (
 )
 
 Maker = Callable[..., gymnasium.Env[Any, Any]]
-"""What makes an environment."""
+"""A function that makes an environment."""
 
 Entry = str | EnvSpec | Maker
-"""An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), a spec of its registry, or what makes an
-environment."""
+"""An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), a spec of its registry, or a function
+that makes an environment."""
 
-PACKAGES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
-"""Namespaces of ids: the module that brings them, and our extra that installs it."""
+PACKAGES = {ATARI: ("ale_py", "atari"), MINATAR: ("minatar.gym", "minatar")}
+"""Namespaces of ids: the module that registers them, and our extra that installs it."""
 
 EXTRAS = {"box2d": "box2d", "classic-control": "classic-control", "toy-text": "classic-control"}
-"""Extras of Gymnasium, and ours that install the same packages."""
+"""Extras of Gymnasium, and our extras that install the same packages."""
 
 ATARI_KWARGS = {
-    "stack_num": 1,  # frames are stacked by whoever sees them
-    "noop_max": 0,  # sticky actions make games differ
+    "stack_num": 1,  # frames are stacked where they are used
+    "noop_max": 0,  # sticky actions already make games differ
     "use_fire_reset": False,
-    "reward_clipping": False,  # rewards are clipped for learning alone
+    "reward_clipping": False,  # rewards are clipped only for learning
 }
-"""Arguments of Atari's vector environment: single grey frames of 84 x 84, every fourth, each the
-maximum of two, and sticky actions of 0.25, as its ids have them (Machado et al. 2018)."""
+"""Arguments of Atari's vector environment: single gray frames of 84 x 84, every fourth, each the
+maximum of two. Actions are sticky with probability 0.25, the default of its ids (Machado et al.
+2018)."""
 
 
 def is_atari(entry: Entry) -> bool:
-    """Whether an entry is one of the Arcade Learning Environment."""
-    return isinstance(entry, str) and entry.startswith("ALE/")
+    """Tell whether an entry is an id of the Arcade Learning Environment."""
+    return isinstance(entry, str) and namespace(entry) == ATARI
 
 
 def is_registered(name: str) -> bool:
-    """Whether Gymnasium knows an id, with the packages that are installed."""
+    """Tell whether Gymnasium knows an id, given the installed packages."""
     register(name)
     return name in gymnasium.registry
 
 
 def register(entry: str) -> None:
-    """Import the package that brings an id, so that Gymnasium knows it.
+    """Import the package that registers an id with Gymnasium.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
-    module, extra = PACKAGES.get(entry.split("/", maxsplit=1)[0], (None, None))
+    module, extra = PACKAGES.get(namespace(entry), (None, None))
     if module is None:
         return
     if importlib.util.find_spec(module.split(".")[0]) is None:
@@ -100,7 +102,7 @@ def make(
         if isinstance(entry, str):
             register(entry)
         rendering = {} if render_mode is None else {"render_mode": render_mode}
-        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pictures are wanted, not sound
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # only pictures are needed, not sound
         env = gymnasium.make(
             entry,
             max_episode_steps=max_episode_steps,
@@ -171,10 +173,10 @@ def full_name(kind: type) -> str:
 def make_own_vector(
     entry: str, num_envs: int, *, kwargs: Mapping[str, Any], max_episode_steps: int | None
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Make the vector environment that an id brings itself.
+    """Make the vector environment that an id registers.
 
     Raises:
-        UserError: it brings none, or as `make`.
+        UserError: the id registers none, or as `make`.
     """
     kwargs = dict(kwargs)
     if is_atari(entry):
@@ -199,12 +201,12 @@ def make_own_vector(
 
 
 def name_of(entry: Entry) -> str:
-    """What to call an environment in a message: its id, if it has one."""
+    """Return the name of an environment for messages: its id, if it has one."""
     return entry if isinstance(entry, str) else getattr(entry, "id", "the environment")
 
 
 class _clear_errors:  # noqa: N801 - used like a function
-    """Turns whatever is raised by making an environment into one line."""
+    """A context in which an error from making an environment becomes one line."""
 
     def __init__(self, entry: Entry, kwargs: Mapping[str, Any]) -> None:
         self.name = name_of(entry)
@@ -244,7 +246,7 @@ class _clear_errors:  # noqa: N801 - used like a function
 
 
 def _not_found(name: str, error: ModuleNotFoundError) -> str:
-    """What to say of an id whose module is not found, or another that it needs."""
+    """Explain that the module of an id, or another that it needs, was not found."""
     cause = error.__cause__  # Gymnasium says which module it imported, not which is missing
     missing = (cause if isinstance(cause, ModuleNotFoundError) else error).name
     module = name.partition(":")[0]
@@ -258,7 +260,7 @@ def _not_found(name: str, error: ModuleNotFoundError) -> str:
 
 
 def _not_imported(name: str) -> str | None:
-    """The module that registers an id or that defines it, if it could not be imported."""
+    """Return the module that registers or defines an id, if it could not be imported."""
     module, _, own = name.rpartition(":")
     entry_point = getattr(gymnasium.registry.get(own), "entry_point", None)
     defines = entry_point.partition(":")[0] if isinstance(entry_point, str) else ""
@@ -266,7 +268,7 @@ def _not_imported(name: str) -> str | None:
 
 
 def missing_package(error: BaseException) -> str:
-    """Say that a package is missing, and how to install it, as Gymnasium's error tells."""
+    """Say that a package is missing and how to install it, based on Gymnasium's error."""
     extra = re.search(r"gymnasium\[([\w-]+)\]", str(error))
     ours = None if extra is None else EXTRAS.get(extra[1].replace("_", "-"))
     how = " ".join(str(error).split()) if ours is None else f"pip install 'noisydqn[{ours}]'"
@@ -274,7 +276,7 @@ def missing_package(error: BaseException) -> str:
 
 
 def unknown(name: str, also: Mapping[str, Any] | None = None) -> str:
-    """What to say of an id that is not known; `also` holds names that would do, too."""
+    """Explain that an id is not known; `also` holds other names that may have been meant."""
     known = [*(also or {}), *gymnasium.registry]
     by_lower = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)

@@ -1,10 +1,10 @@
 """Catcher, exactly as the PyGame Learning Environment plays it at 64 x 64 and 30 frames/s.
 
-Fruit falls, a paddle at the bottom catches it; three misses end the game. The rules are in
-`tick`, which is pure; `Catcher` puts them behind the interface of gymnax (`reset`, `step`, with
-keys and params), one tick a step and RGB pixels; `CatcherPixels` adds the preprocessing of the
-classic pipeline: an action is held for two ticks, the two frames are merged by their maximum,
-turned grey and shrunk to 42 x 42.
+Fruit falls, a paddle at the bottom catches it, and three misses end the game. `tick` holds the
+rules and is pure. `Catcher` wraps it in the interface of gymnax (`reset` and `step`, with keys and
+params): one tick per step, RGB pixels. `CatcherPixels` adds the preprocessing of the classic
+pipeline. It holds each action for two ticks, merges the two frames by their maximum, converts
+them to gray and resizes them to 42 x 42.
 
 Recorded traces of the original game are reproduced without a mismatch
 (`tests/reference/test_catcher_traces.py`).
@@ -12,7 +12,7 @@ Recorded traces of the original game are reproduced without a mismatch
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.options import CATCHER, EnvironmentOptions
+from noisydqn.envs.names import CATCHER
+from noisydqn.envs.notices import Notices
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.spec import Statistic
 from noisydqn.errors import UserError
 
-if TYPE_CHECKING:
-    from noisydqn.envs.host import Notices
-
-LEFT, RIGHT, NO_OP = 0, 1, 2
+LEFT, RIGHT = 0, 1
 NUM_ACTIONS = 3
 
 SIZE = 64  # width and height of the screen, pixels
 PADDLE_WIDTH, PADDLE_HEIGHT, PADDLE_Y = 13, 3, 58
 PADDLE_START_X = 26
 FRUIT_SIZE = 4
-FALL = 0.00095 * SIZE * (1000 / 30)  # pixels a tick
+FALL = 0.00095 * SIZE * (1000 / 30)  # pixels per tick
 THRUST = 0.021 * SIZE
 FRICTION = 0.9
 LIVES = 3
@@ -75,7 +74,7 @@ def _round_half_away(x: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def _overlap(state: CatcherState) -> Bool[Array, ""]:
-    """Whether the rectangles of fruit and paddle overlap, each as two open intervals."""
+    """Tell whether the rectangles of fruit and paddle overlap; touching edges do not count."""
     fruit_left, fruit_top = state.fruit_x - FRUIT_SIZE // 2, state.fruit_y - FRUIT_SIZE // 2
     paddle_left, paddle_top = state.paddle_x - PADDLE_WIDTH // 2, PADDLE_Y - PADDLE_HEIGHT // 2
     return (
@@ -133,7 +132,7 @@ def tick(
 
 
 def initial_state(spawn: Int[Array, "2"]) -> CatcherState:
-    """The state a game starts in, with its first fruit at `spawn` (x, y)."""
+    """Return the state in which a game starts, with its first fruit at `spawn` (x, y)."""
     return CatcherState(
         paddle_x=jnp.int32(PADDLE_START_X),
         paddle_velocity=jnp.float32(0.0),
@@ -144,7 +143,7 @@ def initial_state(spawn: Int[Array, "2"]) -> CatcherState:
 
 
 def sample_spawns(key: PRNGKeyArray, number: int) -> Int[Array, "number 2"]:
-    """Draw the (x, y) at which `number` fruits appear."""
+    """Sample the (x, y) at which each of `number` fruits appears."""
     key_x, key_y = jax.random.split(key)
     x = jax.random.choice(key_x, jnp.asarray(SPAWN_X, jnp.int32), (number,))
     y = jax.random.choice(key_y, jnp.asarray(SPAWN_Y, jnp.int32), (number,))
@@ -157,7 +156,7 @@ def _covers(start: Int[Array, ""], length: int) -> Bool[Array, "64"]:
 
 
 def render(state: CatcherState) -> UInt8[Array, "64 64 3"]:
-    """Draw the screen, height x width x RGB.
+    """Render the screen, height x width x RGB.
 
     As in the original, a sprite's top-left corner is drawn at its center coordinates.
     """
@@ -171,7 +170,10 @@ def render(state: CatcherState) -> UInt8[Array, "64 64 3"]:
 
 
 def _area_weights(source: int, target: int) -> np.ndarray:
-    """The share of each source pixel in each target pixel, [target, source]; rows sum to 1."""
+    """Compute the share of each source pixel in each target pixel, [target, source].
+
+    Rows sum to 1.
+    """
     scale = source / target
     start = np.arange(target)[:, None] * scale
     pixel = np.arange(source)[None, :]
@@ -185,7 +187,7 @@ _RESIZE = _area_weights(SIZE, WARPED_SIZE)
 def warp(
     frame_a: UInt8[Array, "64 64 3"], frame_b: UInt8[Array, "64 64 3"]
 ) -> UInt8[Array, "42 42"]:
-    """The pixel-wise maximum of two frames, in grey, area-resized to 42 x 42."""
+    """Merge two frames by their maximum, convert to gray and resize by area to 42 x 42."""
     rgb = jnp.maximum(frame_a, frame_b).astype(jnp.float32)
     grey = jnp.round(sum(weight * rgb[..., i] for i, weight in enumerate(GREY_WEIGHTS)))
     small = _RESIZE @ grey @ _RESIZE.T
@@ -199,40 +201,39 @@ class CatcherParams(NamedTuple):
 
 
 class EnvState(NamedTuple):
-    """The game and the two things around it that an episode needs."""
+    """The state of an episode: the game, the game one tick earlier, and the time."""
 
     game: CatcherState
-    previous: CatcherState  # one tick earlier: `CatcherPixels` shows both
+    previous: CatcherState  # one tick earlier; `CatcherPixels` shows both
     time: Int[Array, ""]  # ticks played
 
 
 @dataclasses.dataclass(frozen=True)
 class Catcher:
-    """Catcher with the interface of gymnax 1.x: one tick a step, RGB pixels [64, 64, 3]."""
+    """Catcher with the interface of gymnax 1.x: one tick per step, RGB pixels [64, 64, 3]."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
     ticks_per_step: ClassVar[int] = 1
     action_names: ClassVar[tuple[str, ...]] = ("left", "right", "stay")
     statistics: ClassVar[tuple[Statistic, ...]] = (CAUGHT_FRACTION,)
     panel: ClassVar[tuple[str, ...]] = ("caught", "missed")
-    render_fps: ClassVar[float] = 30.0  # ticks a second
+    render_fps: ClassVar[float] = 30.0  # ticks per second
 
     @property
     def num_actions(self) -> int:
-        """Left, right and nothing."""
+        """The number of actions: left, right and no-op."""
         return NUM_ACTIONS
 
     @property
     def default_params(self) -> CatcherParams:
-        """Games are truncated after 10,000 ticks."""
+        """The default parameters: games are truncated after 10,000 ticks."""
         return CatcherParams()
 
     def observe(self, state: EnvState) -> UInt8[Array, "..."]:
-        """What the player sees."""
+        """Return the observation: the screen, as a player sees it."""
         return render(state.game)
 
     def render(self, state: EnvState) -> UInt8[Array, "..."]:
-        """Draw the screen [64, 64, 3]."""
+        """Render the screen [64, 64, 3]."""
         return render(state.game)
 
     def reset_env(self, key: PRNGKeyArray, params: CatcherParams) -> tuple[Array, EnvState]:
@@ -267,7 +268,7 @@ class Catcher:
         return self.observe(state), state, reward, terminated, {"caught": caught, "missed": missed}
 
     def is_truncated(self, state: EnvState, params: CatcherParams) -> Bool[Array, ""]:
-        """Whether the time limit is reached."""
+        """Tell whether the time limit is reached."""
         return state.time >= params.max_ticks
 
     def reset(
@@ -283,10 +284,10 @@ class Catcher:
         action: Int[Array, ""],
         params: CatcherParams | None = None,
     ) -> tuple[Array, EnvState, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], dict[str, Any]]:
-        """Play one step and start a new game where one ended, as gymnax does.
+        """Play one step and, if that ends the game, start a new one, as gymnax does.
 
-        Returns observation, state, reward, terminated, truncated and info, which also holds
-        `final_observation`, what was seen before a new game began.
+        Returns observation, state, reward, terminated, truncated and info. The
+        `final_observation` in info is the observation before any new game.
         """
         params = self.default_params if params is None else params
         step_key, reset_key = jax.random.split(key)
@@ -302,25 +303,24 @@ class Catcher:
 
 @dataclasses.dataclass(frozen=True)
 class CatcherPixels(Catcher):
-    """Catcher as agents see it: actions held two ticks, grey pixels [42, 42], uint8."""
+    """Catcher as agents see it: actions held for two ticks, gray pixels [42, 42] in uint8."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
     ticks_per_step: ClassVar[int] = 2
 
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
-        """The last two frames, merged, grey and small."""
+        """Return the observation: the last two frames, merged by `warp`."""
         return warp(render(state.previous), render(state.game))
 
     def render(self, state: EnvState) -> UInt8[Array, "2 64 64 3"]:
-        """Draw the screens of both ticks of a step."""
+        """Render the screens of both ticks of a step."""
         return jnp.stack([render(state.previous), render(state.game)])
 
 
-def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
-    """Make Catcher as agents see it, by its name.
+def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
+    """Make `CatcherPixels` with the options of a run.
 
     Raises:
-        UserError: there are arguments for it, or options for environments of Gymnasium.
+        UserError: the options hold arguments for it, or apply only to environments of Gymnasium.
     """
     del notices
     if json.loads(options.env_kwargs):

@@ -11,7 +11,7 @@ from noisydqn.settings import own_settings
 
 
 class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
-    """The exact game: RGB 64 x 64, actions 0 left, 1 right, 2 nothing, one tick a step.
+    """The exact game: RGB 64 x 64, actions 0 left, 1 right, 2 nothing, one tick per step.
 
     `info` counts fruit `caught` and `missed` in the step, and shows the `lives` left.
     """
@@ -69,5 +69,5 @@ class CatcherEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     @own_settings()
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The screen, height x width x RGB, if the render mode is "rgb_array"."""
+        """Return the screen, height x width x RGB; None unless the render mode is "rgb_array"."""
         return self._screen() if self.render_mode == "rgb_array" else None

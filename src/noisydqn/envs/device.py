@@ -1,4 +1,4 @@
-"""Environments that run on the device: the adapter that turns one in JAX into our `TimeStep`s."""
+"""The adapter for environments in JAX, which run on the device."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from noisydqn.envs.catalogue import full_name
 from noisydqn.envs.device_vector import VectorEnvironment
+from noisydqn.envs.encoding import numbered
 from noisydqn.envs.jax_interface import (
     OUTCOME,
     JaxEnvironment,
@@ -23,7 +24,7 @@ from noisydqn.envs.jax_interface import (
 )
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import as_picture, frame_rate
-from noisydqn.envs.spec import EnvironmentSpec, Statistic, numbered
+from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import NoPictureError, UserError, counted
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ShownState(NamedTuple):
 
 
 class LimitedState(NamedTuple):
-    """A state and how many steps led to it."""
+    """A state and the number of steps that led to it."""
 
     inner: Any
     time: Int[Array, ""]
@@ -50,15 +51,16 @@ class LimitedState(NamedTuple):
 class DeviceEnvironment:
     """An environment in JAX behind one interface: `reset`, `step`, `observe`, `pictures`.
 
-    Two are equal if they are the same, or have the same `cache_key`.
+    Two adapters are equal if they are the same object or have the same `cache_key`.
 
     Args:
         env: the environment.
         params: its parameters.
-        num_actions: how many actions there are.
-        max_episode_steps: steps after which an episode is truncated; None: its own limit.
-        own_key: all that the environment's functions depend on beside the code of installed
-            packages; None if that is not known.
+        num_actions: number of actions.
+        max_episode_steps: steps after which an episode is truncated; None keeps the environment's
+            own limit.
+        own_key: everything that the environment's functions depend on, besides the code of
+            installed packages; None if unknown.
     """
 
     env: JaxEnvironment
@@ -75,7 +77,7 @@ class DeviceEnvironment:
         max_episode_steps: int | None = None,
         cache_key: str | None = None,
     ) -> "DeviceEnvironment":
-        """Adapt an environment in JAX; one without `cache_key` is checked by tracing a step.
+        """Adapt an environment in JAX. Without a `cache_key`, tracing a step checks it.
 
         Args:
             env: the environment.
@@ -84,7 +86,7 @@ class DeviceEnvironment:
             cache_key: see `own_key`.
 
         Raises:
-            UserError: it has not gymnax's interface, or its actions are not discrete.
+            UserError: it lacks gymnax's interface, or its actions are not discrete.
             EnvironmentFailedError: one of its functions failed while it was traced.
         """
         check_methods(env)
@@ -108,7 +110,7 @@ class DeviceEnvironment:
         """Adapt an environment in JAX with the options of a run.
 
         Raises:
-            UserError: as `create`, or an option is for environments of Gymnasium alone.
+            UserError: as `create`, or an option is only for environments of Gymnasium.
             EnvironmentFailedError: as `create`.
         """
         if options.vectorization != "auto":
@@ -121,7 +123,7 @@ class DeviceEnvironment:
 
     @property
     def cache_key(self) -> str | None:
-        """All that its programs depend on beside code of packages; None: they must be traced."""
+        """Everything that its programs depend on, besides package code; None: trace them."""
         if self.own_key is None or self.max_episode_steps is None:
             return self.own_key
         return f"{self.own_key}, {self.max_episode_steps} steps"
@@ -134,7 +136,7 @@ class DeviceEnvironment:
     def __hash__(self) -> int:
         return object.__hash__(self) if self.cache_key is None else hash(self.cache_key)
 
-    # As `Environment` asks for it
+    # The interface `Environment`
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -159,7 +161,7 @@ class DeviceEnvironment:
 
     @property
     def plays_one_at_a_time(self) -> bool:
-        """False: nothing in it changes."""
+        """False: the environment has no state of its own."""
         return False
 
     def tell_notices(self, tell: Callable[[str], None]) -> None:
@@ -226,7 +228,7 @@ class DeviceEnvironment:
 
     @cached_property
     def _observes(self) -> bool:
-        """Whether `observe` takes a state alone; gymnax's takes a key, too."""
+        """Whether `observe` takes only a state; that of gymnax also takes a key."""
         return takes(getattr(self.env, "observe", None), 1)
 
     def _shown(self, observation: Any, inner: Any) -> Any:
@@ -267,18 +269,18 @@ class DeviceEnvironment:
 
     @property
     def frame_rate(self) -> float:
-        """Pictures a second in a video."""
+        """The pictures per second of a video."""
         return frame_rate(getattr(self.env, "render_fps", None))
 
     @property
     def _render(self) -> Callable[..., Any] | None:
-        """The environment's `render`; that of gymnax's own environments plots for people."""
+        """The environment's `render`; None for those of gymnax, which plot instead."""
         render = getattr(self.env, "render", None)
         module = getattr(render, "__module__", None) or ""
         return None if module.startswith("gymnax.") else render
 
     def pictures(self, state: Any) -> Shaped[Array, "pictures ..."]:
-        """Draw a state: one picture, or those of all frames that a step lasts."""
+        """Render a state: one picture, or one for each frame of a step."""
         render = self._render
         assert render is not None  # noqa: S101 - there is no `video_problem`
         inner = self._inner(state)
@@ -305,7 +307,7 @@ class DeviceEnvironment:
             return str(error)
         return None
 
-    # Checks, all made while JAX traces
+    # Checks, all made at trace time
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Many copies of one environment on the device, in lockstep."""
+"""A vector of copies of one environment on the device."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class VectorEnvironment:
     """Many copies of one environment, in lockstep.
 
-    A step after the last of an episode is a reset: its action is ignored, its reward 0. So the
-    final observation of an episode is seen like any other.
+    A step after the last of an episode is a reset: its action is ignored, its reward is 0. The
+    final observation of an episode is therefore seen like any other.
     """
 
     env: "DeviceEnvironment"
@@ -31,7 +31,7 @@ class VectorEnvironment:
         return self.env.spec
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
-        """Start an episode everywhere; returns states and time steps, [num_envs, ...]."""
+        """Start an episode in every environment; returns states and time steps [num_envs, ...]."""
         template_key, key = jax.random.split(key)
         # `step` makes the time steps; the states it starts from here are all replaced.
         states = jax.vmap(self.env.reset)(jax.random.split(template_key, self.num_envs))
@@ -45,7 +45,7 @@ class VectorEnvironment:
         actions: Int[Array, " envs"],
         restart: Bool[Array, " envs"],
     ) -> tuple[Any, TimeStep]:
-        """Take one step everywhere, and start an episode where `restart`."""
+        """Take a step in every environment; start an episode instead where `restart`."""
         keys = jax.random.split(key, self.num_envs)
         return jax.vmap(self._step_one)(keys, states, actions, restart)
 

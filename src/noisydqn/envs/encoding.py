@@ -1,4 +1,4 @@
-"""Encodings: from an environment's observations to those of the network, and for actions back.
+"""Encodings of an environment's observations for the network, and of actions back.
 
 An `Encoding` describes both spaces of an environment. It is saved as JSON beside the weights, so
 that a loaded policy takes the environment's observations and returns its actions.
@@ -115,7 +115,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         Args:
             observation: the observation space.
             actions: the action space.
-            names: of the actions; if None or not one for each action, their numbers.
+            names: names of the actions; numbers replace them unless there is one for each action.
 
         Raises:
             SpaceError: one of the spaces is not supported.
@@ -167,7 +167,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def size(self) -> int:
-        """The number of numbers in a stored observation."""
+        """The size of a stored observation, in numbers."""
         return sum(part.size for part, _ in self.parts)
 
     @cached_property
@@ -191,9 +191,9 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return (0, *(axis + 1 for axis in self.axes))
 
     def encode(self, shown: Any) -> np.ndarray:
-        """Encode a batch as a vector environment returns it; a copy [B, *shape].
+        """Encode a batch from a vector environment; returns a copy [B, *shape].
 
-        Values are not checked: guards or `check_batch` did that before.
+        Values are not checked here: guards or `check_batch` have checked them.
         """
         if isinstance(self.observation, Box):
             turned = np.transpose(shown, self._order) if self.axes else shown

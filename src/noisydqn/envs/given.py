@@ -1,4 +1,4 @@
-"""What users give as an environment in Python: an id, a function, or an environment itself."""
+"""Environments as users pass them in Python: an id, a function, or an environment itself."""
 
 import copy
 import json
@@ -21,16 +21,16 @@ from noisydqn.options import shown
 
 
 class Given(NamedTuple):
-    """An environment that was given, and options that it brings."""
+    """An environment from the user, and the options that it brings."""
 
     entry: Entry | None
     options: dict[str, Any]
 
 
 class Instance:
-    """Makes one environment: the instance that was given, which only one at a time may use.
+    """A maker of one environment: the instance from the user, lent to one caller at a time.
 
-    Closing what it makes does not close the instance, which belongs to who gave it.
+    Closing the environment that it makes does not close the instance, which belongs to the user.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -53,11 +53,11 @@ class Instance:
 
 
 class JaxInstance:
-    """Makes one environment in JAX: the instance that was given, as often as is asked.
+    """A maker of one environment in JAX: the instance from the user, for any number of callers.
 
     Args:
         env: the environment.
-        params: its parameters; None takes its own.
+        params: its parameters; None takes the environment's defaults.
     """
 
     def __init__(self, env: Any, params: Any = None) -> None:
@@ -79,10 +79,10 @@ class _Lent(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def refuse_for_instance(asked: Mapping[str, bool]) -> None:
-    """Refuse options that need a second instance of an environment, where there is but one.
+    """Refuse options that need a second instance of an environment that has only one.
 
     Args:
-        asked: whether each option is used, by how it is written.
+        asked: whether each option is used, by its spelling.
 
     Raises:
         UserError: one of them is.
@@ -96,11 +96,11 @@ def refuse_for_instance(asked: Mapping[str, bool]) -> None:
 
 
 def accept(env: object) -> Given:
-    """Take an environment as users give it.
+    """Accept an environment as users pass it.
 
-    An instance is made again from its spec, as often as needed; changes made to it since are lost.
-    One that cannot be made again is used itself, alone. One in JAX holds nothing that changes, and
-    is used itself.
+    An instance is made again from its spec, as often as needed; later changes to it are lost. An
+    instance that cannot be made again is used itself, alone. An environment in JAX has no state of
+    its own and is used itself.
 
     Raises:
         UserError: it is not an id, a function, or an environment.
@@ -140,7 +140,7 @@ def _accept_instance(env: gymnasium.Env[Any, Any]) -> Given:
 
 
 def _without_rendering(spec: EnvSpec | None) -> EnvSpec:
-    """A copy of a spec without its render mode: whoever needs pictures asks for them."""
+    """Copy a spec without its render mode, which is set where pictures are needed."""
     if spec is None:
         raise ValueError("there is no spec")
     spec = copy.deepcopy(spec)
@@ -149,7 +149,7 @@ def _without_rendering(spec: EnvSpec | None) -> EnvSpec:
 
 
 def _accept_spec(spec: EnvSpec) -> Given:
-    """A spec by its id and arguments, which options can hold, or else itself."""
+    """Accept a spec: by its id and arguments if options can hold them, else the spec itself."""
     registered = gymnasium.registry.get(spec.id)
     options: dict[str, Any] = {}
     if registered is None or registered.entry_point != spec.entry_point or spec.additional_wrappers:

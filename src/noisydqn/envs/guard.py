@@ -12,8 +12,6 @@ import numpy as np
 from noisydqn.envs.values import Reader, read_flag, read_reward
 from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
 
-__all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
-
 OUTCOME = "observation, reward, terminated, truncated, info"
 OLD_STEP = "expected 5, got 4"
 """Part of Python's message where one of Gymnasium's wrappers unpacks a step of four values."""
@@ -32,7 +30,7 @@ def success(info: Any) -> dict[str, float]:
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose values are checked and whose every episode is seeded.
+    """An environment whose values are checked and whose episodes are all seeded.
 
     The seed of episode k follows from k and the seed of the first reset alone. Any episode can
     therefore be replayed without those before it.
@@ -111,7 +109,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._call(self.env.render)
 
     def close(self) -> None:
-        """Close the environment; what it raises becomes a notice, unless it stops the program."""
+        """Close the environment; an error becomes a notice, unless it stops the program."""
         try:
             self.env.close()
         except BaseException as error:
@@ -125,9 +123,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Replay an episode from its start; the step after its last one starts another.
 
         Args:
-            seeds: of the first reset, for each environment of the vector.
+            seeds: the seed of the first reset, for each environment of the vector.
             episodes: the episode to replay, for each environment of the vector.
-            actions: taken since its start, for each environment of the vector.
+            actions: the actions since its start, for each environment of the vector.
 
         Returns:
             The newest observation, the sum of the rewards (NaN if the episode ends before the
@@ -138,7 +136,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         total, over = 0.0, False
         for action in actions[self._index]:
             if over:
-                return observation, float("nan"), over  # the first time it was longer
+                return observation, float("nan"), over  # the original episode was longer
             observation, reward, terminated, truncated, _ = self.step(action)
             total += float(np.float32(reward))
             over = terminated or truncated

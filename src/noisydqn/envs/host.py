@@ -1,8 +1,7 @@
-"""Environments of Gymnasium: how they are made, alone and in vectors."""
+"""The adapter for environments of Gymnasium, which makes them alone and in vectors."""
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +18,7 @@ from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, Seed
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Instance, refuse_for_instance
 from noisydqn.envs.guard import GuardedEnv, guarded
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-OBSERVATION_RATE = 15.0  # pictures a second; Atari decides 15 times a second
+OBSERVATION_RATE = 15.0  # pictures per second; Atari decides 15 times per second
 SUCCESS = Statistic(
     "success_rate",
     "of the episodes succeeded",
@@ -42,39 +42,13 @@ SUCCESS = Statistic(
 PICTURE_MODES = {"rgb_array", "rgb_array_list"}
 
 
-class Notices:
-    """Tells each line once.
-
-    Args:
-        tell: where the lines go; None holds them back until it is set.
-    """
-
-    def __init__(self, tell: Callable[[str], None] | None = warnings.warn) -> None:
-        self._tell = tell
-        self._lines: dict[str, None] = {}
-
-    def __call__(self, line: str) -> None:
-        """Tell a line, unless it was told before."""
-        if line not in self._lines:
-            self._lines[line] = None
-            if self._tell is not None:
-                self._tell(line)
-
-    def tell(self, tell: Callable[[str], None]) -> None:
-        """Let the lines go to `tell` from now on, first those that were held back."""
-        held = [] if self._tell is not None else list(self._lines)
-        self._tell = tell
-        for line in held:
-            tell(line)
-
-
 class _Probe(NamedTuple):
-    """What one instance of an environment says of itself."""
+    """The properties of one instance of an environment."""
 
     spec: EnvironmentSpec
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
-    rate: float | None  # pictures a second, if it draws any
+    rate: float | None  # pictures per second; None if it renders none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,12 +56,13 @@ class HostEnvironment:
     """Any environment of Gymnasium with discrete actions.
 
     Args:
-        entry: its id or spec, or what makes one.
-        kwargs: arguments for it, as JSON.
-        max_episode_steps: steps after which an episode is truncated; None: its own limit.
-        vectorization: "sync", "subprocess" or "own", see `Config`.
-        step_timeout: seconds after which a worker process that gives no answer hangs.
-        notices: told of what goes wrong but ends nothing.
+        entry: its id or spec, or a function that makes one.
+        kwargs: its arguments, as JSON.
+        max_episode_steps: steps after which an episode is truncated; None keeps the environment's
+            own limit.
+        vectorization: "sync", "subprocess" or "own", see `EnvironmentOptions`.
+        step_timeout: seconds after which a worker process without an answer counts as hanging.
+        notices: receives lines about problems that do not end a run.
     """
 
     entry: Entry
@@ -101,7 +76,7 @@ class HostEnvironment:
     def create(
         options: EnvironmentOptions, entry: Entry, notices: Notices | None = None
     ) -> "HostEnvironment":
-        """Make an environment; `notices` is told of what goes wrong but ends nothing.
+        """Make an environment; `notices` receives lines about problems that do not end a run.
 
         Raises:
             UserError: it cannot be made, or has spaces that are not supported.
@@ -116,7 +91,7 @@ class HostEnvironment:
         limit, timeout = options.max_episode_steps, options.step_timeout
         notices = Notices() if notices is None else notices
         env = HostEnvironment(entry, options.env_kwargs, limit, vectorization, timeout, notices)
-        _ = env.spec  # refuse what is not supported now
+        _ = env.spec  # refuse spaces that are not supported before anything else happens
         return env
 
     @cached_property
@@ -129,11 +104,11 @@ class HostEnvironment:
             vector.close()
 
     def _rate(self, vector: "HostVector") -> float | None:
-        """Pictures a second, None if it draws none."""
+        """Return the pictures per second; None if the environment renders none."""
         if self.vectorization == "own":
             return None
         modes = vector.metadata.get("render_modes") or ()
-        if not isinstance(self.entry, str | EnvSpec):  # it draws as it was made, whatever it could
+        if not isinstance(self.entry, str | EnvSpec):  # its render mode is fixed
             modes = () if vector.render_mode is None else (vector.render_mode,)
         if not PICTURE_MODES.intersection(modes):
             return None
@@ -151,16 +126,16 @@ class HostEnvironment:
 
     @property
     def trains_seeds_together(self) -> bool:
-        """False: a run has environments of its own, one seed after the other."""
+        """False: seeds are trained one after the other, each with its own environments."""
         return False
 
     @property
     def plays_one_at_a_time(self) -> bool:
-        """True: of some environments only one can be made."""
+        """True: some environments can be made only once."""
         return True
 
     def tell_notices(self, tell: Callable[[str], None]) -> None:
-        """Let lines about what goes wrong but ends nothing go to `tell` from now on."""
+        """Send notices to `tell` from now on: lines about problems that do not end a run."""
         self.notices.tell(tell)
 
     def by_kind(
@@ -182,7 +157,7 @@ class HostEnvironment:
         return self._maker(render_mode)()
 
     def _maker(self, render_mode: str | None) -> Callable[[], gymnasium.Env[Any, Any]]:
-        # Of functions alone, so that a worker process need not import JAX.
+        # Made of functions only, so that a worker process need not import JAX.
         return partial(
             catalogue.make,
             self.entry,
@@ -193,7 +168,7 @@ class HostEnvironment:
 
     @property
     def frame_rate(self) -> float | None:
-        """Pictures a second, if there are any: drawn by the environment, or its observations."""
+        """Pictures per second, of renderings or of observations; None if there are neither."""
         if self._probe.rate is not None:
             return self._probe.rate
         is_image = len(self.spec.observation.shape) > 1
@@ -202,7 +177,7 @@ class HostEnvironment:
 
     @property
     def video_problem(self) -> str | None:
-        """The reason, in a line, why no video can be made, or None: found by drawing one."""
+        """The reason, in a line, why no video can be made, or None: found by rendering one."""
         return self._video_problem
 
     @cached_property
@@ -241,19 +216,20 @@ class HostEnvironment:
         fewer: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> "HostVector":
-        """Make some of them, in lockstep.
+        """Make a vector of environments in lockstep.
 
         Args:
-            num_envs: how many.
-            processes: in processes of their own, if they were asked for.
-            pictures: with `HostVector.picture`; only where `frame_rate` is not None.
-            max_steps: steps after which episodes are truncated, beside the environment's own
-                limit; a vector of an id's own does not know it.
-            fewer: make do with fewer than `num_envs`, where no more can be made.
-            check: called while processes are waited for; it may raise to stop waiting.
+            num_envs: number of environments.
+            processes: in worker processes, if `vectorization` is "subprocess".
+            pictures: able to return `HostVector.picture`; only if `frame_rate` is not None.
+            max_steps: steps after which episodes are truncated, besides the environment's own
+                limit; a native vector ignores it.
+            fewer: accept fewer than `num_envs` environments if no more can be made.
+            check: called while worker processes are waited for; it may raise to stop waiting.
 
         Raises:
-            UserError: they cannot be made; with `fewer`, not even one, whatever the reason.
+            UserError: the environments cannot be made; with `fewer`, not even one can, whatever
+                the reason.
             EnvironmentFailedError: a constructor raised, without `fewer`.
         """
         if self.vectorization == "own":
@@ -285,7 +261,7 @@ class HostEnvironment:
     def _made(
         self, num_envs: int, render_mode: str | None, max_steps: int | None, *, fewer: bool
     ) -> list[GuardedEnv]:
-        """Make environments one after the other, which must have the same spaces."""
+        """Make environments one after the other, and check that their spaces are the same."""
         envs: list[GuardedEnv] = []
         make = self._maker(render_mode)
         if max_steps is not None:
@@ -303,7 +279,7 @@ class HostEnvironment:
                 return envs
             for env in envs:
                 env.close()
-            if fewer and isinstance(error, EnvironmentFailedError):  # those that train are sound
+            if fewer and isinstance(error, EnvironmentFailedError):  # training has its own
                 raise UserError(str(error)) from error
             raise
         return envs

@@ -1,4 +1,4 @@
-"""gymnax's interface, by which environments in JAX are used, whoever wrote them."""
+"""The interface of gymnax, which every environment in JAX has to have."""
 
 import contextlib
 import inspect
@@ -15,20 +15,20 @@ OUTCOME = ("observation", "state", "reward", "terminated", "info")
 
 
 class JaxEnvironment(Protocol):
-    """An environment in JAX with the interface of gymnax, whoever wrote it.
+    """An environment in JAX with the interface of gymnax; gymnax itself is not needed.
 
-    These two functions are needed, and `action_space(params)`, whose space has `n`, or
-    `num_actions`. The rest is optional:
+    The two functions below are required, and either `num_actions` or an `action_space(params)`
+    whose space has `n`. The rest is optional:
 
     - `default_params`: the parameters, such as a time limit.
     - `is_truncated(state, params)`: whether a time limit ends the episode in this state.
     - `render(state)` or `render(state, params)`: a picture [height, width, 3] of bytes or floats,
       for videos; or several [pictures, height, width, 3] where a step lasts several frames.
-    - `render_fps`: pictures a second in a video, 30 if there is none.
-    - `action_names`: for people, a name for each action.
-    - `statistics`: a tuple of `Statistic`, each computed from what `step_env` gives in `info`.
+    - `render_fps`: pictures per second of a video, 30 by default.
+    - `action_names`: a name for each action, to display.
+    - `statistics`: a tuple of `Statistic`, each computed from the `info` of `step_env`.
     - `panel`: names in `info` whose sums a video shows.
-    - `observe(state)`: the observation, if the state alone tells it. It then need not be kept
+    - `observe(state)`: the observation, if it depends on the state alone. It is then not kept
       with the state.
     """
 
@@ -47,7 +47,7 @@ def check_methods(env: object) -> None:
     """Refuse an environment that does not define `reset_env` and `step_env` itself.
 
     Raises:
-        UserError: it does not; a wrapper that only passes them on would lose its changes.
+        UserError: it does not. A wrapper that only passes them on would lose its own changes.
     """
     for function in ("reset_env", "step_env"):
         if inspect.getattr_static(env, function, None) is None:
@@ -92,7 +92,7 @@ def count_actions(env: object, params: Any) -> int:
 
 
 def takes(function: Any, number: int) -> bool:
-    """Tell whether a function can be called with so many positional arguments."""
+    """Tell whether a function can be called with `number` positional arguments."""
     if function is None:
         return False
     try:
@@ -104,7 +104,7 @@ def takes(function: Any, number: int) -> bool:
 
 @contextlib.contextmanager
 def named(function: str) -> Generator[None]:
-    """Name the environment's function in whatever it raises."""
+    """Name the environment's function in any error that it raises."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Conversion of the pictures that environments render, of any form, to RGB bytes."""
+"""Conversion of rendered pictures of any form to RGB bytes."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ CHANNELS = (1, 3, 4)
 """Numbers of channels: gray, RGB, and RGBA, whose opacity is ignored."""
 
 DEFAULT_RATE, MAX_RATE = 30.0, 240.0
-"""Pictures a second in a video: without any declared, and at most."""
+"""Pictures per second of a video: the default and the maximum."""
 
 
 def frame_rate(declared: Any) -> float:
-    """Return the declared pictures a second, or the default if they are out of range."""
+    """Return the declared pictures per second, or the default if they are out of range."""
     if not isinstance(declared, int | float) or not 0 < declared <= MAX_RATE:
         return DEFAULT_RATE
     return float(declared)

@@ -1,4 +1,4 @@
-"""An environment, wherever it runs: all that training and playing ask of one."""
+"""The interface of an environment, on the device or on the host, for training and play."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -41,7 +41,7 @@ class Environment(Protocol):
         ...
 
     def tell_notices(self, tell: Callable[[str], None]) -> None:
-        """Let lines about what goes wrong but ends nothing go to `tell` from now on."""
+        """Send notices to `tell` from now on: lines about problems that do not end a run."""
         ...
 
     def by_kind(
@@ -50,5 +50,5 @@ class Environment(Protocol):
         device: "Callable[[DeviceEnvironment], R]",
         host: "Callable[[HostEnvironment], R]",
     ) -> R:
-        """Call the function that is meant for this kind of environment."""
+        """Call the function for this kind of environment and return its result."""
         ...

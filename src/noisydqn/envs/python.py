@@ -1,8 +1,9 @@
-"""Environments that a function of the user's makes: `python:module.function`, or the function."""
+"""Environments that a user's function makes, given by name (`python:module.function`) or itself."""
 
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment, Notices
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import MadeInJaxError
@@ -10,7 +11,7 @@ from noisydqn.imports import find
 
 
 def make(options: EnvironmentOptions, notices: Notices | None = None) -> Environment:
-    """Make an environment by the function that its name leads to.
+    """Make an environment by the function that its name finds.
 
     Raises:
         UserError: the function is not found, or as `make_by`.
@@ -23,7 +24,7 @@ def make_by(
 ) -> Environment:
     """Make an environment by a function that returns one of Gymnasium or one in JAX.
 
-    The function is called once to find out which.
+    The function is called once to see which of the two it returns.
 
     Raises:
         UserError: it cannot be made or used.

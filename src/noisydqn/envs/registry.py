@@ -1,4 +1,4 @@
-"""From a name or what users pass to an environment. Names are told apart here alone."""
+"""Making of environments from names and other arguments."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,10 +9,11 @@ import gymnasium
 from noisydqn.envs import catcher, gymnax, python
 from noisydqn.envs import gymnasium as by_id
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.device import JaxEnvironment
 from noisydqn.envs.given import accept
-from noisydqn.envs.host import Notices
-from noisydqn.envs.options import CATCHER, EnvironmentOptions
+from noisydqn.envs.jax_interface import JaxEnvironment
+from noisydqn.envs.names import CATCHER, GYMNAX, prefix
+from noisydqn.envs.notices import Notices
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.imports import PYTHON
 from noisydqn.options import field_names
@@ -20,24 +21,24 @@ from noisydqn.options import field_names
 AnyEnvironment = (
     Entry | Callable[..., Any] | gymnasium.Env[Any, Any] | JaxEnvironment | tuple[Any, Any] | None
 )
-"""Environments as users pass them; a tuple holds one in JAX and its parameters, and None is the
-environment of the options."""
+"""An environment as users pass it. A tuple holds an environment in JAX and its parameters; None
+means the environment of the options."""
 
 FAMILIES: dict[str, Callable[[EnvironmentOptions, Notices | None], Environment]] = {
     CATCHER: catcher.make,
-    gymnax.GYMNAX: gymnax.make,
+    GYMNAX: gymnax.make,
     PYTHON: python.make,
 }
-"""What makes the environments of a name, or of the names that start with a prefix "...:". All
-other names are ids of Gymnasium."""
+"""The function that makes the environments of a name, or of all names with a prefix. All other
+names are ids of Gymnasium."""
 
 
 def make_environment(
     options: EnvironmentOptions, maker: Entry | None = None, notices: Notices | None = None
 ) -> Environment:
-    """Make the environment of the options, or one that `maker` makes or names.
+    """Make the environment of the options, or the one that `maker` makes or names.
 
-    `notices` is told of what goes wrong in one of Gymnasium's but ends nothing.
+    `notices` receives lines about problems of a Gymnasium environment that do not end a run.
 
     Raises:
         UserError: there is no such environment, or it cannot be used.
@@ -46,29 +47,23 @@ def make_environment(
         return python.make_by(maker, options, notices)
     if maker is not None:
         options = dataclasses.replace(options, env=maker)
-    return _family(options.env)(options, notices)
-
-
-def _family(name: str) -> Callable[[EnvironmentOptions, Notices | None], Environment]:
-    for key, make in FAMILIES.items():
-        if name == key or (key.endswith(":") and name.startswith(key)):
-            return make
-    return by_id.make
+    make = FAMILIES.get(options.env) or FAMILIES.get(prefix(options.env), by_id.make)
+    return make(options, notices)
 
 
 def environment_to_play(options: EnvironmentOptions, env: AnyEnvironment) -> Environment:
-    """Make the environment of a run, or the given one instead, to play in and not to train in.
+    """Make the environment of a run, or `env` instead, for play rather than training.
 
     Raises:
-        UserError: as `make_environment`, or `env` is no environment.
+        UserError: as `make_environment`, or `env` is not an environment.
     """
     entry, brought = accept(env)
-    if entry is not None:  # it need not be made as that of the run was
+    if entry is not None:  # options of the run's environment do not apply
         options = EnvironmentOptions(env=options.env, step_timeout=options.step_timeout)
     return make_environment(with_brought(options, brought), entry)
 
 
 def with_brought(options: EnvironmentOptions, brought: Mapping[str, Any]) -> EnvironmentOptions:
-    """Return the options with those that an environment brought which was handed in."""
+    """Return the options, updated by those that an environment from the user brought."""
     own = {name: value for name, value in brought.items() if name in field_names(type(options))}
     return dataclasses.replace(options, **own)

@@ -96,7 +96,7 @@ class Box(_Space, frozen=True):
         return f"{name} {self.shape}"
 
     def accepts(self, value: np.ndarray) -> bool:
-        """Tell whether an array has a type that needs no conversion other than to `stored`."""
+        """Tell whether an array's type needs no conversion other than to `stored`."""
         if self.stored == np.float32:
             return value.dtype.kind in "fiub"
         return value.dtype == self.stored
@@ -302,7 +302,7 @@ def _common(bound: np.ndarray) -> float | None:
 
 
 def parts_of(space: Space, name: str = "observation") -> Iterator[tuple[Plain, str]]:
-    """Walk through the spaces of numbers and categories in a space, with their names."""
+    """Yield the spaces of numbers and categories in a space, with their names."""
     if isinstance(space, Dict):
         for key, part in zip(space.keys, space.spaces, strict=True):
             yield from parts_of(part, f"{name}[{key!r}]")
@@ -314,7 +314,7 @@ def parts_of(space: Space, name: str = "observation") -> Iterator[tuple[Plain, s
 
 
 def values_of(space: Space, value: Any, name: str = "observation") -> Iterator[Any]:
-    """Walk through a value of a space in the order of `parts_of`.
+    """Yield the parts of a value of a space, in the order of `parts_of`.
 
     Raises:
         WrongValueError: a dictionary or tuple does not have the parts of its space.
@@ -348,7 +348,7 @@ def check_keys(value: Any, keys: Collection[str], name: str) -> None:
 
 
 def check_length(value: Any, length: int, name: str) -> None:
-    """Check that a value is a tuple of a length.
+    """Check that a value is a tuple of length `length`.
 
     Raises:
         WrongValueError: the value is something else, or has another length.

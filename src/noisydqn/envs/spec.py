@@ -6,22 +6,20 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from noisydqn.envs.encoding import Encoding, numbered
-
-__all__ = ["EnvironmentSpec", "Statistic", "numbered"]
+from noisydqn.envs.encoding import Encoding
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentSpec:
-    """The interface of an environment: all that a policy and a replay buffer need to know.
+    """The interface of an environment: everything that a policy and a replay buffer need.
 
     Args:
         observation: shape and type of one observation as it is stored. Images are
             [height, width] or [height, width, channels]; bytes are full-range, 0 to 255.
-        num_actions: how many actions there are.
-        action_names: for people; numbers if the environment has no names for them.
-        spaces: its spaces, where observations are not shown as they are stored, or actions are
-            not counted from 0.
+        num_actions: number of actions.
+        action_names: names to display; numbers if the environment has no names for its actions.
+        spaces: the spaces of an environment whose observations are encoded before they are stored
+            or whose actions are not counted from 0; None for others.
     """
 
     observation: jax.ShapeDtypeStruct
@@ -48,21 +46,21 @@ class EnvironmentSpec:
 class Statistic:
     """A number that evaluations report beside the return, and perhaps the goal of learning.
 
-    It is computed from the numbers that an environment gives in `info`, summed over each episode:
+    It is computed from numbers in the environment's `info`, summed over each episode:
 
         Statistic("wins", "won", part="won", whole=("won", "lost"), goal=0.9)
 
-    is the share of all points that were won, over all episodes. Without `whole` a statistic is
-    the mean of `part` over the episodes that report one.
+    is the share of all points in all episodes that were won. Without `whole`, a statistic is the
+    mean of `part` over the episodes that report it.
 
     Args:
         name: as in `summary.json`, `evaluations.csv` and TensorBoard.
-        words: what follows its value in a line for people.
+        words: the words that follow its value in a printed line.
         part: the name in `info` of the numerator.
         whole: the names in `info` whose sum is the denominator.
         style: how its value is formatted.
-        goal: the value from which on the environment counts as solved.
-        meaning: a sentence that explains it in TensorBoard.
+        goal: the lowest value at which the environment counts as solved.
+        meaning: a sentence that explains the statistic in TensorBoard.
     """
 
     name: str
@@ -75,17 +73,17 @@ class Statistic:
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """The names in `info` that it is computed from."""
+        """The names in `info` that the statistic is computed from."""
         return self.part, *self.whole
 
     def of(self, counts: Mapping[str, np.ndarray]) -> float | None:
-        """Compute it from sums over episodes.
+        """Compute the statistic from sums over episodes.
 
         Args:
             counts: sums by name, each [episodes]; NaN where an episode reported none.
 
         Returns:
-            Its value, None if no episode reported any.
+            The value; None if no episode reported one.
         """
         if not counts.keys() >= set(self.counts):
             return None
@@ -97,5 +95,5 @@ class Statistic:
         return float(np.mean(known)) if known.size else None
 
     def say(self, *values: float) -> str:
-        """Say its values in words, such as "99.50%, 98.70% of the points won"."""
+        """Format values in words, such as "99.50%, 98.70% of the points won"."""
         return f"{', '.join(format(value, self.style) for value in values)} {self.words}"

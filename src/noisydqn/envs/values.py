@@ -1,4 +1,4 @@
-"""Checks of what environments and users give, against the space that declares it.
+"""Checks of values from environments and users against the space that declares them.
 
 The replay buffer holds float32, bytes and booleans. A number beyond float32 is therefore as wrong
 as NaN. Every message names the place of the first wrong value, such as "observation['speed'][1]".
@@ -38,7 +38,7 @@ def storable(space: Plain, values: np.ndarray) -> np.ndarray:
 def refuse_unless(
     fine: np.ndarray, values: np.ndarray, name: str, expected: str, *, batched: bool = False
 ) -> None:
-    """Name the first value that is not `fine`.
+    """Refuse values unless all are `fine`; the error names the first that is not.
 
     Args:
         fine: elementwise; a false element is refused.
@@ -81,7 +81,7 @@ def check_shape(array: np.ndarray, shape: tuple[int, ...], name: str, expected: 
     """Check the shape of an array.
 
     Raises:
-        WrongValueError: it is another.
+        WrongValueError: the array has another shape.
     """
     if array.shape != shape:
         raise _wrong_kind(array, name, expected)
@@ -180,7 +180,7 @@ class Reader:
 
 
 def _declared(space: Plain, dtype: np.dtype[Any]) -> str:
-    """Say what an environment that declares a space may give; floats must fit in float32."""
+    """Say which values an environment may return for a space; floats must fit in float32."""
     if not isinstance(space, Box):
         return space.expected
     beyond = dtype.kind == "f" and dtype.itemsize > FLOAT32.itemsize

@@ -1,4 +1,4 @@
-"""Vectors of Gymnasium's environments: where their steps become `TimeStep`s.
+"""Vectors of Gymnasium's environments, which turn their steps into `TimeStep`s.
 
 The step after the last of an episode is a reset, whose action is ignored, as in Gymnasium's
 `AutoresetMode.NEXT_STEP`. The learner therefore sees final observations like any other.
@@ -97,7 +97,7 @@ class HostVector:
         return time_step
 
     def rest(self, envs: np.ndarray) -> None:
-        """Stop playing where `envs` [num_envs], to save time; native vectors play on.
+        """Stop playing where `envs` [num_envs], to save time; native vectors continue.
 
         Raises:
             EnvironmentFailedError: as `step`.
@@ -145,7 +145,7 @@ class HostVector:
     def picture(self, time_step: TimeStep) -> np.ndarray:
         """Return a picture [height, width, 3] of the first environment, in bytes.
 
-        It is rendered by the environment or, if that renders none, its observation.
+        The environment renders the picture; if it cannot, its observation is the picture.
 
         Raises:
             EnvironmentFailedError: rendering raised, or returned something else.
@@ -163,7 +163,7 @@ class HostVector:
         return np.repeat(shown[..., -1:], 3, axis=-1) if shown.shape[-1] != 3 else shown
 
     def close(self) -> None:
-        """Close every environment; what that raises becomes a notice, unless it is a stop."""
+        """Close every environment; an error becomes a notice, unless it stops the program."""
         try:
             self._backend.vector.close()
         except BaseException as error:
@@ -172,8 +172,8 @@ class HostVector:
             self._notices(f"closing the environments raised {in_one_line(error)}; it was ignored")
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of the backend; whatever it raises is a failure of an environment."""
-        level, logger.min_level = logger.min_level, logger.ERROR + 1  # errors here say the same
+        """Call a function of the backend; any error in it is a failure of an environment."""
+        level, logger.min_level = logger.min_level, logger.ERROR + 1  # our errors say the same
         try:
             return function(*args)
         except BaseException as error:

@@ -1,8 +1,8 @@
-"""Environments of Gymnasium in a worker process each.
+"""Environments of Gymnasium, each in its own worker process.
 
-A worker that is killed, ends or does not answer is detected and named. A worker ends when the
-process that trains ends, even if that was killed. Signals that stop a run are for the process that
-trains; workers ignore them.
+A worker that is killed, ends or does not answer is detected and named. Workers end with the
+training process, even if that process is killed. Signals that stop a run are for the training
+process; workers ignore them.
 """
 
 import atexit
@@ -37,7 +37,7 @@ from noisydqn.errors import EnvironmentFailedError, QuitError, UserError, in_one
 from noisydqn.output import lasting_streams
 
 START_SECONDS = 120.0
-"""Seconds in which a worker has to import its modules and make its environment."""
+"""Seconds that a worker has to import its modules and make its environment."""
 CLOSE_SECONDS = 5.0
 """Seconds after which a worker that was asked to end is killed."""
 POLL_SECONDS = 0.5
@@ -50,7 +50,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class WorkerVector(VectorEnv[Any, Any, Any]):
-    """Guarded environments in a worker process each, with `AutoresetMode.NEXT_STEP`.
+    """Guarded environments, each in a worker process, with `AutoresetMode.NEXT_STEP`.
 
     Observations are views of shared memory, which the next step overwrites.
 
@@ -126,7 +126,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         self._gather(max(self._timeout, START_SECONDS))
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Reset every environment with its seed; `seed` is a list of them."""
+        """Reset every environment with its seed; `seed` is the list of seeds."""
         del options
         self._send("reset", [(x,) for x in seed])
         self._gather(self._timeout)
@@ -209,7 +209,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         return answer
 
     def _lost(self, index: int) -> EnvironmentFailedError:
-        """Find out how a worker whose pipe is broken ended, and say so."""
+        """Determine how a worker with a broken pipe ended, and return the error that says so."""
         process = self.processes[index]
         process.join(1)
         code = process.exitcode
@@ -229,7 +229,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the workers: those that do not end when asked to are killed."""
+        """End the workers; kill those that do not end when asked."""
         del kwargs
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
@@ -250,7 +250,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             pipe.close()
 
     def _take_notices(self, pipe: Connection) -> None:
-        """Read a worker's notices, which come after answers that nothing waited for."""
+        """Read a worker's notices, which follow the answers that nothing waited for."""
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
                 answer = pipe.recv()
@@ -287,7 +287,7 @@ def _work(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> None:
-    """Serve one environment until the process that trains asks to end, or ends itself."""
+    """Serve one environment until the training process requests the end, or ends."""
     for number in SIGNALS:  # not SIG_IGN, which programs that the environment starts would inherit
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -21,7 +21,7 @@ from noisydqn.files import given_path
 from noisydqn.folders import File
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
-from noisydqn.runs.exported import CARD, CARD_VERSION, card_checksum, spec_of_run
+from noisydqn.runs.exported import CARD, CARD_VERSION, admit_policy, card_checksum, spec_of_run
 from noisydqn.runs.folder import RunFolder, open_folder, read_summary
 from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
@@ -44,6 +44,7 @@ def export_run(
     weights: str = "best",
     *,
     env: AnyEnvironment = None,
+    trust: bool = False,
 ) -> Path:
     """Export the policy of a run, like `noisydqn export`; return the file's path.
 
@@ -57,15 +58,17 @@ def export_run(
         out: a new file; None takes a free name in the run's folder.
         weights: `"best"` or `"final"`.
         env: as in `noisydqn.load_policy`.
+        trust: as in `noisydqn.load_policy`.
 
     Raises:
         UserError: `out` exists, the format is unknown or needs a package that is not installed,
-            the network cannot be exported to it, or the folder does not hold exactly one run with
-            intact weights.
+            the network cannot be exported to it, the folder does not hold exactly one run with
+            intact weights, or its config names code and is not trusted.
     """
     if file_format not in SUFFIXES:
         raise UserError(f"the format {file_format!r} is unknown: there are {', '.join(SUFFIXES)}")
-    folder, config = open_folder(path)
+    folder, stored = open_folder(path)
+    config = admit_policy(folder, stored, env, trust=trust)
     file = folder.files.file(f"policy{SUFFIXES[file_format]}").free(beside=CARD_SUFFIX)
     file = file if out is None else File.at(given_path(out))
     spec = spec_of_run(folder, config, env)

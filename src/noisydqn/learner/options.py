@@ -19,12 +19,12 @@ NO_MUNCHAUSEN = {
 
 @dataclasses.dataclass(frozen=True)
 class LearningOptions:
-    """Learning."""
+    """The update: optimizer, targets, batch and target network."""
 
     learning_rate: Annotated[float, ABOVE_ZERO] = 5e-4
     """Step size of the optimizer at the start."""
     learning_rate_final: Annotated[float | None, at_least(0)] = None
-    """Step size after `schedule_updates`; decreases linearly. Default: constant."""
+    """Step size after `schedule_updates`, approached linearly. If none, it is constant."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Optimizer."""
     adam_epsilon: Annotated[float, ABOVE_ZERO] = 1e-8
@@ -32,7 +32,7 @@ class LearningOptions:
     weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled weight decay of adamw."""
     max_gradient_norm: Annotated[float | None, ABOVE_ZERO] = None
-    """Norm to which longer gradients are clipped. Default: no clipping."""
+    """Norm to which longer gradients are clipped. If none, no clipping."""
     double: bool = True
     """Double Q-learning (van Hasselt et al. 2016). With Munchausen targets the online network's
     policy weights the target network's values."""
@@ -40,7 +40,7 @@ class LearningOptions:
     """Munchausen targets (Vieillard et al. 2020): a soft policy at the next state, and the
     log-probability of the action taken as a reward."""
     munchausen_scale: Annotated[float, between(0, 1)] = 0.9
-    """Alpha, the factor of that reward."""
+    """Alpha, the factor of the log-probability."""
     munchausen_temperature: Annotated[float, ABOVE_ZERO] = 0.03
     """Tau, the temperature of the policies, in units of scaled rewards."""
     munchausen_minimum: Annotated[
@@ -52,15 +52,15 @@ class LearningOptions:
     n_step: Annotated[int, between(1, MAX_N_STEP)] = 5
     """Number of rewards that are summed before bootstrapping."""
     batch_size: Annotated[int, at_least(1)] = 64
-    """Transitions in an update."""
+    """Number of transitions in an update."""
     target_period: Annotated[int, at_least(1)] = 1
-    """Updates from one update of the target network to the next."""
+    """Number of updates after which the target network is updated."""
     target_rate: Annotated[float, ABOVE_ZERO, between(0, 1)] = 0.005
-    """How far the target network then moves to the online network; 1 copies it."""
+    """Share of the way that the target network then moves to the online network; 1 copies it."""
     sigma_penalty: Annotated[float, at_least(0)] = 0.0
     """Coefficient of the mean |sigma| of each noisy layer in the loss."""
     schedule_updates: Annotated[int, at_least(1)] = 50_000
-    """Updates over which step size, alpha and beta go from start to end."""
+    """Number of updates over which step size, alpha and beta go from start to end."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -74,7 +74,7 @@ class LearningOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ReplayOptions:
-    """Replay."""
+    """The replay buffer, and how transitions are sampled from it."""
 
     replay: Literal["prioritized", "uniform"] = "prioritized"
     """Sample in proportion to the priorities (Schaul et al. 2016), or uniformly."""
@@ -89,7 +89,7 @@ class ReplayOptions:
     importance_exponent_final: Annotated[float, between(0, 1)] = 1.0
     """Beta at the end of its schedule."""
     priority_offset: Annotated[float, ABOVE_ZERO] = 1e-4
-    """Added to |TD error| to make a priority."""
+    """Constant that is added to the absolute error to make a priority."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

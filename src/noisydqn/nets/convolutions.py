@@ -107,7 +107,7 @@ def as_image(x: Float[Array, "..."]) -> Float[Array, "h w c"]:
 
 
 def max_pool(x: Float[Array, "h w c"], size: int) -> Float[Array, "h2 w2 c"]:
-    """The maximum of every size x size block; rows and columns left over are dropped."""
+    """Take the maximum of every size x size block; drop rows and columns left over."""
     height, width = (side // size for side in x.shape[:2])
     blocks = x[: height * size, : width * size].reshape(height, size, width, size, -1)
     return jnp.max(blocks, axis=(1, 3))

@@ -1,4 +1,4 @@
-"""The noisy layer in every framework: initial values of its parameters, and the size of its noise.
+"""Initial values and noise sizes of the noisy layer, the same in every framework.
 
 This module imports no framework, so the layers for PyTorch and Keras do not need JAX.
 """
@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, SupportsIndex
 
 NoiseKind = Literal["factorised", "independent"]
 NoiseMode = Literal["sample", "mean", "frozen"]
-"""How a layer that samples its own noise uses it: a new sample in every pass, no noise, or one
-sample that is held until it is resampled."""
+"""The noise of a layer that samples its own: a new sample in every forward pass, none (the mean
+weights), or one sample that is held until `reset_noise`."""
 
 NOISE_MODES: tuple[NoiseMode, ...] = ("sample", "mean", "frozen")
 

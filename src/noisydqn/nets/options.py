@@ -13,22 +13,22 @@ TORSOS_WITH_WIDTHS = ("mlp", "impala")
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
-    """Network."""
+    """The Q-network: torso, hidden layers, dueling and noise."""
 
     torso: str = "auto"
     """What turns an observation into features. "flat": a vector as it is; "mlp": plain layers
     before those of `hidden`; "catcher": two small convolutions; "minatar": one; "nature": the
     three of Mnih et al. 2015; "impala": the residual ones of Espeholt et al. 2018; "notebook": the
     first notebook's two with max-pooling. "auto" depends on the observation: images and boards
-    [height, width, channels] get minatar below 36 pixels and nature from there on, everything else
-    flat. "python:module.function" is called with the observation's shape and a key and makes an
-    equinox.Module of yours."""
+    [height, width, channels] get minatar below 36 pixels and nature from 36 on, everything else
+    flat. "python:module.function" names your function, which makes an equinox.Module from the
+    observation's shape and a key."""
     torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1)] = None
     """mlp: widths of its layers (default 128 128); impala: channels of its stages (default 16 32
     32)."""
     hidden: Annotated[tuple[int, ...], each_at_least(1)] = (128, 128, 128)
-    """Widths of the layers between the torso and the heads; noisy, unless exploration has no
-    noise."""
+    """Widths of the layers between the torso and the heads. They are noisy unless the exploration
+    is not."""
     layer_norm: bool = False
     """Normalize before the ReLU of each layer of `hidden`, `dueling_hidden` and an mlp torso (Ba
     et al. 2016)."""
@@ -37,13 +37,13 @@ class NetworkOptions:
     one layer: together they can express no more than a single head, though they learn and explore
     differently."""
     dueling_hidden: Annotated[tuple[int, ...], each_at_least(1)] = ()
-    """Widths of the hidden layers that the value head and the advantage head each have to
-    themselves, after those of `hidden`; noisy as those are. Needs --dueling."""
+    """Widths of the separate hidden layers of the value stream and of the advantage stream, after
+    those of `hidden` and noisy like them. Needs --dueling."""
     noise: Literal["factorised", "independent"] = "factorised"
-    """Gaussian noise of a layer with p inputs and q outputs: products of p + q samples, or p * q +
-    q independent ones."""
+    """Gaussian noise of a layer with p inputs and q outputs: "factorised" multiplies p + q samples,
+    "independent" takes p * q + q."""
     noise_in: Literal["all", "head"] = "all"
-    """Which layers are noisy: the hidden layers and the heads, or the heads alone."""
+    """Which layers are noisy: the hidden layers and the heads, or only the heads."""
     sigma_init: Annotated[float | None, at_least(0)] = None
     """factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (default 0.5); independent: the
     value at which each sigma starts (default 0.017)."""

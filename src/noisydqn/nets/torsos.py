@@ -141,7 +141,7 @@ class NotebookTorso(Torso):
 
 
 def halve(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
-    """The maximum of 3 x 3 windows, every second one, the border padded: h2 = ceil(h / 2).
+    """Take the maximum of every second 3 x 3 window, the border padded: h2 = ceil(h / 2).
 
     Written as nine shifted planes: XLA's own is slow backwards on a CPU.
     """
@@ -221,10 +221,10 @@ class UserTorso(Torso):
 
     @staticmethod
     def make(name: str, shape: tuple[int, ...], key: PRNGKeyArray) -> "UserTorso":
-        """What the function called `name` makes for observations of this shape.
+        """Make a torso by the function called `name`, for observations of this shape.
 
         Raises:
-            UserError: there is no such function, or what it makes is no torso.
+            UserError: there is no such function, or what it makes is not a torso.
         """
         module: object = find(name)(shape, key)
         if not isinstance(module, eqx.Module) or not callable(module):

@@ -1,7 +1,5 @@
 """Greedy play in an environment in JAX, as compiled programs."""
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from noisydqn.compilation import Program
+from noisydqn.compilation import Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.pictures import as_picture
@@ -22,7 +20,7 @@ from noisydqn.preprocessing import frames
 from noisydqn.types import TimeStep
 
 PART_SECONDS = 0.3
-"""About how long one compiled call plays."""
+"""Approximate seconds that one compiled call plays."""
 
 PART_STEPS = 75
 """Steps of a video that one compiled call plays."""
@@ -181,7 +179,8 @@ def _shot_programs(
 class DeviceRollout:
     """Greedy play in an environment in JAX, as compiled programs.
 
-    Both play in parts that take a fraction of a second, as nothing can interrupt a compiled call.
+    `play` and `shots` run in parts that take a fraction of a second, because nothing can interrupt
+    a compiled call.
     """
 
     def __init__(self, env: DeviceEnvironment) -> None:
@@ -199,16 +198,14 @@ class DeviceRollout:
         max_steps: int,
         check: Callable[[], None],
     ) -> Played:
-        """Play all episodes side by side."""
+        """Play all episodes in lockstep."""
         made = _play_programs(self.env, episodes, *policy_shapes(policy))
-        playing, part = made.begin(policy, key), 1
+        playing, pace = made.begin(policy, key), Pace(PART_SECONDS)
         while (steps := int(playing.steps)) < max_steps and not np.all(playing.over):
             check()
-            before = time.perf_counter()
-            end = min(steps + part, max_steps)
-            playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
-            seconds = time.perf_counter() - before
-            part = min(4 * part, math.ceil(part * PART_SECONDS / seconds))
+            end = min(steps + pace.most, max_steps)
+            with pace.timed(end - steps):
+                playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
         return Played(
             returns=tuple(float(x) for x in np.asarray(playing.returns)),
             truncated=int(np.sum(~np.asarray(playing.over))),
@@ -217,7 +214,7 @@ class DeviceRollout:
 
     @property
     def frame_rate(self) -> float:
-        """Pictures a second in a video."""
+        """The pictures per second of a video."""
         return self.env.frame_rate
 
     def shot_programs(self, policy: Policy) -> tuple[Program[Any], ...]:
@@ -227,7 +224,7 @@ class DeviceRollout:
         return _shot_programs(self.env, *policy_shapes(policy))
 
     def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
-        """Yield what the environment draws after each step."""
+        """Yield the pictures that the environment renders after each step."""
         begin, play = _shot_programs(self.env, *policy_shapes(policy))
         filming, left = begin(policy, key), max(round(seconds * self.frame_rate), 1)
         episode, total, steps = 1, 0.0, 0

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes with mean weights, the noise off."""
+"""Evaluation: whole episodes, played with mean weights and without noise."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,9 +22,9 @@ class Evaluation:
 
     Args:
         returns: of each episode.
-        truncated: how many episodes the limit of steps ended.
+        truncated: number of episodes that the step limit ended.
         stats: the values of the environment's statistics, by name.
-        statistics: those that the environment declares.
+        statistics: the statistics that the environment declares.
     """
 
     returns: tuple[float, ...]
@@ -39,7 +39,7 @@ class Evaluation:
 
     @property
     def solved(self) -> bool:
-        """Whether the environment declares a goal, and every one is reached."""
+        """Whether the environment declares goals and every goal is reached."""
         goals = [(x.name, x.goal) for x in self.statistics if x.goal is not None]
         return bool(goals) and all(
             name in self.stats and self.stats[name] >= goal for name, goal in goals
@@ -47,11 +47,11 @@ class Evaluation:
 
     @property
     def reported(self) -> list[tuple[Statistic, float]]:
-        """The statistics that there are values of, with these."""
+        """The statistics that have a value, each with its value."""
         return [(x, self.stats[x.name]) for x in self.statistics if x.name in self.stats]
 
     def summary(self) -> dict[str, Any]:
-        """Return what is written to `summary.json` and printed as JSON."""
+        """Return the values that are written to `summary.json` and printed as JSON."""
         return {
             "episodes": len(self.returns),
             "mean_return": self.mean_return,
@@ -60,7 +60,7 @@ class Evaluation:
         }
 
     def describe(self) -> str:
-        """Say the outcome in words."""
+        """Describe the outcome in words."""
         said = "".join(f", {statistic.say(value)}" for statistic, value in self.reported)
         limit = f", {self.truncated} truncated" if self.truncated else ""
         return f"return {self.mean_return:.1f}{said}{limit}"
@@ -80,11 +80,11 @@ def evaluate(
 
     Args:
         env: the environment.
-        policy: what plays.
-        episodes: how many.
-        key: of the episodes.
+        policy: the policy that plays.
+        episodes: number of episodes.
+        key: random key of the episodes.
         max_steps: steps after which an episode is truncated.
-        check: called every now and then; it may raise to leave the evaluation.
+        check: called now and then; it may raise to end the evaluation.
 
     Raises:
         EnvironmentFailedError: an environment of Gymnasium failed.

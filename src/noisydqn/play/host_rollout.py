@@ -1,4 +1,4 @@
-"""Greedy play in environments of Gymnasium: they step in Python, the policy is compiled."""
+"""Greedy play in environments of Gymnasium, which step in Python; the policy is compiled."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -11,27 +11,28 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.compilation import Program, program_for
-from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Played, Shot, panel_lines
 from noisydqn.preprocessing import frames
 from noisydqn.types import TimeStep
 
 SIDE_BY_SIDE = 50
-"""At most so many of Gymnasium's environments play at once in an evaluation."""
+"""Largest number of environments of Gymnasium that play at once in an evaluation."""
 
 
 def act(
     policy: Policy, stack: Array, observation: Array, started: Array
 ) -> tuple[Array, Array, Array]:
-    """Call `Policy.act`; a function of a module, by which its programs are found again."""
+    """Call `Policy.act`. Compiled programs are cached by function, so this one is module-level."""
     return policy.act(stack, observation, started)
 
 
 def act_program(
     policy: Policy, observation: jax.ShapeDtypeStruct, num_envs: int
 ) -> Program[tuple[Array, Array, Array]]:
-    """Return `Policy.act` for policies like `policy` in some environments in lockstep."""
+    """Return the program of `Policy.act` for policies like `policy` in `num_envs` environments."""
     seen = jax.ShapeDtypeStruct((num_envs, *observation.shape), observation.dtype)
     stack = jax.eval_shape(partial(frames.start, frames=policy.frames), seen)
     started = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
@@ -41,7 +42,7 @@ def act_program(
 def play_vector(
     vector: HostVector, policy: Policy, seed: int
 ) -> Iterator[tuple[TimeStep, np.ndarray, np.ndarray]]:
-    """Play with mean weights, without end.
+    """Play with mean weights, endlessly.
 
     Yields each time step with the actions [envs] chosen on it and the values [envs, A].
     """
@@ -57,11 +58,11 @@ def play_vector(
 
 
 class _Share:
-    """The episodes that each environment of a vector is still to play, and those that it has.
+    """The episodes that each environment of a vector still has to play, and the results so far.
 
-    An id's own vector knows no limit and plays on where an episode is truncated. What it plays
-    there counts again once that episode has ended, or after a reset, when nothing else is left to
-    play.
+    A native vector does not know `max_steps`: it continues an episode that is truncated here. Its
+    steps count again once that episode has ended, or after a reset. The reset comes when no
+    environment can play anything else that counts.
     """
 
     def __init__(self, episodes: int, size: int, max_steps: int, names: tuple[str, ...]) -> None:
@@ -73,13 +74,13 @@ class _Share:
         self.begin()
 
     def begin(self) -> None:
-        """Start anew everywhere, after a reset."""
+        """Start an episode in every environment, after a reset."""
         size = len(self.left)
         self._over, self._beyond = np.ones(size, bool), np.zeros(size, bool)
         self._running, self._length = np.zeros(size), np.zeros(size, int)
 
     def take(self, time_step: TimeStep, stats: dict[str, np.ndarray]) -> bool:
-        """Count a time step; returns whether an environment has played its share with it."""
+        """Count a time step; returns true if it completes the share of an environment."""
         self._running = np.where(self._over, 0, self._running) + time_step.reward
         self._length = np.where(self._over, 0, self._length + 1)
         self._over = np.asarray(time_step.last)
@@ -117,7 +118,7 @@ class HostRollout:
         max_steps: int,
         check: Callable[[], None],
     ) -> Played:
-        """Play in environments in lockstep, each its share of the episodes.
+        """Play the episodes, divided among environments in lockstep.
 
         Raises:
             EnvironmentFailedError: an environment failed.
@@ -144,18 +145,18 @@ class HostRollout:
 
     @property
     def frame_rate(self) -> float:
-        """Pictures a second in a video."""
+        """The pictures per second of a video."""
         rate = self.env.frame_rate
         assert rate is not None  # noqa: S101 - there is no `video_problem`
         return rate
 
     def shot_programs(self, policy: Policy) -> tuple[Program[Any], ...]:
-        """Return nothing: a video's only program is small."""
+        """Return no programs: a video needs only a small one."""
         del policy
         return ()
 
     def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
-        """Yield what the environment draws, or shows, before each step."""
+        """Yield a picture before each step: rendered, or else the observation itself."""
         vector = self.env.vector(1, pictures=True)
         number, seed = max(round(seconds * self.frame_rate), 1), int(jax.random.bits(key))
         episode, total, steps, over = 0, 0.0, 0, True

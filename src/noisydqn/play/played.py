@@ -1,4 +1,4 @@
-"""What greedy play gives, in every kind of environment: episodes, or pictures on the way."""
+"""The interface and the results of greedy play, the same for every kind of environment."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +14,7 @@ class Played(NamedTuple):
     """Whole episodes that were played."""
 
     returns: tuple[float, ...]
-    truncated: int  # how many the limit of steps ended
+    truncated: int  # number of episodes that the step limit ended
     counts: dict[str, np.ndarray]  # sums over each episode [episodes], NaN where none are reported
 
 
@@ -44,7 +44,7 @@ class Rollout(Protocol):
     ) -> Played:
         """Play whole episodes; those longer than `max_steps` are truncated.
 
-        `check` is called every now and then, and may raise to leave.
+        `check` is called now and then, and may raise to stop the play.
         """
         ...
 
@@ -53,15 +53,15 @@ class Rollout(Protocol):
         ...
 
     def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
-        """Play for so many seconds of video; only where the environment has no `video_problem`."""
+        """Yield `seconds` seconds of video; the environment must have no `video_problem`."""
         ...
 
     @property
     def frame_rate(self) -> float:
-        """Pictures a second in a video."""
+        """The pictures per second of a video."""
         ...
 
 
 def panel_lines(episode: int, total: float, steps: int) -> tuple[str, ...]:
-    """Say how far an episode is, for the panel of a video."""
+    """Describe the progress of an episode, for the panel of a video."""
     return f"episode  {episode}", f"return  {total:.1f}", f"step  {steps}"

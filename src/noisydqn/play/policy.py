@@ -1,4 +1,4 @@
-"""Policies to be used: `policy.predict(observation)`."""
+"""Policies ready for use: `policy.predict(observation)`."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ State = np.ndarray
 
 
 class GreedyPolicy:
-    """A policy that plays with mean weights, called as those of Stable-Baselines3 are.
+    """A policy that plays with mean weights and is called like those of Stable-Baselines3.
 
-    It takes observations and gives actions in the environment's own terms, and needs no
-    environment.
+    It takes the environment's own observations and returns the environment's own actions, but
+    does not need the environment.
 
     Args:
-        policy: network and statistics.
-        spec: the interface of the environment that it was trained in.
+        policy: the network, with the statistics that normalize its input.
+        spec: the interface of the environment that the policy was trained in.
     """
 
     def __init__(self, policy: Policy, spec: EnvironmentSpec) -> None:
@@ -36,7 +36,7 @@ class GreedyPolicy:
 
     @property
     def network(self) -> QNetwork:
-        """The network."""
+        """The Q-network."""
         return self.policy.network
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class GreedyPolicy:
         )
 
     def __call__(self, observation: Any) -> Any:
-        """The greedy action, of an observation or of a batch of them."""
+        """Return the greedy action for an observation, or the actions for a batch."""
         return self.predict(observation)[0]
 
     @own_settings()
@@ -58,18 +58,19 @@ class GreedyPolicy:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[Any, State | None]:
-        """The greedy action under mean weights.
+        """Choose the greedy action under mean weights.
 
         Args:
-            observation: one, or a batch of them, as the environment or a vector environment shows
-                it: an array, a number, or a dictionary or tuple of these.
-            state: what the last call gave, where the policy sees several frames; None begins.
-            episode_start: whether an episode starts [B]; its frames then begin anew.
-            deterministic: must be true: mean weights hold nothing random.
+            observation: one observation or a batch, as the environment or a vector environment
+                returns it: an array, a number, or a dictionary or tuple of these.
+            state: the state that the last call returned, if the policy sees several frames; None
+                at the start.
+            episode_start: [B], true where an episode starts; earlier frames are then dropped.
+            deterministic: must be true, because mean weights have no randomness.
 
         Returns:
-            The environment's own action, an `np.int64`, or an array [B] of a batch; and the state,
-            which is None where the policy sees one frame.
+            The environment's own action, an `np.int64` or, for a batch, an array [B]; and the
+            state, None if the policy sees one frame.
 
         Raises:
             UserError: the observation or the state is not one of the environment's, or
@@ -90,7 +91,7 @@ class GreedyPolicy:
 
     @own_settings()
     def values(self, observation: Any) -> np.ndarray:
-        """The action values, [A] or [B, A], of observations that start an episode.
+        """Compute the action values, [A] or [B, A], of observations that start an episode.
 
         Raises:
             UserError: as `predict`.
@@ -115,7 +116,7 @@ class GreedyPolicy:
 
 
 def _starts(given: Any, size: int) -> np.ndarray:
-    """Where an episode starts, [size]."""
+    """Return [size], true where an episode starts."""
     starts = np.asarray(False if given is None else given, bool)
     if starts.shape not in ((), (1,), (size,)):
         raise UserError(

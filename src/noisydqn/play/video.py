@@ -1,4 +1,4 @@
-"""Films of a policy: the game beside the action values that drive it."""
+"""Videos of a policy: the game beside the action values that drive it."""
 
 import contextlib
 import itertools
@@ -22,8 +22,8 @@ from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Shot
 from noisydqn.play.rollout import rollout
 
-HEIGHT = 384  # of the film, pixels
-MAX_WIDTH = 4 * HEIGHT  # of the game in it
+HEIGHT = 384  # of the video, pixels
+MAX_WIDTH = 4 * HEIGHT  # of the game in the video
 PANEL = 192  # width of the panel beside the game, pixels
 BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
@@ -35,15 +35,15 @@ def film_programs(env: Environment, policy: Policy) -> tuple[Program[Any], ...]:
 
 
 def _width(picture: np.ndarray) -> int:
-    """The width, even, of a picture at the film's height."""
+    """Compute the width, an even number, of a picture scaled to the video's height."""
     height, width = picture.shape[:2]
     return min(max(round(width * HEIGHT / height / 2) * 2, 2), MAX_WIDTH)
 
 
 def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
-    """The picture [HEIGHT, width, 3]; black is added to one whose sides have another ratio.
+    """Scale a picture to [HEIGHT, width, 3], with black borders if its aspect ratio differs.
 
-    Small ones grow by copying, so that pixels stay sharp.
+    Small pictures are enlarged by copying pixels, which keeps them sharp.
     """
     size = width, HEIGHT
     factor = HEIGHT / picture.shape[0]
@@ -58,11 +58,11 @@ def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 _font = lru_cache(maxsize=None)(ImageFont.load_default)
-"""The font of a size; what it has drawn once it draws faster."""
+"""The font of a size, cached, because a font draws a text faster the second time."""
 
 
 def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.ndarray:
-    """The panel: what there is to say, and a bar for each action's value."""
+    """Draw the panel: lines of text, and a bar for each action's value."""
     image = Image.new("RGB", (PANEL, HEIGHT), DARK)
     draw = ImageDraw.Draw(image)
     for i, line in enumerate(shot.lines):
@@ -90,10 +90,10 @@ def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.nd
 def film_frames(
     env: Environment, policy: Policy, seconds: float, key: PRNGKeyArray
 ) -> tuple[Generator[np.ndarray], float]:
-    """Return the frames [height, width, 3] of a film, and how many there are a second.
+    """Return the frames [height, width, 3] of a video, and their number per second.
 
     Raises:
-        UserError: the environment shows nothing.
+        UserError: the environment cannot be rendered.
     """
     if (problem := env.video_problem) is not None:
         raise UserError(f"no video: {problem}")
@@ -121,17 +121,17 @@ def save_film(
     *,
     new: bool = False,
 ) -> None:
-    """Film a policy that plays with mean weights, as an MP4 of `seconds` seconds.
+    """Record a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
-    The file appears when the film is whole, and with `new` never replaces another. `check` is
-    called before each frame, and may raise to leave it.
+    The file appears when the video is complete, and with `new` never replaces another. `check` is
+    called before each frame, and may raise to abandon the video.
 
     Raises:
-        UserError: the path does not end in .mp4, the film cannot be written there, or the
-            environment shows nothing or fails.
+        UserError: the path does not end in .mp4, the video cannot be written there, or the
+            environment cannot be rendered or fails.
     """
     if file.path.suffix != ".mp4" or not file.folder.exists():
-        raise UserError(f"{file} cannot be a film: name an .mp4 file in a folder that exists")
+        raise UserError(f"{file} cannot be a video: name an .mp4 file in a folder that exists")
     film, rate = film_frames(env, policy, seconds, key)
 
     def checked() -> Iterator[np.ndarray]:

@@ -1,6 +1,6 @@
-"""The explorers that a config can name, and how a run finds one of the user's again.
+"""The explorers that a config can name, and how a run finds a user's explorer again.
 
-A new one is a class with its options and one line in `EXPLORERS`.
+A new explorer is a class with its options and one line in `EXPLORERS`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from noisydqn.errors import UserError, in_one_line
-from noisydqn.imports import find, name_of
+from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.options import ABOVE_ZERO, at_least, between, convert_fields
@@ -33,7 +33,7 @@ Noise = Flat[NetworkNoise]
 
 @dataclasses.dataclass(frozen=True)
 class Greedy(Explorer):
-    """The greedy action of mean weights, always."""
+    """The greedy action of mean weights, without exploration."""
 
     def act(
         self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
@@ -51,10 +51,10 @@ class Noisy(Explorer):
     """
 
     acting_noise: Literal["step", "update", "episode"] = "update"
-    """How long a noise sample is held while acting. Before learning starts, "update"
-    resamples when an update would be made."""
+    """How long a noise sample is held while acting. Before learning starts, "update" resamples
+    when an update would be made."""
     acting_noise_shared: bool = False
-    """All environments act under one noise sample (else each has its own)."""
+    """All environments act under one noise sample; otherwise each has its own."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -93,9 +93,9 @@ class Noisy(Explorer):
     def resample(
         self, state: Noise, network: QNetwork, *, updated: Flag, ended: Flags, key: Key
     ) -> Noise:
-        """Keep the noise or sample it anew.
+        """Keep the noise or resample it.
 
-        "step": always anew. "update": when updates were scheduled. "episode": where an episode
+        "step": always resample. "update": when updates were scheduled. "episode": where an episode
         starts next; a shared sample is held until an episode starts in any environment.
         """
         fresh = self.init(network, len(ended), key)
@@ -114,7 +114,7 @@ class EpsilonGreedy(Explorer):
     epsilon: Annotated[float, between(0, 1)] = 1.0
     """Share of random actions at the start."""
     epsilon_final: Annotated[float, between(0, 1)] = 0.05
-    """Share of random actions after `epsilon_steps`; decreases linearly."""
+    """Share of random actions after `epsilon_steps`, approached linearly."""
     epsilon_steps: Annotated[int, at_least(1)] = 20_000
     """Environment steps over which epsilon goes from start to end."""
 
@@ -229,7 +229,7 @@ EXPLORERS: dict[str, type[Explorer]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Imported(Explorer):
-    """An explorer of the user's, by the name of its class or of a function that makes it.
+    """A user's explorer, by the name of its class or of a function that makes it.
 
     Args:
         name: `python:module.name`. It is imported by `build`, not before.
@@ -240,7 +240,7 @@ class Imported(Explorer):
     def act(
         self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
     ) -> tuple[Actions, Any]:
-        """Choose actions as the explorer of that name does."""
+        """Choose actions as that explorer does; programs hold what `build` returns instead."""
         return self.build().act(state, values_fn, observation, step, key)
 
     def build(self) -> Explorer:
@@ -280,7 +280,7 @@ def findable(explorer: Explorer | Callable[[], Explorer]) -> Explorer:
     maker: Any = type(explorer) if of_instance else explorer
     imported = Imported(name_of(maker))
     problem = None
-    if "<" in imported.name or find(imported.name) is not maker:
+    if is_inert(imported.name) or find(imported.name) is not maker:
         problem = "cannot be found again by its name"
     elif imported.build() != explorer and of_instance:
         problem = "is not what its class makes without arguments"

@@ -21,13 +21,12 @@ SMALLEST_RATIO = float(1 / RATIO_DENOMINATOR)
 
 @dataclasses.dataclass(frozen=True)
 class RunnerOptions:
-    """Steps and updates."""
+    """Acting and learning: environments in lockstep, chunks of steps, and when updates are made."""
 
     num_envs: Annotated[int, at_least(1)] = 4
-    """Environments that are played in lockstep."""
+    """Number of environments that step in lockstep."""
     chunk_steps: Annotated[int, at_least(1)] = 1_000
-    """Environment steps in a chunk; progress is shown after each. Where the environment is in JAX
-    a chunk is one compiled call."""
+    """Environment steps in a chunk; progress is shown after each chunk."""
     learning_starts: Annotated[int, at_least(0)] = 1_000
     """Environment steps before the first update."""
     updates_per_step: Annotated[
@@ -35,17 +34,17 @@ class RunnerOptions:
         at_least(0),
         Constraint(lambda x: not 0 < x < SMALLEST_RATIO, f"0 or at least {SMALLEST_RATIO}"),
     ] = 0.5
-    """Updates for each environment step; may be below 1."""
+    """Updates per environment step; may be below 1."""
     updates_per_episode: Annotated[int, at_least(0)] = 0
-    """Updates after each episode; needs 0 updates per step."""
+    """Updates after each episode; needs --updates-per-step 0."""
     learn_every: Annotated[int, at_least(1)] = 1
-    """Steps of all environments after which the scheduled updates are made, one after the other.
-    More than 1 is faster with few environments; actions in between are chosen with older
-    weights."""
+    """Number of steps of all environments after which the scheduled updates are made, one after the
+    other. More than 1 is faster with few environments, but the actions in between are chosen with
+    older weights."""
     random_steps: Annotated[int, at_least(0)] = 0
     """Environment steps with uniformly random actions at the start."""
     max_updates: Annotated[int | None, at_least(1)] = None
-    """Make no more than this many updates, and stop after the chunk that reaches it."""
+    """Largest number of updates. Training stops after the chunk that reaches it."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -1,4 +1,4 @@
-"""`train` and `resume`: from what a call gives to a job."""
+"""`train` and `resume`: the arguments of a call become a `Job`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import Config, option_hints
+from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
-from noisydqn.envs.host import Notices
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
-from noisydqn.imports import find, name_of
+from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, refuse_unknown, shown
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
@@ -36,7 +37,7 @@ from noisydqn.runs.result import Result
 from noisydqn.runs.trackers import Tracker
 from noisydqn.settings import own_settings
 
-ARGUMENTS = ["out", "quiet", "resume", "cache", "trackers", "callbacks"]
+ARGUMENTS = ["out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"]
 """Arguments of `train` beside the options of a config, for hints."""
 
 
@@ -50,12 +51,13 @@ def train(
     out: Path | str | None = None,
     quiet: bool = False,
     resume: bool = False,
+    trust: bool = False,
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Result:
-    """Train an agent, evaluate it and record a video; leaves a run folder.
+    """Train an agent, evaluate it and record a video, all in a run folder.
 
         noisydqn.train(env="LunarLander-v3", seed=1)
         noisydqn.train(env=lambda: MyEnv(size=5), steps=50_000)
@@ -67,32 +69,33 @@ def train(
     once.
 
     Args:
-        config: the options, or a NAME as of `noisydqn train`: a preset, an environment, or a run
-            whose options are taken; None takes options that suit `env`.
+        config: the options, or a NAME as for `noisydqn train`: a preset, an environment, or a run
+            whose options are used again; None takes the options that suit `env`.
         env: an id, as on the command line; an environment of Gymnasium; an environment in JAX with
             gymnax's interface (`noisydqn.envs.jax_interface`), which runs on the device, alone or
             in a tuple with its parameters; or a function that makes one of these. An environment
             of Gymnasium is made again from its spec, without later changes; one without a spec is
-            trained on itself. None takes that of `config`.
-        torso: a torso, as on the command line, or a function of a module that makes one from the
-            shape of an observation and a key, any `equinox.Module`; None takes that of `config`.
-        explorer: a way to explore: one of `noisydqn.runners.exploration`, an instance of a class
-            of a module that the class makes without arguments, or a function of a module that
-            makes an `Explorer`; None takes that of `config`.
+            used itself. None takes that of `config`.
+        torso: a torso, as on the command line, or a module-level function that makes one, any
+            `equinox.Module`, from an observation's shape and a key; None takes that of `config`.
+        explorer: an explorer of `noisydqn.runners.exploration`; an instance of a module-level
+            class that equals what the class makes without arguments; or a module-level function
+            that makes an `Explorer`. None takes that of `config`.
         out: the run's folder, new or empty; None makes a new one under `runs/`.
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
-        cache: folder of compiled programs, which the next run need not compile again; "" for none.
-            None takes `NOISYDQN_CACHE` or a folder in the user's cache folder.
-        trackers: consumers of metrics, beside the CSV files, TensorBoard and the terminal. Each is
+        trust: if `config` names a run, whether code that its config names may be imported and run.
+        cache: folder that keeps compiled programs for later runs; "" keeps nothing. None takes
+            `NOISYDQN_CACHE` or a folder in the user's cache folder.
+        trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
-            several seeds need functions. One that raises is told of and left out.
-        callbacks: a `noisydqn.Callback` each; they watch training and may end it.
+            several seeds need functions. One that raises is reported and left out from then on.
+        callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
         options: changes to the config, such as `seed=1`.
 
     Raises:
-        UserError: an option or the environment cannot be used, or `out` holds something already
-            or cannot be written to.
+        UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
+            written to.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         ExtensionFailedError: a callback raised; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
@@ -109,7 +112,10 @@ def train(
     refuse_unknown(options, [*option_hints(), *ARGUMENTS])
     if "preset" in options:
         raise UserError(f"preset={options['preset']!r}: give it first, as in train('cartpole')")
-    config = _config(_given_config(config), env).replace(**options)
+    handed = {"env": env, "torso": torso, "exploration": explorer}
+    uses = [name for name in ALL if handed[name] is None and name not in options]
+    trust = argument("trust", trust, bool)
+    config = _config(_given_config(config, uses, trust), env).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
     out = None if out is None else given_path(out)
     if resume:
@@ -117,10 +123,11 @@ def train(
             raise UserError("--resume needs --out: name the folder of the run to resume")
         if holds_run(out):
             changes = check_same(config, out)
-            job = _resumed(out, changes, Given(maker, {}), extensions)
+            # The options are those that the call gave, not what the file may name.
+            job = _resumed(out, changes, Given(maker, {}), extensions, trust=True)
             return launch(job, quiet=quiet, cache=cache)
     environment = _environment(config, maker, {})
-    check_memory(config, environment)
+    check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     out, folders = create_folders(config, out, environment.spec)
     return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
 
@@ -132,6 +139,7 @@ def resume(
     env: AnyEnvironment = None,
     steps: int | None = None,
     quiet: bool = False,
+    trust: bool = False,
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
@@ -145,40 +153,46 @@ def resume(
     Args:
         folder: a run's folder, which `train` made.
         env: as in `train`, where the config cannot name the environment.
-        steps: a new budget, at least as large as what was trained; None keeps the old one.
+        steps: a new budget, not below the steps already trained; None keeps the old one.
         quiet: print only warnings.
+        trust: whether code that the run's config names may be imported and run.
         cache: as in `train`.
-        trackers: as in `train`: a run does not keep those that it was started with.
-        callbacks: as in `train`: a run does not keep those that it was started with.
-        unknown: refused; other options stay those that the run was started with.
+        trackers: as in `train`; a run does not keep the trackers that it was started with.
+        callbacks: as in `train`; a run does not keep the callbacks that it was started with.
+        unknown: refused; all other options keep the values that the run was started with.
 
     Raises:
-        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, or
-            another process trains it.
+        UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, its
+            config names code and is not trusted, or another process trains it.
         EnvironmentFailedError: as `train`.
         ExtensionFailedError: as `train`.
         DivergedError: as `train`.
     """
-    known = ["folder", "env", "steps", "quiet", "cache", "trackers", "callbacks"]
+    known = ["folder", "env", "steps", "quiet", "trust", "cache", "trackers", "callbacks"]
     refuse_unknown(unknown, known, "resume")
     quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
     extensions = Extensions.accept(trackers, callbacks)
     given = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    job = _resumed(given_path(folder, "the run"), changes, given, extensions)
+    trust = argument("trust", trust, bool)
+    job = _resumed(given_path(folder, "the run"), changes, given, extensions, trust=trust)
     return launch(job, quiet=quiet, cache=cache)
 
 
-def _resumed(out: Path, changes: dict[str, Any], given: Given, extensions: Extensions) -> Job:
+def _resumed(
+    out: Path, changes: dict[str, Any], given: Given, extensions: Extensions, *, trust: bool
+) -> Job:
     """Return the job that resumes the run in a folder, with changes to its options.
 
     Raises:
-        UserError: the folder holds no run that can be resumed, or the environment is another.
+        UserError: the folder holds no run that can be resumed, its config names code and is not
+            trusted, or the environment is another.
     """
     runs = open_folders(out)
     for folder, _ in runs:
         refuse_without_checkpoints(out, folder)
-    configs = [config.replace(**changes) for _, config in runs]
+    uses = ALL if given.entry is None else NETWORK
+    configs = [stored.admit(uses, trust=trust).replace(**changes) for _, stored in runs]
     folders = [folder for folder, _ in runs]
     first = configs[0]
     seeds = range(first.run.seed, first.run.seed + len(runs))
@@ -193,7 +207,7 @@ def _resumed(out: Path, changes: dict[str, Any], given: Given, extensions: Exten
 
 
 def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]) -> Environment:
-    """Make the environment of a run, or the one that was handed in, with the run's options.
+    """Make the environment of a run, or the user's instead, with the run's options.
 
     Raises:
         UserError: the environment cannot be made, or is a single instance and the options need
@@ -213,17 +227,17 @@ def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]
 
 
 def _given_cache(cache: Path | str | None) -> Path | str | None:
-    """Check the folder of compiled programs; None is the usual one, "" is none."""
+    """Check the folder of compiled programs; None is the default, "" keeps nothing."""
     if cache is None or (isinstance(cache, str) and not cache):
         return cache
     return given_path(cache, "--cache")
 
 
-def _given_config(given: object) -> Config | None:
+def _given_config(given: object, uses: Sequence[str], trust: bool) -> Config | None:
     if given is None or isinstance(given, Config):
         return given
     if isinstance(given, str | Path):
-        return config_named(str(given))
+        return config_named(str(given), uses, trust=trust)
     raise UserError(
         f"the config is {shown(given)}, expected a Config or a name: give an environment as env="
     )
@@ -245,10 +259,10 @@ def _torso_name(maker: TorsoMaker) -> str:
     """Return the name by which a loaded run finds its torso.
 
     Raises:
-        UserError: the name leads to nothing, or to something else.
+        UserError: the name finds nothing, or something else.
     """
     name = name_of(maker)
-    if "<" in name or find(name) is not maker:
+    if is_inert(name) or find(name) is not maker:
         raise UserError(
             f"the torso {name} cannot be found again by its name, so the run could not be loaded: "
             "give a function of a module"

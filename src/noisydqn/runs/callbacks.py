@@ -1,4 +1,4 @@
-"""Callbacks: code of the user's that training calls, and that may end it."""
+"""Callbacks: user code that training calls and that may end training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from noisydqn.runners.report import SeedChunk
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The state of one seed's training, as a callback sees it; a value that stays as it is."""
+    """The state of one seed's training, as a callback sees it; a value that never changes."""
 
     config: Config
-    """The options; `config.seed` tells several seeds apart."""
+    """The options; `config.run.seed` tells several seeds apart."""
     folder: Path
     """The folder of the seed's run."""
     steps: int
@@ -36,17 +36,17 @@ class Training:
 
     @property
     def policy(self) -> GreedyPolicy:
-        """The newest weights, which play without noise.
+        """The newest weights, as a policy that plays without noise.
 
         Raises:
-            UserError: the first chunk was not trained yet.
+            UserError: no chunk has been trained yet.
         """
         if self._weights is None:
             raise UserError("there is no policy before the first chunk: read it in on_chunk")
         return GreedyPolicy(self._weights, self._spec)
 
     def stop(self) -> None:
-        """Request that training ends after this chunk: all seeds that are trained together."""
+        """Request that training ends after this chunk, for all seeds that are trained together."""
         self._stop()
 
 
@@ -54,19 +54,19 @@ class Callback:
     """A base class for code that training calls; override the methods that you need.
 
     Training calls the methods in its own thread and waits for them. With several seeds it calls
-    them for each seed. A method that returns True ends training after the chunk: the run is then
-    complete, so it is evaluated and saved. An error in a method ends the run, too; what was trained
-    is saved first.
+    them for each seed. A method that returns True ends training after the chunk. The run is then
+    complete: it is evaluated and saved. An error in a method also ends the run; what was trained is
+    saved first.
     """
 
     def on_start(self, training: Training, /) -> None:
-        """React to the start of training, also when a run is resumed.
+        """React to the start of training, including that of a resumed run.
 
         `training.stop()` takes effect after the first chunk.
         """
 
     def on_chunk(self, training: Training, chunk: SeedChunk, /) -> bool | None:
-        """React to a chunk that was trained; its row is in `metrics.csv`."""
+        """React to a trained chunk; its row is already in `metrics.csv`."""
 
     def on_evaluation(
         self, training: Training, steps: int, evaluation: Evaluation, /
@@ -78,8 +78,8 @@ class Callback:
         """
 
     def on_end(self, training: Training, summary: dict[str, Any], /) -> None:
-        """React to the end of the run, when all of it is saved; `summary` is `summary.json`.
+        """React to the end of the run, after everything is saved; `summary` is `summary.json`.
 
-        A run that Ctrl-C stopped ends here, too; its `summary["evaluation"]` is None. A run that
+        A run that Ctrl-C stopped also ends here, with None as `summary["evaluation"]`. A run that
         fails does not.
         """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from noisydqn.config.config import Config
 from noisydqn.errors import FAILED, QuitError, StoppedError, UserError, in_one_line
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.messages import how_to
@@ -67,12 +68,12 @@ class Ending:
             else:
                 self.failure = error
 
-    def conclude(self, out: Path, env: str) -> None:
+    def conclude(self, out: Path, config: Config) -> None:
         """Raise the failure that ends the run, if there is one.
 
         Args:
-            out: the folder of the run.
-            env: the name of its environment.
+            out: folder of the run.
+            config: config of the run.
 
         Raises:
             UserError: with a hint at what is saved.
@@ -80,7 +81,7 @@ class Ending:
         """
         if self.failure is None:
             return
-        failure = _for_user(self.failure, out, env)
+        failure = _for_user(self.failure, out, config)
         saved = self.trained and not self.lost
         hint = f"what was trained until then is in {out}" if saved else ""
         if isinstance(failure, UserError):
@@ -91,13 +92,13 @@ class Ending:
         raise failure
 
 
-def _for_user(failure: BaseException, out: Path, env: str) -> BaseException:
+def _for_user(failure: BaseException, out: Path, config: Config) -> BaseException:
     """Explain an error of a file; others explain themselves."""
     if not isinstance(failure, OSError) or failure.filename is None:
         return failure
     explained = UserError(
         f"{failure.filename} cannot be written: {failure.strerror}; make room or make it writable, "
-        f"then: {how_to('resume', out, env)}"
+        f"then: {how_to('resume', out, config)}"
     )
     explained.__cause__ = failure
     return explained

@@ -23,7 +23,7 @@ class Evaluations:
     Args:
         config: of the run.
         env: the environment.
-        key: of the episodes; evaluations of different steps play different ones.
+        key: random key of the episodes; evaluations of different steps play different episodes.
         check: called now and then; it raises `StoppedError` to leave an evaluation.
     """
 
@@ -89,7 +89,8 @@ class Evaluations:
     def outcome(self, steps: int, *, block: bool) -> Evaluation | None:
         """Return an evaluation's outcome, or None while there is none.
 
-        There is none before it was started, after a stop, and, unless `block`, before it is done.
+        There is no outcome before the evaluation starts, nor after a stop. Without `block`, there
+        is none until the evaluation is done.
 
         Raises:
             UserError: the environment failed or hangs, or no second one could be made.
@@ -106,6 +107,6 @@ class Evaluations:
         return None
 
     def remove(self, steps: int) -> Policy:
-        """Remove an evaluation that is over, and return its policy."""
+        """Remove a finished evaluation and return its policy."""
         self._futures.pop(steps, None)
         return self.policies.pop(steps)

@@ -1,4 +1,4 @@
-"""Exported policies that are read back: safetensors with a card."""
+"""Reading of exported policies: safetensors with a card."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,12 +8,14 @@ import numpy as np
 import safetensors
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import NETWORK, StoredConfig
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.folders import File
+from noisydqn.imports import is_inert
 from noisydqn.runs.folder import RunFolder, read_spaces
 from noisydqn.runs.weights import checksum
 
@@ -39,6 +41,18 @@ class _Card(msgspec.Struct):
     spaces: Encoding | None = None
 
 
+def admit_policy(
+    folder: RunFolder, stored: StoredConfig, env: AnyEnvironment, *, trust: bool
+) -> Config:
+    """Admit a run's config to load its policy, which needs no environment unless the run is old.
+
+    Raises:
+        UserError: the config names code that is needed, and is not trusted.
+    """
+    needs_env = env is None and not folder.spaces.exists()
+    return stored.admit((*NETWORK, "env") if needs_env else NETWORK, trust=trust)
+
+
 def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -> EnvironmentSpec:
     """Read the interface of a run's environment; make the environment if the run is an old one.
 
@@ -59,7 +73,7 @@ def spec_of_run(folder: RunFolder, config: Config, env: AnyEnvironment = None) -
         if env is not None:
             raise
         what = str(error)
-        if "<" in config.environment.env:
+        if is_inert(config.environment.env):
             what = (
                 f"{config.environment.env} cannot be found again by its name; pass what makes it "
                 "from Python, as env= of noisydqn.load_policy or noisydqn.export.export_run"

@@ -1,4 +1,4 @@
-"""Trackers and callbacks that are handed to `train`: accepted, made for each seed, and called."""
+"""The user's trackers and callbacks: accepting them, making them for each seed, calling them."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from noisydqn.runs.trackers import Tracker
 from noisydqn.runs.walls import Wall
 
 TrackerMaker = Callable[[Path, Config], Tracker]
-"""Makes the tracker of one seed from the folder of its run and its options."""
+"""A function that makes the tracker of one seed from its run's folder and config."""
 
 
 class Extensions(NamedTuple):
@@ -27,7 +27,7 @@ class Extensions(NamedTuple):
 
     @classmethod
     def accept(cls, trackers: object, callbacks: object) -> "Extensions":
-        """Check what a call gave.
+        """Check the trackers and callbacks of a call.
 
         Raises:
             UserError: something is neither a tracker, a maker of one, nor a callback.
@@ -73,7 +73,7 @@ class Watchers:
     """The trackers of one seed, ours and the user's, each behind a wall.
 
     Args:
-        warn: told of each tracker that fails, once.
+        warn: receives a line about each tracker that fails, once.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:

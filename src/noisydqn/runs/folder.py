@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and how they are read again."""
+"""The folder of a run: its files, and how they are read and written."""
 
 import dataclasses
 import re
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import StoredConfig
 from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
@@ -124,12 +125,12 @@ def _make_out(config: Config, out: Path | None) -> Path:
     """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
         while True:
-            name = re.sub(r"[^\w.-]+", "-", config.preset)  # from a file it could be a path
+            name = re.sub(r"[^\w.-]+", "-", config.preset)  # one from a file could be a path
             out = free_path(DEFAULT_PARENT / f"{name}-seed{config.run.seed}")
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 out.mkdir()
-            except FileExistsError:  # another run took it meanwhile
+            except FileExistsError:  # another run has taken it
                 continue
             return out
     if out.exists() and not out.is_dir():
@@ -149,7 +150,7 @@ def create_folders(
     Each seed's folder gets its config.
 
     Args:
-        config: of the run.
+        config: config of the run.
         out: the folder, new or empty; None makes a new one under `runs/`.
         spec: the interface of the environment; None leaves it to `write_spaces`.
 
@@ -157,7 +158,7 @@ def create_folders(
         The run's folder and that of each seed.
 
     Raises:
-        UserError: `out` holds something already, is a file, or cannot be written to.
+        UserError: `out` is not empty, is a file, or cannot be written to.
     """
     folders: list[RunFolder] = []
     out = None if out is None else given_path(out)
@@ -234,16 +235,16 @@ def check_same(config: Config, path: Path) -> dict[str, Any]:
     """Check that a folder holds a run with the options of `config`.
 
     Returns:
-        The options that may differ: the budget, and how checkpoints are saved.
+        The options that may differ: the budget, and when checkpoints are saved and how many are
+        kept.
 
     Raises:
         UserError: other options differ, or as `open_folders`.
     """
     runs = open_folders(path)
-    stored = runs[0][1].replace(num_seeds=len(runs))
     wanted = config.flat()
     free = {name: wanted[name] for name in ("steps", "checkpoint_seconds", "keep")}
-    stored = stored.replace(**free).flat()
+    stored = {**runs[0][1].options, "num_seeds": len(runs), **free}
     words = {"preset": "preset (NAME)", "env": "environment (NAME)"}  # which have no flag
     differing = [words.get(x, flag(x)) for x in wanted if stored.get(x) != wanted[x]]
     if differing:
@@ -281,7 +282,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
+def open_folders(path: Place) -> list[tuple[RunFolder, StoredConfig]]:
     """Find the run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
@@ -297,7 +298,7 @@ def open_folders(path: Place) -> list[tuple[RunFolder, Config]]:
     if not folders:
         raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
     runs = [(folder, read_config(folder.config)) for folder in folders]
-    return sorted(runs, key=lambda run: run[1].run.seed)
+    return sorted(runs, key=lambda run: run[1].options["seed"])
 
 
 def _runs_in(folder: RunFolder) -> list[RunFolder]:
@@ -310,7 +311,7 @@ def _runs_in(folder: RunFolder) -> list[RunFolder]:
     return [seed for seed in map(folder.seed, names) if seed.config.taken()]
 
 
-def open_folder(path: Place) -> tuple[RunFolder, Config]:
+def open_folder(path: Place) -> tuple[RunFolder, StoredConfig]:
     """Find the only run in a folder.
 
     Raises:
@@ -323,12 +324,23 @@ def open_folder(path: Place) -> tuple[RunFolder, Config]:
     return runs[0]
 
 
-def load_config(path: Place) -> Config:
+def load_config(path: Place, *, trust: bool = False) -> Config:
     """Load the options of a run, to start another: `train(load_config("runs/one"), seed=1)`.
 
     Args:
         path: a run's folder or its `config.json`. A folder of several seeds gives the options that
             all of them were started with.
+        trust: whether code that the config names, such as an environment of one's own, may be
+            imported.
+
+    Raises:
+        UserError: there is no run, its config cannot be used, or it names code without `trust`.
+    """
+    return find_config(path).admit(trust=trust)
+
+
+def find_config(path: Place) -> StoredConfig:
+    """Find the options of a run, as `load_config` does, without making use of them.
 
     Raises:
         UserError: there is no run, or its config cannot be used.
@@ -339,10 +351,11 @@ def load_config(path: Place) -> Config:
     if not path.exists():
         raise UserError(f"{path} does not exist: name a run's folder or its config.json")
     runs = open_folders(path)
-    return runs[0][1].replace(num_seeds=len(runs))
+    stored = runs[0][1]
+    return StoredConfig({**stored.options, "num_seeds": len(runs)}, stored.path)
 
 
-def read_config(file: File) -> Config:
+def read_config(file: File) -> StoredConfig:
     """Read a `config.json`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs a job: sessions for its seeds, and all that is around them, from locks to the last lines."""
+"""Running of a job: sessions for its seeds, and everything from locks to the closing lines."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def together(self) -> bool:
-        """Whether all seeds are trained at once, in one program; else they take turns."""
+        """Whether one program trains all seeds at once; otherwise they take turns."""
         return self.env.trains_seeds_together
 
     @property
@@ -56,7 +56,7 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
 
     Args:
         job: the run.
-        quiet: whether to print only warnings.
+        quiet: print only warnings.
         cache: folder of compiled programs, as in `train`.
 
     Raises:
@@ -81,12 +81,12 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
             if job.config.run.num_seeds > 1 and results:
                 seeds = {"seeds": [result.summary for result in results]}
                 RunFolder.at(job.out).summary.write_json(seeds)
-        ending.conclude(job.out, job.config.environment.env)
+        ending.conclude(job.out, job.config)
         if stopped_by is None:
-            terminal.say("\n".join(closing_lines(job.out, results, job.env.statistics)))
+            terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))
         else:
-            env, saved = job.config.environment.env, not ending.lost
-            terminal.warn(stopped_line(stop.word, ending.steps, job.out, env, saved=saved))
+            saved = not ending.lost
+            terminal.warn(stopped_line(stop.word, ending.steps, job.out, job.config, saved=saved))
         return Result(job.out, results, stopped_by)
 
 
@@ -112,7 +112,7 @@ def _perform(job: Job, terminal: Terminal, ending: Ending, results: list[SeedRes
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
-    """Say what will be trained, and warn of what may disappoint.
+    """Say what will be trained, and warn about likely disappointments.
 
     Raises:
         UserError: the replay buffers do not fit into memory.

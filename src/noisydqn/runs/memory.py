@@ -1,4 +1,4 @@
-"""The memory that a run's replay buffers need, compared with the free memory before it starts."""
+"""A check before a run that its replay buffers fit into the free memory."""
 
 import math
 import os
@@ -103,7 +103,7 @@ def free_bytes() -> int | None:
 
 
 def _machine() -> int | None:
-    """Return the available memory of the machine, or all of it if the system tells no more."""
+    """Return the available memory of the machine, or all memory if the system tells only that."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

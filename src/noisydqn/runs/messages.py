@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from noisydqn.config.config import Config
+from noisydqn.config.gate import named_code
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import UserError, counted
+from noisydqn.imports import is_inert
 from noisydqn.nets.build import torso_name
 from noisydqn.runners.options import ProgramOptions
 from noisydqn.runs.folder import RunFolder
@@ -18,7 +21,7 @@ from noisydqn.runs.result import SeedResult
 
 
 def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
-    """Say in one line what observations become and which torso sees them.
+    """Describe in one line how observations are encoded and which torso sees them.
 
     Raises:
         UserError: the torso has convolutions, and the observations are not images or too small.
@@ -51,16 +54,17 @@ def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
     return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
 
 
-def how_to(command: str, folder: Path, env: str) -> str:
-    """Return the command line for a run, or the Python call if `env` cannot be found by name."""
-    if "<" in env:
+def how_to(command: str, folder: Path, config: Config) -> str:
+    """Return the command line for a run, or the Python call if its environment has no name."""
+    if is_inert(config.environment.env):
         return f"noisydqn.{command}({json.dumps(str(folder), ensure_ascii=False)}, env=...)"
-    return shlex.join(["noisydqn", command, str(folder)])
+    trust = ["--trust"] if named_code(config.flat()) else []
+    return shlex.join(["noisydqn", command, str(folder), *trust])
 
 
-def stopped_line(word: str, steps: int, out: Path, env: str, *, saved: bool) -> str:
+def stopped_line(word: str, steps: int, out: Path, config: Config, *, saved: bool) -> str:
     """Say where a signal, in one `word`, stopped a run, and how to resume it."""
-    resume = how_to("resume", out, env)
+    resume = how_to("resume", out, config)
     if steps == 0:
         return f"{word} before the first step; to train: {resume}"
     where = f"weights and metrics are in {out}; " if saved else ""
@@ -68,7 +72,7 @@ def stopped_line(word: str, steps: int, out: Path, env: str, *, saved: bool) -> 
 
 
 def outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]) -> str:
-    """Say what the evaluations of all seeds came to: the goal's statistic, or the returns."""
+    """Summarize the evaluations of all seeds: the goal's statistic, or the returns."""
     for statistic in statistics:
         values = [evaluation.get(statistic.name) for evaluation in evaluations]
         if statistic.goal is not None and None not in values:
@@ -78,7 +82,7 @@ def outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]
 
 
 def closing_lines(
-    out: Path, results: list[SeedResult], statistics: tuple[Statistic, ...] = ()
+    out: Path, config: Config, results: list[SeedResult], statistics: tuple[Statistic, ...] = ()
 ) -> list[str]:
     """Say what the run achieved, where its files are, and what to do next."""
     summaries = [result.summary for result in results]
@@ -90,13 +94,13 @@ def closing_lines(
     evaluations = max(_number_of_evaluations(folder) for folder in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
     video = "the video, " if any(folder.video.exists() for folder in folders) else ""
-    env = summaries[0]["env"]
-    played = folders[0].path if "<" in env else out  # a call takes the folder of one seed
+    is_call = is_inert(config.environment.env)
+    played = folders[0].path if is_call else out  # a call takes the folder of one seed
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
         f"without noise {weights}: {achieved}",
         f"{video}curves, metrics and weights are in {out}",
-        f"next: {how_to('evaluate', played, env)}",
+        f"next: {how_to('evaluate', played, config)}",
     ]
 
 

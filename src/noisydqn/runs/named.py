@@ -1,29 +1,34 @@
 """The options that a name stands for."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import ALL
+from noisydqn.envs.names import prefix
 from noisydqn.errors import UserError
 from noisydqn.presets import PRESETS, config_for
 
 
-def config_named(name: str) -> Config:
+def config_named(name: str, uses: Iterable[str] = ALL, *, trust: bool = False) -> Config:
     """Find the options of a preset, of a run, or those that suit an environment.
 
     Args:
         name: a preset, an id of an environment, or the path of a run's folder or `config.json`.
+        uses: as in `StoredConfig.admit`, for the config of a run.
+        trust: as in `StoredConfig.admit`.
 
     Raises:
         UserError: there is no preset, environment or run of that name, or its config cannot be
-            used.
+            used, or names code and is not trusted.
     """
     if name in PRESETS:
         return PRESETS[name]
     if _is_path(name):
-        from noisydqn.runs.folder import load_config
+        from noisydqn.runs.folder import find_config
 
-        return load_config(name)
-    if ":" not in name:  # others are looked for where they say they are
+        return find_config(name).admit(uses, trust=trust)
+    if not prefix(name):
         from noisydqn.envs.catalogue import is_registered, unknown
 
         if not is_registered(name):
@@ -38,5 +43,5 @@ def _is_path(name: str) -> bool:
     path = Path(name)
     if name in gymnasium.registry:
         return False
-    looks_so = name.startswith(("~", ".", "/")) or (path.suffix == ".json" and ":" not in name)
+    looks_so = name.startswith(("~", ".", "/")) or (path.suffix == ".json" and not prefix(name))
     return looks_so or path.is_dir() or path.is_file()

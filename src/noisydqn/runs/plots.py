@@ -1,4 +1,4 @@
-"""Plots of a run, drawn from its CSV files."""
+"""Plots of a run, made from its CSV files."""
 
 import csv
 import math
@@ -31,7 +31,7 @@ EVALUATION = "evaluation, greedy"
 def read_columns(file: File, *needed: str) -> Columns:
     """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
 
-    Returns {} if the file is missing or has no rows.
+    Return {} if the file is missing or has no rows.
 
     Raises:
         UserError: the file is damaged, or lacks its steps or a column of `needed`.
@@ -55,7 +55,7 @@ def read_columns(file: File, *needed: str) -> Columns:
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
-    """Average each value and the `window` - 1 before it, or as many as there are."""
+    """Average each value and the `window` - 1 values before it, or fewer at the start."""
     spans = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
 
@@ -63,8 +63,9 @@ def running_mean(values: list[float], window: int) -> list[float]:
 def draw_curves(folder: RunFolder) -> "Figure":
     """Draw the curves of a run over its environment steps.
 
-    Three plots: returns of training episodes and of evaluations; the successes, a statistic of
-    evaluations or, where there is neither, the loss; the size of the noise in each layer.
+    There are three plots. The left one shows returns of training episodes and of evaluations. The
+    middle one shows successes, else a statistic of evaluations, else the loss. The right one shows
+    the size of the noise in each layer.
 
     Raises:
         UserError: a file of the run is damaged.

@@ -1,4 +1,4 @@
-"""The progress of a run: a value with pure transitions, which a checkpoint stores as it is.
+"""The progress of a run: a value with pure transitions, which a checkpoint stores unchanged.
 
 `Session` performs the effects: trackers, evaluations, checkpoints and weights.
 """
@@ -80,7 +80,7 @@ class SeedProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return replace(self, pending=(*self.pending, (steps, seconds)))
 
     def after_evaluation(self, evaluation: Evaluation, goals: Goals) -> "SeedProgress":
-        """Take in the outcome of the oldest pending evaluation."""
+        """Record the outcome of the oldest pending evaluation."""
         when, *pending = self.pending
         solved = goals.stop_at_return is None and evaluation.solved
         return replace(
@@ -105,7 +105,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluated_at: int = 0  # steps at which the newest evaluations were started
     stopped_budget: int = 0
     """The budget of steps that a callback ended early; 0 if none did. A run that is resumed with a
-    larger budget trains on."""
+    larger budget continues."""
 
     @classmethod
     def start(cls, num_seeds: int) -> "Progress":
@@ -117,7 +117,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def after_chunk(
         self, steps: int, seconds: float, chunks: Sequence[SeedChunk], goals: Goals
     ) -> "Progress":
-        """Take in a chunk of every seed, which ended after `steps` and `seconds`."""
+        """Record a chunk of every seed, which ended after `steps` and `seconds`."""
         seeds = [
             seed.after_chunk(chunk, seconds, goals)
             for seed, chunk in zip(self.seeds, chunks, strict=True)
@@ -125,7 +125,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return replace(self, steps=steps, seconds=seconds, seeds=tuple(seeds))
 
     def after_unfinished_chunk(self, steps: int, seconds: float) -> "Progress":
-        """Note where a stop left a chunk: the resumed run finishes the chunk and counts it."""
+        """Record where a stop left a chunk, which the resumed run finishes and counts."""
         return replace(self, steps=steps, seconds=seconds)
 
     def after_evaluations_started(self) -> "Progress":
@@ -134,7 +134,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return replace(self, evaluated_at=self.steps, seeds=tuple(seeds))
 
     def after_evaluation(self, index: int, evaluation: Evaluation, goals: Goals) -> "Progress":
-        """Take in the oldest pending evaluation of the seed at `index`."""
+        """Record the oldest pending evaluation of the seed at `index`."""
         return self._with_seed(index, self.seeds[index].after_evaluation(evaluation, goals))
 
     def after_failed_evaluation(self, index: int) -> "Progress":
@@ -169,7 +169,8 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def should_stop(self, goals: Goals) -> bool:
         """Tell whether to end training before the budget is used up.
 
-        The time is used up, a callback requested it, or every seed has reached the goals.
+        The reason is that the time is used up, a callback requested it, or every seed has reached
+        the goals.
         """
         if self.steps == 0:
             return False
@@ -206,7 +207,7 @@ class StoredRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read what `encode` returned, or what format 1 stored.
 
         Raises:
-            msgspec.ValidationError: the values are of neither.
+            msgspec.ValidationError: the values have neither form.
         """
         return msgspec.convert(stored if "progress" in stored else _upgraded(stored), cls)
 
@@ -230,7 +231,7 @@ class _RunOfFormat1(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _upgraded(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint of format 1 stores of a run in the present form."""
+    """Convert what a checkpoint of format 1 stores of a run to the present form."""
     run = msgspec.convert(stored, _RunOfFormat1)
     seeds = [
         SeedProgress(

@@ -1,4 +1,4 @@
-"""The result of a run, as Python gets it."""
+"""The result of a run, for Python."""
 
 import base64
 import dataclasses
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A video that a notebook plays where it ends a cell; elsewhere it is its `path`."""
+    """A video, which a notebook plays if a cell ends in it; elsewhere use its `path`."""
 
     path: Path  # an MP4
 
@@ -49,7 +49,7 @@ class Result:
         return self.signal is not None
 
     def plot(self, seed: int = 0) -> "Figure":
-        """Plot the curves of a seed; a notebook shows them where the call ends a cell.
+        """Plot the curves of a seed; a notebook shows them if a cell ends in the call.
 
         Args:
             seed: place of the seed in `seeds`, counted from 0.
@@ -60,7 +60,7 @@ class Result:
         return draw_curves(RunFolder.at(self.seeds[seed].folder))
 
     def video(self, seed: int = 0) -> Video:
-        """Return the video of a seed; a notebook plays it where the call ends a cell.
+        """Return the video of a seed; a notebook plays it if a cell ends in the call.
 
         Args:
             seed: place of the seed in `seeds`, counted from 0.

@@ -1,4 +1,4 @@
-"""Play a saved run: evaluate it, record a video of it, load its policy."""
+"""Saved runs: evaluate one, record a video of it, load its policy."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from noisydqn.config.config import Config
+from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.config.run import MAX_VIDEO_SECONDS
 from noisydqn.config.stored import from_stored
 from noisydqn.envs.protocol import Environment
@@ -21,14 +22,14 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
 from noisydqn.runners.build import policy_like
 from noisydqn.runs import weights
-from noisydqn.runs.exported import read_card, read_safetensors, spec_of_run
+from noisydqn.runs.exported import admit_policy, read_card, read_safetensors, spec_of_run
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.keys import SeedKeys, seed_keys
 from noisydqn.settings import own_settings
 from noisydqn.trees import named
 
 MAX_EPISODES = 10_000
-"""Largest number of episodes: more, played side by side, may not fit into memory."""
+"""Largest number of episodes: more, played in lockstep, may not fit into memory."""
 
 
 @own_settings()
@@ -39,6 +40,7 @@ def evaluate(
     episodes: int | None = None,
     seed: int | None = None,
     weights: Literal["best", "final"] = "best",
+    trust: bool = False,
     **unknown: Any,
 ) -> Evaluation:
     """Play whole episodes with mean weights, as `noisydqn evaluate` does.
@@ -47,24 +49,26 @@ def evaluate(
 
     Args:
         folder: a run's folder, which `train` made; of several seeds, the folder of one.
-        env: as in `train`, where the config cannot name the environment, or to play in another.
-            The run's `env_kwargs` and `max_episode_steps` do not apply to it.
-        episodes: number of episodes; None plays as many as the run's own evaluations, so that the
-            default is the evaluation of its summary. Episodes longer than the run's
-            `evaluation_max_steps` are truncated.
-        seed: of the episodes; None takes the run's own, as its summary did.
+        env: as in `train`: needed if the config cannot name the environment, or to play in another
+            one. The run's `env_kwargs` and `max_episode_steps` do not apply to it.
+        episodes: number of episodes; None plays as many as the run's own evaluations. Episodes
+            longer than the run's `evaluation_max_steps` are truncated.
+        seed: seed of the episodes; None takes the run's own. The defaults repeat the evaluation in
+            the run's summary.
         weights: `"best"` or `"final"`.
+        trust: whether code that the run's config names may be imported and run.
         unknown: refused.
 
     Raises:
-        UserError: an argument is out of range; the folder holds no run, or several; the weights
-            are missing or damaged; or the environment cannot be made, or has other observations
-            or actions than the run's.
+        UserError: an argument is out of range; the folder holds no run, or several; its config
+            names code and is not trusted; the weights are missing or damaged; or the environment
+            cannot be made, or has other observations or actions than the run's.
         EnvironmentFailedError: the environment failed.
     """
-    refuse_unknown(unknown, ["folder", "env", "episodes", "seed", "weights"], "evaluate")
+    known = ["folder", "env", "episodes", "seed", "weights", "trust"]
+    refuse_unknown(unknown, known, "evaluate")
     episodes = argument("episodes", episodes, int | None)
-    run, config = open_folder(folder)
+    run, config = _open(folder, env, trust)
     episodes = config.run.evaluation_episodes if episodes is None else episodes
     if not 1 <= episodes <= MAX_EPISODES:
         raise UserError(f"--episodes must be between 1 and {MAX_EPISODES}, got {episodes}")
@@ -87,6 +91,7 @@ def record(
     out: Place | None = None,
     seconds: float = 20.0,
     seed: int | None = None,
+    trust: bool = False,
     **unknown: Any,
 ) -> Path:
     """Record a video of the best weights, as `noisydqn record` does; returns its path.
@@ -96,20 +101,22 @@ def record(
         env: as in `evaluate`.
         out: the MP4, a new file; None takes a free name in the run's folder.
         seconds: length of the video.
-        seed: of the episodes; None takes the run's own.
+        seed: seed of the episodes; None takes the run's own.
+        trust: as in `evaluate`.
         unknown: refused.
 
     Raises:
-        UserError: `out` exists or cannot be written, the environment cannot be drawn, or as
+        UserError: `out` exists or cannot be written, the environment cannot be rendered, or as
             `evaluate`.
     """
-    refuse_unknown(unknown, ["folder", "env", "out", "seconds", "seed"], "record")
+    known = ["folder", "env", "out", "seconds", "seed", "trust"]
+    refuse_unknown(unknown, known, "record")
     seconds = argument("seconds", seconds, float)
     if not 0 < seconds <= MAX_VIDEO_SECONDS:
         raise UserError(
             f"--seconds must be above zero and at most {MAX_VIDEO_SECONDS}, got {seconds}"
         )
-    run, config = open_folder(folder)
+    run, config = _open(folder, env, trust)
     key = _keys(config, seed).video
     video = run.video.free() if out is None else File.at(given_path(out))
     environment, policy = _load(run, config, env, "best")
@@ -120,40 +127,53 @@ def record(
 
 
 @own_settings()
-def load_policy(path: Path | str, which: str = "best", env: AnyEnvironment = None) -> GreedyPolicy:
-    """Load a policy from a run's folder, or from what `noisydqn export --format safetensors` made.
+def load_policy(
+    path: Path | str, which: str = "best", env: AnyEnvironment = None, *, trust: bool = False
+) -> GreedyPolicy:
+    """Load a policy from a run's folder, or a file of `noisydqn export --format safetensors`.
 
         policy = noisydqn.load_policy("runs/one")
         action, _ = policy.predict(observation, deterministic=True)
 
-    The environment is not needed, but for the folder of a run that is older than `spaces.json`.
+    The environment is needed only for the folder of a run that is older than `spaces.json`.
 
     Args:
-        path: folder or file.
-        which: of a folder, the `"best"` weights or the `"final"` ones.
-        env: as in `train`, for such an old folder alone, where the config cannot name it.
+        path: the folder or the file.
+        which: `"best"` or `"final"` weights, if `path` is a folder.
+        env: as in `train`: only for such an old folder, and only if the config cannot name it.
+        trust: whether code that the config names, such as a torso, may be imported and run.
 
     Raises:
-        UserError: there is no policy, it is damaged, or the folder holds several runs.
+        UserError: there is no policy, it is damaged, it needs code that its config names and is
+            not trusted, or the folder holds several runs.
     """
     path = given_path(path, "the policy")
     if not path.is_file():
-        folder, config = open_folder(path)
+        folder, stored = open_folder(path)
+        config = admit_policy(folder, stored, env, trust=argument("trust", trust, bool))
         spec = spec_of_run(folder, config, env)
         return GreedyPolicy(weights.load_policy(folder.weights(which), config, spec), spec)
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path} is no file that load_policy reads: name a run's folder or a .safetensors file"
+            f"{path} is not a file that load_policy reads: name a run's folder or a .safetensors "
+            "file"
         )
     arrays, text = read_safetensors(path)
     spec, options = read_card(text, path)
-    config = from_stored(options, path)
+    config = from_stored(options, path).admit(NETWORK, trust=argument("trust", trust, bool))
     expected = policy_like(config.program, spec)
     for name in named(expected):
         mean = arrays.get(name.removesuffix("_sigma") + "_mu")
         if name.endswith("_sigma") and mean is not None:  # only means were exported
             arrays[name] = np.zeros_like(mean)
     return GreedyPolicy(weights.policy_of_arrays(expected, arrays, path), spec)
+
+
+def _open(folder: Place, env: AnyEnvironment, trust: object) -> tuple[RunFolder, Config]:
+    """Open the folder of a run that is to be played, and admit its config."""
+    run, stored = open_folder(folder)
+    uses = ALL if env is None else NETWORK
+    return run, stored.admit(uses, trust=argument("trust", trust, bool))
 
 
 def _keys(config: Config, seed: int | None) -> SeedKeys:

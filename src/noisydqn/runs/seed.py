@@ -1,4 +1,4 @@
-"""One seed's side of a session: its trackers, evaluations, weights and report."""
+"""One seed's part of a session: its trackers, evaluations, weights and report."""
 
 import dataclasses
 from collections.abc import Callable
@@ -45,15 +45,15 @@ class Context:
 
 
 class SeedSession:
-    """One seed's side of a session.
+    """One seed's part of a session.
 
     Its life cycle: `restore` if the run is resumed; `open`; `record_chunk` and `take_evaluation`
     while training; `save`; `close`; `report`. All counts are in the session's `Progress`.
 
     Args:
-        config: of this seed.
-        folder: of this seed.
-        context: shared by the run.
+        config: config of this seed.
+        folder: folder of this seed.
+        context: services shared by all seeds of the run.
         shown: whether the terminal shows this seed.
     """
 
@@ -123,7 +123,7 @@ class SeedSession:
         self._watchers.evaluation(steps, seconds, evaluation)
 
     def training(self, progress: Progress, index: int, stop: Callable[[], None]) -> Training:
-        """Return what callbacks see of this seed, whose place in `progress` is `index`."""
+        """Return what callbacks see of this seed, whose index in `progress` is `index`."""
         seed = progress.seeds[index]
         return Training(
             config=self.config,
@@ -153,7 +153,7 @@ class SeedSession:
         return {"final": self.final, "best": self.best, "pending": pending}
 
     def file_sizes(self) -> FileSizes:
-        """Return how far the CSV files are written."""
+        """Return the current sizes of the CSV files."""
         return self._files.sizes()
 
     def make_folder(self) -> None:
@@ -199,7 +199,7 @@ class SeedSession:
 
     @property
     def records_video(self) -> bool:
-        """Whether the report records a video: one is wanted, possible, and not there yet."""
+        """Whether the report records a video: it is requested, possible and not yet recorded."""
         recorded = self.summary["evaluation"] is not None and self.folder.video.exists()
         possible = self.context.env.video_problem is None
         return self.config.run.video_seconds > 0 and not recorded and possible
@@ -227,7 +227,7 @@ class SeedSession:
                 self.evaluations.check(future)
 
             if future is not None and self.context.env.plays_one_at_a_time:
-                wait(future, take)  # of some environments only one can be made
+                wait(future, take)  # some environments can be made only once
             if records_video:
                 Wall("recording a video", warn).call("", self._record_video, policy, take)
             if future is not None:

@@ -1,4 +1,4 @@
-"""A training session: drives a runner, and performs the effects that `Progress` decides."""
+"""A training session, which drives a runner and performs the effects that `Progress` decides."""
 
 import math
 import time
@@ -30,7 +30,7 @@ from noisydqn.runs.seed import Context, SeedSession
 
 
 class Session:
-    """Trains all seeds that share a runner.
+    """A training session of all seeds that share a runner.
 
     Its life cycle: `train`, `save`, `report`, `end`; `close` at any point. None of them raises:
     what goes wrong is noted in the context's `ending`.
@@ -40,7 +40,7 @@ class Session:
         folders: a folder for each seed.
         checkpoints: the folder of the checkpoints, which hold all seeds.
         checkpoint: the checkpoint to resume; None starts from the beginning.
-        context: shared by the run.
+        context: services shared by all seeds of the run.
 
     Raises:
         UserError: the checkpoint does not fit the configs.
@@ -157,34 +157,40 @@ class Session:
         self._save_weights()
 
     def _chunks(self) -> Generator[Chunk]:
-        """Start all compilation, first of what training needs, and the runner."""
+        """Start all compilation, first of what training needs; returns the chunks to come."""
         env, compiler = self.context.env, self.context.compiler
         longest, chunks = env.by_kind(device=self._on_device, host=self._on_host)
         compiler.start_after(longest, self._evaluation_programs)
         return chunks
 
     def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the device runner; returns the program that takes longest to compile, too."""
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
         keys = jnp.stack([seed.keys.training for seed in self.seeds])
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = device.programs(self.config.program, env, len(keys)).start(compiler)
-        return longest, device.run(
-            *(self.config.program, env, keys, self.config.total_steps, self.checkpoint),
-            stop=stop,
-            compiler=compiler,
+        made = device.programs(self.config.program, env, len(keys))
+        chunks = device.run(
+            made,
+            keys,
+            self.config.total_steps,
+            self.checkpoint,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the host runner; returns the program that takes longest to compile, too."""
-        key = self.seeds[0].keys.training
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = host.programs(self.config.program, env.spec).start(compiler)
-        return longest, host.run(
-            *(self.config.program, env, key, self.config.total_steps),
-            *(self.checkpoint, self.context.terminal.warn),
-            stop=stop,
-            compiler=compiler,
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
+        made = host.programs(self.config.program, env.spec)
+        chunks = host.run(
+            made,
+            env,
+            self.seeds[0].keys.training,
+            self.config.total_steps,
+            self.checkpoint,
+            self.context.terminal.warn,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         env = self.context.env
@@ -217,15 +223,15 @@ class Session:
             self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
 
     def _watch(self, chunk: Chunk, pool: Background) -> None:
-        """Start evaluations, call the user's callbacks, and take in evaluations."""
+        """Start evaluations, call the user's callbacks, and record evaluations that are done."""
         if self.progress.should_evaluate(self.goals):
             self._queue_evaluations()
             if not self.context.ending.near:
                 self._start_evaluations(pool)
         for i, seed in enumerate(self.seeds):
             seed.callbacks.chunk(self._training(i), chunk.seeds[i])
-        # A run must not end after another chunk because a thread was slow: where an evaluation
-        # decides, training waits for it.
+        # The chunk after which a run ends must not depend on the speed of a thread: where an
+        # evaluation decides, training waits for it.
         self._take_evaluations(block=self.progress.needs_confirmation(self.goals))
 
     def _training(self, index: int) -> Training:
@@ -261,7 +267,7 @@ class Session:
         self._take_evaluations(block=block or self.progress.needs_confirmation(self.goals))
 
     def _take_evaluations(self, *, block: bool) -> None:
-        """Take in the evaluations that are done, in order; wait for all of them if `block`."""
+        """Record the evaluations that are done, in order; wait for all of them if `block`."""
         for i, seed in enumerate(self.seeds):
             while self.progress.seeds[i].pending:
                 steps, seconds = self.progress.seeds[i].pending[0]

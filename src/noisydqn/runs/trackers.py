@@ -27,7 +27,7 @@ RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
 
 PLAIN_SECONDS = 10.0
-"""Least time between two progress lines where the output is not a terminal."""
+"""Shortest time between two progress lines where the output is not a terminal."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -75,9 +75,9 @@ class Tracker(Protocol):
         """
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Record an evaluation of the weights that `steps` and `seconds` of training led to.
+        """Record an evaluation of the weights after `steps` and `seconds` of training.
 
-        Evaluations run beside training, so later chunks may be recorded before.
+        Evaluations run beside training, so later chunks may be recorded first.
         """
 
     def close(self) -> None:
@@ -85,16 +85,16 @@ class Tracker(Protocol):
 
 
 class FileTracker:
-    """Writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
+    """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
     The first column of each, `step`, counts environment steps, summed over environments, up to
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
     Args:
-        folder: of the run.
-        sizes: of the files when the run was saved: later rows are removed.
-        warn: told of a file that cannot be written, once; the others are.
+        folder: folder of the run.
+        sizes: the sizes of the files when the run was saved: later rows are removed.
+        warn: receives a line about each file that cannot be written, once.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class FileTracker:
             )
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Write a row for the evaluation; a statistic that it has no value of is empty."""
+        """Write a row for the evaluation; a statistic without a value is empty."""
         row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
         for statistic in evaluation.statistics:
             row.setdefault(statistic.name, "")
@@ -149,12 +149,11 @@ class FileTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard events; the horizontal axis is environment steps.
+    """A tracker that writes TensorBoard events; the horizontal axis is environment steps.
 
-    The options of the run are hyperparameters, by which TensorBoard compares runs.
-
-    It writes in the calling thread: the thread of TensorBoard's own writer dies when the disk is
-    full, and then the caller waits for ever.
+    The options of the run are hyperparameters, by which TensorBoard compares runs. Events are
+    written in the calling thread: the thread of TensorBoard's own writer dies when the disk is
+    full, and its caller then waits forever.
     """
 
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
@@ -162,7 +161,7 @@ class TensorBoardTracker:
         folder.tensorboard.make()
         # The suffix keeps two files of the same second apart.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter(folder.tensorboard.file(name).create())
+        self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:
@@ -366,6 +365,6 @@ class Terminal:
             self.say(self._waiting.popleft()[1])
 
     def close(self) -> None:
-        """Print the lines that wait for evaluations which will not end."""
+        """Print the lines that still wait for evaluations."""
         self._evaluating.clear()
         self._say_waiting()

@@ -1,4 +1,4 @@
-"""Files of policies, in the format safetensors: loading runs no code."""
+"""Files of policies in the format safetensors, so that loading runs no code."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def load_policy(file: File, config: Config, spec: EnvironmentSpec) -> Policy:
 
 
 def policy_of_arrays(expected: Policy, arrays: dict[str, np.ndarray], path: Path) -> Policy:
-    """Return the policy like `expected` with the arrays that were read from `path`.
+    """Return a policy like `expected` with the arrays that were read from `path`.
 
     Raises:
         UserError: names, shapes or types differ from those of `expected`.
