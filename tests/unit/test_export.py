@@ -30,6 +30,7 @@ from noisydqn.export import (
     export_run,
     graph,
 )
+from noisydqn.folders import File
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
@@ -171,8 +172,8 @@ def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Polic
     config, of = case
     policy = make(case)
     file = tmp_path / f"policy{SUFFIXES[file_format]}"
-    card = describe(RunFolder(tmp_path), config, of)
-    export_policy(file, file_format, policy, of, card)
+    card = describe(RunFolder.at(tmp_path), config, of)
+    export_policy(File.at(file), file_format, policy, of, card)
     assert sorted(x.name for x in tmp_path.iterdir()) == [file.name, file.name + ".json"]
     assert json.loads(card_path(file).read_text()) == json.loads(json.dumps(card))
     return file, policy
@@ -282,8 +283,8 @@ def run(tmp_path: Path) -> Path:
     """The folder of a run of Catcher, with fresh weights."""
     config = PRESETS["catcher"].replace(hidden=(8,))
     out, (folder,) = create_folders(config, tmp_path / "run")
-    for path in (folder.best, folder.final):
-        save_policy(path, build.make_policy(config.program, CASES["bytes"][1], jax.random.key(0)))
+    for file in (folder.best, folder.final):
+        save_policy(file, build.make_policy(config.program, CASES["bytes"][1], jax.random.key(0)))
     return out
 
 
@@ -332,14 +333,15 @@ def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) ->
 
 def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:
     config, of = CASES["vector"]
-    card = {**describe(RunFolder(tmp_path), config, of), "version": 9}
-    export_policy(tmp_path / "p.safetensors", "safetensors", make(CASES["vector"]), of, card)
+    card = {**describe(RunFolder.at(tmp_path), config, of), "version": 9}
+    file = File.at(tmp_path / "p.safetensors")
+    export_policy(file, "safetensors", make(CASES["vector"]), of, card)
     with pytest.raises(UserError, match="has a card of version 9, expected 1"):
         load_policy(tmp_path / "p.safetensors")
 
 
 def card_of(case: Case) -> dict[str, Any]:
-    return json.loads(json.dumps(describe(RunFolder(Path()), *case)))
+    return json.loads(json.dumps(describe(RunFolder.at(Path()), *case)))
 
 
 @pytest.mark.parametrize(

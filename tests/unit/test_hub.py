@@ -11,7 +11,6 @@ import pytest
 from noisydqn import PRESETS, UserError, hub, load_policy
 from noisydqn.cli import main
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.files import write_json
 from noisydqn.runners import build
 from noisydqn.runs.folder import create_folders
 from noisydqn.runs.weights import save_policy
@@ -65,11 +64,11 @@ def run(tmp_path: Path) -> Path:
     """A run's folder."""
     config = PRESETS["catcher"].replace(hidden=(8,))
     out, (folder,) = create_folders(config, tmp_path / "run", SPEC)
-    for path in (folder.best, folder.final):
-        save_policy(path, build.make_policy(config.program, SPEC, jax.random.key(0)))
+    for file in (folder.best, folder.final):
+        save_policy(file, build.make_policy(config.program, SPEC, jax.random.key(0)))
     evaluation = {"episodes": 10, "mean_return": 274.5, "caught_fraction": 0.9993}
-    write_json(folder.summary, {"steps": 64_000, "evaluation": evaluation})
-    folder.video.write_bytes(b"film")
+    folder.summary.write_json({"steps": 64_000, "evaluation": evaluation})
+    folder.video.path.write_bytes(b"film")
     (out / "notes.txt").write_text("mine alone")
     return out
 

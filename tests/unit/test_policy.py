@@ -134,7 +134,7 @@ def test_loads_without_the_environment(run: Path) -> None:
 
 
 def test_an_old_run_needs_its_environment(run: Path) -> None:
-    RunFolder(run).spaces.unlink()
+    RunFolder.at(run).spaces.remove()
     with pytest.raises(UserError, match=r"has no spaces\.json, so its policy needs the env"):
         load_policy(run)
     with pytest.raises(UserError, match=r"has no spaces\.json"):
@@ -143,14 +143,14 @@ def test_an_old_run_needs_its_environment(run: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "no JSON", '{"version": 2}'])
 def test_spaces_that_are_damaged_are_named(run: Path, text: str) -> None:
-    RunFolder(run).spaces.write_text(text)
+    RunFolder.at(run).spaces.path.write_text(text)
     with pytest.raises(UserError, match=r"spaces\.json cannot be used .*: restore it") as error:
         load_policy(run)
     assert "\n" not in str(error.value)
 
 
 def test_spaces_of_another_run_do_not_fit(run: Path) -> None:
-    write_spaces(RunFolder(run), spec_of(GAMES["MultiDiscrete"]()))
+    write_spaces(RunFolder.at(run), spec_of(GAMES["MultiDiscrete"]()))
     with pytest.raises(UserError, match="does not fit the config beside it"):
         load_policy(run)
 

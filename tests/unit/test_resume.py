@@ -29,6 +29,7 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import DivergedError, UserError
+from noisydqn.folders import Folder
 from noisydqn.runs import evaluations
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.session import Session
@@ -341,9 +342,10 @@ def test_one_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     noisydqn.train(env="CartPole-v1", out=out, **tiny(steps=40))
     program = (
-        "import pathlib, sys, time\n"
+        "import time\n"
         "from noisydqn.checkpoint.lock import locked\n"
-        f"with locked(pathlib.Path({str(out / 'checkpoints')!r})):\n"
+        "from noisydqn.folders import Folder\n"
+        f"with locked(Folder({str(out / 'checkpoints')!r})):\n"
         "    print('locked', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -379,9 +381,10 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
         noisydqn.train(env=CountingHostEnv, out=out, **options)
     assert "arrays of weights are not finite, first" in str(caught.value)
     assert f"what was trained until then is in {out}" in str(caught.value)
-    for path in (RunFolder(out).final, RunFolder(out).best):
-        assert all(np.isfinite(x).all() for x in safetensors.numpy.load_file(path).values())
-    checkpoint = newest_whole(RunFolder(out).checkpoints, pytest.fail)
+    for file in (RunFolder.at(out).final, RunFolder.at(out).best):
+        arrays = safetensors.numpy.load_file(file.path)
+        assert all(np.isfinite(x).all() for x in arrays.values())
+    checkpoint = newest_whole(RunFolder.at(out).checkpoints, pytest.fail)
     assert checkpoint is not None
     config = noisydqn.Config(**{k: v for k, v in options.items() if k != "quiet"})
     policy = policy_like(config.program, SPEC)
@@ -448,5 +451,5 @@ def test_blocks_of_a_ring(size: int) -> None:
 
 def test_a_lock_needs_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"), locked(tmp_path / "file"):
+    with pytest.raises(UserError, match="cannot be written to"), locked(Folder(tmp_path / "file")):
         pass

@@ -80,14 +80,14 @@ def test_an_environment_is_handed_in(run: Path, env: Any) -> None:
 
 def test_an_environment_that_is_handed_in_is_played_as_it_is(run: Path) -> None:
     """Not as that of the run was made."""
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     write_config(folder, PLAIN.replace(env_kwargs='{"size": 9}', max_episode_steps=3))
     evaluation = noisydqn.evaluate(run, env=Walk, episodes=1)
     assert evaluation.returns == (7,)
 
 
 def test_as_many_episodes_as_the_run_evaluates(run: Path) -> None:
-    write_config(RunFolder(run), PLAIN.replace(evaluation_episodes=3))
+    write_config(RunFolder.at(run), PLAIN.replace(evaluation_episodes=3))
     assert len(noisydqn.evaluate(run, env=Walk).returns) == 3
 
 

@@ -5,8 +5,9 @@ import hashlib
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ PIECE_BYTES = 2**22
 
 
 @contextmanager
-def _reading(file: OnDisk) -> Generator[BinaryIO]:
+def _reading(file: OnDisk) -> Generator[BufferedReader]:
     """Open a file; every error in reading it means that it is damaged."""
     try:
         with file.reading() as opened:
