@@ -42,6 +42,10 @@ EFFORT: dict[Runs, dict[str, Any]] = {
 
 POLL_SECONDS = 0.05
 MAX_THREADS = 4
+COMPILING = "compiler"
+"""The name of threads that compile."""
+END_SECONDS = 5.0
+"""Seconds that the end of the interpreter waits for threads that do something else."""
 
 
 def compile_options(runs: Runs) -> dict[str, Any]:
@@ -223,9 +227,13 @@ def busy() -> bool:
 
 @atexit.register
 def join_threads() -> None:
-    """Wait for background threads, because XLA crashes if the interpreter ends before them."""
+    """Wait for background threads, because XLA crashes if the interpreter ends before them.
+
+    Compilation always ends; an evaluation whose environment hangs does not.
+    """
+    end = time.monotonic() + END_SECONDS
     for thread in list(_threads):
-        thread.join()
+        thread.join(None if thread.name == COMPILING else max(end - time.monotonic(), 0))
 
 
 class Background:
@@ -321,7 +329,7 @@ class Compiler:
         announce: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self._check, self._announce = check, announce
-        self._background = Background(min(os.cpu_count() or 1, MAX_THREADS), "compiler")
+        self._background = Background(min(os.cpu_count() or 1, MAX_THREADS), COMPILING)
         self._futures: dict[Program[Any], Future[None]] = {}
 
     def __enter__(self) -> Self:

@@ -93,7 +93,7 @@ def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore
     made = host.programs(config, env.spec)
     vector = env.vector(config.runner.num_envs)
     state = made.init(jax.random.key(0))
-    steps = config.total_steps, config.runner.vector_steps
+    steps = config.total_steps
     return host._Run(made, vector, (state, vector.reset(0)), steps, Stop())  # pyright: ignore[reportPrivateUsage]
 
 

@@ -214,6 +214,7 @@ class HostEnvironment:
         pictures: bool = False,
         max_steps: int | None = None,
         fewer: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> "HostVector":
         """Make a vector of environments in lockstep.
 
@@ -224,6 +225,7 @@ class HostEnvironment:
             max_steps: steps after which episodes are truncated, besides the environment's own
                 limit; a native vector ignores it.
             fewer: accept fewer than `num_envs` environments if no more can be made.
+            check: called while worker processes are waited for; it may raise to stop waiting.
 
         Raises:
             UserError: the environments cannot be made; with `fewer`, not even one can, whatever
@@ -247,6 +249,7 @@ class HostEnvironment:
                 self._probe.action_space,
                 timeout=self.step_timeout,
                 notice=self.notices,
+                check=check,
             )
             return HostVector(GuardedBackend(workers), self.notices)
         renders = pictures and self._probe.rate is not None

@@ -25,7 +25,7 @@ from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
-from noisydqn.errors import EnvironmentFailedError
+from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.options import ProgramOptions
@@ -201,7 +201,8 @@ def run(
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)
-    vector = env.vector(made.core.num_envs, processes=True)
+    stop = stop or Stop()
+    vector = env.vector(made.core.num_envs, processes=True, check=stop.check)
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
@@ -210,7 +211,7 @@ def run(
         state = made.init(training_key)
         if compiler is not None:
             compiler.wait(made.learn, made.act)
-        training = _Run(made, vector, (state, first), total_steps, stop or Stop())
+        training = _Run(made, vector, (state, first), total_steps, stop)
         if checkpoint is not None:
             training.restore(checkpoint, warn)
         yield from training.chunks()
@@ -269,16 +270,19 @@ class _Run:
         return None
 
     def _step(self) -> None:
-        """Step all environments once.
-
-        Where it failed between acting and stepping, the next call takes the actions then chosen.
-        """
+        """Step all environments once; after a failure or a stop, with the actions then chosen."""
         if self.actions is None:
             step = np.int32(self.steps)
             self.state, actions = self.made.act(self.state, self.time_step, step)
             self._learn()  # runs while the environments take their step
             self.actions = np.asarray(actions)
-        self.time_step = self.vector.step(self.actions)
+        try:
+            self.time_step = self.vector.step(self.actions)
+        except StoppedError:
+            return
+        except KeyboardInterrupt:  # of an environment, or in a thread: no signal is handled there
+            self.stop.request()
+            return
         self.actions = None
         ended = self.time_step.last
         self.scheduled = self.schedule.scheduled(self.steps, int(ended.sum()))
@@ -338,14 +342,12 @@ class _Run:
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
         """Resume from a checkpoint; the environments were just reset with the run's own seed."""
-        counts = [int(x) for x in checkpoint.read("counts", np.zeros(7, np.int64))]
-        *counts, length, ended = counts
+        *counts, length, ended = map(int, checkpoint.read("counts", np.zeros(7, np.int64)))
         self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before = counts
         saved = self.vector.history
         most = self.steps // self.num_envs
-        saved = saved._replace(
-            actions=np.zeros((min(length, most), *saved.actions.shape[1:]), np.int32)
-        )
+        shape = min(length, most), *saved.actions.shape[1:]
+        saved = saved._replace(actions=np.zeros(shape, np.int32))
         saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
         chunk = min(ended, self.chunk_steps)
@@ -354,8 +356,7 @@ class _Run:
         actions = checkpoint.read("actions", np.zeros(self.num_envs, np.int32))
         self.actions = np.array(actions) if (actions >= 0).all() else None
         rows = self.state.replay.rows
-        like = structs(self.state.with_rows(None))
-        state = checkpoint.read("state", like)
+        state = checkpoint.read("state", structs(self.state.with_rows(None)))
         rows = checkpoint.read_rows(rows, 0)
         self.state = state.with_rows(rows)
         newest = checkpoint.read("time_step", self.time_step)

@@ -66,8 +66,9 @@ def train(
         noisydqn.train(noisydqn.PRESETS["catcher"])
         noisydqn.train(env="CartPole-v1", explorer=Boltzmann(temperature=0.1))
 
-    `noisydqn train` does the same. Ctrl-C and SIGTERM end training within seconds: a checkpoint
-    and the weights are saved, without an evaluation or a video. A second signal quits at once.
+    `noisydqn train` does the same. Ctrl-C, SIGTERM and SIGHUP end training within seconds: a
+    checkpoint and the weights are saved, without an evaluation or a video. A second one quits at
+    once.
 
     Args:
         config: the options, or a NAME as for `noisydqn train`: a preset, an environment, or a run
@@ -91,7 +92,7 @@ def train(
             `NOISYDQN_CACHE` or a folder in the user's cache folder.
         trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
-            several seeds need functions.
+            several seeds need functions. One that raises is reported and left out from then on.
         callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
         options: changes to the config, such as `seed=1`.
 
@@ -99,7 +100,7 @@ def train(
         UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
             written to.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
-        ExtensionFailedError: a tracker or a callback raised; what was trained is saved.
+        ExtensionFailedError: a callback raised; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
     """
     quiet, resume = argument("quiet", quiet, bool), argument("resume", resume, bool)

@@ -3,8 +3,9 @@
 import math
 import socket
 import time
+import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -16,11 +17,11 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
-from noisydqn.output import discard
+from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.csv_file import CsvFile
 from noisydqn.runs.folder import RunFolder
-from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
@@ -58,8 +59,9 @@ FLUSH_SECONDS = 60.0
 class Tracker(Protocol):
     """A consumer of the metrics of one seed's run.
 
-    Training calls it in its own thread and waits for it. A tracker of a resumed run may see the
-    steps after the last checkpoint a second time.
+    Training calls it in its own thread and waits for it. One that raises is told of and left out
+    from then on. A tracker of a resumed run may see the steps after the last checkpoint a second
+    time.
     """
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
@@ -89,14 +91,22 @@ class FileTracker:
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
-    `sizes` are the sizes of the files when the run was saved: later rows are removed.
+    Args:
+        folder: folder of the run.
+        sizes: the sizes of the files when the run was saved: later rows are removed.
+        warn: receives a line about each file that cannot be written, once.
     """
 
-    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sizes: Sequence[int] = (0, 0, 0),
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         metrics, episodes, evaluations = sizes
-        self._metrics = CsvFile(folder.metrics, metrics)
-        self._episodes = CsvFile(folder.episodes, episodes)
-        self._evaluations = CsvFile(folder.evaluations, evaluations)
+        self._metrics = CsvFile(folder.metrics, metrics, warn)
+        self._episodes = CsvFile(folder.episodes, episodes, warn)
+        self._evaluations = CsvFile(folder.evaluations, evaluations, warn)
 
     def sizes(self) -> tuple[int, int, int]:
         """Flush the files to the disk, anew if they were removed; returns their sizes in bytes."""
@@ -149,9 +159,10 @@ class TensorBoardTracker:
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.make()
-        # The suffix keeps two files of the same second apart.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
+        # Microseconds, for a run that fails at once and is resumed at once. TensorBoard reads the
+        # files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{steps}"
+        self._writer = RecordWriter(folder.tensorboard.file(name).create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:
@@ -251,28 +262,24 @@ class _MetricsColumn(ProgressColumn):
         return Text(task.fields["metrics"], style="cyan")
 
 
-class _Console(Console):
-    """A console that falls silent when its reader is gone; rich's own would end the run."""
-
-    def on_broken_pipe(self) -> None:
-        """Print nothing from here on."""
-        self.quiet = True
-        discard(self.file)
-
-
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
     With several seeds it shows those of the first. Plain lines come in the order of their steps:
     a line of training waits while the evaluation of an earlier step is running.
+
+    It falls silent where nothing can be printed, and never fails.
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         if Console().is_jupyter:  # a notebook would keep each frame of a bar
             plain |= {"force_jupyter": False, "force_terminal": False}
-        self._console = _Console(quiet=quiet, **plain)
-        self._errors = _Console(stderr=True, **plain)
+        output: Any
+        errors: Any
+        output, errors = lasting_streams()
+        self._console = Console(file=output, quiet=quiet, **plain)
+        self._errors = Console(file=errors, stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.run.steps, config.runner.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
