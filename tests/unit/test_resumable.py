@@ -25,7 +25,12 @@ from noisydqn.runs.resumable import FREE, differing
 
 pytestmark = pytest.mark.slow
 
-SHORT: dict[str, Any] = tiny(steps=80, evaluation_every=0)
+
+def short(**changes: Any) -> dict[str, Any]:
+    """Options of a run of 80 steps, some of them changed."""
+    return tiny(steps=80, evaluation_every=0) | changes
+
+
 DEVICE = "noisydqn/Catcher-v0"
 
 
@@ -33,7 +38,7 @@ DEVICE = "noisydqn/Catcher-v0"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 80 steps."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    noisydqn.train(env=CountingHostEnv, out=out, **SHORT)
+    noisydqn.train(env=CountingHostEnv, out=out, **short())
     return out
 
 
@@ -201,7 +206,7 @@ def edit_away(out: Path, *options: str) -> None:
 
 def test_the_config_of_the_second_seed_is_compared(tmp_path: Path) -> None:
     """Before the first is trained on."""
-    noisydqn.train(env=CountingHostEnv, out=tmp_path, **SHORT, num_seeds=2)
+    noisydqn.train(env=CountingHostEnv, out=tmp_path, **short(num_seeds=2))
     edit(tmp_path / "seed0", n_step=7)
     edit(tmp_path / "seed1", n_step=7)
     shutil.rmtree(tmp_path / "seed0" / "checkpoints")
@@ -216,7 +221,7 @@ def test_the_name_of_an_environment_that_is_passed_stays(run: Path) -> None:
     before = json.loads((run / "config.json").read_text())
     noisydqn.resume(run, env=CountingHostEnv, steps=120, quiet=True)
     assert json.loads((run / "config.json").read_text()) == before | {"steps": 120}
-    noisydqn.train(env=CountingHostEnv, out=run, resume=True, **SHORT | {"steps": 160})
+    noisydqn.train(env=CountingHostEnv, out=run, resume=True, **short(steps=160))
     assert resume(run, steps=200, quiet=True).seeds[0].summary["steps"] == 200
 
 
@@ -256,7 +261,7 @@ def test_what_was_trained_is_not_begun_again(
     with pytest.raises(UserError, match=words):
         resume(run, quiet=True)
     with pytest.raises(UserError, match=words):
-        noisydqn.train(env=CountingHostEnv, out=run, resume=True, **SHORT)
+        noisydqn.train(env=CountingHostEnv, out=run, resume=True, **short())
     assert contents(run) == before
 
 
@@ -286,7 +291,7 @@ def test_restart_of_what_cannot_be_removed(run: Path, monkeypatch: pytest.Monkey
 
 
 def test_restart_of_seeds_that_are_trained_together(tmp_path: Path) -> None:
-    options = SHORT | {"num_seeds": 2}
+    options = short(num_seeds=2)
     noisydqn.train(env=DEVICE, out=tmp_path / "run", **options)
     before = {seed: results(tmp_path / "run" / seed) for seed in ("seed0", "seed1")}
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -306,7 +311,7 @@ def test_restart_of_seeds_that_are_trained_together(tmp_path: Path) -> None:
 
 def test_one_of_several_seeds_is_restarted_alone(tmp_path: Path) -> None:
     """Where seeds take turns; the others stay."""
-    noisydqn.train(env=CountingHostEnv, out=tmp_path, **SHORT, num_seeds=2)
+    noisydqn.train(env=CountingHostEnv, out=tmp_path, **short(num_seeds=2))
     before = {seed: results(tmp_path / seed) for seed in ("seed0", "seed1")}
     shutil.rmtree(tmp_path / "seed1" / "checkpoints")
     with pytest.raises(UserError, match="seed1 holds no checkpoints, nothing was changed"):
@@ -324,7 +329,7 @@ def test_a_run_that_was_ended_before_its_first_checkpoint(
 ) -> None:
     """It begins again, and says that what it had trained is trained again."""
     out = tmp_path / "run"
-    train_until(2, monkeypatch, env=CountingHostEnv, out=out, **SHORT)
+    train_until(2, monkeypatch, env=CountingHostEnv, out=out, **short())
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["none-yet"]
     resume(out)
     printed = capsys.readouterr()
