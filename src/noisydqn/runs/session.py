@@ -126,15 +126,14 @@ class Session:
 
     def _train(self, chunks: Generator[Chunk], pool: Background) -> Chunk | None:
         """Train chunk by chunk; returns the last one, None if it is not to be saved."""
-        ending, sound = self.context.ending, None
+        ending, newest, sound = self.context.ending, None, None
         last = saved = time.perf_counter()
         interval = self.config.run.checkpoint_seconds or math.inf
         with ending.noting("training"):
             for chunk in chunks:
                 now = time.perf_counter()
                 if not chunk.seeds:
-                    self._take_unfinished(chunk, now - self._start)
-                    sound = chunk if chunk.steps > 0 else None
+                    newest = sound = self._take_unfinished(chunk, now - self._start)
                     continue
                 speed = (chunk.steps - self.progress.steps) / (now - last)
                 last = now
@@ -142,11 +141,12 @@ class Session:
                 sound = chunk
                 self._watch(chunk, pool)
                 if ending.near or self.progress.should_stop(self.goals):
-                    break
+                    return sound
                 if now - saved >= interval and not self.writer.busy:
                     self._save_checkpoint(chunk)
                     saved = time.perf_counter()
-                sound = None  # the next chunk takes its arrays
+                newest, sound = chunk, None  # its arrays are the next chunk's, if there is one
+            return newest
         return sound
 
     def _keep(self, chunk: Chunk | None) -> None:
@@ -215,12 +215,17 @@ class Session:
             seed.final = policy
         self.progress = before.after_chunk(chunk.steps, seconds, chunk.seeds, self.goals)
 
-    def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
-        """Note where a stop left a chunk; no tracker sees it, as the resumed run finishes it."""
-        if chunk.steps > 0:
-            for i, seed in enumerate(self.seeds):
-                seed.final = chunk.policy(i)
-            self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
+    def _take_unfinished(self, chunk: Chunk, seconds: float) -> Chunk | None:
+        """Note where a stop left a chunk; no tracker sees it, as the resumed run finishes it.
+
+        Returns the chunk, None if nothing was trained.
+        """
+        if chunk.steps == 0:
+            return None
+        for i, seed in enumerate(self.seeds):
+            seed.final = chunk.policy(i)
+        self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
+        return chunk
 
     def _watch(self, chunk: Chunk, pool: Background) -> None:
         """Start evaluations, call the user's callbacks, and record evaluations that are done."""
