@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from tests.runs import create_folders
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, load_policy
 from noisydqn.cli import main
@@ -39,7 +40,7 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
 from noisydqn.runners import build
 from noisydqn.runs.exported import read_card
-from noisydqn.runs.folder import RunFolder, create_folders
+from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.weights import save_policy
 
 pytestmark = pytest.mark.slow

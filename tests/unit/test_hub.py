@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 import pytest
+from tests.runs import create_folders
 
 from noisydqn import PRESETS, UserError, hub, load_policy
 from noisydqn.cli import main
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.runners import build
-from noisydqn.runs.folder import create_folders
 from noisydqn.runs.weights import save_policy
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((42, 42), np.uint8), 3, ("left", "right", "stay"))

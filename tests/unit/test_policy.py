@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.toy_text import TaxiEnv
 from gymnasium.vector import SyncVectorEnv
 from tests.host_envs import ShowingEnv
+from tests.runs import create_folders
 
 from noisydqn import Config, UserError, load_policy
 from noisydqn.envs.encoding import Encoding
@@ -20,7 +21,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.runners import build
-from noisydqn.runs.folder import RunFolder, create_folders, write_spaces
+from noisydqn.runs.folder import RunFolder, write_spaces
 from noisydqn.runs.weights import save_policy
 
 PLAIN = Config(env="python:nowhere.<lambda>", hidden=(), exploration="greedy", dueling=False)

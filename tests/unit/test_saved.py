@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests.host_envs import ShowingEnv
+from tests.runs import create_folders
 
 import noisydqn
 from noisydqn import Config, UserError
@@ -18,7 +19,7 @@ from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
 from noisydqn.runners import build
-from noisydqn.runs.folder import RunFolder, create_folders, write_config
+from noisydqn.runs.folder import RunFolder, write_config
 from noisydqn.runs.weights import save_policy
 
 pytestmark = pytest.mark.slow

@@ -69,6 +69,8 @@ class ResumeArgs:
     steps: int | None = None
     """Environment steps to train for, counted from the start of the run. If not given, the budget
     that it was started with."""
+    restart: bool = False
+    """Remove what was trained, and train from the beginning."""
     cache: str | None = None
     """Folder that keeps compiled programs for later runs; "none" keeps nothing. If not given,
     NOISYDQN_CACHE or a folder in the user's cache folder."""
@@ -193,6 +195,7 @@ def _resume(argv: Sequence[str]) -> int:
         result = resume(
             args.folder,
             steps=args.steps,
+            restart=args.restart,
             quiet=args.quiet,
             trust=args.trust,
             cache=_cache(args.cache),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
@@ -14,9 +13,11 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import stoppable
+from noisydqn.runs.claim import Claim
 from noisydqn.runs.ending import Ending
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.messages import closing_lines, describe, stopped_line
 from noisydqn.runs.result import Result, SeedResult
@@ -31,10 +32,15 @@ class Job:
 
     config: Config  # of all seeds
     env: Environment
-    out: Path
+    claim: Claim  # to the run's folder
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
     resumed: bool = False
+
+    @property
+    def out(self) -> Path:
+        """The path of the run's folder, which may be renamed while the run is trained."""
+        return self.claim.whole.path
 
     @property
     def together(self) -> bool:
@@ -64,23 +70,24 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
             after all that was trained was saved.
         QuitError: a second stop was requested; what was trained since the last checkpoint is lost.
     """
-    places = [RunFolder.at(job.out)] if job.together else job.folders
     with ExitStack() as stack:
-        for place in places:
-            stack.enter_context(locked(place.checkpoints))
         terminal = stack.enter_context(Terminal(job.config, quiet=quiet))
         stop = stack.enter_context(stoppable(terminal.warn))
         stack.enter_context(program_cache(cache, terminal.warn))
         ending = Ending(stop, terminal.warn)
+        seeds = list(zip(job.folders, job.seeds, strict=True))
+        keeper = Keeper(job.claim, seeds, job.env.spec, terminal.warn)
+        compiler = stack.enter_context(Compiler(stop.check, terminal.compiling))
         results: list[SeedResult] = []
         with ending.noting("the run"):
             _announce(job, terminal)
-            _perform(job, terminal, ending, results)
+            context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
+            _perform(context, job, results)
         stopped_by = stop.signal
         with ending.noting("the summary of all seeds", saves=True):
             if job.config.run.num_seeds > 1 and results:
-                seeds = {"seeds": [result.summary for result in results]}
-                RunFolder.at(job.out).summary.write_json(seeds)
+                keeper.restore()
+                job.claim.whole.summary.write_json({"seeds": [x.summary for x in results]})
         ending.conclude(job.out, job.config)
         if stopped_by is None:
             terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))
@@ -90,25 +97,23 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         return Result(job.out, results, stopped_by)
 
 
-def _perform(job: Job, terminal: Terminal, ending: Ending, results: list[SeedResult]) -> None:
+def _perform(context: Context, job: Job, results: list[SeedResult]) -> None:
     """Train the seeds, together or in turn, until the end is near; adds to the results."""
-    spec = job.env.spec
-    with Compiler(ending.stop.check, terminal.compiling) as compiler:
-        context = Context(job.env, terminal, ending, compiler, job.extensions)
-        for session in _sessions(job, context):
-            with ending.noting("writing the options"):
-                for seed in session.seeds if job.resumed else ():
-                    write_config(seed.folder, seed.config)
-                    write_spaces(seed.folder, spec)
-            _train_and_report(session)
-            ending.steps = session.progress.steps
-            if ending.steps > 0:
-                results += [
-                    SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
-                    for s in session.seeds
-                ]
-            if ending.near:
-                return
+    ending, spec = context.ending, job.env.spec
+    for session in _sessions(job, context):
+        with ending.noting("writing the options"):
+            for seed in session.seeds if job.resumed else ():
+                write_config(seed.folder, seed.config)
+                write_spaces(seed.folder, spec)
+        _train_and_report(session)
+        ending.steps = session.progress.steps
+        if ending.steps > 0:
+            results += [
+                SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
+                for s in session.seeds
+            ]
+        if ending.near:
+            return
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
@@ -118,6 +123,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         UserError: the replay buffers do not fit into memory.
     """
     config, env = job.config, job.env
+    for notice in job.claim.notices:
+        terminal.warn(notice)
     terminal.say(
         f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
     )
@@ -141,11 +148,13 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
     def session(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Session:
         warn = context.terminal.warn
         checkpoint = newest_whole(place.checkpoints, warn) if job.resumed else None
+        if job.resumed and checkpoint is None:
+            context.terminal.say(f"{place.path} holds no checkpoint: training begins at step 0")
         return Session(seeds, folders, place.checkpoints, checkpoint, context)
 
     seeds = job.seeds
     if job.together:
-        yield session(seeds, job.folders, RunFolder.at(job.out))
+        yield session(seeds, job.folders, job.claim.whole)
         return
     for seed, folder in zip(seeds, job.folders, strict=True):
         if len(seeds) > 1:

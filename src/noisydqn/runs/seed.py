@@ -19,7 +19,8 @@ from noisydqn.runs.callbacks import Training
 from noisydqn.runs.ending import Ending
 from noisydqn.runs.evaluations import Evaluations
 from noisydqn.runs.extensions import Callbacks, Extensions, Watchers
-from noisydqn.runs.folder import RunFolder, read_summary, write_config, write_spaces
+from noisydqn.runs.folder import RunFolder, read_summary
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
@@ -37,6 +38,7 @@ class Context:
     ending: Ending
     compiler: Compiler
     extensions: Extensions
+    keeper: Keeper
 
     @property
     def stop(self) -> Stop:
@@ -119,8 +121,12 @@ class SeedSession:
         policy = self.evaluations.remove(steps)
         if best:
             self.best = policy
-            self._best_wall.call("", save_policy, self.folder.best, policy)
+            self._best_wall.finish("", self._save_best, policy)
         self._watchers.evaluation(steps, seconds, evaluation)
+
+    def _save_best(self, policy: Policy) -> None:
+        self.context.keeper.restore()
+        save_policy(self.folder.best, policy)
 
     def training(self, progress: Progress, index: int, stop: Callable[[], None]) -> Training:
         """Return what callbacks see of this seed, whose index in `progress` is `index`."""
@@ -156,21 +162,10 @@ class SeedSession:
         """Return the current sizes of the CSV files."""
         return self._files.sizes()
 
-    def make_folder(self) -> None:
-        """Make the folder of the run anew if it was removed meanwhile."""
-        folder = self.folder
-        if folder.files.make():
-            self.context.terminal.warn(
-                f"{folder.path} was removed while it was trained in: it is made anew, without the "
-                "tables"
-            )
-            write_config(folder, self.config)
-            write_spaces(folder, self.context.env.spec)
-
     def save(self, steps: int, seconds: float, progress: SeedProgress) -> None:
         """Write weights and summary. The summary's evaluation stays if no step was added."""
         assert self.final is not None  # noqa: S101 - a chunk came before
-        self.make_folder()
+        self.context.keeper.restore()
         save_policy(self.folder.final, self.final)
         save_policy(self.folder.best, self.best_policy)
         solved_step, solved_seconds = progress.solved_at or (None, None)
@@ -214,6 +209,7 @@ class SeedSession:
             UserError: the environment failed, or cannot be made.
         """
         policy, records_video = self.best_policy, self.records_video
+        self.context.keeper.restore()
         with Background(1, "evaluation") as pool:
             future = None
             if self.summary["evaluation"] is None:

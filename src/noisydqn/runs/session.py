@@ -1,5 +1,6 @@
 """A training session, which drives a runner and performs the effects that `Progress` decides."""
 
+import hashlib
 import math
 import time
 from collections.abc import Generator, Sequence
@@ -9,10 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 import msgspec
 
+from noisydqn.checkpoint.origin import Origin
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import Background, Program
 from noisydqn.config.config import Config
+from noisydqn.config.stored import to_stored
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import EnvironmentFailedError, UserError
@@ -23,10 +26,11 @@ from noisydqn.runners import device, host
 from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import Chunk
 from noisydqn.runs.callbacks import Training
-from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.folder import RunFolder, config_bytes
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
+from noisydqn.runs.walls import Wall
 
 
 class Session:
@@ -55,7 +59,10 @@ class Session:
         context: Context,
     ) -> None:
         self.config, self.goals = configs[0], Goals.of(configs[0])
-        self.context, self.checkpoint, self._checkpoints = context, checkpoint, checkpoints
+        self.context, self.checkpoint = context, checkpoint
+        self._folder_wall = Wall("the folder of the run", context.terminal.warn)
+        sha256 = hashlib.sha256(config_bytes(configs[0])).hexdigest()
+        self._record = (to_stored(configs[0]), sha256, Origin.here())
         self.seeds = [
             SeedSession(config, folder, context, shown=i == 0)
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
@@ -97,7 +104,13 @@ class Session:
         for i, seed in enumerate(self.seeds):
             seed.restore(progress.seeds[i], checkpoint, f"seed{i}")
         self.progress = progress
-        self.context.terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
+        here, terminal = self._record[-1], self.context.terminal
+        if stored.origin is not None and (changed := stored.origin.differences(here)):
+            terminal.warn(
+                f"{checkpoint.path} was made elsewhere, with {changed}: the run resumes, but may "
+                "not end with the bits of an uninterrupted one"
+            )
+        terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
         return stored.file_sizes
 
     # Training
@@ -128,6 +141,7 @@ class Session:
         """Train chunk by chunk; returns the last one, None if it is not to be saved."""
         ending, newest, sound = self.context.ending, None, None
         last = saved = time.perf_counter()
+        lost = False  # what was saved
         interval = self.config.run.checkpoint_seconds or math.inf
         with ending.noting("training"):
             for chunk in chunks:
@@ -142,9 +156,10 @@ class Session:
                 self._watch(chunk, pool)
                 if ending.near or self.progress.should_stop(self.goals):
                     return sound
-                if now - saved >= interval and not self.writer.busy:
+                lost = self._folder_wall.finish("", self.context.keeper.restore) or lost
+                if (lost or now - saved >= interval) and not self.writer.busy:
                     self._save_checkpoint(chunk)
-                    saved = time.perf_counter()
+                    saved, lost = time.perf_counter(), False
                 newest, sound = chunk, None  # its arrays are the next chunk's, if there is one
             return newest
         return sound
@@ -153,6 +168,7 @@ class Session:
         """Save a last chunk, and the weights."""
         if chunk is not None:
             with self.context.ending.noting("saving the last checkpoint", saves=True):
+                self.context.keeper.restore()
                 self._save_checkpoint(chunk)
         self._save_weights()
 
@@ -300,29 +316,15 @@ class Session:
     # Saving
 
     def _save_checkpoint(self, chunk: Chunk) -> None:
-        """Save a checkpoint after a chunk, if the disk allows it."""
-        warn = self.context.terminal.warn
-        try:
-            self._make_folders()
-        except OSError as error:
-            warn(f"no checkpoint could be written to {self._checkpoints}: {error.strerror}")
-            return
+        """Save a checkpoint after a chunk."""
         snapshot = chunk.snapshot()
         policies = {
             f"seed{i}": seed.policies(self.progress.seeds[i]) for i, seed in enumerate(self.seeds)
         }
         snapshot = snapshot._replace(arrays=snapshot.arrays | policies)
         sizes = tuple(seed.file_sizes() for seed in self.seeds)
-        self.writer.save(snapshot, StoredRun(self.progress, sizes).encode())
-
-    def _make_folders(self) -> None:
-        """Make folders of the run anew that were removed meanwhile."""
-        for seed in self.seeds:
-            seed.make_folder()
-        if self._checkpoints.make():  # nothing that was written there can be used
-            self.writer.wait()
-            warn = self.context.terminal.warn
-            self.writer = CheckpointWriter(self._checkpoints, self.config.run.keep, None, warn)
+        stored = StoredRun(self.progress, sizes, *self._record)
+        self.writer.save(snapshot, stored.encode())
 
     def save(self) -> None:
         """Wait for the last checkpoint, write weights and summaries, and close the trackers."""

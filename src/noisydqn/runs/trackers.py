@@ -20,8 +20,8 @@ from noisydqn.config.config import Config
 from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
-from noisydqn.runs.csv_file import CsvFile
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
@@ -109,7 +109,7 @@ class FileTracker:
         self._evaluations = CsvFile(folder.evaluations, evaluations, warn)
 
     def sizes(self) -> tuple[int, int, int]:
-        """Flush the files to the disk and return their sizes in bytes."""
+        """Flush the files to the disk, anew if they were removed; returns their sizes in bytes."""
         return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
