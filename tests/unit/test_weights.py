@@ -6,10 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+import safetensors.numpy
 
 from noisydqn import PRESETS, UserError
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.folders import File
 from noisydqn.preprocessing import normalize
 from noisydqn.runners import build
 from noisydqn.runs.weights import load_policy, save_policy
@@ -68,3 +70,12 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     save_policy(path, half)
     with pytest.raises(UserError, match="is F16 "):
         load_policy(path, config, SPEC)
+
+
+def test_what_a_file_says_about_itself_may_be_nested(tmp_path: Path) -> None:
+    """Deeper than a decoder goes: that is damage like any other."""
+    path = tmp_path / "policy.safetensors"
+    deep = '{"format": ' + "[" * 10_000 + "]" * 10_000 + "}"
+    path.write_bytes(safetensors.numpy.save({}, {"noisydqn": deep}))
+    with pytest.raises(UserError, match="is damaged and cannot be read"):
+        load_policy(File.at(path), PRESETS["catcher"], SPEC)
