@@ -121,23 +121,38 @@ class RunFolder:
         return file
 
 
+def make_folder(name: str) -> Path:
+    """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
+    while True:
+        out = free_path(DEFAULT_PARENT / name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir()
+        except FileExistsError:  # another run has taken it
+            continue
+        return out
+
+
+def check_out(out: Path) -> None:
+    """Check that the folder which a user names for a run is new or empty.
+
+    Raises:
+        UserError: it holds something, or is a file.
+    """
+    if out.is_symlink() or out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out} is a file: name a folder that is new or empty")
+        if any(out.iterdir()):
+            what = "already holds a run" if RunFolder.at(out).config.exists() else "is not empty"
+            raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
+
+
 def _make_out(config: Config, out: Path | None) -> Path:
     """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
-        while True:
-            name = re.sub(r"[^\w.-]+", "-", config.preset)  # one from a file could be a path
-            out = free_path(DEFAULT_PARENT / f"{name}-seed{config.run.seed}")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                out.mkdir()
-            except FileExistsError:  # another run has taken it
-                continue
-            return out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
-    if out.is_dir() and any(out.iterdir()):
-        what = "already holds a run" if RunFolder.at(out).config.exists() else "is not empty"
-        raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
+        name = re.sub(r"[^\w.-]+", "-", config.preset)  # one from a file could be a path
+        return make_folder(f"{name}-seed{config.run.seed}")
+    check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     return out
 
