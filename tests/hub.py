@@ -16,8 +16,8 @@ from noisydqn import PRESETS, hub
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.policy import Policy
 from noisydqn.runners import build
-from noisydqn.runs.folder import create_folders
 from noisydqn.runs.weights import save_policy
+from tests.runs import create_folders
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((42, 42), np.uint8), 3, ("left", "right", "stay"))
 NAMES = {

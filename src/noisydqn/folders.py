@@ -41,7 +41,7 @@ class Folder:
     """
 
     def __init__(self, path: Path | str, parent: "Folder | None" = None) -> None:
-        self.path, self._parent = Path(path), parent
+        self._given, self._parent = Path(path), parent
         self._handle: int | None = None
 
     def __repr__(self) -> str:
@@ -49,6 +49,16 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def path(self) -> Path:
+        """The path, for messages: where the folder is now, if it was renamed after it was opened.
+
+        Without `/proc`, it is the path that users gave.
+        """
+        if self._parent is not None:
+            return self._parent.path / self._given.name
+        return self._given if self._handle is None else _path_of(self._handle, self._given)
 
     def folder(self, name: str) -> "Folder":
         """Return the folder of that name in this one, which need not exist."""
@@ -63,13 +73,12 @@ class Folder:
         """The descriptor of the open directory."""
         if self._handle is None:
             if self._parent is None:
-                self._handle = os.open(self.path, _FOLDER)
+                self._handle = os.open(self._given, _FOLDER)
             else:
-                self._parent.refuse_link(self.path.name)
+                name, parent = self._given.name, self._parent
+                parent.refuse_link(name)
                 with _naming(self.path):
-                    self._handle = os.open(
-                        self.path.name, _FOLDER | os.O_NOFOLLOW, dir_fd=self._parent.handle
-                    )
+                    self._handle = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent.handle)
             weakref.finalize(self, os.close, self._handle)
         return self._handle
 
@@ -83,18 +92,30 @@ class Folder:
     def make(self) -> bool:
         """Create the folder if it is missing, even if it was removed after it was opened.
 
+        A folder that was removed and has no parent is made under a free name if another process
+        has taken its own.
+
         Returns whether it was missing.
         """
         if self.exists():
             return False
-        if self._parent is None:
-            self.path.mkdir(parents=True, exist_ok=True)
-        else:
+        removed, self._handle = self._handle is not None, None
+        if self._parent is not None:
             self._parent.make()
-            with _naming(self.path):
-                os.mkdir(self.path.name, dir_fd=self._parent.handle)
-        self._handle = None
+            if not (removed and self.exists()):  # unless another process made it anew
+                with _naming(self.path):
+                    os.mkdir(self._given.name, dir_fd=self._parent.handle)
+        elif removed:
+            self._given = _made_free(self._given)
+        else:
+            self._given.mkdir(parents=True, exist_ok=True)
         return True
+
+    def remove(self) -> None:
+        """Remove the folder, which must be empty and in another one."""
+        assert self._parent is not None  # noqa: S101 - folders of users are never removed
+        with _naming(self.path):
+            os.rmdir(self._given.name, dir_fd=self._parent.handle)
 
     def names(self) -> list[str]:
         """List what is in it, by name."""
@@ -248,7 +269,7 @@ class File:
 
     def write_json(self, value: object) -> None:
         """Write the whole file as JSON."""
-        self.write((json.dumps(value, indent=2) + "\n").encode())
+        self.write(json_bytes(value))
 
     def take(self, path: Path, *, new: bool = False) -> None:
         """Write the whole file as a copy of one outside, which a program made."""
@@ -294,6 +315,34 @@ def _linked(name: str, other: str, source: int, target: int) -> bool:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), other) from error
         return False
     return True
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON, as files of runs hold it."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _path_of(handle: int, given: Path) -> Path:
+    """Return where an open folder is: the given path, or where it was moved to."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(handle), given.stat()):
+            return given
+    with contextlib.suppress(OSError):
+        if os.fstat(handle).st_nlink > 0:  # not removed
+            return Path(f"/proc/self/fd/{handle}").readlink()
+    return given
+
+
+def _made_free(path: Path) -> Path:
+    """Make a new folder at a path or, if that is taken, at `path-2`, `path-3` and so on."""
+    number, free = 2, path
+    while True:
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            number, free = number + 1, path.with_name(f"{path.name}-{number}")
+            continue
+        return free
 
 
 def plain(name: str) -> str:

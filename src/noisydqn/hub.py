@@ -16,7 +16,6 @@ from noisydqn.folders import Folder
 from noisydqn.runs.folder import (
     DEFAULT_PARENT,
     RunFolder,
-    check_out,
     make_folder,
     open_folder,
     read_summary,
@@ -213,7 +212,7 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
     target = DEFAULT_PARENT / name.split("/")[1] if out is None else given_path(out)
     with _writing(target, "--out"):
         if out is not None:
-            check_out(target)
+            _check_out(target)
         api = huggingface_hub.HfApi()
         commit, sizes = _list(api, name, revision)
         near = (*target.parents,) if out is None else (target, *target.parents)
@@ -228,6 +227,15 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
                 _fetch(api, name, commit, sizes, stage)
             stage.files.file(CARD).write(_origin(name, commit).encode())
             return _publish(stage, [CARD, *sizes], target, named=out is not None)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds something, and a file."""
+    if out.is_symlink() or out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out} is a file: name a folder that is new or empty")
+        if any(out.iterdir()):
+            raise UserError(f"--out {out} is not empty, nothing was changed: name another folder")
 
 
 @contextlib.contextmanager

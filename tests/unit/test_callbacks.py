@@ -264,7 +264,7 @@ def test_an_error_ends_a_run_with_everything_saved(
     with pytest.raises(ExtensionFailedError, match=f"the {line}.*: RuntimeError: no net") as caught:
         noisydqn.train(out=out, **given, **options)
     assert str(caught.value).endswith(f"; what was trained until then is in {out}")
-    folder = RunFolder(out)
+    folder = RunFolder.at(out)
     assert folder.final.exists()
     assert folder.best.exists()
     assert newest_whole(folder.checkpoints, pytest.fail) is not None

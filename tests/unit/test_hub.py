@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.hub import NAMES, Hub, make_run, raising, serve
+from tests.runs import create_folders
 
 from noisydqn import PRESETS, UserError, hub, load_policy
 from noisydqn.cli import main
-from noisydqn.runs.folder import create_folders
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
 
 
-def test_there_and_back(
+def test_a_run_survives_push_and_pull(
     stub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", str(run), "me/catcher", "--private"]) == 0
@@ -152,7 +152,7 @@ def test_refuses_bad_names_and_folders(run: Path, tmp_path: Path) -> None:
             hub.push(run, name)
         with pytest.raises(UserError, match="is not a repository: give USER/NAME"):
             hub.pull(name)
-    with pytest.raises(UserError, match="already holds a run, nothing was changed"):
+    with pytest.raises(UserError, match="is not empty, nothing was changed"):
         hub.pull("me/catcher", run)
     with pytest.raises(UserError, match="is a file: name a folder that is new or empty"):
         hub.pull("me/catcher", run / "config.json")

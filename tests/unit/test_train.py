@@ -214,7 +214,7 @@ def test_what_was_trained_is_saved_when_an_environment_breaks(
     broken = partial(BrokenEnv, "nan")
     with pytest.raises(EnvironmentFailedError, match=f"what was trained until then is in {out}"):
         noisydqn.train(env=broken, out=out, vectorization=vectorization, **TINY)
-    assert RunFolder(out).final.exists()
+    assert RunFolder.at(out).final.exists()
     assert summary(out)["steps"] > 0
     assert summary(out)["evaluation"] is None
 
@@ -232,7 +232,7 @@ def test_what_was_trained_is_named_when_an_environment_breaks_in_the_report(
     }
     with pytest.raises(EnvironmentFailedError, match=f"100% empty.* until then is in {out}"):
         noisydqn.train(env=lambda: next(made), out=out, **options)
-    assert RunFolder(out).best.exists()
+    assert RunFolder.at(out).best.exists()
 
 
 def test_where_only_one_environment_can_be_made_evaluations_are_left_out(

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from noisydqn.envs.names import CATCHER
 from noisydqn.errors import ConfigError
 from noisydqn.options import ABOVE_ZERO, JsonObject, at_least, convert_fields, shown
-
-CATCHER = "noisydqn/Catcher-v0"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,10 @@ import math
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from noisydqn.errors import UserError, in_one_line
 from noisydqn.folders import File
+from noisydqn.runs.csv_file import OLD_NAMES
 from noisydqn.runs.folder import RunFolder
-from noisydqn.runs.trackers import OLD_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +28,30 @@ TRAINING = "training, exploring"
 EVALUATION = "evaluation, greedy"
 
 
-def read_columns(file: File) -> Columns:
+def read_columns(file: File, *needed: str) -> Columns:
     """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
 
     Return {} if the file is missing or has no rows.
+
+    Raises:
+        UserError: the file is damaged, or lacks its steps or a column of `needed`.
     """
-    if not file.exists():
+    try:
+        with TextIOWrapper(file.reading(), encoding="utf-8", newline="") as text:
+            header, *rows = [row for row in csv.reader(text) if row] or [[]]
+        if not rows:
+            return {}
+        names = [OLD_NAMES.get(name, name) for name in header]
+        if missing := {"step", *needed}.difference(names):
+            raise ValueError(f"it has no column {min(missing)}")
+        columns = zip(*([float(x or math.nan) for x in row] for row in rows), strict=True)
+        return dict(zip(names, map(list, columns), strict=True))
+    except FileNotFoundError:
         return {}
-    with TextIOWrapper(file.reading(), newline="") as text:
-        rows = list(csv.DictReader(text))
-    names = rows[0] if rows else {}
-    return {OLD_NAMES.get(x, x): [float(row[x] or math.nan) for row in rows] for x in names}
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{file} is damaged ({in_one_line(error)}): restore it from a copy, or remove it"
+        ) from error
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
@@ -52,6 +66,9 @@ def draw_curves(folder: RunFolder) -> "Figure":
     There are three plots. The left one shows returns of training episodes and of evaluations. The
     middle one shows successes, else a statistic of evaluations, else the loss. The right one shows
     the size of the noise in each layer.
+
+    Raises:
+        UserError: a file of the run is damaged.
     """
     # matplotlib is slow to import; pyplot would interfere with a notebook's own plots.
     from matplotlib.figure import Figure
@@ -64,9 +81,9 @@ def draw_curves(folder: RunFolder) -> "Figure":
             self.savefig(png, dpi=DPI)
             return png.getvalue()
 
-    metrics, episodes, evaluations = (
-        read_columns(path) for path in (folder.metrics, folder.episodes, folder.evaluations)
-    )
+    metrics = read_columns(folder.metrics)
+    episodes = read_columns(folder.episodes, "return")
+    evaluations = read_columns(folder.evaluations, "mean_return")
     figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)

@@ -13,6 +13,7 @@ import msgspec
 
 from noisydqn.errors import NotSharedError, UserError, message_of
 from noisydqn.folders import File
+from noisydqn.runs.csv_file import OLD_NAMES
 from noisydqn.runs.folder import MAX_JSON_BYTES, RunFolder, read_config, read_spaces
 from noisydqn.runs.weights import check_policy
 
@@ -30,7 +31,7 @@ MAX_BYTES = 2**31
 PNG, MP4 = b"\x89PNG\r\n\x1a\n", b"ftyp"
 MP4_START = 4  # after the length of the first box
 
-FIRST_COLUMNS = ("step", "steps")  # the second in older runs
+FIRST_COLUMN = "step"
 
 
 class Shared(NamedTuple):
@@ -149,8 +150,9 @@ def _check_csv(columns: tuple[str, ...], file: File) -> None:
     with TextIOWrapper(file.reading(), "utf-8", newline="") as text:
         first = text.readline()
         header = first.rstrip("\r\n").split(",")
-        if first and not (header[0] in FIRST_COLUMNS and set(columns) <= set(header)):
-            raise ValueError(f"its columns are not {FIRST_COLUMNS[0]}, {', '.join(columns)}")
+        known = OLD_NAMES.get(header[0], header[0]) == FIRST_COLUMN
+        if first and not (known and set(columns) <= set(header)):
+            raise ValueError(f"its columns are not {FIRST_COLUMN}, {', '.join(columns)}")
         if any("\0" in line for line in text):
             raise ValueError("it is not text")
 

@@ -1,13 +1,11 @@
 """Trackers of a run: CSV files, TensorBoard and the terminal. A tracker cannot change the run."""
 
-import csv
 import math
-import os
 import socket
 import time
+import warnings
 from collections import deque
-from collections.abc import Sequence
-from io import TextIOWrapper
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -19,10 +17,10 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
-from noisydqn.folders import File
-from noisydqn.output import discard
+from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.csv_file import CsvFile
 from noisydqn.runs.folder import RunFolder
 
 RECENT_EPISODES = 20
@@ -30,9 +28,6 @@ RECENT_EPISODES = 20
 
 PLAIN_SECONDS = 10.0
 """Shortest time between two progress lines where the output is not a terminal."""
-
-OLD_NAMES = {"steps": "step"}
-"""Column names in CSV files of older runs, and their present names."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -64,8 +59,9 @@ FLUSH_SECONDS = 60.0
 class Tracker(Protocol):
     """A consumer of the metrics of one seed's run.
 
-    Training calls it in its own thread and waits for it. A tracker of a resumed run may see the
-    steps after the last checkpoint a second time.
+    Training calls it in its own thread and waits for it. One that raises is told of and left out
+    from then on. A tracker of a resumed run may see the steps after the last checkpoint a second
+    time.
     """
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
@@ -88,36 +84,6 @@ class Tracker(Protocol):
         """Finish writing: training has ended."""
 
 
-class _CsvFile:
-    """A CSV file that is complete after each row.
-
-    An existing file keeps its first `size` bytes and its header, so a run that an older version
-    started keeps that version's columns.
-    """
-
-    def __init__(self, file: File, size: int) -> None:
-        raw = file.appending()
-        raw.truncate(min(size, os.fstat(raw.fileno()).st_size))
-        self._header = next(csv.reader([raw.readline().decode()]), None) or None
-        raw.seek(0, os.SEEK_END)
-        self._file = TextIOWrapper(raw, newline="")
-        self._writer: Any = csv.writer(self._file)
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self._header is None:
-            self._header = list(row)
-            self._writer.writerow(self._header)
-        self._writer.writerow([row.get(OLD_NAMES.get(x, x), "") for x in self._header])
-        self._file.flush()
-
-    def size(self) -> int:
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class FileTracker:
     """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
@@ -125,17 +91,25 @@ class FileTracker:
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
-    `sizes` are the sizes of the files when the run was saved: later rows are removed.
+    Args:
+        folder: folder of the run.
+        sizes: the sizes of the files when the run was saved: later rows are removed.
+        warn: receives a line about each file that cannot be written, once.
     """
 
-    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sizes: Sequence[int] = (0, 0, 0),
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         metrics, episodes, evaluations = sizes
-        self._metrics = _CsvFile(folder.metrics, metrics)
-        self._episodes = _CsvFile(folder.episodes, episodes)
-        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+        self._metrics = CsvFile(folder.metrics, metrics, warn)
+        self._episodes = CsvFile(folder.episodes, episodes, warn)
+        self._evaluations = CsvFile(folder.evaluations, evaluations, warn)
 
     def sizes(self) -> tuple[int, int, int]:
-        """Flush the files to the disk and return their sizes in bytes."""
+        """Flush the files to the disk, anew if they were removed; returns their sizes in bytes."""
         return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
@@ -185,8 +159,9 @@ class TensorBoardTracker:
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.make()
-        # The suffix keeps two files of the same second apart.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
+        # Microseconds, for a run that fails at once and is resumed at once. TensorBoard reads the
+        # files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{steps}"
         self._writer = RecordWriter(folder.tensorboard.file(name).create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
@@ -287,28 +262,24 @@ class _MetricsColumn(ProgressColumn):
         return Text(task.fields["metrics"], style="cyan")
 
 
-class _Console(Console):
-    """A console that falls silent when its reader is gone; rich's own would end the run."""
-
-    def on_broken_pipe(self) -> None:
-        """Print nothing from here on."""
-        self.quiet = True
-        discard(self.file)
-
-
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
     With several seeds it shows those of the first. Plain lines come in the order of their steps:
     a line of training waits while the evaluation of an earlier step is running.
+
+    It falls silent where nothing can be printed, and never fails.
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         if Console().is_jupyter:  # a notebook would keep each frame of a bar
             plain |= {"force_jupyter": False, "force_terminal": False}
-        self._console = _Console(quiet=quiet, **plain)
-        self._errors = _Console(stderr=True, **plain)
+        output: Any
+        errors: Any
+        output, errors = lasting_streams()
+        self._console = Console(file=output, quiet=quiet, **plain)
+        self._errors = Console(file=errors, stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.run.steps, config.runner.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
