@@ -85,6 +85,10 @@ class DamagedError(Exception):
     """A damaged checkpoint; the message says what is wrong with which file."""
 
 
+class NotSharedError(Exception):
+    """A file of a run that is not shared; the message says which, and what is wrong with it."""
+
+
 class DivergedError(UserError):
     """A loss, a gradient or a weight that is not finite. Earlier weights are kept."""
 
@@ -108,14 +112,17 @@ class QuitError(KeyboardInterrupt):
         super().__init__()
 
 
+def message_of(error: BaseException) -> str:
+    """Format the message of an error in one line."""
+    message = " ".join(str(error).split())
+    return message if len(message) <= MAX_REASON else f"{message[:MAX_REASON]}..."
+
+
 def in_one_line(error: BaseException) -> str:
     """Format an error and its message in one line; one for users is its message alone."""
     if isinstance(error, UserError):
         return str(error)
-    message = " ".join(str(error).split())
-    if len(message) > MAX_REASON:
-        message = f"{message[:MAX_REASON]}..."
-    return f"{type(error).__name__}: {message}".removesuffix(": ")
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 def counted(number: int, noun: str) -> str:

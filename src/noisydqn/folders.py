@@ -201,6 +201,11 @@ class File:
         except FileNotFoundError:
             return 0
 
+    def has_other_name(self) -> bool:
+        """Tell whether the file has a second name, anywhere on its disk (a hard link)."""
+        with self.reading() as file:
+            return os.fstat(file.fileno()).st_nlink > 1
+
     def reading(self) -> BufferedReader:
         """Open the file to read it."""
         return os.fdopen(self._open(os.O_RDONLY), "rb")
@@ -251,7 +256,7 @@ class File:
                 file.flush()
                 os.fsync(descriptor)
             with _naming(self.path):
-                if not new or not _linked(part, self.name, folder):
+                if not new or not _linked(part, self.name, folder, folder):
                     os.rename(part, self.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with contextlib.suppress(OSError):  # it would hide what went wrong before
@@ -271,6 +276,15 @@ class File:
         with path.open("rb") as source, self.replacing(new=new) as file:
             shutil.copyfileobj(source, file)
 
+    def move(self, to: "File") -> None:
+        """Give the file another place on the same disk; raises `FileExistsError` if it is taken."""
+        source, target = self.folder.handle, to.folder.handle
+        with _naming(to.path):
+            if _linked(self.name, to.name, source, target):
+                os.unlink(self.name, dir_fd=source)
+            else:
+                os.rename(self.name, to.name, src_dir_fd=source, dst_dir_fd=target)
+
     def create(self) -> BufferedWriter:
         """Create the file and open it to write; raises `FileExistsError` if the name is taken."""
         return os.fdopen(self._open(os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
@@ -289,16 +303,16 @@ class File:
             return descriptor
 
 
-def _linked(part: str, name: str, folder: int) -> bool:
+def _linked(name: str, other: str, source: int, target: int) -> bool:
     """Give a file a second name, which fails if the name is taken; False where links cannot be."""
     try:
-        os.link(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
         with contextlib.suppress(FileNotFoundError):
-            os.stat(name, dir_fd=folder, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
+            os.stat(other, dir_fd=target, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), other) from error
         return False
     return True
 

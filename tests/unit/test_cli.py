@@ -209,7 +209,7 @@ def test_home_is_expanded_everywhere(
     assert f"{tmp_path}/x does not exist" in refused(capsys, "train", "~/x")
     (tmp_path / "x").write_text("mine")
     assert f"--out {tmp_path}/x is a file" in refused(capsys, "train", "--out", "~/x")
-    assert f"--out {tmp_path}/x is not empty" in refused(capsys, "pull", "me/x", "--out", "~/x")
+    assert f"--out {tmp_path}/x is a file" in refused(capsys, "pull", "me/x", "--out", "~/x")
     with pytest.raises(UserError, match=f"^{tmp_path}/x is not a file"):
         load_policy("~/x")
 

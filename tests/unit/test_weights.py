@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+import safetensors.numpy
 
 from noisydqn import PRESETS, UserError
 from noisydqn.envs.catcher import CatcherPixels
@@ -71,3 +72,12 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     save_policy(File.at(path), half)
     with pytest.raises(UserError, match="is F16 "):
         load_policy(File.at(path), config, SPEC)
+
+
+def test_what_a_file_says_about_itself_may_be_nested(tmp_path: Path) -> None:
+    """Deeper than a decoder goes: that is damage like any other."""
+    path = tmp_path / "policy.safetensors"
+    deep = '{"format": ' + "[" * 10_000 + "]" * 10_000 + "}"
+    path.write_bytes(safetensors.numpy.save({}, {"noisydqn": deep}))
+    with pytest.raises(UserError, match="is damaged and cannot be read"):
+        load_policy(File.at(path), PRESETS["catcher"], SPEC)

@@ -75,15 +75,19 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         stop = stack.enter_context(stoppable(terminal.warn))
         stack.enter_context(program_cache(cache, terminal.warn))
         ending = Ending(stop, terminal.warn)
+        seeds = list(zip(job.folders, job.seeds, strict=True))
+        keeper = Keeper(job.claim, seeds, job.env.spec, terminal.warn)
+        compiler = stack.enter_context(Compiler(stop.check, terminal.compiling))
         results: list[SeedResult] = []
         with ending.noting("the run"):
             _announce(job, terminal)
-            _perform(job, terminal, ending, results)
+            context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
+            _perform(context, job, results)
         stopped_by = stop.signal
         with ending.noting("the summary of all seeds", saves=True):
             if job.config.run.num_seeds > 1 and results:
-                seeds = {"seeds": [result.summary for result in results]}
-                job.claim.whole.summary.write_json(seeds)
+                keeper.restore()
+                job.claim.whole.summary.write_json({"seeds": [x.summary for x in results]})
         ending.conclude(job.out, job.config)
         if stopped_by is None:
             terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))
@@ -93,26 +97,23 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         return Result(job.out, results, stopped_by)
 
 
-def _perform(job: Job, terminal: Terminal, ending: Ending, results: list[SeedResult]) -> None:
+def _perform(context: Context, job: Job, results: list[SeedResult]) -> None:
     """Train the seeds, together or in turn, until the end is near; adds to the results."""
-    spec = job.env.spec
-    keeper = Keeper(job.claim, list(zip(job.folders, job.seeds, strict=True)), spec, terminal.warn)
-    with Compiler(ending.stop.check, terminal.compiling) as compiler:
-        context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
-        for session in _sessions(job, context):
-            with ending.noting("writing the options"):
-                for seed in session.seeds if job.resumed else ():
-                    write_config(seed.folder, seed.config)
-                    write_spaces(seed.folder, spec)
-            _train_and_report(session)
-            ending.steps = session.progress.steps
-            if ending.steps > 0:
-                results += [
-                    SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
-                    for s in session.seeds
-                ]
-            if ending.near:
-                return
+    ending, spec = context.ending, job.env.spec
+    for session in _sessions(job, context):
+        with ending.noting("writing the options"):
+            for seed in session.seeds if job.resumed else ():
+                write_config(seed.folder, seed.config)
+                write_spaces(seed.folder, spec)
+        _train_and_report(session)
+        ending.steps = session.progress.steps
+        if ending.steps > 0:
+            results += [
+                SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
+                for s in session.seeds
+            ]
+        if ending.near:
+            return
 
 
 def _announce(job: Job, terminal: Terminal) -> None:

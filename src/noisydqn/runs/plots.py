@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.folders import File
-from noisydqn.runs.csv_file import OLD_NAMES
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.tables import OLD_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

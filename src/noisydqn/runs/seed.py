@@ -121,7 +121,7 @@ class SeedSession:
         policy = self.evaluations.remove(steps)
         if best:
             self.best = policy
-            self._best_wall.call("", self._save_best, policy)
+            self._best_wall.finish("", self._save_best, policy)
         self._watchers.evaluation(steps, seconds, evaluation)
 
     def _save_best(self, policy: Policy) -> None:

@@ -30,6 +30,7 @@ from noisydqn.runs.folder import RunFolder, config_bytes
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
+from noisydqn.runs.walls import Wall
 
 
 class Session:
@@ -59,6 +60,7 @@ class Session:
     ) -> None:
         self.config, self.goals = configs[0], Goals.of(configs[0])
         self.context, self.checkpoint = context, checkpoint
+        self._folder_wall = Wall("the folder of the run", context.terminal.warn)
         sha256 = hashlib.sha256(config_bytes(configs[0])).hexdigest()
         self._record = (to_stored(configs[0]), sha256, Origin.here())
         self.seeds = [
@@ -137,7 +139,7 @@ class Session:
 
     def _train(self, chunks: Generator[Chunk], pool: Background) -> Chunk | None:
         """Train chunk by chunk; returns the last one, None if it is not to be saved."""
-        ending, sound = self.context.ending, None
+        ending, newest, sound = self.context.ending, None, None
         last = saved = time.perf_counter()
         lost = False  # what was saved
         interval = self.config.run.checkpoint_seconds or math.inf
@@ -145,8 +147,7 @@ class Session:
             for chunk in chunks:
                 now = time.perf_counter()
                 if not chunk.seeds:
-                    self._take_unfinished(chunk, now - self._start)
-                    sound = chunk if chunk.steps > 0 else None
+                    newest = sound = self._take_unfinished(chunk, now - self._start)
                     continue
                 speed = (chunk.steps - self.progress.steps) / (now - last)
                 last = now
@@ -154,18 +155,20 @@ class Session:
                 sound = chunk
                 self._watch(chunk, pool)
                 if ending.near or self.progress.should_stop(self.goals):
-                    break
-                lost = self._restore_folders() or lost
+                    return sound
+                lost = self._folder_wall.finish("", self.context.keeper.restore) or lost
                 if (lost or now - saved >= interval) and not self.writer.busy:
                     self._save_checkpoint(chunk)
                     saved, lost = time.perf_counter(), False
-                sound = None  # the next chunk takes its arrays
+                newest, sound = chunk, None  # its arrays are the next chunk's, if there is one
+            return newest
         return sound
 
     def _keep(self, chunk: Chunk | None) -> None:
         """Save a last chunk, and the weights."""
         if chunk is not None:
             with self.context.ending.noting("saving the last checkpoint", saves=True):
+                self.context.keeper.restore()
                 self._save_checkpoint(chunk)
         self._save_weights()
 
@@ -228,12 +231,17 @@ class Session:
             seed.final = policy
         self.progress = before.after_chunk(chunk.steps, seconds, chunk.seeds, self.goals)
 
-    def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
-        """Note where a stop left a chunk; no tracker sees it, as the resumed run finishes it."""
-        if chunk.steps > 0:
-            for i, seed in enumerate(self.seeds):
-                seed.final = chunk.policy(i)
-            self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
+    def _take_unfinished(self, chunk: Chunk, seconds: float) -> Chunk | None:
+        """Note where a stop left a chunk; no tracker sees it, as the resumed run finishes it.
+
+        Returns the chunk, None if nothing was trained.
+        """
+        if chunk.steps == 0:
+            return None
+        for i, seed in enumerate(self.seeds):
+            seed.final = chunk.policy(i)
+        self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
+        return chunk
 
     def _watch(self, chunk: Chunk, pool: Background) -> None:
         """Start evaluations, call the user's callbacks, and record evaluations that are done."""
@@ -308,8 +316,7 @@ class Session:
     # Saving
 
     def _save_checkpoint(self, chunk: Chunk) -> None:
-        """Save a checkpoint after a chunk, if the disk allows it."""
-        self._restore_folders()
+        """Save a checkpoint after a chunk."""
         snapshot = chunk.snapshot()
         policies = {
             f"seed{i}": seed.policies(self.progress.seeds[i]) for i, seed in enumerate(self.seeds)
@@ -318,14 +325,6 @@ class Session:
         sizes = tuple(seed.file_sizes() for seed in self.seeds)
         stored = StoredRun(self.progress, sizes, *self._record)
         self.writer.save(snapshot, stored.encode())
-
-    def _restore_folders(self) -> bool:
-        """Make folders of the run anew that were removed meanwhile; tells whether any was."""
-        try:
-            return self.context.keeper.restore()
-        except OSError as error:
-            self.context.terminal.warn(f"{error.filename} cannot be made anew: {error.strerror}")
-            return False
 
     def save(self) -> None:
         """Wait for the last checkpoint, write weights and summaries, and close the trackers."""

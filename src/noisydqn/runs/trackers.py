@@ -20,8 +20,8 @@ from noisydqn.config.config import Config
 from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
-from noisydqn.runs.csv_file import CsvFile
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
@@ -162,7 +162,7 @@ class TensorBoardTracker:
         # Microseconds, for a run that fails at once and is resumed at once. TensorBoard reads the
         # files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter(folder.tensorboard.file(name).create())
+        self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:
