@@ -77,6 +77,7 @@ def test_a_checkpoint_records_config_and_origin(trained: Path) -> None:
     assert record.config == json.loads((trained / "config.json").read_text())
     sha256 = hashlib.sha256((trained / "config.json").read_bytes()).hexdigest()
     assert record.config_sha256 == sha256
+    assert record.origin is not None
     assert record.origin == Origin.here()
     assert {
         "Python",
