@@ -408,7 +408,7 @@ def test_the_second_ctrl_c_quits_at_once(tmp_path: Path) -> None:
     """While the environment takes a step that lasts for minutes."""
     out = tmp_path / "run"
     argv = ("train", "python:tests.unit.test_ending.Sleepy", *LONG, "--out", str(out))
-    process = start(*argv)
+    process: Any = start(*argv)
     wait_until(lambda: "asleep" in process.stdout.readline(), process)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
@@ -460,7 +460,7 @@ def test_ctrl_c_while_a_worker_takes_a_step_of_minutes(tmp_path: Path) -> None:
     """The trainer does not wait for the step, which the resumed run takes again."""
     out = tmp_path / "run"
     argv = ("train", "python:tests.unit.test_ending.Sleepy", *LONG, *SUBPROCESS, "--out", str(out))
-    process = start(*argv)
+    process: Any = start(*argv)
     wait_until(lambda: "asleep" in process.stdout.readline(), process)
     workers = children(process.pid)
     os.killpg(process.pid, signal.SIGTERM)
@@ -504,7 +504,8 @@ def test_a_lost_worker_is_the_cause_even_if_another_cannot_be_closed(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("noisydqn.envs.workers.CLOSE_SECONDS", 0.5)
-    out, options = tmp_path / "run", SMALL | {"vectorization": "subprocess"}
+    out = tmp_path / "run"
+    options: dict[str, Any] = SMALL | {"vectorization": "subprocess"}
     line = "failed at step 2: the worker process of environment . (was killed|ended with exit)"
     with pytest.raises(EnvironmentFailedError, match=line) as caught:
         noisydqn.train(env=partial(Fatal, how), out=out, **options)

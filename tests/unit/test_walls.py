@@ -27,6 +27,8 @@ from noisydqn.runs.tables import CsvFile
 from noisydqn.runs.walls import Wall
 
 SMALL: dict[str, Any] = tiny(steps=120)
+STEPS_80: dict[str, Any] = {"steps": 80}
+STEPS_160: dict[str, Any] = {"steps": 160}
 
 # One wall
 
@@ -154,7 +156,7 @@ def test_a_damaged_table_changes_nothing_of_a_resumed_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options: dict[str, Any] = SMALL | {"env": "CartPole-v1"}
-    noisydqn.train(out=tmp_path / "whole", **options | {"steps": 160})
+    noisydqn.train(out=tmp_path / "whole", **(options | STEPS_160))
     out = tmp_path / "run"
     noisydqn.train(out=out, **options)
     damage(out / "metrics.csv")
@@ -193,7 +195,7 @@ def test_tensorboard_without_a_folder(
     kind: str, whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    noisydqn.train(env="CartPole-v1", out=out, **SMALL | {"steps": 80})
+    noisydqn.train(env="CartPole-v1", out=out, **(SMALL | STEPS_80))
     for path in (out / "tensorboard").iterdir():
         path.unlink()
     (out / "tensorboard").rmdir()
@@ -211,7 +213,8 @@ class Faulty:
     """A tracker that raises in one of its methods, each time."""
 
     def __init__(self, where: str, error: BaseException) -> None:
-        self.where, self.error, self.calls = where, error, dict.fromkeys(METHODS, 0)
+        self.where, self.error = where, error
+        self.calls: dict[str, int] = dict.fromkeys(METHODS, 0)
 
     def _called(self, method: str) -> None:
         self.calls[method] += 1
@@ -242,8 +245,9 @@ def test_a_tracker_that_raises_is_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     faulty, sound = Faulty(where, error), Faulty("", error)
+    trackers: Any = [faulty, sound]
     out = tmp_path / "run"
-    noisydqn.train(env="CartPole-v1", out=out, trackers=[faulty, sound], **SMALL)
+    noisydqn.train(env="CartPole-v1", out=out, trackers=trackers, **SMALL)
     assert results(out) == whole
     lines = [x for x in capsys.readouterr().err.splitlines() if "the tracker Faulty failed" in x]
     assert len(lines) == 1
