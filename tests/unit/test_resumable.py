@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -363,3 +364,14 @@ def test_metrics_that_cannot_be_read_count_as_trained(run: Path) -> None:
     (run / "metrics.csv").mkdir()
     with pytest.raises(UserError, match="holds no checkpoints, nothing was changed"):
         resume(run)
+
+
+def test_every_test_that_the_guide_names_exists() -> None:
+    root = Path(__file__).parent.parent.parent
+    guide = (root / "docs" / "resume.md").read_text()
+    tests = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", guide)
+    assert len(named) > 20
+    assert not [name for name in named if f"def {name}(" not in tests]
+    files = re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)`", guide)
+    assert not [name for name in files if not (root / name).exists()]
