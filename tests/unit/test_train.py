@@ -247,13 +247,13 @@ def test_where_only_one_environment_can_be_made_evaluations_are_left_out(
 
 
 def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
-    """Through the command, with the environment in its own process: exit code 2."""
+    """Through the command, with the environment in its own process: exit code 1."""
     argv = ["train", "tests.host_envs:noisydqn-tests/Broken-v0", "--env-kwargs", '{"how": "raise"}']
     argv += [*flags(vectorization="subprocess"), "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "noisydqn", *argv], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
+    assert done.returncode == 1
     *trace, line = done.stderr.strip().splitlines()
     assert line.startswith("noisydqn: the environment failed at step 2 of episode 3")
     assert "it raised RuntimeError: the motor is 100% broken" in line
