@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -107,11 +107,12 @@ def start(work: str, out: Path, plan: dict[str, Any], **streams: Any) -> Process
     argv += ["--checkpoint-seconds", "1", "--out", str(out), "--resume"]
     unlucky = {"UNLUCKY": json.dumps(plan)} if "at" in plan else {}
     cache = {"NOISYDQN_CACHE": plan.get("cache", str(out.parent / "compiled"))}
+    wanted: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", "from benchmarks.unlucky import main; main()", *argv],
         env={**os.environ, **cache, **unlucky},
         start_new_session=True,
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} | streams,
+        **wanted,
     )
 
 
@@ -185,7 +186,7 @@ class Case:
         }
 
     @contextmanager
-    def _streams(self) -> Iterator[dict[str, Any]]:
+    def _streams(self) -> Generator[dict[str, Any]]:
         """Open the standard streams of the process, as its cause wants them."""
         if self.name == "output full":
             with open("/dev/full", "wb") as full:  # noqa: PTH123
@@ -293,7 +294,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def place(parent: Path, cause: str) -> Iterator[Path | None]:
+def place(parent: Path, cause: str) -> Generator[Path | None]:
     """Make a folder, on a small disk if it is to be full; None where none can be mounted."""
     folder = Path(tempfile.mkdtemp(dir=parent))
     if cause != "disk full":

@@ -164,5 +164,6 @@ def main() -> None:
             strike(training.steps, "callback")
 
     if PLAN:
-        api.train = partial(api.train, callbacks=[Called()], trackers=[_Tracker()])
+        trackers: Any = [_Tracker()]
+        api.train = partial(api.train, callbacks=[Called()], trackers=trackers)
     cli.run()
