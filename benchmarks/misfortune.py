@@ -108,12 +108,13 @@ def start(work: str, out: Path, plan: dict[str, Any], **streams: Any) -> Process
     unlucky = {"UNLUCKY": json.dumps(plan)} if "at" in plan else {}
     cache = {"NOISYDQN_CACHE": plan.get("cache", str(out.parent / "compiled"))}
     wanted: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **streams}
-    return subprocess.Popen(  # noqa: S603
+    process: Any = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", "from benchmarks.unlucky import main; main()", *argv],
         env={**os.environ, **cache, **unlucky},
         start_new_session=True,
         **wanted,
     )
+    return process
 
 
 def in_session(session: int) -> list[int]:
