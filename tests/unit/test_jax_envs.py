@@ -136,7 +136,7 @@ def test_the_command_line_finds_an_environment_by_its_name(
     out = tmp_path / "run"
     assert main(["train", WALK, *flags(num_seeds=2), "--out", str(out)]) == 0
     assert main(["resume", str(out), "--steps", "300", "--trust"]) == 0
-    assert main(["evaluate", str(out / "seed1"), "--episodes", "1"]) == 0
+    assert main(["evaluate", str(out / "seed1"), "--episodes", "1", "--trust"]) == 0
     assert summary(out / "seed1")["steps"] == 300
     assert "without noise" in capsys.readouterr().out
     argv = ["train", WALK, *flags(vectorization="sync"), "--out", str(tmp_path / "no")]
