@@ -85,7 +85,7 @@ def test_a_resumed_run_continues_to_the_evaluation_that_ends_it(
     assert noisydqn.train(out=out, **options).interrupted
     assert (out / "evaluations.csv").read_text() == ""
     monkeypatch.undo()
-    noisydqn.resume(out, quiet=True)
+    noisydqn.resume(out, trust=True, quiet=True)
     assert results(out) == results(tmp_path / "whole")
     assert results(out)["summary"]["steps"] == TINY["chunk_steps"]
 
@@ -190,7 +190,8 @@ def test_an_environment_that_is_not_deterministic_is_detected(
     out = tmp_path / "killed"
     train_until(3, monkeypatch, env=env, out=out, **options)
     before = (out / "episodes.csv").read_text()
-    noisydqn.resume(out, env=env if vectorization == "sync" else None, quiet=True)
+    handed = env if vectorization == "sync" else None
+    noisydqn.resume(out, env=handed, trust=True, quiet=True)
     warned = capsys.readouterr().err
     assert "environment 0, 1 did not play again as before: it is not deterministic" in warned
     summary = json.loads((out / "summary.json").read_text())
