@@ -4,6 +4,15 @@ from typing import Any
 
 MAX_REASON = 300
 """Characters shown of another error's message."""
+MAX_LINE, MAX_END = 2_000, 500
+"""Characters of a line, and of its end, which says what to do."""
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey rather than show, such as line breaks; cut a long text."""
+    if len(text) > MAX_LINE:
+        text = f"{text[: MAX_LINE - MAX_END]}...{text[-MAX_END:]}"
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
 class UserError(Exception):
@@ -12,6 +21,9 @@ class UserError(Exception):
     The message is one line: what is wrong, what was expected, what to do. The command line prints
     it and exits with code 2. Any other exception is a defect and shows its traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # it may quote a file
 
 
 class MissingExtraError(UserError, ImportError):
@@ -25,15 +37,13 @@ class EnvironmentFailedError(UserError):
     """
 
     def __init__(self, message: str) -> None:
-        self.line, _, self.traceback = message.partition("\n")
-        super().__init__(message)
-
-    def __str__(self) -> str:
-        return self.line
+        line, _, traceback = message.partition("\n")
+        self.traceback = "\n".join(map(printable, traceback.split("\n")))
+        super().__init__(line)
 
     def with_hint(self, hint: str) -> "EnvironmentFailedError":
         """Return the same error with a hint at the end of its line."""
-        return EnvironmentFailedError(f"{self.line}; {hint}\n{self.traceback}")
+        return EnvironmentFailedError(f"{self}; {hint}\n{self.traceback}")
 
 
 class MadeInJaxError(UserError):
@@ -69,6 +79,9 @@ class NoPictureError(Exception):
 
 class DamagedError(Exception):
     """A damaged checkpoint; the message says what is wrong with which file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class DivergedError(UserError):
