@@ -33,6 +33,8 @@ from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line
 
 START_SECONDS = 120.0
 """Seconds that a worker has to import its modules and make its environment."""
+LONGEST_WAIT = 86_400.0
+"""Seconds that the system waits at a time: it counts them in milliseconds of 32 bits."""
 CLOSE_SECONDS = 5.0
 """Seconds after which a worker that was asked to end is killed."""
 
@@ -156,7 +158,8 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         missing = set(range(self.num_envs))
         end = time.monotonic() + timeout
         while missing:
-            events = self._selector.select(max(end - time.monotonic(), 0))
+            left = max(end - time.monotonic(), 0)
+            events = self._selector.select(min(left, LONGEST_WAIT))
             answered = missing.intersection(key.data for key, _ in events)
             for index in sorted(answered):
                 answers[index] = self._receive(index)
@@ -164,7 +167,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             for index in missing.intersection(~key.data for key, _ in events):
                 if not self._pipes[index].poll():  # its last answer comes first
                     raise self._lost(index)
-            if missing and not events:
+            if missing and not events and left <= LONGEST_WAIT:
                 for index in missing:
                     self.processes[index].kill()
                 raise self._failure(
