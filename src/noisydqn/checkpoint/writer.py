@@ -61,7 +61,9 @@ class CheckpointWriter:
         self.wait()
         layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
         last = self._last
-        if last is not None and (last.slots, last.block_slots) != layout:
+        if last is not None and (
+            (last.slots, last.block_slots) != layout or last.written > snapshot.written
+        ):
             last = None
         arrays = {name: to_host(leaf) for name, leaf in named(snapshot.arrays).items()}
         queue: Queue[tuple[int, list[np.ndarray]] | None] = Queue(QUEUED_BLOCKS)

@@ -358,6 +358,9 @@ class _Run:
         state = checkpoint.read("state", structs(_with_rows(self.state, None)))
         self.log = checkpoint.read("log", structs(self.log))
         self.done, self.start = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
+        in_chunk = 0 <= self.start <= self.made.runner.vector_steps
+        if not (in_chunk and 0 <= self.done <= self.total - self.start):
+            raise checkpoint.unfit("its counts of steps are impossible")
         self.updates = np.array(checkpoint.read("updates", self.updates))
         rows = checkpoint.read_rows(self.state.training.replay.rows, 1)
         self.state = _with_rows(state, rows)
