@@ -91,6 +91,7 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         else:
             self._parent.make()
+            self._parent.refuse_link(self.path.name)
             with _naming(self.path):
                 os.mkdir(self.path.name, dir_fd=self._parent.handle)
         self._handle = None
@@ -294,7 +295,9 @@ def plain(name: str) -> str:
 
 
 def _link(path: Path) -> OSError:
-    return OSError(errno.ELOOP, "it is a link, which a run is not read or written through", path)
+    return OSError(
+        errno.ELOOP, "it is a link, which a run is not read or written through", str(path)
+    )
 
 
 @contextlib.contextmanager
@@ -305,6 +308,6 @@ def _naming(path: Path) -> Generator[None]:
     except OSError as error:
         if error.errno in _LINKS:
             raise _link(path) from error
-        if error.filename is None or error.filename == path.name:
+        if error.filename is None or "/" not in str(error.filename):  # a name in the folder
             error.filename = str(path)
         raise

@@ -9,7 +9,8 @@ from typing import Any
 from noisydqn.errors import MissingExtraError, UserError
 from noisydqn.files import free_path, given_path
 from noisydqn.folders import File
-from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder, read_summary
+from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder
+from noisydqn.runs.summary import read_summary
 
 try:
     import huggingface_hub

@@ -23,6 +23,7 @@ from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.extensions import Extensions, TrackerMaker
 from noisydqn.runs.folder import (
+    Found,
     check_same,
     check_spaces,
     create_folders,
@@ -121,9 +122,10 @@ def train(
         if out is None:
             raise UserError("--resume needs --out: name the folder of the run to resume")
         if holds_run(out):
-            changes = check_same(config, out)
+            runs = open_folders(out)
+            changes = check_same(config, out, runs)
             # The options are those that the call gave, not what the file may name.
-            job = _resumed(out, changes, Given(maker, {}), extensions, trust=True)
+            job = _resumed(out, runs, changes, Given(maker, {}), extensions, trust=True)
             return launch(job, quiet=quiet, cache=cache)
     environment = _environment(config, maker, {})
     check_memory(config, environment)
@@ -174,20 +176,26 @@ def resume(
     given = accept(env)
     changes = {} if steps is None else {"steps": steps}
     trust = argument("trust", trust, bool)
-    job = _resumed(given_path(folder, "the run"), changes, given, extensions, trust=trust)
+    out = given_path(folder, "the run")
+    job = _resumed(out, open_folders(out), changes, given, extensions, trust=trust)
     return launch(job, quiet=quiet, cache=cache)
 
 
 def _resumed(
-    out: Path, changes: dict[str, Any], given: Given, extensions: Extensions, *, trust: bool
+    out: Path,
+    runs: Sequence[Found],
+    changes: dict[str, Any],
+    given: Given,
+    extensions: Extensions,
+    *,
+    trust: bool,
 ) -> Job:
-    """Return the job that resumes the run in a folder, with changes to its options.
+    """Return the job that resumes the runs found in a folder, with changes to their options.
 
     Raises:
-        UserError: the folder holds no run that can be resumed, its config names code and is not
-            trusted, or the environment is another.
+        UserError: a run cannot be resumed, its config names code and is not trusted, or the
+            environment is another.
     """
-    runs = open_folders(out)
     for folder, _ in runs:
         refuse_without_checkpoints(out, folder)
     uses = ALL if given.entry is None else NETWORK
@@ -202,7 +210,8 @@ def _resumed(
     for folder in folders:
         check_spaces(folder, environment.spec)
     config = first.replace(num_seeds=len(runs))
-    return Job(config, environment, out, folders, extensions, resumed=True)
+    names = {name: str(runs[0][1].options[name]) for name in ALL}
+    return Job(config, environment, out, folders, extensions, resumed=True, names=names)
 
 
 def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]) -> Environment:

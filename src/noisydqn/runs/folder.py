@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,6 +21,8 @@ from noisydqn.options import flag
 
 DEFAULT_PARENT = Path("runs")
 MAX_JSON_BYTES = 2**24
+SEED = re.compile(r"seed[0-9]+")
+"""Names of the folders of seeds that were trained together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,10 @@ class RunFolder:
         return file
 
 
+Found = tuple[RunFolder, StoredConfig]
+"""A run that was found, and its config."""
+
+
 def _make_out(config: Config, out: Path | None) -> Path:
     """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
     if out is None:
@@ -180,9 +188,17 @@ def create_folders(
     return out, folders
 
 
-def write_config(folder: RunFolder, config: Config) -> None:
-    """Write the config of one seed's run."""
-    folder.config.write_json(to_stored(config))
+def write_config(
+    folder: RunFolder, config: Config, names: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write the config of one seed's run.
+
+    Args:
+        folder: of the run.
+        config: the config.
+        names: names of code to be written, where the config has others that cannot be imported.
+    """
+    folder.config.write_json({**to_stored(config), **names})
 
 
 def write_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
@@ -231,17 +247,16 @@ def holds_run(path: Place) -> bool:
     return bool(_runs_in(RunFolder.at(given_path(path))))
 
 
-def check_same(config: Config, path: Path) -> dict[str, Any]:
-    """Check that a folder holds a run with the options of `config`.
+def check_same(config: Config, path: Path, runs: Sequence[Found]) -> dict[str, Any]:
+    """Check that the runs found in the folder `path` have the options of `config`.
 
     Returns:
         The options that may differ: the budget, and when checkpoints are saved and how many are
         kept.
 
     Raises:
-        UserError: other options differ, or as `open_folders`.
+        UserError: other options differ.
     """
-    runs = open_folders(path)
     wanted = config.flat()
     free = {name: wanted[name] for name in ("steps", "checkpoint_seconds", "keep")}
     stored = {**runs[0][1].options, "num_seeds": len(runs), **free}
@@ -274,15 +289,7 @@ def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
     raise UserError(f"{folder.path} holds no checkpoints, nothing was changed: {hint}")
 
 
-def read_summary(folder: RunFolder) -> dict[str, Any]:
-    """Read the summary of a run; {} if it is missing or cannot be read."""
-    try:
-        return msgspec.json.decode(folder.summary.read(MAX_JSON_BYTES), type=dict[str, Any])
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def open_folders(path: Place) -> list[tuple[RunFolder, StoredConfig]]:
+def open_folders(path: Place) -> list[Found]:
     """Find the run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
@@ -307,11 +314,11 @@ def _runs_in(folder: RunFolder) -> list[RunFolder]:
         return [folder]
     if not folder.files.exists():
         return []
-    names = [name for name in folder.files.names() if name.startswith("seed")]
+    names = [name for name in folder.files.names() if SEED.fullmatch(name)]
     return [seed for seed in map(folder.seed, names) if seed.config.taken()]
 
 
-def open_folder(path: Place) -> tuple[RunFolder, StoredConfig]:
+def open_folder(path: Place) -> Found:
     """Find the only run in a folder.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class Job:
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
     resumed: bool = False
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """The names of code in the files of a resumed run, which stay."""
 
     @property
     def together(self) -> bool:
@@ -82,11 +84,16 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         try:
             return _perform(job, terminal)
         except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
+            resume = how_to("resume", job.out, job.config)
+            if error.errno in UNWRITABLE:
+                raise UserError(
+                    f"{job.out} cannot be written to: {error.strerror}; make room or make it "
+                    f"writable, then: {resume}"
+                ) from error
+            if error.filename is None or not Path(error.filename).is_relative_to(job.out):
+                raise  # it is not about the run
             raise UserError(
-                f"{job.out} cannot be written to: {error.strerror}; make room or make it "
-                f"writable, then: {how_to('resume', job.out, job.config)}"
+                f"{error.filename} cannot be used: {error.strerror}; move it away, then: {resume}"
             ) from error
 
 
@@ -101,7 +108,7 @@ def _perform(job: Job, terminal: Terminal) -> Result:
         for session in _sessions(job, context):
             with closing(session):
                 for seed in session.seeds if job.resumed else ():
-                    write_config(seed.folder, seed.config)
+                    write_config(seed.folder, seed.config, job.names)
                     write_spaces(seed.folder, spec)
                 _train_and_report(session, out)
             steps = session.progress.steps

@@ -2,9 +2,11 @@
 
 import csv
 import math
+import os
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from noisydqn.errors import printable
 from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.trackers import OLD_NAMES
@@ -18,6 +20,11 @@ Columns = dict[str, list[float]]
 MAX_WINDOW = 20
 """Largest number of episodes that the curve of training episodes averages."""
 
+MAX_CSV_BYTES = 2**26
+"""Bytes of the largest file that is drawn: two million episodes, or 200,000 rows of metrics."""
+MAX_DRAWN, MAX_LAYERS, MAX_LABEL = 1e35, 32, 60
+"""The largest number, the most layers and the longest name that are drawn."""
+
 COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
 """Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
 
@@ -27,22 +34,40 @@ TRAINING = "training, exploring"
 EVALUATION = "evaluation, greedy"
 
 
-def read_columns(file: File) -> Columns:
-    """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
+def read_columns(file: File, *needed: str) -> Columns:
+    """Read the columns of a run's CSV file, by their present names.
 
-    Return {} if the file is missing or has no rows.
+    A field that holds no number that can be drawn is NaN, and rows of another length than the
+    first are left out: the file may be damaged. Return {} if it is missing, has no rows, lacks a
+    column of `needed`, or cannot be read.
     """
-    if not file.exists():
+    rows: list[list[float]] = []
+    header: list[str] = []
+    try:
+        with file.reading() as raw, TextIOWrapper(raw, "utf-8", "replace", newline="") as text:
+            if os.fstat(raw.fileno()).st_size > MAX_CSV_BYTES:
+                return {}
+            lines = csv.reader(text)
+            header = next(lines, [])
+            rows += [[_number(x) for x in row] for row in lines if len(row) == len(header) > 0]
+    except (OSError, csv.Error):
         return {}
-    with TextIOWrapper(file.reading(), newline="") as text:
-        rows = list(csv.DictReader(text))
-    names = rows[0] if rows else {}
-    return {OLD_NAMES.get(x, x): [float(row[x] or math.nan) for row in rows] for x in names}
+    names = [OLD_NAMES.get(x, x) for x in header]
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+    return columns if set(needed) <= columns.keys() else {}
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if abs(number) < MAX_DRAWN else math.nan
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
     """Average each value and the `window` - 1 values before it, or fewer at the start."""
-    spans = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
+    spans = (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))
     return [sum(span) / len(span) for span in spans]
 
 
@@ -54,6 +79,7 @@ def draw_curves(folder: RunFolder) -> "Figure":
     the size of the noise in each layer.
     """
     # matplotlib is slow to import; pyplot would interfere with a notebook's own plots.
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     class Curves(Figure):
@@ -64,10 +90,16 @@ def draw_curves(folder: RunFolder) -> "Figure":
             self.savefig(png, dpi=DPI)
             return png.getvalue()
 
-    metrics, episodes, evaluations = (
-        read_columns(path) for path in (folder.metrics, folder.episodes, folder.evaluations)
-    )
     figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
+    with rc_context({"text.parse_math": False, "text.usetex": False}):  # names come from a file
+        _draw(figure, folder)
+    return figure
+
+
+def _draw(figure: Any, folder: RunFolder) -> None:
+    metrics = read_columns(folder.metrics, "step")
+    episodes = read_columns(folder.episodes, "step", "return")
+    evaluations = read_columns(folder.evaluations, "step", "mean_return")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
     statistics = [x for x in evaluations if x not in COLUMNS and _known(evaluations, x)]
@@ -78,12 +110,12 @@ def draw_curves(folder: RunFolder) -> "Figure":
     else:
         _draw_loss(middle, metrics)
     _draw_noise(right, metrics)
-    end = max([*metrics.get("step", []), *episodes.get("step", []), 1])
+    steps = [*metrics.get("step", []), *episodes.get("step", [])]
+    end = max([1, *(x for x in steps if not math.isnan(x))])
     for axes in (left, middle, right):
         axes.set(xlabel="environment steps", xlim=(0, 1.03 * end))
         axes.xaxis.set_major_formatter(_thousands)
         axes.locator_params(axis="x", nbins=6)
-    return figure
 
 
 def save_curves(folder: RunFolder) -> None:
@@ -131,7 +163,7 @@ def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None
 
 def _draw_statistic(axes: "Axes", evaluations: Columns, name: str) -> None:
     """Draw a statistic of the evaluations, in percent if all its values are shares."""
-    words = name.replace("_", " ")
+    words = _label(name.replace("_", " "))
     values = evaluations[name]
     axes.set(title=f"{words.capitalize()} in evaluations", ylabel=words)
     if all(math.isnan(x) or 0 <= x <= 1 for x in values):
@@ -159,14 +191,19 @@ def _draw_loss(axes: "Axes", metrics: Columns) -> None:
 
 def _draw_noise(axes: "Axes", metrics: Columns) -> None:
     axes.set(title="Noise in each layer", ylabel="mean |sigma|")
-    for name, values in metrics.items():
-        if name.startswith("sigma."):
-            axes.plot(metrics["step"], values, label=name.removeprefix("sigma."))
+    for name in [name for name in metrics if name.startswith("sigma.")][:MAX_LAYERS]:
+        label = _label(name.removeprefix("sigma."))
+        axes.plot(metrics["step"], metrics[name], label=label)
     if axes.lines:
         axes.set_ylim(bottom=0)
         _legend(axes)
     else:
         _say(axes, "no layer is noisy")
+
+
+def _label(name: str) -> str:
+    """Return a name that can be drawn."""
+    return printable(name[:MAX_LABEL])
 
 
 def _legend(axes: "Axes") -> None:

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import jax
+
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config.config import Config
@@ -20,10 +22,11 @@ from noisydqn.runners.stop import Stop
 from noisydqn.runs.callbacks import Training
 from noisydqn.runs.evaluations import Evaluations
 from noisydqn.runs.extensions import Extensions, Watchers
-from noisydqn.runs.folder import RunFolder, read_summary
+from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
+from noisydqn.runs.summary import read_summary
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
 from noisydqn.runs.weights import save_policy
 
@@ -69,6 +72,9 @@ class SeedSession:
             UserError: the stored policies are not those of the config.
         """
         like = policy_like(self.config.program, self.context.env.spec)
+        leaves = len(jax.tree.leaves(like))
+        if leaves * len(progress.pending) > len(checkpoint.manifest.arrays):
+            raise checkpoint.unfit("weights of pending evaluations are not there")
         best = None if progress.best_return is None else like
         expected = {"final": like, "best": best, "pending": [like] * len(progress.pending)}
         policies: dict[str, Any] = checkpoint.read(name, expected)

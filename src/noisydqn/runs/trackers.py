@@ -98,7 +98,8 @@ class _CsvFile:
     def __init__(self, file: File, size: int) -> None:
         raw = file.appending()
         raw.truncate(min(size, os.fstat(raw.fileno()).st_size))
-        self._header = next(csv.reader([raw.readline().decode()]), None) or None
+        first = raw.readline(2**16).decode(errors="replace").replace("\0", "").splitlines()[:1]
+        self._header = next(csv.reader(first), None) or None
         raw.seek(0, os.SEEK_END)
         self._file = TextIOWrapper(raw, newline="")
         self._writer: Any = csv.writer(self._file)
@@ -185,9 +186,8 @@ class TensorBoardTracker:
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.make()
-        # The suffix keeps two files of the same second apart.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
-        self._writer = RecordWriter(folder.tensorboard.file(name).create())
+        self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if steps > 0:
