@@ -26,7 +26,9 @@ from benchmarks import results
 from noisydqn.checkpoint import rows as ring
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.folders import Folder
 from noisydqn.learner import sum_tree
 from noisydqn.learner.agent import Agent
 from noisydqn.presets import config_for
@@ -162,7 +164,7 @@ def main() -> None:
         trainer.step()
     folder = Path(tempfile.mkdtemp())
     try:
-        writer = CheckpointWriter(folder, len(CHECKPOINTS), None, sys.exit)
+        writer = CheckpointWriter(Folder(folder), len(CHECKPOINTS), None, sys.exit)
         done = {"full": save(trainer, writer, folder, 0)}
         alone = trainer.steps_per_second(args.window)
         jumped = 0

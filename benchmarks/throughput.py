@@ -52,7 +52,6 @@ def measure(
         acting_noise="update",
         layer_norm=False,
         distribution=distribution,
-        quantiles=None,
     )
     if env.startswith("ALE/"):
         config = config.replace(replay_capacity=20_000)
@@ -63,7 +62,8 @@ def measure(
     started = time.perf_counter()
     updates = 0
     environment: Any = make_environment(config.environment)
-    for chunk in host.run(config.program, environment, jax.random.key(0), config.total_steps):
+    made = host.programs(config.program, environment.spec)
+    for chunk in host.run(made, environment, jax.random.key(0), config.total_steps):
         if chunk.steps <= warm:
             started, updates = time.perf_counter(), chunk.seeds[0].updates
         last = chunk

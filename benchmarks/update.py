@@ -52,7 +52,8 @@ def jax_round(network: str, head: str) -> Round:
     import jax.numpy as jnp
 
     from noisydqn import Config
-    from noisydqn.envs.spec import EnvironmentSpec, numbered
+    from noisydqn.envs.encoding import numbered
+    from noisydqn.envs.spec import EnvironmentSpec
     from noisydqn.learner.agent import UpdateNoise, sample_update_noise
     from noisydqn.runners import build
     from noisydqn.types import Batch, LearnerState, Transition

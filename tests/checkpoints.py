@@ -23,8 +23,10 @@ from noisydqn.checkpoint.format import Manifest, encode
 from noisydqn.checkpoint.reader import newest_whole, read_manifest
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
+from noisydqn.folders import File, Folder
 from noisydqn.runners import build
 from noisydqn.runs.weights import load_policy, save_policy
 from noisydqn.types import Row
@@ -66,7 +68,7 @@ def write(folder: Path, *written: int, keep: int = 2) -> CheckpointWriter:
     before = ring.BLOCK_BYTES
     ring.BLOCK_BYTES = 5 * SLOT_BYTES
     try:
-        writer = CheckpointWriter(folder, keep, None, fail)
+        writer = CheckpointWriter(Folder(folder), keep, None, fail)
         for steps in written:
             writer.save(make(steps), {"steps": steps})
             writer.wait()
@@ -77,7 +79,7 @@ def write(folder: Path, *written: int, keep: int = 2) -> CheckpointWriter:
 
 def read(folder: Path, warn: Callable[[str], None]) -> int:
     """Steps of the newest whole checkpoint, all of which was read and compared."""
-    checkpoint = newest_whole(folder, warn)
+    checkpoint = newest_whole(Folder(folder), warn)
     assert checkpoint is not None
     checkpoint.check_rows(ROW, 0)
     state = checkpoint.read("state", LIKE)
@@ -132,7 +134,7 @@ class Corpus:
         self.config = Config(hidden=(4,))
         self.spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, numbered(2))
         self.policy = build.make_policy(self.config.program, self.spec, jax.random.key(3))
-        save_policy(self.path / "weights", self.policy)
+        save_policy(File.at(self.path / "weights"), self.policy)
 
     def close(self) -> None:
         """Remove them."""
@@ -159,18 +161,18 @@ class Corpus:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.path / "good", folder)
         newest = folder / "checkpoint-00000002.json"
-        contents: Any = msgspec.to_builtins(read_manifest(newest))
+        contents: Any = msgspec.to_builtins(read_manifest(File.at(newest)))
         place = contents
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = value
         body = msgspec.json.encode(contents)
-        head, _, _ = encode(read_manifest(newest)).partition(b"\n")
+        head, _, _ = encode(read_manifest(File.at(newest))).partition(b"\n")
         about = json.loads(head) | {"sha256": _signature(body)}
         newest.write_bytes(json.dumps(about).encode() + b"\n" + body)
         tracemalloc.start()
         try:
-            checkpoint = newest_whole(folder, lambda _: None)
+            checkpoint = newest_whole(Folder(folder), lambda _: None)
             assert checkpoint is not None
             checkpoint.check_rows(ROW, 0)
             state = checkpoint.read("state", LIKE)
@@ -189,7 +191,7 @@ class Corpus:
         bad = self.path / "bad.safetensors"
         bad.write_bytes(damage((self.path / "weights").read_bytes()))
         try:
-            policy = load_policy(bad, self.config, self.spec)
+            policy = load_policy(File.at(bad), self.config, self.spec)
         except UserError as error:
             check_message(error)
         else:

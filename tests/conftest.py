@@ -1,8 +1,10 @@
 """Settings of all tests: programs are compiled soon, and shared by the processes that run them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 from tests import annotations
@@ -27,3 +29,14 @@ install_import_hook(
     ],
     f"{annotations.__name__}.{annotations.check.__name__}",
 )
+
+
+@pytest.fixture(scope="module")
+def fast_compiler() -> Iterator[None]:
+    """Compile sooner what runs for a moment."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

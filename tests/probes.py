@@ -144,12 +144,14 @@ class Probe:
 
 def run_device(config: Config, env: Any, keys: Any, *args: Any, **options: Any) -> Generator[Chunk]:
     """Run the device runner with the options of a config."""
-    return device.run(config.program, env, keys, config.total_steps, *args, **options)
+    made = device.programs(config.program, env, len(keys))
+    return device.run(made, keys, config.total_steps, *args, **options)
 
 
 def run_host(config: Config, env: Any, key: Any, *args: Any, **options: Any) -> Generator[Chunk]:
     """Run the host runner with the options of a config."""
-    return host.run(config.program, env, key, config.total_steps, *args, **options)
+    made = host.programs(config.program, env.spec)
+    return host.run(made, env, key, config.total_steps, *args, **options)
 
 
 def act(network: QNetwork, observations: jax.Array, noise: Any) -> jax.Array:

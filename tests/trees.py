@@ -14,6 +14,11 @@ def priorities(tree: SumTree) -> np.ndarray:
     return np.asarray(tree)[above:].ravel()
 
 
+def total_priority(tree: SumTree) -> float:
+    """The sum of all priorities."""
+    return float(jnp.sum(tree[0]))
+
+
 def build(leaves: np.ndarray) -> SumTree:
     """Build a tree of many leaves level by level, which `put` would take long for."""
     shape = jax.eval_shape(lambda: sum_tree.init(len(leaves))).shape

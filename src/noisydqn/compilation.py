@@ -6,12 +6,14 @@ background threads, so the main thread stays free to handle signals.
 """
 
 import atexit
+import contextlib
+import math
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import Any, Generic, Literal, Self, TypeVar, cast
@@ -40,6 +42,10 @@ EFFORT: dict[Runs, dict[str, Any]] = {
 
 POLL_SECONDS = 0.05
 MAX_THREADS = 4
+COMPILING = "compiler"
+"""The name of threads that compile."""
+END_SECONDS = 5.0
+"""Seconds that the end of the interpreter waits for threads that do something else."""
 
 
 def compile_options(runs: Runs) -> dict[str, Any]:
@@ -190,6 +196,27 @@ def program_for(name: str, function: Callable[..., R], *args: Any) -> Program[R]
     return cast(Program[R], _program_for(name, function, structure, shapes))
 
 
+class Pace:
+    """The pace of a long loop of compiled calls, as nothing can interrupt a call.
+
+    Args:
+        seconds: how long a call may take, roughly.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.most = 1
+        """Steps that the next call may make."""
+
+    @contextlib.contextmanager
+    def timed(self, steps: int) -> Generator[None]:
+        """Time a call that makes some steps and waits for its results."""
+        before = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - before
+        self.most = min(4 * steps, math.ceil(steps * self._seconds / seconds))
+
+
 _threads: list[threading.Thread] = []
 
 
@@ -200,9 +227,13 @@ def busy() -> bool:
 
 @atexit.register
 def join_threads() -> None:
-    """Wait for background threads, because XLA crashes if the interpreter ends before them."""
+    """Wait for background threads, because XLA crashes if the interpreter ends before them.
+
+    Compilation always ends; an evaluation whose environment hangs does not.
+    """
+    end = time.monotonic() + END_SECONDS
     for thread in list(_threads):
-        thread.join()
+        thread.join(None if thread.name == COMPILING else max(end - time.monotonic(), 0))
 
 
 class Background:
@@ -298,7 +329,7 @@ class Compiler:
         announce: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self._check, self._announce = check, announce
-        self._background = Background(min(os.cpu_count() or 1, MAX_THREADS), "compiler")
+        self._background = Background(min(os.cpu_count() or 1, MAX_THREADS), COMPILING)
         self._futures: dict[Program[Any], Future[None]] = {}
 
     def __enter__(self) -> Self:

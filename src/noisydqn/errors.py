@@ -1,6 +1,10 @@
 """Errors for the user, and a one-line form of any other error."""
 
+import signal
 from typing import Any
+
+FAILED, REFUSED = 1, 2
+"""Exit codes of the command: a run ended with an error and was saved; nothing was done."""
 
 MAX_REASON = 300
 """Characters shown of another error's message."""
@@ -19,11 +23,23 @@ class UserError(Exception):
     """An error that the user can fix.
 
     The message is one line: what is wrong, what was expected, what to do. The command line prints
-    it and exits with code 2. Any other exception is a defect and shows its traceback.
+    it and exits with `code`. Any other exception is a defect and shows its traceback.
     """
+
+    code = REFUSED
+    hint = ""
+    """One more thing to say, at the end of the line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))  # it may quote a file
+
+    @property
+    def line(self) -> str:
+        """The message without the hint."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.line}; {self.hint}" if self.hint else self.line
 
 
 class MissingExtraError(UserError, ImportError):
@@ -37,13 +53,9 @@ class EnvironmentFailedError(UserError):
     """
 
     def __init__(self, message: str) -> None:
-        line, _, traceback = message.partition("\n")
-        self.traceback = "\n".join(map(printable, traceback.split("\n")))
+        line, _, trace = message.partition("\n")
+        self.traceback = "\n".join(map(printable, trace.split("\n")))
         super().__init__(line)
-
-    def with_hint(self, hint: str) -> "EnvironmentFailedError":
-        """Return the same error with a hint at the end of its line."""
-        return EnvironmentFailedError(f"{self}; {hint}\n{self.traceback}")
 
 
 class MadeInJaxError(UserError):
@@ -84,32 +96,48 @@ class DamagedError(Exception):
         super().__init__(printable(message))
 
 
+class UnfitError(UserError):
+    """A checkpoint that does not fit the config beside it, so that nothing is trained."""
+
+
+class NotSharedError(Exception):
+    """A file of a run that is not shared; the message says which, and what is wrong with it."""
+
+
 class DivergedError(UserError):
     """A loss, a gradient or a weight that is not finite. Earlier weights are kept."""
 
-    def with_hint(self, hint: str) -> "DivergedError":
-        """Return the same error with a hint at its end."""
-        return DivergedError(f"{self}; {hint}")
-
 
 class ExtensionFailedError(UserError):
-    """A tracker or callback of the user's raised. What was trained is saved."""
-
-    def with_hint(self, hint: str) -> "ExtensionFailedError":
-        """Return the same error with one more thing to say."""
-        return ExtensionFailedError(f"{self}; {hint}")
+    """A callback of the user's raised. What was trained is saved."""
 
 
 class StoppedError(Exception):
     """Work that was left because a stop was requested."""
 
 
+class QuitError(KeyboardInterrupt):
+    """The second request to stop: the program quits at once, and saves nothing.
+
+    `signal` is that of the request.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.signal = number
+        super().__init__()
+
+
+def message_of(error: BaseException) -> str:
+    """Format the message of an error in one line."""
+    message = printable(" ".join(str(error).split()))
+    return message if len(message) <= MAX_REASON else f"{message[:MAX_REASON]}..."
+
+
 def in_one_line(error: BaseException) -> str:
-    """Format an error and its message in one line."""
-    message = " ".join(str(error).split())
-    if len(message) > MAX_REASON:
-        message = f"{message[:MAX_REASON]}..."
-    return f"{type(error).__name__}: {message}".removesuffix(": ")
+    """Format an error and its message in one line; one for users is its message alone."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 def counted(number: int, noun: str) -> str:
@@ -118,8 +146,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def is_stop(error: BaseException) -> bool:
-    """Tell whether an error is a request to stop the program, which must not be swallowed.
+    """Tell whether an error is a request to stop, which must not be swallowed.
 
     `SystemExit` is not one: an environment that calls `sys.exit` has failed.
     """
-    return isinstance(error, KeyboardInterrupt | GeneratorExit)
+    return isinstance(error, KeyboardInterrupt | GeneratorExit | StoppedError)

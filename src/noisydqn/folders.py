@@ -41,7 +41,7 @@ class Folder:
     """
 
     def __init__(self, path: Path | str, parent: "Folder | None" = None) -> None:
-        self.path, self._parent = Path(path), parent
+        self._given, self._parent = Path(path), parent
         self._handle: int | None = None
 
     def __repr__(self) -> str:
@@ -49,6 +49,16 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def path(self) -> Path:
+        """The path, for messages: where the folder is now, if it was renamed after it was opened.
+
+        Without `/proc`, it is the path that users gave.
+        """
+        if self._parent is not None:
+            return self._parent.path / self._given.name
+        return self._given if self._handle is None else _path_of(self._handle, self._given)
 
     def folder(self, name: str) -> "Folder":
         """Return the folder of that name in this one, which need not exist."""
@@ -63,13 +73,12 @@ class Folder:
         """The descriptor of the open directory."""
         if self._handle is None:
             if self._parent is None:
-                self._handle = os.open(self.path, _FOLDER)
+                self._handle = os.open(self._given, _FOLDER)
             else:
-                self._parent.refuse_link(self.path.name)
+                name, parent = self._given.name, self._parent
+                parent.refuse_link(name)
                 with _naming(self.path):
-                    self._handle = os.open(
-                        self.path.name, _FOLDER | os.O_NOFOLLOW, dir_fd=self._parent.handle
-                    )
+                    self._handle = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent.handle)
             weakref.finalize(self, os.close, self._handle)
         return self._handle
 
@@ -83,19 +92,31 @@ class Folder:
     def make(self) -> bool:
         """Create the folder if it is missing, even if it was removed after it was opened.
 
+        A folder that was removed and has no parent is made under a free name if another process
+        has taken its own.
+
         Returns whether it was missing.
         """
         if self.exists():
             return False
-        if self._parent is None:
-            self.path.mkdir(parents=True, exist_ok=True)
-        else:
+        removed, self._handle = self._handle is not None, None
+        if self._parent is not None:
             self._parent.make()
-            self._parent.refuse_link(self.path.name)
-            with _naming(self.path):
-                os.mkdir(self.path.name, dir_fd=self._parent.handle)
-        self._handle = None
+            if not (removed and self.exists()):  # unless another process made it anew
+                self._parent.refuse_link(self._given.name)
+                with _naming(self.path):
+                    os.mkdir(self._given.name, dir_fd=self._parent.handle)
+        elif removed:
+            self._given = _made_free(self._given)
+        else:
+            self._given.mkdir(parents=True, exist_ok=True)
         return True
+
+    def remove(self) -> None:
+        """Remove the folder, which must be empty and in another one."""
+        assert self._parent is not None  # noqa: S101 - folders of users are never removed
+        with _naming(self.path):
+            os.rmdir(self._given.name, dir_fd=self._parent.handle)
 
     def names(self) -> list[str]:
         """List what is in it, by name."""
@@ -181,6 +202,11 @@ class File:
         except FileNotFoundError:
             return 0
 
+    def has_other_name(self) -> bool:
+        """Tell whether the file has a second name, anywhere on its disk (a hard link)."""
+        with self.reading() as file:
+            return os.fstat(file.fileno()).st_nlink > 1
+
     def reading(self) -> BufferedReader:
         """Open the file to read it."""
         return os.fdopen(self._open(os.O_RDONLY), "rb")
@@ -231,7 +257,7 @@ class File:
                 file.flush()
                 os.fsync(descriptor)
             with _naming(self.path):
-                if not new or not _linked(part, self.name, folder):
+                if not new or not _linked(part, self.name, folder, folder):
                     os.rename(part, self.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with contextlib.suppress(OSError):  # it would hide what went wrong before
@@ -244,12 +270,21 @@ class File:
 
     def write_json(self, value: object) -> None:
         """Write the whole file as JSON."""
-        self.write((json.dumps(value, indent=2) + "\n").encode())
+        self.write(json_bytes(value))
 
     def take(self, path: Path, *, new: bool = False) -> None:
         """Write the whole file as a copy of one outside, which a program made."""
         with path.open("rb") as source, self.replacing(new=new) as file:
             shutil.copyfileobj(source, file)
+
+    def move(self, to: "File") -> None:
+        """Give the file another place on the same disk; raises `FileExistsError` if it is taken."""
+        source, target = self.folder.handle, to.folder.handle
+        with _naming(to.path):
+            if _linked(self.name, to.name, source, target):
+                os.unlink(self.name, dir_fd=source)
+            else:
+                os.rename(self.name, to.name, src_dir_fd=source, dst_dir_fd=target)
 
     def create(self) -> BufferedWriter:
         """Create the file and open it to write; raises `FileExistsError` if the name is taken."""
@@ -269,18 +304,46 @@ class File:
             return descriptor
 
 
-def _linked(part: str, name: str, folder: int) -> bool:
+def _linked(name: str, other: str, source: int, target: int) -> bool:
     """Give a file a second name, which fails if the name is taken; False where links cannot be."""
     try:
-        os.link(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
         with contextlib.suppress(FileNotFoundError):
-            os.stat(name, dir_fd=folder, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
+            os.stat(other, dir_fd=target, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), other) from error
         return False
     return True
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON, as files of runs hold it."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _path_of(handle: int, given: Path) -> Path:
+    """Return where an open folder is: the given path, or where it was moved to."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(handle), given.stat()):
+            return given
+    with contextlib.suppress(OSError):
+        if os.fstat(handle).st_nlink > 0:  # not removed
+            return Path(f"/proc/self/fd/{handle}").readlink()
+    return given
+
+
+def _made_free(path: Path) -> Path:
+    """Make a new folder at a path or, if that is taken, at `path-2`, `path-3` and so on."""
+    number, free = 2, path
+    while True:
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            number, free = number + 1, path.with_name(f"{path.name}-{number}")
+            continue
+        return free
 
 
 def plain(name: str) -> str:

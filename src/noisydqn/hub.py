@@ -1,21 +1,35 @@
 """Sharing of runs on the Hugging Face hub: weights, config, results, video and a model card."""
 
+import contextlib
+import errno
+import os
 import re
 import shutil
 import tempfile
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.files import free_path, given_path
-from noisydqn.folders import File
-from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, open_folder
-from noisydqn.runs.summary import read_summary
+from noisydqn.errors import MissingExtraError, NotSharedError, UserError, in_one_line
+from noisydqn.files import given_path
+from noisydqn.folders import Folder
+from noisydqn.runs.folder import (
+    DEFAULT_PARENT,
+    RunFolder,
+    make_folder,
+    open_folder,
+    read_summary,
+)
+from noisydqn.runs.shared import check_run, check_sizes, shared_files, sizes_of
 
 try:
     import huggingface_hub
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+    from huggingface_hub.errors import (
+        LocalTokenNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 except ImportError as error:
     raise MissingExtraError(
         "push and pull need huggingface_hub, which is not installed: pip install 'noisydqn[hub]'"
@@ -23,22 +37,11 @@ except ImportError as error:
 
 LIBRARY = "noisydqn"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-
-
-def _shared(folder: RunFolder) -> list[File]:
-    """List the files of a run that are shared, existing or not."""
-    return [
-        folder.config,
-        folder.spaces,
-        folder.best,
-        folder.final,
-        folder.summary,
-        folder.video,
-        folder.curves,
-        folder.metrics,
-        folder.episodes,
-        folder.evaluations,
-    ]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+CARD = "README.md"
+STAGE = ".noisydqn-pull-"
+"""The start of the name of the folder in which a run lies until it is complete and checked."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _check_name(name: str) -> None:
@@ -49,6 +52,9 @@ def _check_name(name: str) -> None:
 def push(path: Path, name: str, *, private: bool = False) -> str:
     """Share a run; return its URL.
 
+    Only the files that a run consists of are sent, and each only if it is what its name says: no
+    link and no file with a second name is followed to something else.
+
     Args:
         path: a folder that `train` made.
         name: the repository, `user/name`; created if it does not exist.
@@ -56,42 +62,96 @@ def push(path: Path, name: str, *, private: bool = False) -> str:
 
     Raises:
         UserError: nobody is logged in, the hub refuses or cannot be reached, the name is not a
-            repository's, or the folder does not hold exactly one run with weights.
+            repository's, or the folder does not hold exactly one run with weights, whose files
+            are whole and not too large.
     """
     folder, stored = open_folder(path)
     _check_name(name)
     folder.weights("best")
     api = huggingface_hub.HfApi()
+    temporary = "the folder of temporary files"
+    with _writing(temporary, "TMPDIR"), tempfile.TemporaryDirectory() as place:
+        stage = RunFolder.at(place)
+        try:
+            _copy(folder, stage)
+            check_run(stage)
+        except NotSharedError as error:
+            raise UserError(
+                f"{folder.path} was not shared: {error}; put a whole copy of the file in its "
+                "place, or move it elsewhere"
+            ) from error
+        with _asking("the log-in"):
+            user = str(api.whoami()["name"])
+        card = model_card(stage, stored.options, name)
+        stage.files.file(CARD).write(str(card).encode())
+        with _asking(name):
+            api.create_repo(name, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=name,
+                folder_path=place,
+                commit_message=f"{stored.options['env']}, shared by {user}",
+            )
+    return f"https://huggingface.co/{name}"
+
+
+def _copy(folder: RunFolder, stage: RunFolder) -> None:
+    """Copy what is shared of a run, so that what is sent is what was checked.
+
+    Raises:
+        NotSharedError: a file is a link, has a second name, or is too large.
+    """
+    sizes = sizes_of(folder)
+    check_sizes(folder, sizes)
+    for name, shared in shared_files(folder).items():
+        if name in sizes:
+            if shared.file.has_other_name():
+                raise NotSharedError(f"{name} has a second name (it is a hard link)")
+            stage.files.file(name).write(shared.file.read(shared.limit))
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Generator[None]:
+    """Say in one line what the hub refused. Errors of the disk stay what they are."""
     try:
-        user = str(api.whoami()["name"])
+        yield
     except LocalTokenNotFoundError as error:
         raise UserError(
             "not logged in to the hub: run `hf auth login`, or set HF_TOKEN to a token with write "
             "access"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise _refused("the log-in", error) from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"{what} has no such revision: give a branch, a tag or a commit of it"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{what} is not on the hub, or not for you to see: check the name, or log in with "
+            "`hf auth login`"
+        ) from error
+    except Exception as error:
+        if any(os.strerror(code) in str(error) for code in FULL):  # also in errors of its parts
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise UserError(
+            f"the hub refused {what} or cannot be reached ({in_one_line(error)}): try again later"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writing(place: Path | str, remedy: str) -> Generator[None]:
+    """Say in one line that a disk is full or cannot be written to."""
     try:
-        with tempfile.TemporaryDirectory() as made:
-            stage = Path(made)
-            for file in _shared(folder):
-                if file.exists():
-                    (stage / file.name).write_bytes(file.read())
-            (stage / "README.md").write_text(str(model_card(folder, stored.options, name)))
-            api.create_repo(name, private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=name,
-                folder_path=stage,
-                commit_message=f"{stored.options['env']}, shared by {user}",
-            )
-    except (HfHubHTTPError, OSError) as error:
-        raise _refused(name, error) from error
-    return f"https://huggingface.co/{name}"
-
-
-def _refused(what: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"the hub refused {what} or cannot be reached ({reason}): try again later")
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(
+                f"the disk of {place} is full: free some space, or name another place with {remedy}"
+            ) from error
+        raise UserError(
+            f"{place} cannot be written to ({error.strerror or error}): name another place with "
+            f"{remedy}"
+        ) from error
 
 
 def model_card(folder: RunFolder, options: dict[str, Any], name: str) -> ModelCard:
@@ -135,7 +195,9 @@ def model_card(folder: RunFolder, options: dict[str, Any], name: str) -> ModelCa
 def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> Path:
     """Fetch a run into a new folder; return the folder.
 
-    Only files that `push` shares are fetched, by their names.
+    Only files that `push` shares are fetched, by their names, all of one commit, which the
+    folder's `README.md` then names. They are checked before the folder appears: a fetch that fails
+    leaves nothing. Nothing that the config names is imported.
 
     Args:
         name: the repository, `user/name`.
@@ -143,31 +205,142 @@ def pull(name: str, out: Path | None = None, *, revision: str | None = None) -> 
         revision: branch, tag or commit; None takes the newest.
 
     Raises:
-        UserError: the repository holds no run of noisydqn, the hub refuses or cannot be reached,
-            or `out` is not empty.
+        UserError: the repository holds no run of noisydqn, or a damaged or too large one; the hub
+            refuses or cannot be reached; `out` is not empty; or the disk is full.
     """
     _check_name(name)
-    out = free_path(DEFAULT_PARENT / name.split("/")[1]) if out is None else given_path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not empty, nothing was changed: name another folder")
-    api = huggingface_hub.HfApi()
-    target = RunFolder.at(out)
+    target = DEFAULT_PARENT / name.split("/")[1] if out is None else given_path(out)
+    with _writing(target, "--out"):
+        if out is not None:
+            _check_out(target)
+        api = huggingface_hub.HfApi()
+        commit, sizes = _list(api, name, revision)
+        near = (*target.parents,) if out is None else (target, *target.parents)
+        beside = next(path for path in near if os.path.lexists(path))  # on the same disk
+        if shutil.disk_usage(beside).free < sum(sizes.values()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with tempfile.TemporaryDirectory(
+            dir=beside, prefix=STAGE, ignore_cleanup_errors=True
+        ) as place:
+            stage = RunFolder.at(place)
+            with _refusing(f"{name} at commit {commit}"):
+                _fetch(api, name, commit, sizes, stage)
+            stage.files.file(CARD).write(_origin(name, commit).encode())
+            return _publish(stage, [CARD, *sizes], target, named=out is not None)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds something, and a file."""
+    if out.is_symlink() or out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out} is a file: name a folder that is new or empty")
+        if any(out.iterdir()):
+            raise UserError(f"--out {out} is not empty, nothing was changed: name another folder")
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Generator[None]:
+    """Say in one line why what a repository holds is not fetched."""
     try:
-        there = set(api.list_repo_files(name, revision=revision))
-        wanted = [file.name for file in _shared(target) if file.name in there]
-        if not {target.config.name, target.best.name} <= set(wanted):
-            raise UserError(
-                f"{name} holds no run of noisydqn ({target.config.name} and {target.best.name} "
-                "are not both there): name a repository that noisydqn push made"
+        yield
+    except NotSharedError as error:
+        raise UserError(
+            f"{what} holds no run that can be used, nothing was fetched: {error}; name another "
+            "repository, or another --revision"
+        ) from error
+
+
+def _list(api: HfApi, name: str, revision: str | None) -> tuple[str, dict[str, int]]:
+    """Find the commit that a revision is now, and the sizes of its files that are shared.
+
+    Raises:
+        UserError: it holds no run, or a too large one.
+    """
+    with _asking(name):
+        info = api.model_info(name, revision=revision, files_metadata=True)
+    commit = info.sha or ""
+    there = {file.rfilename: file.size for file in info.siblings or []}
+    with _refusing(f"{name} at {revision or 'its newest commit'}"):
+        if COMMIT.fullmatch(commit) is None:
+            raise NotSharedError("the hub names no commit")
+        sizes: dict[str, int] = {}
+        folder = RunFolder.at(name)
+        for file in shared_files(folder):
+            if file in there:
+                size = there[file]
+                if size is None:
+                    raise NotSharedError(f"the hub does not say how large {file} is")
+                sizes[file] = size
+        check_sizes(folder, sizes)
+    return commit, sizes
+
+
+def _fetch(api: HfApi, name: str, commit: str, sizes: Mapping[str, int], stage: RunFolder) -> None:
+    """Fetch the files of one commit into a folder, and check them there.
+
+    Raises:
+        NotSharedError: a file is not what its name says, or not of the size that was listed.
+    """
+    with _asking(name):
+        for file in sizes:
+            api.hf_hub_download(name, file, revision=commit, local_dir=stage.path)
+    found = sizes_of(stage)
+    for file, size in sizes.items():
+        if found.get(file) != size:
+            raise NotSharedError(
+                f"{file} came with {found.get(file, 0):,} bytes, expected {size:,}"
             )
-        with tempfile.TemporaryDirectory() as cache:
-            fetched = {
-                file: api.hf_hub_download(name, file, revision=revision, cache_dir=cache)
-                for file in wanted
-            }
-            out.mkdir(parents=True, exist_ok=True)
-            for file, place in fetched.items():
-                shutil.copyfile(place, out / file)  # the target of the cache's link, not the link
-    except (HfHubHTTPError, OSError) as error:
-        raise _refused(name, error) from error
-    return out
+    check_run(stage)
+
+
+def _origin(name: str, commit: str) -> str:
+    """Write down where a run is from."""
+    return (
+        f"# {name}\n\nFetched from https://huggingface.co/{name} at commit {commit}:\n\n"
+        f"```\nnoisydqn pull {name} --revision {commit}\n```\n"
+    )
+
+
+def _publish(stage: RunFolder, names: list[str], target: Path, *, named: bool) -> Path:
+    """Move the files of a run into their folder, which is made unless it is there and empty.
+
+    Args:
+        stage: where they are, which may be a folder in `target`.
+        names: of the files.
+        target: the folder.
+        named: whether the user named it; if not, a number is added where it is taken.
+
+    Raises:
+        UserError: another program has filled the folder.
+    """
+    made = not (named and target.is_dir())
+    try:
+        if not named:
+            target = make_folder(target.name)
+        elif made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.mkdir()
+        elif {*target.iterdir()} - {target / stage.path.name}:
+            raise FileExistsError
+        _move(stage.files, names, Folder(target), made=made)
+    except FileExistsError as error:
+        raise UserError(
+            f"--out {target} was filled by another program meanwhile, nothing was fetched: name "
+            "another folder"
+        ) from error
+    return target
+
+
+def _move(stage: Folder, names: list[str], target: Folder, *, made: bool) -> None:
+    """Move files into a folder, in this order, or none of them and remove it if it was made."""
+    try:
+        for name in names:
+            stage.file(name).move(target.file(name))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for name in names:
+                if not stage.file(name).taken():
+                    target.file(name).remove()
+            if made:
+                target.path.rmdir()
+        raise

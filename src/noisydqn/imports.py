@@ -38,7 +38,7 @@ def inert(name: str) -> str:
 
 def is_inert(name: str) -> bool:
     """Tell whether `find` refuses a name, as it does that of a lambda."""
-    return name.startswith(f"{PYTHON}<")
+    return name.startswith(PYTHON) and "<" in name
 
 
 def _described(function: Any) -> str:

@@ -3,7 +3,7 @@
 import re
 
 from noisydqn.config.config import Config
-from noisydqn.envs.options import CATCHER
+from noisydqn.envs.names import ATARI, CATCHER, GYMNAX, MINATAR, namespace, prefix
 
 DEFAULT_PRESET = "catcher"
 
@@ -15,6 +15,7 @@ _CATCHER = Config(
     chunk_steps=2_000,
     torso="catcher",
     hidden=(128,),
+    sigma_init=1.0,  # with 0.5 a seed in fifty never tries to stop in the middle
     learning_rate=1e-3,
     learning_rate_final=1e-4,
     discount=0.95,
@@ -287,8 +288,8 @@ DESCRIPTIONS = {
     ),
 }
 
-FAMILIES = {"ALE/": "atari", "MinAtar/": "minatar"}
-"""Presets of the environments whose ids start with a prefix."""
+FAMILIES = {ATARI: "atari", MINATAR: "minatar"}
+"""Presets of the environments whose ids have a namespace."""
 
 
 def config_for(env: str) -> Config:
@@ -296,7 +297,7 @@ def config_for(env: str) -> Config:
     for preset in PRESETS.values():
         if preset.environment.env == env and preset.preset != "default":
             return preset
-    family = next((name for start, name in FAMILIES.items() if env.startswith(start)), "default")
-    if env.startswith("gymnax:") and env.endswith("-MinAtar"):
+    family = FAMILIES.get(namespace(env), "default")
+    if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
     return PRESETS[family].replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))

@@ -89,7 +89,7 @@ class ProgramCache:
                 raise ValueError("cut short")
             payload, shapes, *trees = _Unpickler(io.BytesIO(data)).load()
             compiled = serialize_executable.deserialize_and_load(
-                payload, *trees, execution_devices=[_device()]
+                payload, *trees, execution_devices=[current_device()]
             )
         except Exception:
             with suppress(OSError):
@@ -177,7 +177,7 @@ def _pickled(value: Any) -> bytes:
 # What a program depends on, beside its key
 
 
-def _processor() -> str:
+def processor_lines() -> str:
     """Read the processor's model and features, as far as the system tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
@@ -194,7 +194,7 @@ def machine_key() -> str:
     Compiled programs use every feature of the processor and would crash on one that lacks it.
     """
     parts = [*_versions("jax", "jaxlib", "noisydqn"), sys.platform, platform.machine()]
-    return PREFIX + hashlib.sha256("\n".join([*parts, _processor()]).encode()).hexdigest()[:16]
+    return PREFIX + hashlib.sha256("\n".join([*parts, processor_lines()]).encode()).hexdigest()[:16]
 
 
 def _origin() -> str | None:
@@ -230,13 +230,19 @@ def _settings() -> str:
     """
     names = sorted(name for name in jax.config.values if "cache" not in name)
     values = [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in names]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = _device()
-    about = f"{device.device_kind}, {device.client.platform_version}, {cores} cores"
+    device = current_device()
+    about = f"{device.device_kind}, {device.client.platform_version}, {usable_cores()} cores"
     return "\n".join([*values, os.environ.get("XLA_FLAGS", ""), about])
 
 
-def _device() -> Any:
+def usable_cores() -> int:
+    """Count the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def current_device() -> Any:
     """Find the device that programs are compiled for."""
     given = jax.config.values["jax_default_device"]
     return jax.local_devices(backend=given)[0] if given is None or isinstance(given, str) else given

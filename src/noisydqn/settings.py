@@ -1,5 +1,7 @@
 """The settings of JAX that this library relies on, whatever the surrounding program has set."""
 
+import os
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -15,6 +17,18 @@ NEEDED = {
 }
 """Settings, by the name of JAX's context manager."""
 
+_forks: list[int] = []
+"""This process, if it was forked from one in which JAX had started."""
+
+
+def _note_fork() -> None:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if getattr(bridge, "backends_are_initialized", bool)():
+        _forks[:] = [os.getpid()]
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
 
 @contextmanager
 def own_settings() -> Generator[None]:
@@ -24,8 +38,13 @@ def own_settings() -> Generator[None]:
     settings return afterwards. Settings belong to a thread, so every thread must enter this.
 
     Raises:
-        UserError: JAX has no device that it may use.
+        UserError: JAX has no device that it may use, or its threads were lost in a fork.
     """
+    if _forks:
+        raise UserError(
+            "this process was forked from one in which JAX had started, and JAX would hang in it: "
+            "start it by multiprocessing's method 'spawn'"
+        )
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:

@@ -65,7 +65,7 @@ class Batch(NamedTuple):
 
 
 class LearnerState(NamedTuple):
-    """Everything that an update changes."""
+    """The learner alone, without its replay buffer: all that `Agent.update` changes."""
 
     online: Flat[Any]  # the trained network
     target: Flat[Any]  # its older copy, which values the next state

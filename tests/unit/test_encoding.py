@@ -17,9 +17,9 @@ from tests.host_envs import ShowingEnv
 
 from noisydqn import Config, UserError
 from noisydqn.envs.backends import NativeBackend
-from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.encoding import Encoding, numbered
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.nets.build import choose_torso
 from noisydqn.preprocessing import frames

@@ -119,7 +119,7 @@ def test_a_config_can_name_every_explorer() -> None:
 )
 def test_an_explorer_is_found_again_by_its_options(explorer: Any) -> None:
     config = Config(exploration=findable(explorer))
-    again = from_stored(to_stored(config), Path("config.json"))
+    again = from_stored(to_stored(config), Path("config.json")).admit(trust=True)
     assert again == config
     assert again.exploration.build() == explorer
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
@@ -208,11 +208,11 @@ def test_a_run_with_a_users_explorer_is_resumed_with_the_same_bits(
     noisydqn.train(out=tmp_path / "whole", **options)
     parts = tmp_path / "parts"
     train_until(3, monkeypatch, out=parts, checkpoint_seconds=1e-9, **options)
-    noisydqn.resume(parts, quiet=True)
+    noisydqn.resume(parts, quiet=True, trust=True)
     assert results(parts) == results(tmp_path / "whole")
     stored = json.loads((parts / "config.json").read_text())
     assert stored["exploration"] == "python:tests.explorers.EzGreedy"
-    assert noisydqn.load_policy(parts).predict(np.zeros(4, np.float32))[0] in (0, 1)
+    assert noisydqn.load_policy(parts, trust=True).predict(np.zeros(4, np.float32))[0] in (0, 1)
 
 
 def test_a_run_whose_explorer_is_gone_is_refused(
@@ -221,4 +221,4 @@ def test_a_run_whose_explorer_is_gone_is_refused(
     noisydqn.train(out=tmp_path, **tiny(env="CartPole-v1", explorer=EzGreedy(), steps=40))
     monkeypatch.delattr(explorers, "EzGreedy")
     with pytest.raises(UserError, match="EzGreedy names nothing that can be imported"):
-        noisydqn.resume(tmp_path, steps=80, quiet=True)
+        noisydqn.resume(tmp_path, steps=80, quiet=True, trust=True)

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from tests.runs import create_folders
 
 from noisydqn import PRESETS, Config, NoisyLinear, UserError, load_policy
 from noisydqn.cli import main
 from noisydqn.distributions import DISTRIBUTIONS, Distribution, Quantile
-from noisydqn.envs.encoding import Encoding
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import Encoding, numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import (
     SUFFIXES,
     Format,
@@ -30,6 +31,7 @@ from noisydqn.export import (
     export_run,
     graph,
 )
+from noisydqn.folders import File
 from noisydqn.imports import name_of
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
@@ -38,7 +40,7 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import normalize
 from noisydqn.runners import build
 from noisydqn.runs.exported import read_card
-from noisydqn.runs.folder import RunFolder, create_folders
+from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.weights import save_policy
 
 pytestmark = pytest.mark.slow
@@ -171,8 +173,8 @@ def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Polic
     config, of = case
     policy = make(case)
     file = tmp_path / f"policy{SUFFIXES[file_format]}"
-    card = describe(RunFolder(tmp_path), config, of)
-    export_policy(file, file_format, policy, of, card)
+    card = describe(RunFolder.at(tmp_path), config, of)
+    export_policy(File.at(file), file_format, policy, of, card)
     assert sorted(x.name for x in tmp_path.iterdir()) == [file.name, file.name + ".json"]
     assert json.loads(card_path(file).read_text()) == json.loads(json.dumps(card))
     return file, policy
@@ -332,14 +334,16 @@ def test_refuses_files_and_folders_that_do_not_fit(run: Path, tmp_path: Path) ->
 
 def test_a_card_of_another_version_is_refused(tmp_path: Path) -> None:
     config, of = CASES["vector"]
-    card = {**describe(RunFolder(tmp_path), config, of), "version": 9}
-    export_policy(tmp_path / "p.safetensors", "safetensors", make(CASES["vector"]), of, card)
+    card = {**describe(RunFolder.at(tmp_path), config, of), "version": 9}
+    export_policy(
+        File.at(tmp_path / "p.safetensors"), "safetensors", make(CASES["vector"]), of, card
+    )
     with pytest.raises(UserError, match="has a card of version 9, expected 1"):
         load_policy(tmp_path / "p.safetensors")
 
 
 def card_of(case: Case) -> dict[str, Any]:
-    return json.loads(json.dumps(describe(RunFolder(Path()), *case)))
+    return json.loads(json.dumps(describe(RunFolder.at(Path()), *case)))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +429,9 @@ def test_unknown_parts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_safetensors_take_torsos_of_the_user(tmp_path: Path) -> None:
     file, policy = export(tmp_path, OWN_TORSO, "safetensors")
     seen = example_observations(policy, OWN_TORSO[1], 20)
-    assert_equal(load_policy(file).values(seen), policy, seen)
+    with pytest.raises(UserError, match=r"names code .*torso python:.*make_torso.* --trust"):
+        load_policy(file)
+    assert_equal(load_policy(file, trust=True).values(seen), policy, seen)
 
 
 def test_a_file_that_differs_from_its_policy_is_refused(

@@ -10,7 +10,8 @@ from tests.probes import SMALL
 
 import noisydqn
 from noisydqn import Config, UserError
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.runners.core import Core
 from noisydqn.runs import memory
 from noisydqn.runs.memory import compare, replay_bytes

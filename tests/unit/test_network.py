@@ -11,7 +11,8 @@ import pytest
 
 from noisydqn import PRESETS, NoisyLinear, sample_noise
 from noisydqn.distributions import Categorical, Distribution, ImplicitQuantile, Quantile
-from noisydqn.envs.spec import EnvironmentSpec, numbered
+from noisydqn.envs.encoding import numbered
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.nets.convolutions import Conv, conv2d, conv_max_pool, max_pool
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import FactorisedNoise, Noise, noisy_layers

@@ -15,6 +15,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
+from noisydqn.folders import File
 from noisydqn.play import video as film
 from noisydqn.runners.build import make_policy
 
@@ -71,7 +72,7 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     env = HostEnvironment.create(probes.SMALL.environment, partial(Drawing, [RGB, None]))
     policy = make_policy(probes.SMALL.program, env.spec, jax.random.key(0))
     with pytest.raises(UserError, match="the environment rendered no picture at step 1: "):
-        film.save_film(tmp_path / "film.mp4", env, policy, 0.2, jax.random.key(0))
+        film.save_film(File.at(tmp_path / "film.mp4"), env, policy, 0.2, jax.random.key(0))
     assert not list(tmp_path.iterdir())
 
 

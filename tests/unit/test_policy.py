@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.toy_text import TaxiEnv
 from gymnasium.vector import SyncVectorEnv
 from tests.host_envs import ShowingEnv
+from tests.runs import create_folders
 
 from noisydqn import Config, UserError, load_policy
 from noisydqn.envs.encoding import Encoding
@@ -20,7 +21,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.runners import build
-from noisydqn.runs.folder import RunFolder, create_folders, write_spaces
+from noisydqn.runs.folder import RunFolder, write_spaces
 from noisydqn.runs.weights import save_policy
 
 PLAIN = Config(env="python:nowhere.<lambda>", hidden=(), exploration="greedy", dueling=False)
@@ -134,7 +135,7 @@ def test_loads_without_the_environment(run: Path) -> None:
 
 
 def test_an_old_run_needs_its_environment(run: Path) -> None:
-    RunFolder(run).spaces.unlink()
+    RunFolder.at(run).spaces.path.unlink()
     with pytest.raises(UserError, match=r"has no spaces\.json, so its policy needs the env"):
         load_policy(run)
     with pytest.raises(UserError, match=r"has no spaces\.json"):
@@ -143,14 +144,14 @@ def test_an_old_run_needs_its_environment(run: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "no JSON", '{"version": 2}'])
 def test_spaces_that_are_damaged_are_named(run: Path, text: str) -> None:
-    RunFolder(run).spaces.write_text(text)
+    RunFolder.at(run).spaces.path.write_text(text)
     with pytest.raises(UserError, match=r"spaces\.json cannot be used .*: restore it") as error:
         load_policy(run)
     assert "\n" not in str(error.value)
 
 
 def test_spaces_of_another_run_do_not_fit(run: Path) -> None:
-    write_spaces(RunFolder(run), spec_of(GAMES["MultiDiscrete"]()))
+    write_spaces(RunFolder.at(run), spec_of(GAMES["MultiDiscrete"]()))
     with pytest.raises(UserError, match="does not fit the config beside it"):
         load_policy(run)
 

@@ -335,7 +335,7 @@ def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
 def test_every_processor_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     before = machine_key()
     machine_key.cache_clear()
-    monkeypatch.setattr(program_cache, "_processor", lambda: "another one")
+    monkeypatch.setattr(program_cache, "processor_lines", lambda: "another one")
     assert machine_key() != before
     machine_key.cache_clear()
     monkeypatch.undo()

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.trees import priorities
+from tests.trees import priorities, total_priority
 
-from noisydqn.learner import sum_tree
 from noisydqn.learner.replay import Replay, ReplayState
 from noisydqn.types import Row, Transition
 
@@ -291,7 +290,7 @@ def test_importance_weights() -> None:
     leaves = jnp.asarray(sorted(twin.transitions()))
     state = replay.set_priorities(state, leaves, jnp.arange(1.0, 8.0), jnp.float32(1))
     batch = replay.sample(state, jax.random.key(3), 64, jnp.float32(0.5))
-    probability = priorities(state.tree)[batch.indices] / float(sum_tree.total(state.tree))
+    probability = priorities(state.tree)[batch.indices] / total_priority(state.tree)
     # (1 / (N P))^beta, divided by the largest of the batch (Schaul et al. 2016, section 3.4).
     expected = (1 / (len(leaves) * probability)) ** 0.5
     np.testing.assert_allclose(batch.weights, expected / expected.max(), rtol=1e-5)

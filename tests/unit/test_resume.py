@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.disks import mounted
 from tests.host_envs import CountingHostEnv, Cue, Forgetful
 from tests.processes import interrupt
+from tests.runs import TINY, flags, results, tiny, train_until
 
 import noisydqn
 from noisydqn.checkpoint import rows as ring
-from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
@@ -37,82 +37,8 @@ from noisydqn.types import Row
 
 pytestmark = pytest.mark.slow
 
-TINY: dict[str, Any] = {
-    "steps": 480,
-    "chunk_steps": 40,
-    "hidden": (8,),
-    "num_envs": 2,
-    "batch_size": 4,
-    "learning_starts": 40,
-    "replay_capacity": 100,
-    "evaluation_episodes": 2,
-    "evaluation_every": 100,
-    "video_seconds": 0,
-    "quiet": True,
-}
-
-
-def tiny(**changes: Any) -> dict[str, Any]:
-    """Small options, some of them changed."""
-    return TINY | changes
-
-
 CHUNKS = TINY["steps"] // TINY["chunk_steps"]
 SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, CountingHostEnv).spec
-WALL_CLOCK = ("train_seconds", "steps_per_second", "solved_at_seconds")
-
-
-def flags(options: dict[str, Any]) -> list[str]:
-    """Options as the command line takes them."""
-    argv = ["--quiet"]
-    for name, value in options.items():
-        if name != "quiet":
-            values = value if isinstance(value, tuple) else (value,)
-            argv += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return argv
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def train_until(chunks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Train, and die after some chunks, the last of which is not saved."""
-    take, count = Session._take, [0]  # pyright: ignore[reportPrivateUsage]
-
-    def dying(self: Session, *args: Any) -> None:
-        self.writer.wait()
-        take(self, *args)
-        count[0] += 1
-        if count[0] == chunks:
-            raise KilledError
-
-    monkeypatch.setattr(Session, "_take", dying)
-    with pytest.raises(KilledError):
-        noisydqn.train(**options)
-    monkeypatch.undo()
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """What a run came to, but for times."""
-    summary = json.loads((folder / "summary.json").read_text())
-    tables = {
-        name: [
-            [x for x, key in zip(line.split(","), header, strict=True) if "second" not in key]
-            for line in lines
-        ]
-        for name in ("metrics", "episodes", "evaluations")
-        for header, *lines in [
-            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines()]
-        ]
-        for header in [header.split(",")]
-    }
-    files = ("final.safetensors", "best.safetensors")
-    return {
-        "summary": {key: value for key, value in summary.items() if key not in WALL_CLOCK},
-        **{name: (folder / name).read_bytes() for name in files},
-        **tables,
-    }
 
 
 @pytest.mark.parametrize(
@@ -326,24 +252,15 @@ def test_a_run_that_was_never_saved_starts_from_the_beginning(
     assert results(out) == results(tmp_path / "whole")
 
 
-def test_a_run_whose_checkpoints_are_gone_is_refused(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    noisydqn.train(env=Cue, out=out, **tiny(steps=40))
-    for path in (out / "checkpoints").iterdir():
-        path.unlink()
-    (out / "checkpoints").rmdir()
-    with pytest.raises(UserError, match="holds no checkpoints, nothing was changed: train anew"):
-        noisydqn.resume(out)
-
-
 def test_one_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second process is refused; what a dead one left behind locks nothing."""
     out = tmp_path / "run"
     noisydqn.train(env="CartPole-v1", out=out, **tiny(steps=40))
     program = (
         "import pathlib, sys, time\n"
-        "from noisydqn.checkpoint.lock import locked\n"
-        f"with locked(pathlib.Path({str(out / 'checkpoints')!r})):\n"
+        "from noisydqn.checkpoint.lock import Lock\n"
+        "from noisydqn.folders import Folder\n"
+        f"with Lock(Folder({str(out)!r}), print):\n"
         "    print('locked', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -379,9 +296,9 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path: Path) ->
         noisydqn.train(env=CountingHostEnv, out=out, **options)
     assert "arrays of weights are not finite, first" in str(caught.value)
     assert f"what was trained until then is in {out}" in str(caught.value)
-    for path in (RunFolder(out).final, RunFolder(out).best):
-        assert all(np.isfinite(x).all() for x in safetensors.numpy.load_file(path).values())
-    checkpoint = newest_whole(RunFolder(out).checkpoints, pytest.fail)
+    for file in (RunFolder.at(out).final, RunFolder.at(out).best):
+        assert all(np.isfinite(x).all() for x in safetensors.numpy.load_file(file.path).values())
+    checkpoint = newest_whole(RunFolder.at(out).checkpoints, pytest.fail)
     assert checkpoint is not None
     config = noisydqn.Config(**{k: v for k, v in options.items() if k != "quiet"})
     policy = policy_like(config.program, SPEC)
@@ -423,7 +340,7 @@ def test_a_disk_that_cannot_be_written_to(disk: Path, capsys: pytest.CaptureFixt
     remount = ["mount", "-o", "remount,ro", str(disk)]
     subprocess.run(remount, check=True)
     assert main(["resume", str(out), "--steps", "80", "--quiet"]) == 2
-    assert "checkpoints cannot be written to: Read-only file system" in capsys.readouterr().err
+    assert f"{out} cannot be written to: Read-only file system" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [1, 7, 16])
@@ -444,9 +361,3 @@ def test_blocks_of_a_ring(size: int) -> None:
         start, length = layout.span(block)
         filled = ring.paste(filled, 0, start, ring.cut(rows, 0, start, length))
     assert eqx.tree_equal(filled, rows)
-
-
-def test_a_lock_needs_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"), locked(tmp_path / "file"):
-        pass

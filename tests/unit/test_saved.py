@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests.host_envs import ShowingEnv
+from tests.runs import create_folders
 
 import noisydqn
 from noisydqn import Config, UserError
@@ -18,7 +19,7 @@ from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.export import export_run
 from noisydqn.runners import build
-from noisydqn.runs.folder import RunFolder, create_folders, write_config
+from noisydqn.runs.folder import RunFolder, write_config
 from noisydqn.runs.weights import save_policy
 
 pytestmark = pytest.mark.slow
@@ -80,14 +81,14 @@ def test_a_run_is_evaluated_in_an_environment_from_the_user(run: Path, env: Any)
 
 def test_an_environment_from_the_user_is_played_unchanged(run: Path) -> None:
     """Not as that of the run was made."""
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     write_config(folder, PLAIN.replace(env_kwargs='{"size": 9}', max_episode_steps=3))
     evaluation = noisydqn.evaluate(run, env=Walk, episodes=1)
     assert evaluation.returns == (7,)
 
 
 def test_as_many_episodes_as_the_run_evaluates(run: Path) -> None:
-    write_config(RunFolder(run), PLAIN.replace(evaluation_episodes=3))
+    write_config(RunFolder.at(run), PLAIN.replace(evaluation_episodes=3))
     assert len(noisydqn.evaluate(run, env=Walk).returns) == 3
 
 

@@ -21,6 +21,7 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import join_threads
 from noisydqn.errors import EnvironmentFailedError, StoppedError
+from noisydqn.folders import Folder
 from noisydqn.runners import device
 from noisydqn.runners.report import Chunk
 from noisydqn.runners.stop import Stop, stoppable
@@ -88,10 +89,10 @@ def test_a_chunk_left_on_the_device_is_finished_with_the_same_bits(
     whole = [seen(chunk) for chunk in run_device(config, env, keys)]
     *before, last = run_device(config, env, keys, stop=StopAt(looks))
     assert (last.seeds, last.steps) == ([], 2 * looks)
-    writer = CheckpointWriter(tmp_path, 1, None, refuse)
+    writer = CheckpointWriter(Folder(tmp_path), 1, None, refuse)
     writer.save(last.snapshot(), {})
     writer.wait()
-    checkpoint = newest_whole(tmp_path, refuse)
+    checkpoint = newest_whole(Folder(tmp_path), refuse)
     after = [seen(chunk) for chunk in run_device(config, env, keys, checkpoint)]
     assert len(before) + len(after) == len(whole)
     assert after == whole[len(before) :]
@@ -132,7 +133,7 @@ def test_a_chunk_left_on_the_host_is_finished_with_the_same_bits(
             noisydqn.train(out=out, **options)
     else:
         assert noisydqn.train(out=out, **options).interrupted
-    noisydqn.resume(out, quiet=True)
+    noisydqn.resume(out, quiet=True, trust=True)
     assert results(out) == results(tmp_path / "whole")
 
 
@@ -157,7 +158,7 @@ def test_a_run_whose_evaluation_fails_is_resumed_with_the_same_bits(
     with pytest.raises(EnvironmentFailedError, match="a cable is loose"):
         noisydqn.train(out=out, **options)
     monkeypatch.setattr(Loose, "loose", False)
-    checkpoint = newest_whole(out / "checkpoints", refuse)
+    checkpoint = newest_whole(Folder(out / "checkpoints"), refuse)
     assert checkpoint is not None
     noisydqn.resume(out, env=Loose, quiet=True)
     assert results(out) == results(tmp_path / "whole")

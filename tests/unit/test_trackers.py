@@ -51,7 +51,7 @@ def tracked(folder: RunFolder, *evaluations: Evaluation, success: bool = False) 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder(tmp_path)
+    return RunFolder.at(tmp_path)
 
 
 # Lines
@@ -107,7 +107,7 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
     """There is no best of one."""
     out = folder.path
     tracked(folder, Evaluation((1.0,)))
-    lines = closing_lines(out, [result_of(folder, mean_return=6.0)])
+    lines = closing_lines(out, CONFIG, [result_of(folder, mean_return=6.0)])
     assert lines == [
         "trained for 4,000 steps in 2 s; solved after 3,000",
         "without noise the final weights: a mean return of 6.0",
@@ -115,21 +115,23 @@ def test_the_last_lines_say_which_weights_played(folder: RunFolder) -> None:
         f"next: noisydqn evaluate {out}",
     ]
     tracked(folder, Evaluation((1.0,)), Evaluation((2.0,)))
-    folder.video.touch()
+    folder.video.path.touch()
     caught = result_of(folder, mean_return=6.0, caught_fraction=0.5)
-    lines = closing_lines(out, [caught, caught], (CAUGHT_FRACTION,))
+    lines = closing_lines(out, CONFIG, [caught, caught], (CAUGHT_FRACTION,))
     assert lines[1] == "without noise the best of 2 evaluated: 50.00%, 50.00% of the fruit caught"
     assert lines[2].startswith("the video, curves")
 
 
 def test_what_to_do_next_can_be_done(tmp_path: Path) -> None:
     """A command whose path is one word, or a call where no name leads to the environment."""
-    folder = RunFolder(tmp_path / "two words" / "seed0")
+    folder = RunFolder.at(tmp_path / "two words" / "seed0")
     for env, expected in {
-        "A-v0": f"next: noisydqn evaluate '{folder.path.parent}'",
+        "CartPole-v1": f"next: noisydqn evaluate '{folder.path.parent}'",
+        "my_module:A-v0": f"next: noisydqn evaluate '{folder.path.parent}' --trust",
         "python:<m.<lambda>>": f'next: noisydqn.evaluate("{folder.path}", env=...)',
     }.items():
-        lines = closing_lines(folder.path.parent, [result_of(folder, env=env, mean_return=1)])
+        config, result = CONFIG.replace(env=env), result_of(folder, mean_return=1)
+        lines = closing_lines(folder.path.parent, config, [result])
         assert lines[-1] == expected
 
 
@@ -164,7 +166,7 @@ def test_success_reaches_the_files_and_the_live_view(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracked(folder, success=True)
-    with folder.episodes.open() as file:
+    with folder.episodes.path.open() as file:
         assert [row["success"] for row in csv.DictReader(file)] == ["", "1.0", "1.0"]
     monkeypatch.setattr("noisydqn.runs.trackers.PLAIN_SECONDS", 0)
     with Terminal(CONFIG, quiet=False) as terminal:
@@ -178,22 +180,22 @@ def test_success_reaches_the_files_and_the_live_view(
 
 def test_all_files_begin_with_the_step(folder: RunFolder) -> None:
     tracked(folder, Evaluation((1.0,)))
-    for path in (folder.metrics, folder.episodes, folder.evaluations):
-        assert path.read_text().startswith("step,")
+    for file in (folder.metrics, folder.episodes, folder.evaluations):
+        assert file.path.read_text().startswith("step,")
 
 
 def test_an_older_run_keeps_its_header_and_is_plotted(folder: RunFolder) -> None:
-    folder.metrics.write_text("steps,seconds,updates,loss,sigma.value\n1000,0.5,5,,0.02\n")
-    folder.episodes.write_text("step,return,length\n900,1.0,5\n")
-    folder.evaluations.write_text("steps,seconds,episodes,mean_return\n1000,0.5,1,2.0\n")
-    paths = (folder.metrics, folder.episodes, folder.evaluations)
-    sizes = [path.stat().st_size for path in paths]
+    folder.metrics.path.write_text("steps,seconds,updates,loss,sigma.value\n1000,0.5,5,,0.02\n")
+    folder.episodes.path.write_text("step,return,length\n900,1.0,5\n")
+    folder.evaluations.path.write_text("steps,seconds,episodes,mean_return\n1000,0.5,1,2.0\n")
+    written = (folder.metrics, folder.episodes, folder.evaluations)
+    sizes = [file.size() for file in written]
     files = FileTracker(folder, sizes)
     files.chunk(2_000, 1.0, 9.0, chunk(Episode(1_900, 2.0, 6, {"success": 1.0})))
     files.evaluation(2_000, 1.0, Evaluation((3.0,)))
     files.close()
-    assert folder.metrics.read_text().splitlines()[2] == "2000,1.0,10,0.5,0.02"
-    metrics, episodes, evaluations = (read_columns(path) for path in paths)
+    assert folder.metrics.path.read_text().splitlines()[2] == "2000,1.0,10,0.5,0.02"
+    metrics, episodes, evaluations = map(read_columns, written)
     assert metrics["step"] == evaluations["step"] == [1000, 2000]
     assert np.isnan(metrics["loss"][0])
     assert episodes == {"step": [900, 1900], "return": [1, 2], "length": [5, 6]}
@@ -202,7 +204,7 @@ def test_an_older_run_keeps_its_header_and_is_plotted(folder: RunFolder) -> None
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
-    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder = RunFolder.at(tmp_path_factory.mktemp("run"))
     tracked(folder, caught(0.5, 1.0, 3.0), success=True)
     accumulator = EventAccumulator(str(folder.tensorboard))
     return accumulator.Reload()
@@ -292,6 +294,6 @@ def test_a_notebook_shows_plot_and_video(folder: RunFolder) -> None:
     assert result.plot()._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="noisydqn record makes a video"):
         result.video()
-    folder.video.write_bytes(b"pictures")
-    assert result.video().path == folder.video
+    folder.video.path.write_bytes(b"pictures")
+    assert result.video().path == folder.video.path
     assert "data:video/mp4;base64,cGljdHVyZXM=" in result.video()._repr_html_()

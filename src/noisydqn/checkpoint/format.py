@@ -23,7 +23,7 @@ from noisydqn.errors import DamagedError, UserError
 FORMAT, VERSION = "noisydqn-checkpoint", 2
 MANIFEST = re.compile(r"checkpoint-([0-9]{8})\.json")
 FILE = re.compile(r"(?:state|rows)-([0-9]{8})(?:-[0-9]{6})?\.bin")
-MAX_MANIFEST_BYTES, MAX_SLOTS = 2**26, 2**31
+MAX_MANIFEST_BYTES, MAX_SLOTS = 2**24, 2**31
 STATE = r"^(state(?:\.training)?)"
 RENAMED = {
     r"\.optimiser\b": ".optimizer",

@@ -22,7 +22,7 @@ from noisydqn.checkpoint.format import (
     decode,
     manifest_name,
 )
-from noisydqn.errors import DamagedError, UserError
+from noisydqn.errors import DamagedError, UnfitError, UserError
 from noisydqn.folders import File as OnDisk
 from noisydqn.folders import Folder
 from noisydqn.trees import named, size_of
@@ -57,13 +57,23 @@ def read_manifest(file: OnDisk) -> Manifest:
 
 
 def _manifests(folder: Folder) -> list[OnDisk]:
-    """List a folder's manifests, the newest first."""
+    """List a folder's manifests, the newest first; the folder need not exist."""
+    if not folder.exists():
+        return []
     names = [name for name in folder.names() if MANIFEST.fullmatch(name)]
     return [folder.file(name) for name in sorted(names, reverse=True)]
 
 
+def is_empty(folder: Folder) -> bool:
+    """Tell whether a folder holds no checkpoint, not even a damaged one; it need not exist."""
+    return not _manifests(folder)
+
+
 def read_manifests(folder: Folder) -> tuple[list[Manifest], list[OnDisk]]:
-    """Read the manifests of a folder, the newest first; also list the damaged ones."""
+    """Read the manifests of a folder, the newest first; also list the damaged ones.
+
+    The folder need not exist.
+    """
     manifests: list[Manifest] = []
     damaged: list[OnDisk] = []
     for file in _manifests(folder):
@@ -97,8 +107,6 @@ def newest_whole(folder: Folder, warn: Callable[[str], None]) -> "Checkpoint | N
     Raises:
         UserError: all checkpoints are damaged, or a newer version wrote one.
     """
-    if not folder.exists():
-        return None
     found = _manifests(folder)
     for each in found:
         try:
@@ -164,9 +172,9 @@ class Checkpoint:
         if not 0 <= entry.offset <= self.manifest.state.size - size_of(struct):
             raise self.unfit(f"{path} lies outside its file")
 
-    def unfit(self, what: str) -> UserError:
+    def unfit(self, what: str) -> UnfitError:
         """Return the error of a checkpoint that does not fit."""
-        return UserError(
+        return UnfitError(
             f"{self.path} does not fit the config beside it: {what}; use the config and the "
             "checkpoints of the same run"
         )

@@ -18,6 +18,11 @@ from noisydqn.folders import PART, Folder
 from noisydqn.folders import File as OnDisk
 from noisydqn.trees import named
 
+NONE_YET = "none-yet"
+"""The name of a file that is there until the first checkpoint is whole.
+
+It tells a run that was ended before from one whose checkpoints were removed.
+"""
 QUEUED_BLOCKS = 64
 """Largest number of blocks that wait to be written: a gibibyte of memory."""
 
@@ -40,6 +45,9 @@ class CheckpointWriter:
     ) -> None:
         self.folder, self.keep, self.warn = folder, keep, warn
         self._last = before
+        folder.make()
+        if before is None:
+            folder.file(NONE_YET).write(b"Nothing is saved yet: to resume is to begin again.\n")
         numbers = [int(match[1]) for match in map(_number, folder.names()) if match]
         self._next = max(numbers, default=0) + 1
         # Newer than the one that the run was resumed from, so these are damaged.
@@ -60,11 +68,11 @@ class CheckpointWriter:
         """Save a snapshot, and the record `run` in the manifest."""
         self.wait()
         layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
-        last = self._last
-        if last is not None and (
-            (last.slots, last.block_slots) != layout or last.written > snapshot.written
-        ):
-            last = None
+        try:
+            last = self._reusable(layout, snapshot.written)
+        except OSError as error:
+            self._failed(error)
+            return
         arrays = {name: to_host(leaf) for name, leaf in named(snapshot.arrays).items()}
         queue: Queue[tuple[int, list[np.ndarray]] | None] = Queue(QUEUED_BLOCKS)
         work = _Work(self.folder, self._next, queue, arrays)
@@ -74,12 +82,10 @@ class CheckpointWriter:
             try:
                 blocks = {} if last is None else last.rows
                 self._last = work.write(snapshot.written, layout, blocks, run)
+                self.folder.file(NONE_YET).remove()
                 clear(self.folder, self.keep, self._damaged)
             except OSError as error:
-                self.warn(
-                    f"no checkpoint could be written to {self.folder}: {error.strerror}; training "
-                    "continues, and the previous one is kept"
-                )
+                self._failed(error)
             finally:
                 work.end()
 
@@ -95,6 +101,20 @@ class CheckpointWriter:
             raise
         finally:
             queue.put(None)
+
+    def _reusable(self, layout: ring.Layout, written: int) -> Manifest | None:
+        """Return the last checkpoint if its blocks can be reused; make the folder if it is gone."""
+        self.folder.make()
+        last, there = self._last, set(self.folder.names())
+        if last is None or (last.slots, last.block_slots) != layout or last.written > written:
+            return None
+        return last if there.issuperset(file.name for file in last.rows.values()) else None
+
+    def _failed(self, error: OSError) -> None:
+        self.warn(
+            f"no checkpoint could be written to {self.folder}: {error.strerror}; training "
+            "continues, and the previous one is kept"
+        )
 
 
 class _Work:

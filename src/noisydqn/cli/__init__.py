@@ -10,6 +10,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +20,9 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import parse
-from noisydqn.errors import UserError, counted
+from noisydqn.errors import FAILED, REFUSED, QuitError, UserError, counted, in_one_line
 from noisydqn.options import hint_of
-from noisydqn.output import discard
+from noisydqn.output import discard, lasting_output, tell
 
 USAGE = """\
 usage: noisydqn COMMAND ...
@@ -54,8 +56,8 @@ examples:
   noisydqn export runs/one --format onnx
 """
 
-SIGNALLED, INTERRUPTED = 128, 130  # 128 plus the signal's number, as in a shell
-BAD_INPUT = 2
+SIGNALLED = 128
+"""Exit codes of commands that a signal stopped begin after this one, as in a shell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ResumeArgs:
     steps: int | None = None
     """Environment steps to train for, counted from the start of the run. If not given, the budget
     that it was started with."""
+    restart: bool = False
+    """Remove what was trained, and train from the beginning."""
     cache: str | None = None
     """Folder that keeps compiled programs for later runs; "none" keeps nothing. If not given,
     NOISYDQN_CACHE or a folder in the user's cache folder."""
@@ -153,12 +157,19 @@ class PullArgs:
 def _train(argv: Sequence[str]) -> int:
     from noisydqn.cli.train import parse_train
 
-    config, args = parse_train(argv)
+    args, options = parse_train(argv)
     from noisydqn.runs.api import train
 
-    result = train(
-        config, out=args.out, quiet=args.quiet, resume=args.resume, cache=_cache(args.cache)
-    )
+    with lasting_output():
+        result = train(
+            args.name,
+            out=args.out,
+            quiet=args.quiet,
+            resume=args.resume,
+            trust=args.trust,
+            cache=_cache(args.cache),
+            **options,
+        )
     return _code(result.signal)
 
 
@@ -180,13 +191,15 @@ def _resume(argv: Sequence[str]) -> int:
     args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
     from noisydqn.runs.api import resume
 
-    result = resume(
-        args.folder,
-        steps=args.steps,
-        quiet=args.quiet,
-        trust=args.trust,
-        cache=_cache(args.cache),
-    )
+    with lasting_output():
+        result = resume(
+            args.folder,
+            steps=args.steps,
+            restart=args.restart,
+            quiet=args.quiet,
+            trust=args.trust,
+            cache=_cache(args.cache),
+        )
     return _code(result.signal)
 
 
@@ -290,7 +303,11 @@ def _no_command(argv: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for bad input, 130 or 143 if stopped."""
+    """Run a command; returns the exit code.
+
+    0: done. 1: a run ended with an error, and what was trained is saved; or there is a defect.
+    2: refused, before anything was done. Above 128: a signal stopped it.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -300,12 +317,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         discard(sys.stdout)
         return SIGNALLED + signal.SIGPIPE
+    except OSError as error:
+        discard(sys.stdout)
+        tell(f"noisydqn: the output cannot be written: {in_one_line(error)}")
+        return FAILED
 
 
 def _command(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if argv else BAD_INPUT
+        return 0 if argv else REFUSED
     if argv[0] == "--version":
         print(version("noisydqn"))
         return 0
@@ -315,12 +336,18 @@ def _command(argv: Sequence[str]) -> int:
         return COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         if isinstance(trace := getattr(error, "traceback", None), str) and trace:
-            print(trace, file=sys.stderr, end="")
-        print(f"noisydqn: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("noisydqn: interrupted", file=sys.stderr)
-        return INTERRUPTED
+            tell(trace.rstrip())
+        tell(f"noisydqn: {error}")
+        return error.code
+    except KeyboardInterrupt as error:
+        tell("noisydqn: interrupted")
+        return SIGNALLED + (error.signal if isinstance(error, QuitError) else signal.SIGINT)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        tell(traceback.format_exc().rstrip())
+        tell(f"noisydqn: {'; '.join([in_one_line(error), *getattr(error, '__notes__', [])])}")
+        return FAILED
 
 
 def _names_code(argv: Sequence[str]) -> bool:
@@ -339,12 +366,30 @@ def run() -> None:
     """
     if _names_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
+    _open_standard_streams()
     code = main()
-    compilation = sys.modules.get("noisydqn.compilation")
-    if compilation is not None and compilation.busy():
-        # A thread still compiles for a run that was stopped. Nothing can end it but this.
-        with contextlib.suppress(OSError):
+    if _busy():  # nothing can end it but this
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Let those that are closed lead nowhere: files of the run would get their numbers else."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _busy() -> bool:
+    """Tell whether a thread is at work that the interpreter would wait for.
+
+    It may compile for a run that was stopped, write for one that was quit, or be an environment's.
+    """
+    compilation = sys.modules.get("noisydqn.compilation")
+    if compilation is not None and compilation.busy():
+        return True
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    return any(not thread.daemon for thread in others)

@@ -63,8 +63,8 @@ def config_options() -> dict[str, Hint]:
     return {name: hint for name, hint in hints if tyro.conf.Suppress not in hint.marks}
 
 
-def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
-    """Parse the arguments of train.
+def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
+    """Parse the arguments of train; returns them and the options of the run by flat name.
 
     Raises:
         UserError: an argument cannot be used.
@@ -76,8 +76,7 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, TrainArgs]:
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")
-    chosen = {name: x for name, x in given.values.items() if name in config_options()}
-    return config_named(args.name, trust=args.trust).replace(**chosen), args
+    return args, {name: x for name, x in given.values.items() if name in config_options()}
 
 
 def help_on(config: Config, name: str) -> Any:

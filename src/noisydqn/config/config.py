@@ -137,7 +137,8 @@ class Config:
     @property
     def program(self) -> ProgramOptions:
         """The options that a compiled program depends on."""
-        return ProgramOptions(*(getattr(self, section) for section in ProgramOptions._fields))
+        sections = self.preprocessing, self.network, self.distribution, self.exploration
+        return ProgramOptions(*sections, self.learning, self.replay, self.runner)
 
     @property
     def total_steps(self) -> int:

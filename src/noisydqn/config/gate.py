@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import Config
-from noisydqn.envs.gymnax import GYMNAX
+from noisydqn.envs.names import GYMNAX, prefix
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON, inert, is_inert
 
@@ -35,7 +35,7 @@ def named_code(options: Mapping[str, Any]) -> dict[str, str]:
     env = str(options["env"])
     named = {name: str(options[name]) for name in NETWORK}
     code = {name: value for name, value in named.items() if value.startswith(PYTHON)}
-    if ":" in env and not env.startswith(GYMNAX):
+    if prefix(env) not in ("", GYMNAX):
         code["env"] = env
     elif any(map(_leads_out, _texts(json.loads(options["env_kwargs"])))):
         code["env"] = f"{env} with {options['env_kwargs']}"

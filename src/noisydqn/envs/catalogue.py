@@ -15,6 +15,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
+from noisydqn.envs.names import ATARI, MINATAR, namespace
 from noisydqn.errors import (
     EnvironmentFailedError,
     MadeInJaxError,
@@ -30,7 +31,7 @@ Entry = str | EnvSpec | Maker
 """An id of Gymnasium (`"LunarLander-v3"`, `"module:Id"`), a spec of its registry, or a function
 that makes an environment."""
 
-PACKAGES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
+PACKAGES = {ATARI: ("ale_py", "atari"), MINATAR: ("minatar.gym", "minatar")}
 """Namespaces of ids: the module that registers them, and our extra that installs it."""
 
 EXTRAS = {"box2d": "box2d", "classic-control": "classic-control", "toy-text": "classic-control"}
@@ -49,7 +50,7 @@ maximum of two. Actions are sticky with probability 0.25, the default of its ids
 
 def is_atari(entry: Entry) -> bool:
     """Tell whether an entry is an id of the Arcade Learning Environment."""
-    return isinstance(entry, str) and entry.startswith("ALE/")
+    return isinstance(entry, str) and namespace(entry) == ATARI
 
 
 def is_registered(name: str) -> bool:
@@ -64,7 +65,7 @@ def register(entry: str) -> None:
     Raises:
         UserError: the package is not installed.
     """
-    module, extra = PACKAGES.get(entry.split("/", maxsplit=1)[0], (None, None))
+    module, extra = PACKAGES.get(namespace(entry), (None, None))
     if module is None:
         return
     if importlib.util.find_spec(module.split(".")[0]) is None:

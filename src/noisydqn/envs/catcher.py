@@ -12,7 +12,7 @@ Recorded traces of the original game are reproduced without a mismatch
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.options import CATCHER, EnvironmentOptions
+from noisydqn.envs.names import CATCHER
+from noisydqn.envs.notices import Notices
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.spec import Statistic
 from noisydqn.errors import UserError
 
-if TYPE_CHECKING:
-    from noisydqn.envs.host import Notices
-
-LEFT, RIGHT, NO_OP = 0, 1, 2
+LEFT, RIGHT = 0, 1
 NUM_ACTIONS = 3
 
 SIZE = 64  # width and height of the screen, pixels
@@ -213,7 +212,6 @@ class EnvState(NamedTuple):
 class Catcher:
     """Catcher with the interface of gymnax 1.x: one tick per step, RGB pixels [64, 64, 3]."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (SIZE, SIZE, 3)
     ticks_per_step: ClassVar[int] = 1
     action_names: ClassVar[tuple[str, ...]] = ("left", "right", "stay")
     statistics: ClassVar[tuple[Statistic, ...]] = (CAUGHT_FRACTION,)
@@ -307,7 +305,6 @@ class Catcher:
 class CatcherPixels(Catcher):
     """Catcher as agents see it: actions held for two ticks, gray pixels [42, 42] in uint8."""
 
-    observation_shape: ClassVar[tuple[int, ...]] = (WARPED_SIZE, WARPED_SIZE)
     ticks_per_step: ClassVar[int] = 2
 
     def observe(self, state: EnvState) -> UInt8[Array, "42 42"]:
@@ -319,7 +316,7 @@ class CatcherPixels(Catcher):
         return jnp.stack([render(state.previous), render(state.game)])
 
 
-def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
+def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
     """Make `CatcherPixels` with the options of a run.
 
     Raises:

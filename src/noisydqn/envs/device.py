@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from noisydqn.envs.catalogue import full_name
 from noisydqn.envs.device_vector import VectorEnvironment
+from noisydqn.envs.encoding import numbered
 from noisydqn.envs.jax_interface import (
     OUTCOME,
     JaxEnvironment,
@@ -23,7 +24,7 @@ from noisydqn.envs.jax_interface import (
 )
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import as_picture, frame_rate
-from noisydqn.envs.spec import EnvironmentSpec, Statistic, numbered
+from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import NoPictureError, UserError, counted
 
 if TYPE_CHECKING:

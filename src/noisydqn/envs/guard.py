@@ -12,8 +12,6 @@ import numpy as np
 from noisydqn.envs.values import Reader, read_flag, read_reward
 from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
 
-__all__ = ["EnvironmentFailedError", "GuardedEnv", "guarded"]
-
 OUTCOME = "observation, reward, terminated, truncated, info"
 OLD_STEP = "expected 5, got 4"
 """Part of Python's message where one of Gymnasium's wrappers unpacks a step of four values."""

@@ -1,6 +1,7 @@
 """Environments of Gymnasium by id: `LunarLander-v3`, `ALE/Pong-v5`, `module:Id`."""
 
-from noisydqn.envs.host import HostEnvironment, Notices
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 
 

@@ -2,19 +2,15 @@
 
 import difflib
 import json
-from typing import TYPE_CHECKING
 
 from noisydqn.envs.device import DeviceEnvironment
+from noisydqn.envs.names import GYMNAX
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import UserError, in_one_line
 
-if TYPE_CHECKING:
-    from noisydqn.envs.host import Notices
 
-GYMNAX = "gymnax:"
-
-
-def make(options: EnvironmentOptions, notices: "Notices | None" = None) -> DeviceEnvironment:
+def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
     """Make an environment of gymnax by its name.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +18,7 @@ from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, Seed
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Instance, refuse_for_instance
 from noisydqn.envs.guard import GuardedEnv, guarded
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
@@ -40,32 +40,6 @@ SUCCESS = Statistic(
     meaning="Share of the episodes played without noise whose last info reports a success.",
 )
 PICTURE_MODES = {"rgb_array", "rgb_array_list"}
-
-
-class Notices:
-    """A receiver of lines about problems, which passes each line on once.
-
-    Args:
-        tell: receives the lines; None holds them back until `tell` is called.
-    """
-
-    def __init__(self, tell: Callable[[str], None] | None = warnings.warn) -> None:
-        self._tell = tell
-        self._lines: dict[str, None] = {}
-
-    def __call__(self, line: str) -> None:
-        """Pass a line on, unless it was received before."""
-        if line not in self._lines:
-            self._lines[line] = None
-            if self._tell is not None:
-                self._tell(line)
-
-    def tell(self, tell: Callable[[str], None]) -> None:
-        """Send lines to `tell` from now on, first those that were held back."""
-        held = [] if self._tell is not None else list(self._lines)
-        self._tell = tell
-        for line in held:
-            tell(line)
 
 
 class _Probe(NamedTuple):
@@ -240,6 +214,7 @@ class HostEnvironment:
         pictures: bool = False,
         max_steps: int | None = None,
         fewer: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> "HostVector":
         """Make a vector of environments in lockstep.
 
@@ -250,6 +225,7 @@ class HostEnvironment:
             max_steps: steps after which episodes are truncated, besides the environment's own
                 limit; a native vector ignores it.
             fewer: accept fewer than `num_envs` environments if no more can be made.
+            check: called while worker processes are waited for; it may raise to stop waiting.
 
         Raises:
             UserError: the environments cannot be made; with `fewer`, not even one can, whatever
@@ -273,6 +249,7 @@ class HostEnvironment:
                 self._probe.action_space,
                 timeout=self.step_timeout,
                 notice=self.notices,
+                check=check,
             )
             return HostVector(GuardedBackend(workers), self.notices)
         renders = pictures and self._probe.rate is not None

@@ -6,12 +6,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from noisydqn.envs.names import CATCHER
 from noisydqn.errors import ConfigError
-from noisydqn.options import ABOVE_ZERO, NAME, JsonObject, at_least, at_most, convert_fields, shown
+from noisydqn.options import ABOVE_ZERO, NAME, JsonObject, at_least, convert_fields, shown
 
-CATCHER = "noisydqn/Catcher-v0"
-MAX_TIMEOUT = 10**6
-"""Seconds: eleven days."""
 MAX_JSON, MAX_DEPTH = 2**16, 20
 """Characters of the arguments of an environment, and lists and objects inside one another."""
 
@@ -30,7 +28,7 @@ class EnvironmentOptions:
     """How Gymnasium's environments are vectorized: "sync" steps them one after the other in this
     process; "subprocess" runs each in its own process, for slow environments; "own" uses the
     environment's vector entry point; "auto" is "own" for Atari, otherwise "sync"."""
-    step_timeout: Annotated[float, ABOVE_ZERO, at_most(MAX_TIMEOUT)] = 600.0
+    step_timeout: Annotated[float, ABOVE_ZERO] = 600.0
     """Seconds that a step or a reset in a worker process may take. If one takes longer, the run is
     saved and ends."""
 

@@ -2,7 +2,8 @@
 
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.host import HostEnvironment, Notices
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import MadeInJaxError

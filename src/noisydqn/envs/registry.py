@@ -1,4 +1,4 @@
-"""Making of environments from names and other arguments. Only this module parses names."""
+"""Making of environments from names and other arguments."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,10 +9,11 @@ import gymnasium
 from noisydqn.envs import catcher, gymnax, python
 from noisydqn.envs import gymnasium as by_id
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.device import JaxEnvironment
 from noisydqn.envs.given import accept
-from noisydqn.envs.host import Notices
-from noisydqn.envs.options import CATCHER, EnvironmentOptions
+from noisydqn.envs.jax_interface import JaxEnvironment
+from noisydqn.envs.names import CATCHER, GYMNAX, prefix
+from noisydqn.envs.notices import Notices
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.imports import PYTHON
 from noisydqn.options import field_names
@@ -25,11 +26,11 @@ means the environment of the options."""
 
 FAMILIES: dict[str, Callable[[EnvironmentOptions, Notices | None], Environment]] = {
     CATCHER: catcher.make,
-    gymnax.GYMNAX: gymnax.make,
+    GYMNAX: gymnax.make,
     PYTHON: python.make,
 }
-"""The function that makes the environments of a name, or of all names with a prefix "...:". All
-other names are ids of Gymnasium."""
+"""The function that makes the environments of a name, or of all names with a prefix. All other
+names are ids of Gymnasium."""
 
 
 def make_environment(
@@ -46,14 +47,8 @@ def make_environment(
         return python.make_by(maker, options, notices)
     if maker is not None:
         options = dataclasses.replace(options, env=maker)
-    return _family(options.env)(options, notices)
-
-
-def _family(name: str) -> Callable[[EnvironmentOptions, Notices | None], Environment]:
-    for key, make in FAMILIES.items():
-        if name == key or (key.endswith(":") and name.startswith(key)):
-            return make
-    return by_id.make
+    make = FAMILIES.get(options.env) or FAMILIES.get(prefix(options.env), by_id.make)
+    return make(options, notices)
 
 
 def environment_to_play(options: EnvironmentOptions, env: AnyEnvironment) -> Environment:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from noisydqn.envs.encoding import Encoding, numbered
-
-__all__ = ["EnvironmentSpec", "Statistic", "numbered"]
+from noisydqn.envs.encoding import Encoding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,23 @@
 """Environments of Gymnasium, each in its own worker process.
 
 A worker that is killed, ends or does not answer is detected and named. Workers end with the
-training process, even if that process is killed.
+training process, even if that process is killed. Signals that stop a run are for the training
+process; workers ignore them.
 """
 
 import atexit
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import selectors
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -29,14 +33,20 @@ from gymnasium.vector.utils import (
 )
 
 from noisydqn.envs.guard import GuardedEnv
-from noisydqn.errors import EnvironmentFailedError, UserError, in_one_line
+from noisydqn.errors import EnvironmentFailedError, QuitError, UserError, in_one_line
+from noisydqn.output import lasting_streams
 
 START_SECONDS = 120.0
 """Seconds that a worker has to import its modules and make its environment."""
-LONGEST_WAIT = 86_400.0
-"""Seconds that the system waits at a time: it counts them in milliseconds of 32 bits."""
 CLOSE_SECONDS = 5.0
 """Seconds after which a worker that was asked to end is killed."""
+POLL_SECONDS = 0.5
+"""Seconds between two looks at whether a stop was requested, while workers take a step."""
+PR_SET_PDEATHSIG = 1
+PARENT_SECONDS = 1.0
+"""Seconds between two looks at whether the process that trains is there."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that reach every process of a group, of which the one that trains decides."""
 
 
 class WorkerVector(VectorEnv[Any, Any, Any]):
@@ -50,6 +60,8 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         action_space: of each environment.
         timeout: seconds after which a worker that does not answer is killed.
         notice: receives a line if closing an environment raises.
+        check: called while workers are waited for. It may raise to stop waiting: the step is then
+            to be repeated, after a replay.
 
     Raises:
         UserError: a maker cannot be sent to another process.
@@ -64,6 +76,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         *,
         timeout: float,
         notice: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.num_envs = len(makers)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -73,7 +86,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
         self.processes: list[Any] = []
         self._pipes: list[Connection] = []
         self._selector = selectors.DefaultSelector()
-        self._timeout, self._notice, self._steps = timeout, notice, 0
+        self._timeout, self._notice, self._check, self._steps = timeout, notice, check, 0
         atexit.register(self._kill)
         try:
             self._start(makers)
@@ -99,7 +112,8 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             )
             process = context.Process(target=_work, args=args, daemon=True)
             try:
-                process.start()
+                with _signals_held():
+                    process.start()
             except Exception as error:
                 raise UserError(
                     f"the environment cannot be sent to another process ({in_one_line(error)}): "
@@ -153,13 +167,12 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 raise self._lost(index) from None
 
     def _gather(self, timeout: float) -> list[Any]:
-        """Wait for an answer from every worker."""
+        """Wait for an answer from every worker; `_check` may end that."""
         answers: list[Any] = [None] * self.num_envs
         missing = set(range(self.num_envs))
         end = time.monotonic() + timeout
         while missing:
-            left = max(end - time.monotonic(), 0)
-            events = self._selector.select(min(left, LONGEST_WAIT))
+            events = self._wait(end)
             answered = missing.intersection(key.data for key, _ in events)
             for index in sorted(answered):
                 answers[index] = self._receive(index)
@@ -167,13 +180,24 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             for index in missing.intersection(~key.data for key, _ in events):
                 if not self._pipes[index].poll():  # its last answer comes first
                     raise self._lost(index)
-            if missing and not events and left <= LONGEST_WAIT:
-                for index in missing:
-                    self.processes[index].kill()
+            if missing and not events:
+                self._kill(missing)
                 raise self._failure(
                     min(missing), f"hangs: no answer within {timeout:g} s (--step-timeout)"
                 )
         return answers
+
+    def _wait(self, end: float) -> list[Any]:
+        """Wait for workers until the time `end`; returns what has become of them."""
+        try:
+            while not (events := self._selector.select(min(POLL_SECONDS, end - time.monotonic()))):
+                self._check()
+                if time.monotonic() >= end:
+                    break
+        except QuitError:
+            self._kill()
+            raise
+        return events
 
     def _receive(self, index: int) -> Any:
         try:
@@ -211,9 +235,14 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             with contextlib.suppress(OSError):
                 pipe.send(("close", ()))
         end = time.monotonic() + CLOSE_SECONDS
-        for process, pipe in zip(self.processes, self._pipes, strict=False):
+        for index, process in enumerate(self.processes):
             process.join(max(end - time.monotonic(), 0))
-            self._take_notices(pipe)
+            self._take_notices(self._pipes[index])
+            if process.exitcode is None:
+                self._notice(
+                    f"the worker process of environment {index} was asked to end after step "
+                    f"{self._steps}, did not within {CLOSE_SECONDS:g} s, and was killed"
+                )
         self._kill()
         atexit.unregister(self._kill)
         self._selector.close()
@@ -228,11 +257,23 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
                 for notice in answer[1] if answer[0] == "notices" else ():
                     self._notice(notice)
 
-    def _kill(self) -> None:
-        for process in self.processes:
+    def _kill(self, indices: Iterable[int] | None = None) -> None:
+        killed = [self.processes[i] for i in indices] if indices is not None else self.processes
+        for process in killed:
             process.kill()
-        for process in self.processes:
+        for process in killed:
             process.join(1)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Generator[None]:
+    """Start processes in which `SIGNALS` have no effect until they ask for them."""
+    resource_tracker.ensure_running()  # it would undo this
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # Functions of the worker process
@@ -247,9 +288,12 @@ def _work(
     action_space: spaces.Space[Any],
 ) -> None:
     """Serve one environment until the training process requests the end, or ends."""
-    # Ctrl-C reaches every process of a group; the training process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:  # not SIG_IGN, which programs that the environment starts would inherit
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    sys.stdout, sys.stderr = lasting_streams()  # pyright: ignore[reportAttributeAccessIssue]
+    if sys.platform == "linux":  # also where the environment's code never lets a thread run
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     notices: list[str] = []
     env = None
@@ -301,7 +345,12 @@ def _serve(env: GuardedEnv, index: int, pipe: Connection, memory: Any) -> None:
 
 
 def _end_with_parent() -> None:
+    """End this process once the one that trains has ended, whatever the environment does.
+
+    A copy of that one, made by a fork, keeps the sentinel from telling.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - this runs in a worker
-    wait([parent.sentinel])
+    while os.getppid() == parent.pid and not wait([parent.sentinel], PARENT_SECONDS):
+        pass
     os._exit(1)

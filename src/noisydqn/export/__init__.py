@@ -22,8 +22,7 @@ from noisydqn.folders import File
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
 from noisydqn.runs.exported import CARD, CARD_VERSION, admit_policy, card_checksum, spec_of_run
-from noisydqn.runs.folder import RunFolder, open_folder
-from noisydqn.runs.summary import read_summary
+from noisydqn.runs.folder import RunFolder, open_folder, read_summary
 from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
 from noisydqn.trees import named

@@ -1,7 +1,5 @@
 """Greedy play in an environment in JAX, as compiled programs."""
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from noisydqn.compilation import Program
+from noisydqn.compilation import Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.pictures import as_picture
@@ -202,14 +200,12 @@ class DeviceRollout:
     ) -> Played:
         """Play all episodes in lockstep."""
         made = _play_programs(self.env, episodes, *policy_shapes(policy))
-        playing, part = made.begin(policy, key), 1
+        playing, pace = made.begin(policy, key), Pace(PART_SECONDS)
         while (steps := int(playing.steps)) < max_steps and not np.all(playing.over):
             check()
-            before = time.perf_counter()
-            end = min(steps + part, max_steps)
-            playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
-            seconds = time.perf_counter() - before
-            part = min(4 * part, math.ceil(part * PART_SECONDS / seconds))
+            end = min(steps + pace.most, max_steps)
+            with pace.timed(end - steps):
+                playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
         return Played(
             returns=tuple(float(x) for x in np.asarray(playing.returns)),
             truncated=int(np.sum(~np.asarray(playing.over))),

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.compilation import Program, program_for
-from noisydqn.envs.host import HostEnvironment, HostVector
+from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Played, Shot, panel_lines
 from noisydqn.preprocessing import frames

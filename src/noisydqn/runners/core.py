@@ -52,7 +52,7 @@ def program_key(options: ProgramOptions, *parts: object) -> str | None:
 
 
 class Learning(NamedTuple):
-    """Everything that updates change."""
+    """What the loop of updates carries: the learner, the priorities of its replay, the metrics."""
 
     learner: LearnerState
     tree: SumTree
@@ -114,12 +114,9 @@ class Core:
         def copy(x: Array) -> np.ndarray:
             return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
 
-        moments = state.statistics.moments
-        moments = None if moments is None else moments.rounded
-        online, moments = jax.tree.map(copy, (state.learner.online, moments))
-        policy = Policy(
-            online.tree, moments, self.preprocessing.observation_clip, self.replay.frames
-        )
+        online, statistics = jax.tree.map(copy, (state.learner.online, state.statistics))
+        learner = state.learner._replace(online=online)
+        policy = self.policy(state._replace(learner=learner, statistics=statistics))
         return jax.tree.map(jnp.asarray, policy)
 
     @property
@@ -193,6 +190,8 @@ class Core:
         seen = policy.preprocess(actor.stack)
         actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
         alpha, _ = self.exponents.after(state.learner.updates)
+        # The reward is that of the step that led to this observation, by the action in the row
+        # before. So a time step is stored only now, a step after it was returned.
         replay = self.replay.add(state.replay, _row(actor.time_step, actions), alpha)
         actor = actor._replace(key=key, explorer=explorer)
         return state._replace(actor=actor, replay=replay), actions
@@ -222,18 +221,18 @@ class Core:
         key, learn_key = jax.random.split(state.learner.key)
         most = self.schedule.burst
 
-        def burst(i: Int[Array, ""], carry: Learning) -> Learning:
+        def burst(i: Int[Array, ""], learning: Learning) -> Learning:
             in_burst = jnp.minimum(number - i * most, most)
-            return self._learn_burst(state, jax.random.fold_in(learn_key, i), in_burst, carry)
+            return self._learn_burst(state, jax.random.fold_in(learn_key, i), in_burst, learning)
 
-        carry = Learning(state.learner, state.replay.tree, state.replay.max_priority, sums)
-        carry = jax.lax.fori_loop(0, (number + most - 1) // most, burst, carry)
-        replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
-        learner = carry.learner._replace(key=key)
-        return state._replace(learner=learner, replay=replay), carry.sums
+        learning = Learning(state.learner, state.replay.tree, state.replay.max_priority, sums)
+        learning = jax.lax.fori_loop(0, (number + most - 1) // most, burst, learning)
+        replay = state.replay._replace(tree=learning.tree, max_priority=learning.max_priority)
+        learner = learning.learner._replace(key=key)
+        return state._replace(learner=learner, replay=replay), learning.sums
 
     def _learn_burst(
-        self, state: TrainingState, key: PRNGKeyArray, number: Int[Array, ""], carry: Learning
+        self, state: TrainingState, key: PRNGKeyArray, number: Int[Array, ""], learning: Learning
     ) -> Learning:
         """Make the first `number` of a burst's updates.
 
@@ -243,33 +242,32 @@ class Core:
         """
         sample_key, noise_key = jax.random.split(key)
         most, size = self.schedule.burst, self.batch_size
-        replay = state.replay._replace(tree=carry.tree, max_priority=carry.max_priority)
-        alpha, beta = self.exponents.after(carry.learner.updates)
+        replay = state.replay._replace(tree=learning.tree, max_priority=learning.max_priority)
+        alpha, beta = self.exponents.after(learning.learner.updates)
         batches = jax.vmap(lambda key: self.replay.sample(replay, key, size, beta))(
             jax.random.split(sample_key, most)
         )
-        network = carry.learner.online.tree
-        noise = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size)))(
+        network = learning.learner.online.tree
+        noises = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size)))(
             jax.random.split(noise_key, most)
         )
 
         def noise_of(i: Int[Array, ""] | int) -> Flat[UpdateNoise]:
-            return noise.with_vector(noise.vector[jnp.minimum(i, most - 1)])
+            return noises.with_vector(noises.vector[jnp.minimum(i, most - 1)])
 
         def update(
             i: Int[Array, ""], carry: tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]
         ) -> tuple[LearnerState, Flat[UpdateNoise], Array, Flat[Metrics]]:
-            learner, sample, errors, sums = carry
+            learner, noise, errors, sums = carry
             batch = jax.tree.map(lambda x: x[i], batches)
             batch = batch._replace(transitions=self._prepare(state, batch.transitions))
-            learner, error, metrics = self.agent.update(learner, batch, sample.tree)
+            learner, error, metrics = self.agent.update(learner, batch, noise.tree)
             sums = jax.tree.map(jnp.add, sums, Flat.of(metrics))
-            # Carried to the next, so that XLA takes it out of `noise` once, not for each weight.
+            # Carried to the next, so that XLA takes it out of `noises` once, not for each weight.
             return learner, noise_of(i + 1), errors.at[i].set(error), sums
 
-        learner, _, errors, sums = jax.lax.fori_loop(
-            0, number, update, (carry.learner, noise_of(0), jnp.zeros((most, size)), carry.sums)
-        )
+        start = learning.learner, noise_of(0), jnp.zeros((most, size)), learning.sums
+        learner, _, errors, sums = jax.lax.fori_loop(0, number, update, start)
         counted = jnp.repeat(jnp.arange(most) < number, size)
         replay = self.replay.set_priorities(
             replay, batches.indices.reshape(-1), errors.reshape(-1), alpha, counted

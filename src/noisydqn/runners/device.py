@@ -1,12 +1,11 @@
 """The device runner: environments, acting, replay and learning as one compiled program.
 
-`run(config, env, keys)` is a generator of chunks. All arrays of its state have a leading axis of
-seeds; seeds are trained side by side with `vmap`.
+`run(programs, keys, steps)` is a generator of chunks. All arrays of its state have a leading axis
+of seeds; seeds are trained side by side with `vmap`.
 """
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
-from noisydqn.compilation import Compiler, Program
+from noisydqn.compilation import Compiler, Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.learner.agent import Agent, Metrics
@@ -220,8 +219,7 @@ PART_SECONDS = 0.5
 
 
 def run(
-    options: ProgramOptions,
-    env: DeviceEnvironment,
+    made: DevicePrograms,
     keys: PRNGKeyArray,
     total_steps: int,
     checkpoint: Checkpoint | None = None,
@@ -232,8 +230,7 @@ def run(
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
-        options: of the program.
-        env: the environment to train on.
+        made: the programs, for as many seeds.
         keys: a key for each seed.
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
@@ -244,7 +241,6 @@ def run(
         UserError: the checkpoint does not fit the options.
         StoppedError: a stop was asked for before the first step.
     """
-    made = programs(options, env, len(keys))
     if compiler is not None:
         compiler.wait(made.advance, made.init)
     training = _Run(made, keys, total_steps, stop or Stop())
@@ -261,53 +257,53 @@ class _Run:
     ) -> None:
         self.made, self.stop = made, stop
         self.num_envs, self.schedule = made.runner.num_envs, made.runner.core.schedule
-        self.total = total_steps // self.num_envs  # steps of all environments
+        self.total_steps = total_steps
+        self.chunk_steps = made.runner.vector_steps * self.num_envs
         self.state, self.log = made.init(keys)
         self.layers = made.runner.core.noisy_layers
-        self.done = 0  # steps of all environments before the chunk under way
-        self.start = 0  # of it, those that are made
-        self.updates = np.zeros(len(keys), np.int64)  # before the chunk under way
-        self._most = 1  # steps in the next part
+        self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
+        self.updates_before = np.zeros(len(keys), np.int64)  # of each seed
+        self._pace = Pace(PART_SECONDS)
 
     @property
-    def steps(self) -> int:
-        """Environment steps since the start."""
-        return (self.done + self.start) * self.num_envs
+    def _vector_steps(self) -> int:
+        """Steps of all environments in the chunk under way."""
+        return (self.steps - self.steps_before) // self.num_envs
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget, or until a stop is asked for."""
-        while self.done < self.total and not self.schedule.exhausted(int(self.updates.min())):
-            if not self._advance(min(self.made.runner.vector_steps, self.total - self.done)):
+        while self.steps_before < self.total_steps and not self.schedule.exhausted(
+            int(self.updates_before.min())
+        ):
+            if not self._advance(min(self.steps_before + self.chunk_steps, self.total_steps)):
                 yield self._chunk([])
                 return
             yield self._chunk(self._end())
 
-    def _advance(self, number: int) -> bool:
-        """Make the rest of a chunk of `number` steps; return whether all of it was made.
+    def _advance(self, end: int) -> bool:
+        """Make the steps up to `end`; return False if a stop is asked for before.
 
         The parts are as long as the last one's time allows. One ends where learning starts.
         """
         num_envs = self.num_envs
-        learning = math.ceil(self.schedule.first_step / num_envs) - self.done - 1
-        while self.start < number:
+        learning = (math.ceil(self.schedule.first_step / num_envs) - 1) * num_envs
+        while self.steps < end:
             if self.stop.asked:
                 return False
-            end = learning if self.start < learning < number else number
-            part = min(self._most, end - self.start)
-            before = time.perf_counter()
-            self.state, self.log = self.made.advance(
-                self.state,
-                self.log,
-                np.int32(self.done * num_envs),
-                np.int32(self.start),
-                np.int32(part),
-            )
-            jax.block_until_ready(self.log)
-            seconds = time.perf_counter() - before
-            self.start += part
-            self._most = min(4 * part, math.ceil(part * PART_SECONDS / seconds))
-            if self.start == learning:
-                self._most = 1  # steps take longer from here on
+            part_end = learning if self.steps < learning < end else end
+            part = min(self._pace.most, (part_end - self.steps) // num_envs)
+            with self._pace.timed(part):
+                self.state, self.log = self.made.advance(
+                    self.state,
+                    self.log,
+                    np.int32(self.steps_before),
+                    np.int32(self._vector_steps),
+                    np.int32(part),
+                )
+                jax.block_until_ready(self.log)
+            self.steps += part * num_envs
+            if self.steps == learning:
+                self._pace = Pace(PART_SECONDS)  # steps take longer from here on
         return True
 
     def _end(self) -> list[SeedChunk]:
@@ -318,22 +314,21 @@ class _Run:
         for i, updates in enumerate(end.updates):
             of_seed: ChunkLog = jax.tree.map(lambda x, i=i: x[i], log)
             probe: Probe = jax.tree.map(lambda x, i=i: x[i], end.probe)
-            number = int(updates - self.updates[i])
+            number = int(updates - self.updates_before[i])
             episodes = self._episodes(of_seed)
             report = seed_chunk(int(updates), number, episodes, of_seed.sums, probe, self.layers)
             seeds.append(report)
-        self.done, self.start = self.done + self.start, 0
-        self.updates = np.array(end.updates, np.int64)
+        self.steps_before, self.updates_before = self.steps, np.array(end.updates, np.int64)
         return seeds
 
     def _episodes(self, log: ChunkLog) -> list[Episode]:
         return [
             Episode(
-                step=(self.done + int(i) + 1) * self.num_envs,
+                step=self.steps_before + (int(i) + 1) * self.num_envs,
                 episode_return=float(log.episode_return[i, e]),
                 length=int(log.episode_length[i, e]),
             )
-            for i, e in np.argwhere(log.ended[: self.start])
+            for i, e in np.argwhere(log.ended[: self._vector_steps])
         ]
 
     def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
@@ -345,23 +340,25 @@ class _Run:
     def snapshot(self) -> Snapshot:
         """Collect all that is needed to resume here, even in the middle of a chunk."""
         arrays = {
-            "counts": np.array([self.done, self.start]),
-            "updates": self.updates,
+            "counts": np.array([self.steps_before // self.num_envs, self._vector_steps]),
+            "updates": self.updates_before,
             "log": self.log,
             "state": _with_rows(self.state, None),
         }
-        return Snapshot(arrays, self.state.training.replay.rows, 1, self.done + self.start)
+        written = self.steps // self.num_envs
+        return Snapshot(arrays, self.state.training.replay.rows, 1, written)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Resume from a checkpoint."""
         checkpoint.check_rows(self.state.training.replay.rows, 1)
         state = checkpoint.read("state", structs(_with_rows(self.state, None)))
         self.log = checkpoint.read("log", structs(self.log))
-        self.done, self.start = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
-        in_chunk = 0 <= self.start <= self.made.runner.vector_steps
-        if not (in_chunk and 0 <= self.done <= self.total - self.start):
+        before, made = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
+        in_chunk = 0 <= made <= self.made.runner.vector_steps
+        if not (in_chunk and 0 <= before <= self.total_steps // self.num_envs - made):
             raise checkpoint.unfit("its counts of steps are impossible")
-        self.updates = np.array(checkpoint.read("updates", self.updates))
+        self.steps_before, self.steps = before * self.num_envs, (before + made) * self.num_envs
+        self.updates_before = np.array(checkpoint.read("updates", self.updates_before))
         rows = checkpoint.read_rows(self.state.training.replay.rows, 1)
         self.state = _with_rows(state, rows)
 

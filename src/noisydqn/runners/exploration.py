@@ -240,7 +240,7 @@ class Imported(Explorer):
     def act(
         self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
     ) -> tuple[Actions, Any]:
-        """Choose actions as the explorer of that name does."""
+        """Choose actions as that explorer does; programs hold what `build` returns instead."""
         return self.build().act(state, values_fn, observation, step, key)
 
     def build(self) -> Explorer:

@@ -5,7 +5,7 @@ updates are due a second call makes them, and is not waited for: while it runs, 
 take their step. So an action always lags behind the updates of the very step before. What a run
 computes does not depend on how fast anything is.
 
-`run(config, env, key)` is a generator of chunks.
+`run(programs, env, key, steps)` is a generator of chunks.
 """
 
 import math
@@ -26,7 +26,7 @@ from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
-from noisydqn.errors import EnvironmentFailedError
+from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.options import ProgramOptions
@@ -46,6 +46,7 @@ class HostPrograms(NamedTuple):
     """
 
     core: Core
+    vector_steps: int  # steps of all environments in a whole chunk
     init: Program[TrainingState]  # of a key
     act: Program[tuple[TrainingState, Array]]  # of state, time step, step
     learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, scheduled, due, sums
@@ -102,6 +103,7 @@ def programs(options: ProgramOptions, spec: EnvironmentSpec) -> HostPrograms:
 
     return HostPrograms(
         core=core,
+        vector_steps=options.runner.vector_steps,
         init=init,
         act=Program("acting", act, seen, donate=(0,), key=key),
         learn=Program("learning", learn, learned, donate=(0, 3), key=key),
@@ -169,7 +171,7 @@ class _Episodes:
 
 
 def run(
-    options: ProgramOptions,
+    made: HostPrograms,
     env: HostEnvironment,
     key: PRNGKeyArray,
     total_steps: int,
@@ -182,7 +184,7 @@ def run(
     """Train, and yield after each chunk of steps until the steps or updates are used up.
 
     Args:
-        options: of the programs.
+        made: the programs, for environments with this interface.
         env: the environment to train on.
         key: of everything random.
         total_steps: environment steps of the whole run, a multiple of the environments.
@@ -197,11 +199,11 @@ def run(
         UserError: the checkpoint does not fit the options.
         StoppedError: a stop was asked for before the first step.
     """
-    made, runner = programs(options, env.spec), options.runner
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
         checkpoint.check_rows(made.init.shapes.replay.rows, 0)
-    vector = env.vector(runner.num_envs, processes=True)
+    stop = stop or Stop()
+    vector = env.vector(made.core.num_envs, processes=True, check=stop.check)
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
@@ -210,9 +212,7 @@ def run(
         state = made.init(training_key)
         if compiler is not None:
             compiler.wait(made.learn, made.act)
-        training = _Run(
-            made, vector, (state, first), (total_steps, runner.vector_steps), stop or Stop()
-        )
+        training = _Run(made, vector, (state, first), total_steps, stop)
         if checkpoint is not None:
             training.restore(checkpoint, warn)
         yield from training.chunks()
@@ -228,35 +228,36 @@ class _Run:
         made: HostPrograms,
         vector: HostVector,
         start: tuple[TrainingState, TimeStep],
-        steps: tuple[int, int],  # in the run, and of all environments in a chunk
+        total_steps: int,
         stop: Stop,
     ) -> None:
         self.made, self.vector, self.stop = made, vector, stop
         self.state, self.time_step = start
         self.num_envs = made.core.num_envs
-        self.total, self.size = steps[0], steps[1] * self.num_envs
+        self.total_steps = total_steps
+        self.chunk_steps = made.vector_steps * self.num_envs
         self.schedule, self.explorer = made.core.schedule, made.core.explorer
         self.layers = made.core.noisy_layers
         self.episodes = _Episodes(self.num_envs)
-        self.steps = self.updates = 0
+        self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
+        self.updates, self.updates_before = 0, 0  # the same of updates
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
         self.actions: np.ndarray | None = None  # chosen, but not taken yet
-        self.start, self.updates_before = 0, 0  # steps and updates before the chunk under way
         self.ended: list[Episode] = []  # in the chunk under way
         self.sums = Agent.no_metrics()  # over its updates
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget, or until a stop is asked for."""
-        while self.start < self.total and (
-            self.steps > self.start or not self.schedule.exhausted(self.updates)
+        while self.steps_before < self.total_steps and not self.schedule.exhausted(
+            self.updates_before
         ):
-            failure = self._advance(min(self.start + self.size, self.total))
-            if failure is not None or (self.stop.asked and self.steps < self.total):
+            failure = self._advance(min(self.steps_before + self.chunk_steps, self.total_steps))
+            if failure is not None or (self.stop.asked and self.steps < self.total_steps):
                 yield self._chunk([])
                 if failure is not None:
                     raise failure
                 return
-            if self.steps == self.total:
+            if self.steps == self.total_steps:
                 self._learn()
             yield self._chunk([self._end()])
 
@@ -270,16 +271,19 @@ class _Run:
         return None
 
     def _step(self) -> None:
-        """Step all environments once.
-
-        Where it failed between acting and stepping, the next call takes the actions then chosen.
-        """
+        """Step all environments once; after a failure or a stop, with the actions then chosen."""
         if self.actions is None:
             step = np.int32(self.steps)
             self.state, actions = self.made.act(self.state, self.time_step, step)
             self._learn()  # runs while the environments take their step
             self.actions = np.asarray(actions)
-        self.time_step = self.vector.step(self.actions)
+        try:
+            self.time_step = self.vector.step(self.actions)
+        except StoppedError:
+            return
+        except KeyboardInterrupt:  # of an environment, or in a thread: no signal is handled there
+            self.stop.request()
+            return
         self.actions = None
         ended = self.time_step.last
         self.scheduled = self.schedule.scheduled(self.steps, int(ended.sum()))
@@ -302,7 +306,7 @@ class _Run:
         self.state, probe = self.made.probe(self.state)
         number = self.updates - self.updates_before
         report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
-        self.start, self.updates_before, self.ended = self.steps, self.updates, []
+        self.steps_before, self.updates_before, self.ended = self.steps, self.updates, []
         self.sums = Agent.no_metrics()
         return report
 
@@ -323,7 +327,7 @@ class _Run:
         state, history = self.state, self.vector.history
         acted = self.actions is not None
         none = np.full(self.num_envs, -1, np.int32)
-        counts = [self.steps, self.updates, self.scheduled, self.start, self.updates_before]
+        counts = [self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before]
         arrays = {
             "counts": np.array([*counts, len(history.actions), len(self.ended)]),
             "state": state.with_rows(None),
@@ -339,9 +343,8 @@ class _Run:
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
         """Resume from a checkpoint; the environments were just reset with the run's own seed."""
-        counts = [int(x) for x in checkpoint.read("counts", np.zeros(7, np.int64))]
-        *counts, length, ended = counts
-        self.steps, self.updates, self.scheduled, self.start, self.updates_before = counts
+        *counts, length, ended = map(int, checkpoint.read("counts", np.zeros(7, np.int64)))
+        self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before = counts
         if not self._is_possible(length, ended):
             raise checkpoint.unfit("its counts are impossible")
         saved = self.vector.history
@@ -361,8 +364,7 @@ class _Run:
             raise checkpoint.unfit("it holds actions that the environment does not have")
         self.actions = np.array(actions) if (actions >= 0).all() else None
         rows = self.state.replay.rows
-        like = structs(self.state.with_rows(None))
-        state = checkpoint.read("state", like)
+        state = checkpoint.read("state", structs(self.state.with_rows(None)))
         rows = checkpoint.read_rows(rows, 0)
         self.state = state.with_rows(rows)
         newest = checkpoint.read("time_step", self.time_step)
@@ -372,12 +374,12 @@ class _Run:
         """Tell whether counts that were read can be those of a run with these options."""
         most = math.ceil(self.schedule.ratio * self.num_envs * self.schedule.learn_every) + 1
         return (
-            0 <= self.start <= self.steps <= self.total
-            and self.steps - self.start <= self.size
+            0 <= self.steps_before <= self.steps <= self.total_steps
+            and self.steps - self.steps_before <= self.chunk_steps
             and 0 <= self.updates_before <= self.updates <= np.iinfo(np.int32).max
             and 0 <= self.scheduled <= most
             and 0 <= length <= self.steps // self.num_envs
-            and 0 <= ended <= self.size
+            and 0 <= ended <= self.chunk_steps
         )
 
     def _play_again(

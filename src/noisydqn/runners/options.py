@@ -26,8 +26,7 @@ class RunnerOptions:
     num_envs: Annotated[int, at_least(1)] = 4
     """Number of environments that step in lockstep."""
     chunk_steps: Annotated[int, at_least(1)] = 1_000
-    """Environment steps in a chunk; progress is shown after each chunk. If the environment is in
-    JAX, a chunk is one compiled call."""
+    """Environment steps in a chunk; progress is shown after each chunk."""
     learning_starts: Annotated[int, at_least(0)] = 1_000
     """Environment steps before the first update."""
     updates_per_step: Annotated[

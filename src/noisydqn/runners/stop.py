@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first saves the run and stops it, the second quits at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first saves the run and stops it, the second quits at once."""
 
 import dataclasses
 import signal
@@ -6,16 +6,27 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from noisydqn.errors import StoppedError
+from noisydqn.errors import QuitError, StoppedError
 
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+CTRL_C, HANG_UP = signal.SIGINT, signal.SIGHUP
+WORDS = {
+    CTRL_C: "interrupted",
+    signal.SIGTERM: "terminated",
+    HANG_UP: "hung up",  # the terminal was closed
+}
 
 
 @dataclasses.dataclass
 class Stop:
-    """A request to stop a run, and the signal that made it."""
+    """A request to stop a run, and the signal that made it.
+
+    Args:
+        signal: of the request; None while there is none.
+        warn: told of the request.
+    """
 
     signal: int | None = None
+    warn: Callable[[str], None] = lambda _: None
 
     @property
     def asked(self) -> bool:
@@ -36,26 +47,40 @@ class Stop:
         if self.asked:
             raise StoppedError
 
+    def request(self, number: int = CTRL_C) -> None:
+        """Request a stop, as a signal does.
+
+        A terminal that closes may send SIGHUP twice, so that one never quits.
+
+        Raises:
+            QuitError: a stop was requested before.
+        """
+        if self.asked:
+            if number != HANG_UP:
+                raise QuitError(number)
+            return
+        self.signal = number
+        self.warn(f"{self.word}: saving (repeat to quit without saving)")
+
 
 @contextmanager
 def stoppable(warn: Callable[[str], None]) -> Generator[Stop]:
-    """Handle the signals that request a stop; the second one raises KeyboardInterrupt.
+    """Handle the signals that request a stop; the second one raises QuitError.
 
-    A signal that the process ignores stays ignored: a shell starts background jobs so.
+    A signal that the process ignores stays ignored: a shell starts background jobs so, and `nohup`
+    ignores SIGHUP. Only the main thread may handle signals; elsewhere they do what they did.
     """
-    stop = Stop()
+    stop = Stop(warn=warn)
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.signal = number
-        warn(f"{stop.word}: saving (repeat to quit without saving)")
+        stop.request(number)
 
-    wanted = [number for number in WORDS if signal.getsignal(number) != signal.SIG_IGN]
+    foreign = (signal.SIG_IGN, None)  # None was not installed from Python, and could not return
+    wanted = [number for number in WORDS if signal.getsignal(number) not in foreign]
     try:
         before = {number: signal.signal(number, note) for number in wanted}
-    except ValueError:  # only the main thread may handle signals
+    except ValueError:
         yield stop
         return
     try:

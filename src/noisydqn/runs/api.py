@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from noisydqn.config.config import Config, option_hints
 from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
-from noisydqn.envs.host import Notices
+from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
 from noisydqn.errors import UserError
@@ -21,20 +22,20 @@ from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
 from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
+from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
 from noisydqn.runs.extensions import Extensions, TrackerMaker
-from noisydqn.runs.folder import (
-    Found,
-    check_same,
-    check_spaces,
-    create_folders,
-    holds_run,
-    open_folders,
-    refuse_without_checkpoints,
-)
+from noisydqn.runs.folder import Found, RunFolder, check_spaces, open_folders, read_runs
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.named import config_named
 from noisydqn.runs.result import Result
+from noisydqn.runs.resumable import (
+    check_checkpoints,
+    check_config,
+    check_same,
+    clear_run,
+    refuse_part,
+)
 from noisydqn.runs.trackers import Tracker
 from noisydqn.settings import own_settings
 
@@ -65,8 +66,9 @@ def train(
         noisydqn.train(noisydqn.PRESETS["catcher"])
         noisydqn.train(env="CartPole-v1", explorer=Boltzmann(temperature=0.1))
 
-    `noisydqn train` does the same. Ctrl-C and SIGTERM end training within seconds: a checkpoint
-    and the weights are saved, without an evaluation or a video. A second signal quits at once.
+    `noisydqn train` does the same. Ctrl-C, SIGTERM and SIGHUP end training within seconds: a
+    checkpoint and the weights are saved, without an evaluation or a video. A second one quits at
+    once.
 
     Args:
         config: the options, or a NAME as for `noisydqn train`: a preset, an environment, or a run
@@ -81,7 +83,8 @@ def train(
         explorer: an explorer of `noisydqn.runners.exploration`; an instance of a module-level
             class that equals what the class makes without arguments; or a module-level function
             that makes an `Explorer`. None takes that of `config`.
-        out: the run's folder, new or empty; None makes a new one under `runs/`.
+        out: the run's folder, new, empty, or left by a run that was killed before it trained;
+            None makes a new one under `runs/`.
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
         trust: if `config` names a run, whether code that its config names may be imported and run.
@@ -89,7 +92,7 @@ def train(
             `NOISYDQN_CACHE` or a folder in the user's cache folder.
         trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
-            several seeds need functions.
+            several seeds need functions. One that raises is reported and left out from then on.
         callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
         options: changes to the config, such as `seed=1`.
 
@@ -97,7 +100,7 @@ def train(
         UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
             written to.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
-        ExtensionFailedError: a tracker or a callback raised; what was trained is saved.
+        ExtensionFailedError: a callback raised; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
     """
     quiet, resume = argument("quiet", quiet, bool), argument("resume", resume, bool)
@@ -118,19 +121,21 @@ def train(
     config = _config(_given_config(config, uses, trust), env).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
     out = None if out is None else given_path(out)
-    if resume:
-        if out is None:
-            raise UserError("--resume needs --out: name the folder of the run to resume")
-        if holds_run(out):
-            runs = open_folders(out)
-            changes = check_same(config, out, runs)
-            # The options are those that the call gave, not what the file may name.
-            job = _resumed(out, runs, changes, Given(maker, {}), extensions, trust=True)
-            return launch(job, quiet=quiet, cache=cache)
+    if resume and out is None:
+        raise UserError("--resume needs --out: name the folder of the run to resume")
     environment = _environment(config, maker, {})
-    check_memory(config, environment)
-    out, folders = create_folders(config, out, environment.spec)
-    return launch(Job(config, environment, out, folders, extensions), quiet=quiet, cache=cache)
+    check_memory(config, environment)  # before a folder is made; `launch` shows the warning
+    with closing(claim_folder(config, out, resume=resume)) as claim:
+        if is_half_made(claim.whole):
+            together = environment.trains_seeds_together
+            folders = create_folders(config, claim, environment.spec, together=together)
+            job = Job(config, environment, claim, folders, extensions)
+        else:
+            runs = read_runs(claim.whole)
+            changes = check_same(config, claim.whole, runs)
+            # The options are those that the call gave, not what the file may name.
+            job = _resumed(claim, runs, changes, Given(maker, {}), extensions, trust=True)
+        return launch(job, quiet=quiet, cache=cache)
 
 
 @own_settings()
@@ -139,6 +144,7 @@ def resume(
     *,
     env: AnyEnvironment = None,
     steps: int | None = None,
+    restart: bool = False,
     quiet: bool = False,
     trust: bool = False,
     cache: Path | str | None = None,
@@ -149,12 +155,14 @@ def resume(
     """Resume a run from its newest whole checkpoint, as `noisydqn resume` does.
 
     The run ends with the same bits as an uninterrupted one, unless `steps` changes or an
-    environment is not deterministic. A run without a checkpoint starts from the beginning.
+    environment is not deterministic. A run that was ended before its first checkpoint starts from
+    the beginning; one whose checkpoints are missing does so only with `restart`.
 
     Args:
         folder: a run's folder, which `train` made.
         env: as in `train`, where the config cannot name the environment.
         steps: a new budget, not below the steps already trained; None keeps the old one.
+        restart: remove what was trained, and train from the beginning.
         quiet: print only warnings.
         trust: whether code that the run's config names may be imported and run.
         cache: as in `train`.
@@ -164,54 +172,92 @@ def resume(
 
     Raises:
         UserError: an argument cannot be used, the folder holds no run or no whole checkpoint, its
-            config names code and is not trusted, or another process trains it.
+            config names code and is not trusted or is not the one that the checkpoints were
+            trained with, or another process trains it.
         EnvironmentFailedError: as `train`.
         ExtensionFailedError: as `train`.
         DivergedError: as `train`.
     """
-    known = ["folder", "env", "steps", "quiet", "trust", "cache", "trackers", "callbacks"]
+    known = ["folder", "env", "steps", "restart", "quiet", "trust"]
+    known += ["cache", "trackers", "callbacks"]
     refuse_unknown(unknown, known, "resume")
     quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
     extensions = Extensions.accept(trackers, callbacks)
     given = accept(env)
     changes = {} if steps is None else {"steps": steps}
-    trust = argument("trust", trust, bool)
-    out = given_path(folder, "the run")
-    job = _resumed(out, open_folders(out), changes, given, extensions, trust=trust)
-    return launch(job, quiet=quiet, cache=cache)
+    trust, restart = argument("trust", trust, bool), argument("restart", restart, bool)
+    path = given_path(folder, "the run")
+    open_folders(path)  # so that only the folder of a run is locked
+    with closing(Claim(RunFolder.at(path))) as claim:
+        runs = read_runs(claim.whole)
+        job = _resumed(claim, runs, changes, given, extensions, trust=trust, restart=restart)
+        return launch(job, quiet=quiet, cache=cache)
 
 
 def _resumed(
-    out: Path,
+    claim: Claim,
     runs: Sequence[Found],
     changes: dict[str, Any],
     given: Given,
     extensions: Extensions,
     *,
     trust: bool,
+    restart: bool = False,
 ) -> Job:
     """Return the job that resumes the runs found in a folder, with changes to their options.
 
     Raises:
-        UserError: a run cannot be resumed, its config names code and is not trusted, or the
+        UserError: they cannot be resumed, a config names code and is not trusted, or the
             environment is another.
     """
-    for folder, _ in runs:
-        refuse_without_checkpoints(out, folder)
-    uses = ALL if given.entry is None else NETWORK
-    configs = [stored.admit(uses, trust=trust).replace(**changes) for _, stored in runs]
+    whole = claim.whole
     folders = [folder for folder, _ in runs]
+    refuse_part(whole, folders)
+    uses = ALL if given.entry is None else NETWORK
+    # The name of an environment that is not used stays in the config, for messages alone.
+    configs = [
+        stored.admit(uses, trust=trust).replace(**{"env": stored.options["env"], **changes})
+        for _, stored in runs
+    ]
     first = configs[0]
     seeds = range(first.run.seed, first.run.seed + len(runs))
     if configs != [first.replace(seed=seed) for seed in seeds]:
-        raise UserError(f"{out} holds runs that were not started together: resume one of them")
+        raise UserError(
+            f"{whole.path} holds runs that were not started together: resume one of them"
+        )
     extensions.check_seeds(len(runs))
     environment = _environment(first, given.entry, given.options)
+    _check_places(claim, folders, configs, environment, restart=restart)
+    config = first.replace(num_seeds=len(runs))
+    return Job(config, environment, claim, folders, extensions, resumed=True)
+
+
+def _check_places(
+    claim: Claim,
+    folders: list[RunFolder],
+    configs: list[Config],
+    environment: Environment,
+    *,
+    restart: bool,
+) -> None:
+    """Lock the folders of a run that is resumed, and check or, to restart it, clear them.
+
+    Raises:
+        UserError: another process trains a seed, or the run cannot be resumed.
+    """
+    together = environment.trains_seeds_together
+    places = [claim.whole] if together else folders
+    for place in places:
+        if place is not claim.whole:
+            claim.lock(place)
+    if restart:
+        clear_run(places, folders)
+        return
     for folder in folders:
         check_spaces(folder, environment.spec)
-    config = first.replace(num_seeds=len(runs))
-    names = {name: str(runs[0][1].options[name]) for name in ALL}
-    return Job(config, environment, out, folders, extensions, resumed=True, names=names)
+    for i, place in enumerate(places):
+        check_checkpoints(place, folders if together else [folders[i]], claim)
+        check_config(place, folders[i].config, configs[i])
 
 
 def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]) -> Environment:

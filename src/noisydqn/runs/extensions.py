@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from noisydqn.config.config import Config
-from noisydqn.errors import ExtensionFailedError, UserError, in_one_line
+from noisydqn.errors import ExtensionFailedError, UserError, in_one_line, is_stop
 from noisydqn.options import shown
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import SeedChunk
 from noisydqn.runs.callbacks import Callback, Training
 from noisydqn.runs.trackers import Tracker
+from noisydqn.runs.walls import Wall
 
 TrackerMaker = Callable[[Path, Config], Tracker]
 """A function that makes the tracker of one seed from its run's folder and config."""
@@ -67,89 +69,114 @@ def _is_maker(tracker: object) -> bool:
     return isinstance(tracker, type) or not isinstance(tracker, Tracker)
 
 
-@contextmanager
-def _blamed(kind: str, extension: object, action: str) -> Generator[None]:
-    """Name the tracker or callback in whose code an error is raised."""
-    try:
-        yield
-    except Exception as error:
-        name = getattr(extension, "__name__", type(extension).__name__)
-        raise ExtensionFailedError(
-            f"the {kind} {name} failed in {action}: {in_one_line(error)}"
-        ) from error
-
-
 class Watchers:
-    """The user's trackers and callbacks of one seed.
-
-    Each method raises `ExtensionFailedError` if one of them does; `close` only warns.
+    """The trackers of one seed, ours and the user's, each behind a wall.
 
     Args:
-        extensions: the trackers and callbacks of the run.
-        folder: folder of the seed's run.
-        config: config of the seed's run.
-        warn: receives a line about each tracker that cannot be closed.
+        warn: receives a line about each tracker that fails, once.
     """
 
-    def __init__(
-        self, extensions: Extensions, folder: Path, config: Config, warn: Callable[[str], None]
-    ) -> None:
-        self._callbacks, self._warn = extensions.callbacks, warn
-        self._trackers: list[Tracker] = []
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._trackers: list[tuple[Tracker, Wall]] = []
+
+    def add(self, name: str, make: Callable[[], Tracker]) -> None:
+        """Make a tracker, which is called `name` where it fails."""
+        wall = Wall(name, self._warn)
+        tracker = wall.call("in its construction", make)
+        if tracker is not None:
+            self._trackers.append((tracker, wall))
+
+    def add_given(self, extensions: Extensions, folder: Path, config: Config) -> None:
+        """Add the user's trackers of the seed whose run is in `folder`."""
         for given in extensions.trackers:
-            self._trackers.append(_made(given, folder, config) if _is_maker(given) else given)  # pyright: ignore[reportArgumentType]
+            name = f"the tracker {_name(given)}"
+            if _is_maker(given):
+                self.add(name, partial(_made, given, folder, config))  # pyright: ignore[reportArgumentType]
+            else:
+                self.add(name, partial(_itself, given))  # pyright: ignore[reportArgumentType]
+
+    def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
+        """Announce a chunk, trained at `speed` steps a second."""
+        for tracker, wall in self._trackers:
+            action = f"in chunk after {steps:,} steps"
+            wall.call(action, tracker.chunk, steps, seconds, speed, chunk)
+
+    def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
+        """Announce an evaluation of the weights reached after `steps` and `seconds`."""
+        for tracker, wall in self._trackers:
+            action = f"in evaluation of step {steps:,}"
+            wall.call(action, tracker.evaluation, steps, seconds, evaluation)
+
+    def close(self) -> None:
+        """Close the trackers, each once, also those that failed."""
+        while self._trackers:
+            tracker, wall = self._trackers.pop(0)
+            wall.finish("in close", tracker.close)
+
+
+def _made(maker: Callable[[Path, Config], object], folder: Path, config: Config) -> Tracker:
+    tracker = maker(folder, config)
+    if not isinstance(tracker, Tracker) or isinstance(tracker, type):
+        raise TypeError(
+            f"it made {shown(tracker)}, which lacks a method of noisydqn.Tracker (chunk, "
+            "evaluation, close)"
+        )
+    return tracker
+
+
+def _itself(tracker: Tracker) -> Tracker:
+    return tracker
+
+
+def _name(extension: object) -> str:
+    return getattr(extension, "__name__", type(extension).__name__)
+
+
+class Callbacks:
+    """The user's callbacks, which may end a run: by asking for it, or by an error.
+
+    Each method raises `ExtensionFailedError` if one of them does.
+    """
+
+    def __init__(self, callbacks: tuple[Callback, ...]) -> None:
+        self._callbacks = callbacks
 
     def start(self, training: Training) -> None:
         """Announce the start of training."""
         for callback in self._callbacks:
-            with _blamed("callback", callback, "on_start"):
+            with _blamed(callback, "on_start"):
                 callback.on_start(training)
 
-    def chunk(self, training: Training, speed: float, chunk: SeedChunk) -> None:
-        """Announce a chunk, trained at `speed` steps a second."""
-        for tracker in self._trackers:
-            with _blamed("tracker", tracker, f"chunk after {training.steps:,} steps"):
-                tracker.chunk(training.steps, training.seconds, speed, chunk)
+    def chunk(self, training: Training, chunk: SeedChunk) -> None:
+        """Announce a chunk."""
         for callback in self._callbacks:
-            with _blamed("callback", callback, f"on_chunk after {training.steps:,} steps"):
+            with _blamed(callback, f"on_chunk after {training.steps:,} steps"):
                 if callback.on_chunk(training, chunk):
                     training.stop()
 
-    def evaluation(
-        self, training: Training, steps: int, seconds: float, evaluation: Evaluation
-    ) -> None:
-        """Announce an evaluation of the weights reached after `steps` and `seconds`."""
-        for tracker in self._trackers:
-            with _blamed("tracker", tracker, f"evaluation of step {steps:,}"):
-                tracker.evaluation(steps, seconds, evaluation)
+    def evaluation(self, training: Training, steps: int, evaluation: Evaluation) -> None:
+        """Announce an evaluation of the weights reached after `steps`."""
         for callback in self._callbacks:
-            with _blamed("callback", callback, f"on_evaluation of step {steps:,}"):
+            with _blamed(callback, f"on_evaluation of step {steps:,}"):
                 if callback.on_evaluation(training, steps, evaluation):
                     training.stop()
 
     def end(self, training: Training, summary: dict[str, Any]) -> None:
         """Announce the end of the run."""
         for callback in self._callbacks:
-            with _blamed("callback", callback, "on_end"):
+            with _blamed(callback, "on_end"):
                 callback.on_end(training, summary)
 
-    def close(self) -> None:
-        """Close the trackers, each once; the run is over, so a failure is only a warning."""
-        while self._trackers:
-            tracker = self._trackers.pop(0)
-            try:
-                with _blamed("tracker", tracker, "close"):
-                    tracker.close()
-            except ExtensionFailedError as error:
-                self._warn(str(error))
 
-
-def _made(maker: Callable[[Path, Config], object], folder: Path, config: Config) -> Tracker:
-    with _blamed("tracker", maker, "its construction"):
-        tracker = maker(folder, config)
-        if not isinstance(tracker, Tracker) or isinstance(tracker, type):
-            raise TypeError(
-                f"it made {shown(tracker)}, which lacks a method of noisydqn.Tracker (chunk, "
-                "evaluation, close)"
-            )
-        return tracker
+@contextmanager
+def _blamed(callback: Callback, action: str) -> Generator[None]:
+    """Name the callback in whose code an error is raised."""
+    try:
+        yield
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        raise ExtensionFailedError(
+            f"the callback {_name(callback)} failed in {action}: {in_one_line(error)}"
+        ) from error

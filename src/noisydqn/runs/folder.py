@@ -2,9 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,8 +14,7 @@ from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import Place, free_path, given_path
-from noisydqn.folders import File, Folder
-from noisydqn.options import flag
+from noisydqn.folders import File, Folder, json_bytes
 
 DEFAULT_PARENT = Path("runs")
 MAX_JSON_BYTES = 2**24
@@ -101,6 +98,12 @@ class RunFolder:
         return self.files.folder("tensorboard")
 
     @property
+    def results(self) -> list[File]:
+        """All files that training makes, but for checkpoints and TensorBoard events."""
+        tables = [self.metrics, self.episodes, self.evaluations]
+        return [self.final, self.best, self.summary, self.video, self.curves, *tables]
+
+    @property
     def checkpoints(self) -> Folder:
         """The checkpoints from which a run is resumed."""
         return self.files.folder("checkpoints")
@@ -129,76 +132,26 @@ Found = tuple[RunFolder, StoredConfig]
 """A run that was found, and its config."""
 
 
-def _make_out(config: Config, out: Path | None) -> Path:
-    """Make the folder of a new run: `out`, which must be new or empty, or one under `runs/`."""
-    if out is None:
-        while True:
-            name = re.sub(r"[^\w.-]+", "-", config.preset)  # one from a file could be a path
-            out = free_path(DEFAULT_PARENT / f"{name}-seed{config.run.seed}")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                out.mkdir()
-            except FileExistsError:  # another run has taken it
-                continue
-            return out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
-    if out.is_dir() and any(out.iterdir()):
-        what = "already holds a run" if RunFolder.at(out).config.exists() else "is not empty"
-        raise UserError(f"--out {out} {what}, nothing was changed: name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+def make_folder(name: str) -> Path:
+    """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
+    while True:
+        out = free_path(DEFAULT_PARENT / name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir()
+        except FileExistsError:  # another run has taken it
+            continue
+        return out
 
 
-def create_folders(
-    config: Config, out: Place | None, spec: EnvironmentSpec | None = None
-) -> tuple[Path, list[RunFolder]]:
-    """Make the folder of a run and, for several seeds, a folder for each in it.
-
-    Each seed's folder gets its config.
-
-    Args:
-        config: config of the run.
-        out: the folder, new or empty; None makes a new one under `runs/`.
-        spec: the interface of the environment; None leaves it to `write_spaces`.
-
-    Returns:
-        The run's folder and that of each seed.
-
-    Raises:
-        UserError: `out` is not empty, is a file, or cannot be written to.
-    """
-    folders: list[RunFolder] = []
-    out = None if out is None else given_path(out)
-    try:
-        out = _make_out(config, out)
-        whole = RunFolder.at(out)
-        for seed in range(config.run.seed, config.run.seed + config.run.num_seeds):
-            folder = whole.seed(f"seed{seed}") if config.run.num_seeds > 1 else whole
-            folder.files.make()
-            write_config(folder, config.replace(seed=seed, num_seeds=1))
-            if spec is not None:
-                write_spaces(folder, spec)
-            folders.append(folder)
-    except OSError as error:
-        raise UserError(
-            f"--out {DEFAULT_PARENT if out is None else out} cannot be written to: "
-            f"{error.strerror}; name another folder"
-        ) from error
-    return out, folders
+def config_bytes(config: Config) -> bytes:
+    """Return the contents of the `config.json` of one seed's run."""
+    return json_bytes(to_stored(config))
 
 
-def write_config(
-    folder: RunFolder, config: Config, names: Mapping[str, str] = MappingProxyType({})
-) -> None:
-    """Write the config of one seed's run.
-
-    Args:
-        folder: of the run.
-        config: the config.
-        names: names of code to be written, where the config has others that cannot be imported.
-    """
-    folder.config.write_json({**to_stored(config), **names})
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Write the config of one seed's run."""
+    folder.config.write(config_bytes(config))
 
 
 def write_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
@@ -242,51 +195,30 @@ def _shown(encoding: Encoding) -> str:
     return f"{encoding.words} of {'/'.join(sorted(kinds))} and takes {encoding.actions.words}"
 
 
-def holds_run(path: Place) -> bool:
-    """Tell whether a folder holds a run, or runs of several seeds."""
-    return bool(_runs_in(RunFolder.at(given_path(path))))
+class _Evaluation(msgspec.Struct):
+    """What an evaluation in a summary has in any case."""
+
+    mean_return: float
 
 
-def check_same(config: Config, path: Path, runs: Sequence[Found]) -> dict[str, Any]:
-    """Check that the runs found in the folder `path` have the options of `config`.
+class _Summary(msgspec.Struct):
+    """What is read of a summary, with the types that are relied on."""
 
-    Returns:
-        The options that may differ: the budget, and when checkpoints are saved and how many are
-        kept.
-
-    Raises:
-        UserError: other options differ.
-    """
-    wanted = config.flat()
-    free = {name: wanted[name] for name in ("steps", "checkpoint_seconds", "keep")}
-    stored = {**runs[0][1].options, "num_seeds": len(runs), **free}
-    words = {"preset": "preset (NAME)", "env": "environment (NAME)"}  # which have no flag
-    differing = [words.get(x, flag(x)) for x in wanted if stored.get(x) != wanted[x]]
-    if differing:
-        raise UserError(
-            f"--out {path} holds a run with other {', '.join(differing)}: give the same options, "
-            "or name another folder"
-        )
-    return free
+    steps: int = 0
+    evaluation: _Evaluation | None = None
 
 
-def refuse_without_checkpoints(path: Path, folder: RunFolder) -> None:
-    """Refuse to resume a run that was trained, but whose checkpoints are missing.
+_Value = str | float | int | bool | None
 
-    Args:
-        path: the folder that the user named.
-        folder: the folder of a seed in it.
 
-    Raises:
-        UserError: the checkpoints are missing.
-    """
-    places = [RunFolder.at(path).checkpoints, folder.checkpoints]
-    if any(place.exists() for place in places) or not folder.metrics.exists():
-        return
-    parent = path.absolute().parent
-    together = RunFolder.at(parent).checkpoints.exists()
-    hint = f"it was trained together with others: resume {parent}" if together else "train anew"
-    raise UserError(f"{folder.path} holds no checkpoints, nothing was changed: {hint}")
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """Read the summary of a run; {} if it is missing or cannot be read."""
+    try:
+        data = folder.summary.read(MAX_JSON_BYTES)
+        msgspec.json.decode(data, type=_Summary)
+        return msgspec.json.decode(data, type=dict[str, _Value | dict[str, int | float]])
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def open_folders(path: Place) -> list[Found]:
@@ -299,16 +231,35 @@ def open_folders(path: Place) -> list[Found]:
     try:
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: name the folder of a run (train's --out)")
-        folders = _runs_in(RunFolder.at(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
+    return read_runs(RunFolder.at(path))
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error of a folder that cannot be read."""
+    return UserError(f"{path} cannot be read: {error.strerror}")
+
+
+def read_runs(whole: RunFolder) -> list[Found]:
+    """Read the configs in the folder of a run, or of several seeds, by seed.
+
+    Raises:
+        UserError: there is no run, or a config cannot be read.
+    """
+    try:
+        folders = runs_in(whole)
+    except OSError as error:
+        raise unreadable(whole.path, error) from error
     if not folders:
-        raise UserError(f"{path} holds no run (no config.json): name a folder that train made")
+        raise UserError(
+            f"{whole.path} holds no run (no config.json): name a folder that train made"
+        )
     runs = [(folder, read_config(folder.config)) for folder in folders]
     return sorted(runs, key=lambda run: run[1].options["seed"])
 
 
-def _runs_in(folder: RunFolder) -> list[RunFolder]:
+def runs_in(folder: RunFolder) -> list[RunFolder]:
     """Return a folder that holds a run, or its sub-folders that do."""
     if folder.config.taken():
         return [folder]

@@ -1,38 +1,29 @@
 """Running of a job: sessions for its seeds, and everything from locks to the closing lines."""
 
 import dataclasses
-import errno
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-from noisydqn.checkpoint.lock import locked
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
-from noisydqn.errors import (
-    DivergedError,
-    EnvironmentFailedError,
-    ExtensionFailedError,
-    StoppedError,
-    UserError,
-)
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import stoppable
+from noisydqn.runs.claim import Claim
+from noisydqn.runs.ending import Ending
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
-from noisydqn.runs.messages import closing_lines, describe, how_to, stopped_line
+from noisydqn.runs.messages import closing_lines, describe, stopped_line
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
 from noisydqn.runs.session import Session
 from noisydqn.runs.trackers import Terminal
-
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""Errors of a disk that is full, read-only or broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +32,15 @@ class Job:
 
     config: Config  # of all seeds
     env: Environment
-    out: Path
+    claim: Claim  # to the run's folder
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
     resumed: bool = False
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    """The names of code in the files of a resumed run, which stay."""
+
+    @property
+    def out(self) -> Path:
+        """The path of the run's folder, which may be renamed while the run is trained."""
+        return self.claim.whole.path
 
     @property
     def together(self) -> bool:
@@ -72,59 +66,54 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         cache: folder of compiled programs, as in `train`.
 
     Raises:
-        UserError: the run cannot be resumed, a file cannot be written, or another process trains
-            the run; or as `Session`.
+        UserError: the run cannot be resumed, or another process trains it; or what ended the run
+            after all that was trained was saved.
+        QuitError: a second stop was requested; what was trained since the last checkpoint is lost.
     """
-    places = [RunFolder.at(job.out)] if job.together else job.folders
     with ExitStack() as stack:
-        for place in places:
-            stack.enter_context(locked(place.checkpoints))
         terminal = stack.enter_context(Terminal(job.config, quiet=quiet))
+        stop = stack.enter_context(stoppable(terminal.warn))
         stack.enter_context(program_cache(cache, terminal.warn))
-        try:
-            return _perform(job, terminal)
-        except OSError as error:
-            resume = how_to("resume", job.out, job.config)
-            if error.errno in UNWRITABLE:
-                raise UserError(
-                    f"{job.out} cannot be written to: {error.strerror}; make room or make it "
-                    f"writable, then: {resume}"
-                ) from error
-            if error.filename is None or not Path(error.filename).is_relative_to(job.out):
-                raise  # it is not about the run
-            raise UserError(
-                f"{error.filename} cannot be used: {error.strerror}; move it away, then: {resume}"
-            ) from error
+        ending = Ending(stop, terminal.warn)
+        seeds = list(zip(job.folders, job.seeds, strict=True))
+        keeper = Keeper(job.claim, seeds, job.env.spec, terminal.warn)
+        compiler = stack.enter_context(Compiler(stop.check, terminal.compiling))
+        results: list[SeedResult] = []
+        with ending.noting("the run"):
+            _announce(job, terminal)
+            context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
+            _perform(context, job, results)
+        stopped_by = stop.signal
+        with ending.noting("the summary of all seeds", saves=True):
+            if job.config.run.num_seeds > 1 and results:
+                keeper.restore()
+                job.claim.whole.summary.write_json({"seeds": [x.summary for x in results]})
+        ending.conclude(job.out, job.config)
+        if stopped_by is None:
+            terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))
+        else:
+            saved = not ending.lost
+            terminal.warn(stopped_line(stop.word, ending.steps, job.out, job.config, saved=saved))
+        return Result(job.out, results, stopped_by)
 
 
-def _perform(job: Job, terminal: Terminal) -> Result:
-    """Train the seeds, together or in turn, and say how the run ended."""
-    _announce(job, terminal)
-    config, out = job.config, job.out
-    spec = job.env.spec
-    results: list[SeedResult] = []
-    with stoppable(terminal.warn) as stop, Compiler(stop.check, terminal.compiling) as compiler:
-        context = Context(job.env, terminal, stop, compiler, job.extensions)
-        for session in _sessions(job, context):
-            with closing(session):
-                for seed in session.seeds if job.resumed else ():
-                    write_config(seed.folder, seed.config, job.names)
-                    write_spaces(seed.folder, spec)
-                _train_and_report(session, out)
-            steps = session.progress.steps
-            if steps > 0:
-                results += [
-                    SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
-                    for s in session.seeds
-                ]
-            if stop.asked:
-                terminal.warn(stopped_line(stop, steps, out, config))
-                break
-    if config.run.num_seeds > 1:
-        RunFolder.at(out).summary.write_json({"seeds": [x.summary for x in results]})
-    if not stop.asked:
-        terminal.say("\n".join(closing_lines(out, config, results, job.env.statistics)))
-    return Result(out, results, stop.signal)
+def _perform(context: Context, job: Job, results: list[SeedResult]) -> None:
+    """Train the seeds, together or in turn, until the end is near; adds to the results."""
+    ending, spec = context.ending, job.env.spec
+    for session in _sessions(job, context):
+        with ending.noting("writing the options"):
+            for seed in session.seeds if job.resumed else ():
+                write_config(seed.folder, seed.config)
+                write_spaces(seed.folder, spec)
+        _train_and_report(session)
+        ending.steps = session.progress.steps
+        if ending.steps > 0:
+            results += [
+                SeedResult(s.folder.path, GreedyPolicy(s.best_policy, spec), s.summary)
+                for s in session.seeds
+            ]
+        if ending.near:
+            return
 
 
 def _announce(job: Job, terminal: Terminal) -> None:
@@ -134,6 +123,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         UserError: the replay buffers do not fit into memory.
     """
     config, env = job.config, job.env
+    for notice in job.claim.notices:
+        terminal.warn(notice)
     terminal.say(
         f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
     )
@@ -157,11 +148,13 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
     def session(seeds: list[Config], folders: list[RunFolder], place: RunFolder) -> Session:
         warn = context.terminal.warn
         checkpoint = newest_whole(place.checkpoints, warn) if job.resumed else None
+        if job.resumed and checkpoint is None:
+            context.terminal.say(f"{place.path} holds no checkpoint: training begins at step 0")
         return Session(seeds, folders, place.checkpoints, checkpoint, context)
 
     seeds = job.seeds
     if job.together:
-        yield session(seeds, job.folders, RunFolder.at(job.out))
+        yield session(seeds, job.folders, job.claim.whole)
         return
     for seed, folder in zip(seeds, job.folders, strict=True):
         if len(seeds) > 1:
@@ -169,35 +162,20 @@ def _sessions(job: Job, context: Context) -> Iterator[Session]:
         yield session([seed], [folder], folder)
 
 
-def _train_and_report(session: Session, out: Path) -> None:
-    """Train and save; then evaluate and record a video, unless a stop is requested."""
-    trained = f"what was trained until then is in {out}"
-    try:
+def _train_and_report(session: Session) -> None:
+    """Train and save; then evaluate and record a video, unless the end has come before."""
+    ending = session.context.ending
+    if not ending.near:
         session.train()
-    except (EnvironmentFailedError, DivergedError, ExtensionFailedError) as failure:
-        if session.progress.steps == 0:
-            raise
-        session.save()
-        raise failure.with_hint(trained) from failure
+    session.save()
     if session.progress.steps == 0:
         return
-    session.save()
-    try:
-        if not session.context.stop.asked:
-            _report(session)
-        session.end()
-    except (EnvironmentFailedError, ExtensionFailedError) as failure:
-        raise failure.with_hint(trained) from failure
-    except UserError as error:
-        raise UserError(f"{error}; {trained}") from error
-
-
-def _report(session: Session) -> None:
-    """Evaluate the best weights and record a video, until a stop is requested."""
-    with_video = any(seed.records_video for seed in session.seeds)
-    session.context.terminal.say(
-        "evaluating the best weights without noise"
-        f"{' and recording a video of them' if with_video else ''}"
-    )
-    with suppress(StoppedError):
+    if not ending.near:
+        with_video = any(seed.records_video for seed in session.seeds)
+        session.context.terminal.say(
+            "evaluating the best weights without noise"
+            f"{' and recording a video of them' if with_video else ''}"
+        )
         session.report()
+    if ending.failure is None:
+        session.end()

@@ -11,11 +11,10 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import named_code
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
-from noisydqn.errors import counted
+from noisydqn.errors import UserError, counted
 from noisydqn.imports import is_inert
 from noisydqn.nets.build import torso_name
 from noisydqn.runners.options import ProgramOptions
-from noisydqn.runners.stop import Stop
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.result import SeedResult
@@ -63,14 +62,13 @@ def how_to(command: str, folder: Path, config: Config) -> str:
     return shlex.join(["noisydqn", command, str(folder), *trust])
 
 
-def stopped_line(stop: Stop, steps: int, out: Path, config: Config) -> str:
-    """Say where a signal stopped a run, and how to resume it."""
+def stopped_line(word: str, steps: int, out: Path, config: Config, *, saved: bool) -> str:
+    """Say where a signal, in one `word`, stopped a run, and how to resume it."""
     resume = how_to("resume", out, config)
     if steps == 0:
-        return f"{stop.word} before the first step; to train: {resume}"
-    return (
-        f"{stop.word} after {steps:,} steps; weights and metrics are in {out}; to resume: {resume}"
-    )
+        return f"{word} before the first step; to train: {resume}"
+    where = f"weights and metrics are in {out}; " if saved else ""
+    return f"{word} after {steps:,} steps; {where}to resume: {resume}"
 
 
 def outcome(evaluations: list[dict[str, Any]], statistics: tuple[Statistic, ...]) -> str:
@@ -93,7 +91,7 @@ def closing_lines(
     reached = "" if solved is None else f"; solved after {solved:,}"
     achieved = outcome([summary["evaluation"] for summary in summaries], statistics)
     folders = [RunFolder.at(result.folder) for result in results]
-    evaluations = max(len(read_columns(f.evaluations).get("step", [])) for f in folders)
+    evaluations = max(_number_of_evaluations(folder) for folder in folders)
     weights = "the final weights" if evaluations < 2 else f"the best of {evaluations} evaluated"
     video = "the video, " if any(folder.video.exists() for folder in folders) else ""
     is_call = is_inert(config.environment.env)
@@ -104,3 +102,11 @@ def closing_lines(
         f"{video}curves, metrics and weights are in {out}",
         f"next: {how_to('evaluate', played, config)}",
     ]
+
+
+def _number_of_evaluations(folder: RunFolder) -> int:
+    """Count the evaluations of a run, as far as its file tells."""
+    try:
+        return len(read_columns(folder.evaluations).get("step", []))
+    except UserError:
+        return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from noisydqn.config.config import Config
 from noisydqn.config.gate import ALL
+from noisydqn.envs.names import prefix
 from noisydqn.errors import UserError
 from noisydqn.presets import PRESETS, config_for
 
@@ -27,7 +28,7 @@ def config_named(name: str, uses: Iterable[str] = ALL, *, trust: bool = False) -
         from noisydqn.runs.folder import find_config
 
         return find_config(name).admit(uses, trust=trust)
-    if ":" not in name:  # a name with a colon says where to look
+    if not prefix(name):
         from noisydqn.envs.catalogue import is_registered, unknown
 
         if not is_registered(name):
@@ -42,5 +43,5 @@ def _is_path(name: str) -> bool:
     path = Path(name)
     if name in gymnasium.registry:
         return False
-    looks_so = name.startswith(("~", ".", "/")) or (path.suffix == ".json" and ":" not in name)
+    looks_so = name.startswith(("~", ".", "/")) or (path.suffix == ".json" and not prefix(name))
     return looks_so or path.is_dir() or path.is_file()

@@ -2,14 +2,13 @@
 
 import csv
 import math
-import os
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
-from noisydqn.errors import printable
+from noisydqn.errors import UserError, in_one_line, printable
 from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder
-from noisydqn.runs.trackers import OLD_NAMES
+from noisydqn.runs.tables import OLD_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ MAX_WINDOW = 20
 """Largest number of episodes that the curve of training episodes averages."""
 
 MAX_CSV_BYTES = 2**26
-"""Bytes of the largest file that is drawn: two million episodes, or 200,000 rows of metrics."""
+"""Bytes of the largest file that is read: two million episodes, or 200,000 rows of metrics."""
 MAX_DRAWN, MAX_LAYERS, MAX_LABEL = 1e35, 32, 60
 """The largest number, the most layers and the longest name that are drawn."""
 
@@ -37,31 +36,38 @@ EVALUATION = "evaluation, greedy"
 def read_columns(file: File, *needed: str) -> Columns:
     """Read the columns of a run's CSV file, by their present names.
 
-    A field that holds no number that can be drawn is NaN, and rows of another length than the
-    first are left out: the file may be damaged. Return {} if it is missing, has no rows, lacks a
-    column of `needed`, or cannot be read.
+    A field that is empty, or too large to be drawn, is NaN.
+
+    Return {} if the file is missing or has no rows.
+
+    Raises:
+        UserError: the file is damaged, or lacks its steps or a column of `needed`.
     """
-    rows: list[list[float]] = []
-    header: list[str] = []
     try:
-        with file.reading() as raw, TextIOWrapper(raw, "utf-8", "replace", newline="") as text:
-            if os.fstat(raw.fileno()).st_size > MAX_CSV_BYTES:
-                return {}
-            lines = csv.reader(text)
-            header = next(lines, [])
-            rows += [[_number(x) for x in row] for row in lines if len(row) == len(header) > 0]
-    except (OSError, csv.Error):
+        if file.size() > MAX_CSV_BYTES:
+            raise ValueError(f"it has more than {MAX_CSV_BYTES:,} bytes")
+        with TextIOWrapper(file.reading(), encoding="utf-8", newline="") as text:
+            rows = filter(None, csv.reader(text))
+            names = [OLD_NAMES.get(name, name) for name in next(rows, [])]
+            columns: list[list[float]] = [[] for _ in names]
+            for row in rows:
+                for column, x in zip(columns, row, strict=True):
+                    column.append(_number(x))
+        if not any(columns):
+            return {}
+        if missing := {"step", *needed}.difference(names):
+            raise ValueError(f"it has no column {min(missing)}")
+        return dict(zip(names, columns, strict=True))
+    except FileNotFoundError:
         return {}
-    names = [OLD_NAMES.get(x, x) for x in header]
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
-    return columns if set(needed) <= columns.keys() else {}
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{file} is damaged ({in_one_line(error)}): restore it from a copy, or remove it"
+        ) from error
 
 
 def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return math.nan
+    number = float(text or math.nan)
     return number if abs(number) < MAX_DRAWN else math.nan
 
 
@@ -77,6 +83,9 @@ def draw_curves(folder: RunFolder) -> "Figure":
     There are three plots. The left one shows returns of training episodes and of evaluations. The
     middle one shows successes, else a statistic of evaluations, else the loss. The right one shows
     the size of the noise in each layer.
+
+    Raises:
+        UserError: a file of the run is damaged.
     """
     # matplotlib is slow to import; pyplot would interfere with a notebook's own plots.
     from matplotlib import rc_context
@@ -97,9 +106,9 @@ def draw_curves(folder: RunFolder) -> "Figure":
 
 
 def _draw(figure: Any, folder: RunFolder) -> None:
-    metrics = read_columns(folder.metrics, "step")
-    episodes = read_columns(folder.episodes, "step", "return")
-    evaluations = read_columns(folder.evaluations, "step", "mean_return")
+    metrics = read_columns(folder.metrics)
+    episodes = read_columns(folder.episodes, "return")
+    evaluations = read_columns(folder.evaluations, "mean_return")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
     statistics = [x for x in evaluations if x not in COLUMNS and _known(evaluations, x)]

@@ -4,12 +4,14 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
 
+from noisydqn.checkpoint.origin import Origin
 from noisydqn.config.config import Config
 from noisydqn.options import MAX_COUNT
 from noisydqn.play.evaluate import Evaluation
@@ -196,14 +198,21 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoredRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of a checkpoint that does not belong to the runner."""
+    """The part of a checkpoint that does not belong to the runner.
+
+    Checkpoints that are older than a field lack it.
+    """
 
     progress: Progress
     file_sizes: tuple[FileSizes, ...]  # of each seed
+    config: dict[str, Any] | None = None  # config.json of the first seed
+    config_sha256: str | None = None  # of that file
+    origin: Origin | None = None
 
     def encode(self) -> dict[str, Any]:
-        """Return plain values, as a manifest holds them."""
-        return msgspec.to_builtins(self)
+        """Return plain values that JSON can hold, as a manifest does."""
+        stored = msgspec.to_builtins(self)
+        return {**stored, "progress": _finite(stored["progress"])}
 
     @classmethod
     def decode(cls, stored: dict[str, Any]) -> "StoredRun":
@@ -212,12 +221,45 @@ class StoredRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             msgspec.ValidationError: the values have neither form, or contradict each other.
         """
-        run = msgspec.convert(stored if "progress" in stored else _upgraded(stored), cls)
+        stored = stored if "progress" in stored else _upgraded(stored)
+        try:
+            progress = _numbers(stored["progress"])
+        except RecursionError as error:
+            raise msgspec.ValidationError("its progress is nested too deeply") from error
+        run = msgspec.convert({**stored, "progress": progress}, cls)
         for seed in run.progress.seeds:
             steps = [step for step, _ in seed.pending]
             if steps != sorted(set(steps)) or max(steps, default=0) > run.progress.steps:
                 raise msgspec.ValidationError("its pending evaluations are impossible")
         return run
+
+
+NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+"""Numbers that JSON lacks, by the text that stands for them. No progress holds any other text."""
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that are not finite by text, in lists and objects of plain values."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return _mapped(_finite, value)
+
+
+def _numbers(value: Any) -> Any:
+    """Undo `_finite`."""
+    if isinstance(value, str):
+        return NOT_FINITE.get(value, value)
+    return _mapped(_numbers, value)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    match value:
+        case dict() as items:
+            return {name: change(item) for name, item in items.items()}
+        case list() | tuple() as items:
+            return [change(item) for item in items]
+        case _:
+            return value
 
 
 class _SeedOfFormat1(msgspec.Struct, forbid_unknown_fields=True):

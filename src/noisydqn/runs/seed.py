@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,6 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
-from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.video import save_film
@@ -20,14 +18,16 @@ from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import SeedChunk
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.callbacks import Training
+from noisydqn.runs.ending import Ending
 from noisydqn.runs.evaluations import Evaluations
-from noisydqn.runs.extensions import Extensions, Watchers
-from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.extensions import Callbacks, Extensions, Watchers
+from noisydqn.runs.folder import RunFolder, read_summary
+from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
-from noisydqn.runs.summary import read_summary
-from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal, Tracker
+from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
+from noisydqn.runs.walls import Wall
 from noisydqn.runs.weights import save_policy
 
 
@@ -37,9 +37,15 @@ class Context:
 
     env: Environment
     terminal: Terminal
-    stop: Stop
+    ending: Ending
     compiler: Compiler
     extensions: Extensions
+    keeper: Keeper
+
+    @property
+    def stop(self) -> Stop:
+        """The requests to stop."""
+        return self.ending.stop
 
 
 class SeedSession:
@@ -62,8 +68,10 @@ class SeedSession:
         self.final: Policy | None = None  # the newest weights; None before the first chunk
         self.best: Policy | None = None  # of all evaluations; None before the first
         self.summary: dict[str, Any] = {}
+        self.callbacks = Callbacks(context.extensions.callbacks)
         self._terminal = context.terminal if shown else None
-        self._trackers: list[Tracker] = []
+        self._watchers = Watchers(context.terminal.warn)
+        self._best_wall = Wall(str(folder.best), context.terminal.warn)
 
     def restore(self, progress: SeedProgress, checkpoint: Checkpoint, name: str) -> None:
         """Read the policies that a checkpoint holds under `name`.
@@ -83,24 +91,20 @@ class SeedSession:
             self.evaluations.policies[steps] = policy
 
     def open(self, steps: int, sizes: FileSizes) -> None:
-        """Open the trackers after `steps`; rows beyond `sizes` are removed from the files.
-
-        Raises:
-            ExtensionFailedError: a tracker of the user's cannot be made.
-        """
-        config, folder, context = self.config, self.folder, self.context
-        self.watchers = Watchers(context.extensions, folder.path, config, context.terminal.warn)
-        self._files = FileTracker(folder, sizes)
-        self._trackers = [self._files, TensorBoardTracker(folder, config, steps)]
-        if self._terminal is not None:
-            self._trackers.append(self._terminal)
+        """Open the trackers after `steps`; rows beyond `sizes` are removed from the files."""
+        config, folder, watchers = self.config, self.folder, self._watchers
+        self._files = files = FileTracker(folder, sizes, self.context.terminal.warn)
+        watchers.add("the tables", lambda: files)
+        watchers.add("TensorBoard", partial(TensorBoardTracker, folder, config, steps))
+        if (terminal := self._terminal) is not None:
+            watchers.add("the live view", lambda: terminal)
+        watchers.add_given(self.context.extensions, folder.path, config)
 
     # Training
 
     def record_chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Record a chunk, which ended after `steps`."""
-        for tracker in self._trackers:
-            tracker.chunk(steps, seconds, speed, chunk)
+        self._watchers.chunk(steps, seconds, speed, chunk)
 
     def queue_evaluation(self, steps: int) -> None:
         """Keep the newest weights until they are evaluated."""
@@ -108,21 +112,26 @@ class SeedSession:
         self.evaluations.policies[steps] = self.final
 
     def start_evaluation(self, steps: int, pool: Background) -> None:
-        """Start an evaluation that was queued after `steps`."""
-        if self._terminal is not None:
+        """Start the evaluation that was queued after `steps`, unless that was done."""
+        if self.evaluations.start(steps, pool) and self._terminal is not None:
             self._terminal.evaluating(steps)
-        self.evaluations.start(steps, pool)
 
     def take_evaluation(
         self, steps: int, seconds: float, evaluation: Evaluation, *, best: bool
     ) -> None:
-        """Record an outcome, and keep the weights if they are the best so far."""
+        """Record an outcome, and keep the weights if they are the best so far.
+
+        If those cannot be written now, they may be at the end.
+        """
         policy = self.evaluations.remove(steps)
         if best:
             self.best = policy
-            save_policy(self.folder.best, policy)
-        for tracker in self._trackers:
-            tracker.evaluation(steps, seconds, evaluation)
+            self._best_wall.finish("", self._save_best, policy)
+        self._watchers.evaluation(steps, seconds, evaluation)
+
+    def _save_best(self, policy: Policy) -> None:
+        self.context.keeper.restore()
+        save_policy(self.folder.best, policy)
 
     def training(self, progress: Progress, index: int, stop: Callable[[], None]) -> Training:
         """Return what callbacks see of this seed, whose index in `progress` is `index`."""
@@ -161,8 +170,8 @@ class SeedSession:
     def save(self, steps: int, seconds: float, progress: SeedProgress) -> None:
         """Write weights and summary. The summary's evaluation stays if no step was added."""
         assert self.final is not None  # noqa: S101 - a chunk came before
-        save_policy(self.folder.final, self.final)
-        save_policy(self.folder.best, self.best_policy)
+        self.context.keeper.restore()
+        self._write_weights(self.final)
         solved_step, solved_seconds = progress.solved_at or (None, None)
         before = read_summary(self.folder)
         reported = before if before.get("steps") == steps else {}
@@ -181,13 +190,13 @@ class SeedSession:
         }
         self.folder.summary.write_json(self.summary)
 
+    def _write_weights(self, final: Policy) -> None:
+        save_policy(self.folder.final, final)
+        save_policy(self.folder.best, self.best_policy)
+
     def close(self) -> None:
-        """Close the trackers, all of them even if one fails; a second call does nothing."""
-        with ExitStack() as stack:
-            stack.callback(self.watchers.close)
-            for tracker in self._trackers:
-                stack.callback(tracker.close)
-            self._trackers = []
+        """Close the trackers; a second call does nothing."""
+        self._watchers.close()
 
     # The report
 
@@ -205,31 +214,38 @@ class SeedSession:
 
         Raises:
             StoppedError: a stop was requested.
+            UserError: the environment failed, or cannot be made.
         """
         policy, records_video = self.best_policy, self.records_video
         with Background(1, "evaluation") as pool:
             future = None
             if self.summary["evaluation"] is None:
-                future = pool.submit(partial(self.evaluations.play, policy, self.keys.report))
-            save_curves(self.folder)
+                future = self.evaluations.submit(policy, self.keys.report, pool)
+            warn = self.context.terminal.warn
+            Wall("drawing the curves", warn).call("", save_curves, self.folder)
 
             def take() -> None:
-                if future is not None and self.summary["evaluation"] is None and future.done():
-                    self.summary["evaluation"] = future.result().summary()
-                    self.folder.summary.write_json(self.summary)
-                self.context.stop.check()
+                if future is not None and future.done() and future.exception() is None:
+                    self._take_report(future.result())
+                self.evaluations.check(future)
 
             if future is not None and self.context.env.plays_one_at_a_time:
                 wait(future, take)  # some environments can be made only once
             if records_video:
-                self._record_video(policy, take)
+                Wall("recording a video", warn).call("", self._record_video, policy, take)
             if future is not None:
                 wait(future, take)
             take()
 
+    def _take_report(self, evaluation: Evaluation) -> None:
+        if self.summary["evaluation"] is None:
+            summary = self.summary | {"evaluation": evaluation.summary()}
+            self.context.keeper.restore()
+            if self.final is not None and not self.folder.final.exists():  # it was removed
+                self._write_weights(self.final)
+            self.folder.summary.write_json(summary)
+            self.summary = summary
+
     def _record_video(self, policy: Policy, check: Callable[[], None]) -> None:
         file, seconds = self.folder.video, self.config.run.video_seconds
-        try:
-            save_film(file, self.context.env, policy, seconds, self.keys.video, check=check)
-        except UserError as error:
-            self.context.terminal.warn(str(error))
+        save_film(file, self.context.env, policy, seconds, self.keys.video, check=check)

@@ -1,21 +1,24 @@
 """A training session, which drives a runner and performs the effects that `Progress` decides."""
 
+import hashlib
 import math
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jax.numpy as jnp
 import msgspec
 
+from noisydqn.checkpoint.origin import Origin
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.compilation import Background, Program
 from noisydqn.config.config import Config
+from noisydqn.config.stored import to_stored
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.errors import EnvironmentFailedError, StoppedError, UserError
+from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.folders import Folder
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
@@ -23,16 +26,18 @@ from noisydqn.runners import device, host
 from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import Chunk
 from noisydqn.runs.callbacks import Training
-from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.folder import RunFolder, config_bytes
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
+from noisydqn.runs.walls import Wall
 
 
 class Session:
     """A training session of all seeds that share a runner.
 
-    Its life cycle: `train`, `save`, `report`, `end`; `close` at any point.
+    Its life cycle: `train`, `save`, `report`, `end`; `close` at any point. None of them raises:
+    what goes wrong is noted in the context's `ending`.
 
     Args:
         configs: a config for each seed.
@@ -43,7 +48,6 @@ class Session:
 
     Raises:
         UserError: the checkpoint does not fit the configs.
-        ExtensionFailedError: a tracker of the user's cannot be made.
     """
 
     def __init__(
@@ -56,6 +60,9 @@ class Session:
     ) -> None:
         self.config, self.goals = configs[0], Goals.of(configs[0])
         self.context, self.checkpoint = context, checkpoint
+        self._folder_wall = Wall("the folder of the run", context.terminal.warn)
+        sha256 = hashlib.sha256(config_bytes(configs[0])).hexdigest()
+        self._record = (to_stored(configs[0]), sha256, Origin.here())
         self.seeds = [
             SeedSession(config, folder, context, shown=i == 0)
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
@@ -64,6 +71,7 @@ class Session:
         sizes: Sequence[FileSizes] = [(0, 0, 0)] * len(configs)
         if checkpoint is not None:
             sizes = self._restore(checkpoint)
+        self._start = time.perf_counter() - self.progress.seconds
         with ExitStack() as opened:
             for seed, size in zip(self.seeds, sizes, strict=True):
                 seed.open(self.progress.steps, size)
@@ -96,99 +104,109 @@ class Session:
         for i, seed in enumerate(self.seeds):
             seed.restore(progress.seeds[i], checkpoint, f"seed{i}")
         self.progress = progress
-        self.context.terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
+        here, terminal = self._record[-1], self.context.terminal
+        if stored.origin is not None and (changed := stored.origin.differences(here)):
+            terminal.warn(
+                f"{checkpoint.path} was made elsewhere, with {changed}: the run resumes, but may "
+                "not end with the bits of an uninterrupted one"
+            )
+        terminal.say(f"resuming after {progress.steps:,} steps, {checkpoint.path}")
         return stored.file_sizes
 
     # Training
 
     def train(self) -> None:
-        """Train until the budget is used up, a goal is reached, or a stop is requested.
+        """Train until the run is to end, for whatever reason: it is noted in the run's `Ending`.
 
-        Evaluations and checkpoints happen on the way. The last checkpoint is saved before the last
-        evaluations are awaited, so that a resumed run can repeat them.
-
-        Raises:
-            EnvironmentFailedError: an environment failed; the checkpoint is saved.
-            ExtensionFailedError: a tracker or callback raised; the checkpoint is saved.
-            DivergedError: training diverged; older checkpoints stay.
+        Evaluates and saves checkpoints on the way. All is saved while the environments are still
+        open, as closing them may take long, and before the last evaluations are waited for, so
+        that a resumed run can repeat those.
         """
-        start = time.perf_counter() - self.progress.seconds
-        try:
-            with Background(1, "evaluation") as pool:
-                for i, seed in enumerate(self.seeds):
-                    seed.watchers.start(self._training(i))
-                self._resume_evaluations(pool)
-                done = self.progress.should_stop(self.goals)
-                chunk = None if done else self._train(pool, start)
-                stopped = self.context.stop.asked
-                if not stopped and self.progress.evaluated_at < self.progress.steps:
-                    self._start_evaluations(pool)
-                if chunk is not None:
-                    self._save_checkpoint(chunk)
+        with self.context.ending.noting("training"), Background(1, "evaluation") as pool:
+            for i, seed in enumerate(self.seeds):
+                seed.callbacks.start(self._training(i))
+            self._resume_evaluations(pool)
+            if self.progress.should_stop(self.goals):
+                self._queue_last_evaluations()
+            else:
+                with closing(self._chunks()) as chunks:
+                    chunk = self._train(chunks, pool)
+                    self._queue_last_evaluations()
+                    self._keep(chunk)
+            if not self.context.ending.near:
+                self._start_evaluations(pool)
                 self._take_evaluations(block=True)
-        except Exception:  # a second Ctrl-C does not wait
-            self.writer.wait()
-            raise
-        self.writer.wait()
-        self.progress = self.progress.after_training(time.perf_counter() - start)
 
-    def _train(self, pool: Background, start: float) -> Chunk | None:
-        """Train chunk by chunk; returns the last chunk, None if it is saved already."""
-        stop, chunk = self.context.stop, None
+    def _train(self, chunks: Generator[Chunk], pool: Background) -> Chunk | None:
+        """Train chunk by chunk; returns the last one, None if it is not to be saved."""
+        ending, newest, sound = self.context.ending, None, None
         last = saved = time.perf_counter()
+        lost = False  # what was saved
         interval = self.config.run.checkpoint_seconds or math.inf
-        with closing(self._chunks()) as chunks, suppress(StoppedError):
+        with ending.noting("training"):
             for chunk in chunks:
                 now = time.perf_counter()
                 if not chunk.seeds:
-                    self._take_unfinished(chunk, now - start)
+                    newest = sound = self._take_unfinished(chunk, now - self._start)
                     continue
                 speed = (chunk.steps - self.progress.steps) / (now - last)
                 last = now
-                self._take(chunk, now - start, speed)
-                if self.progress.should_evaluate(self.goals):
-                    self._start_evaluations(None if stop.asked else pool)
-                try:
-                    self._watch(chunk, speed)
-                except Exception:  # of an evaluation or an extension: what was trained is sound
+                self._take(chunk, now - self._start, speed)
+                sound = chunk
+                self._watch(chunk, pool)
+                if ending.near or self.progress.should_stop(self.goals):
+                    return sound
+                lost = self._folder_wall.finish("", self.context.keeper.restore) or lost
+                if (lost or now - saved >= interval) and not self.writer.busy:
                     self._save_checkpoint(chunk)
-                    raise
-                if stop.asked or self.progress.should_stop(self.goals):
-                    return chunk
-                if now - saved >= interval and not self.writer.busy:
-                    self._save_checkpoint(chunk)
-                    saved = time.perf_counter()
-        return chunk if chunk is not None and chunk.seeds else None
+                    saved, lost = time.perf_counter(), False
+                newest, sound = chunk, None  # its arrays are the next chunk's, if there is one
+            return newest
+        return sound
+
+    def _keep(self, chunk: Chunk | None) -> None:
+        """Save a last chunk, and the weights."""
+        if chunk is not None:
+            with self.context.ending.noting("saving the last checkpoint", saves=True):
+                self.context.keeper.restore()
+                self._save_checkpoint(chunk)
+        self._save_weights()
 
     def _chunks(self) -> Generator[Chunk]:
-        """Start the runner and all compilation, first of the programs that training needs."""
+        """Start all compilation, first of what training needs; returns the chunks to come."""
         env, compiler = self.context.env, self.context.compiler
         longest, chunks = env.by_kind(device=self._on_device, host=self._on_host)
         compiler.start_after(longest, self._evaluation_programs)
         return chunks
 
     def _on_device(self, env: DeviceEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the device runner; also returns the program that takes longest to compile."""
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
         keys = jnp.stack([seed.keys.training for seed in self.seeds])
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = device.programs(self.config.program, env, len(keys)).start(compiler)
-        return longest, device.run(
-            *(self.config.program, env, keys, self.config.total_steps, self.checkpoint),
-            stop=stop,
-            compiler=compiler,
+        made = device.programs(self.config.program, env, len(keys))
+        chunks = device.run(
+            made,
+            keys,
+            self.config.total_steps,
+            self.checkpoint,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
-        """Start the host runner; also returns the program that takes longest to compile."""
-        key = self.seeds[0].keys.training
-        stop, compiler = self.context.stop, self.context.compiler
-        longest = host.programs(self.config.program, env.spec).start(compiler)
-        return longest, host.run(
-            *(self.config.program, env, key, self.config.total_steps),
-            *(self.checkpoint, self.context.terminal.warn),
-            stop=stop,
-            compiler=compiler,
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
+        made = host.programs(self.config.program, env.spec)
+        chunks = host.run(
+            made,
+            env,
+            self.seeds[0].keys.training,
+            self.config.total_steps,
+            self.checkpoint,
+            self.context.terminal.warn,
+            stop=self.context.stop,
+            compiler=self.context.compiler,
         )
+        return made.start(self.context.compiler), chunks
 
     def _evaluation_programs(self) -> Sequence[Program[Any]]:
         env = self.context.env
@@ -213,19 +231,26 @@ class Session:
             seed.final = policy
         self.progress = before.after_chunk(chunk.steps, seconds, chunk.seeds, self.goals)
 
-    def _take_unfinished(self, chunk: Chunk, seconds: float) -> None:
-        """Save where a stop left a chunk; no tracker sees it, as the resumed run finishes it."""
+    def _take_unfinished(self, chunk: Chunk, seconds: float) -> Chunk | None:
+        """Note where a stop left a chunk; no tracker sees it, as the resumed run finishes it.
+
+        Returns the chunk, None if nothing was trained.
+        """
         if chunk.steps == 0:
-            return
+            return None
         for i, seed in enumerate(self.seeds):
             seed.final = chunk.policy(i)
         self.progress = self.progress.after_unfinished_chunk(chunk.steps, seconds)
-        self._save_checkpoint(chunk)
+        return chunk
 
-    def _watch(self, chunk: Chunk, speed: float) -> None:
-        """Call the user's trackers and callbacks, and record evaluations that are done."""
+    def _watch(self, chunk: Chunk, pool: Background) -> None:
+        """Start evaluations, call the user's callbacks, and record evaluations that are done."""
+        if self.progress.should_evaluate(self.goals):
+            self._queue_evaluations()
+            if not self.context.ending.near:
+                self._start_evaluations(pool)
         for i, seed in enumerate(self.seeds):
-            seed.watchers.chunk(self._training(i), speed, chunk.seeds[i])
+            seed.callbacks.chunk(self._training(i), chunk.seeds[i])
         # The chunk after which a run ends must not depend on the speed of a thread: where an
         # evaluation decides, training waits for it.
         self._take_evaluations(block=self.progress.needs_confirmation(self.goals))
@@ -238,19 +263,26 @@ class Session:
 
     # Evaluations
 
-    def _start_evaluations(self, pool: Background | None) -> None:
-        """Evaluate the newest weights; without a pool, only once the run is resumed."""
+    def _queue_evaluations(self) -> None:
+        """Let the newest weights wait for their evaluation."""
         self.progress = self.progress.after_evaluations_started()
         for seed in self.seeds:
             seed.queue_evaluation(self.progress.steps)
-            if pool is not None:
-                seed.start_evaluation(self.progress.steps, pool)
 
-    def _resume_evaluations(self, pool: Background) -> None:
-        """Start the evaluations that were pending when the run was saved."""
+    def _queue_last_evaluations(self) -> None:
+        """Let the last weights wait for their evaluation, if training ends as it should."""
+        if not self.context.ending.near and self.progress.evaluated_at < self.progress.steps:
+            self._queue_evaluations()
+
+    def _start_evaluations(self, pool: Background) -> None:
+        """Start the evaluations that wait."""
         for seed, progress in zip(self.seeds, self.progress.seeds, strict=True):
             for steps, _ in progress.pending:
                 seed.start_evaluation(steps, pool)
+
+    def _resume_evaluations(self, pool: Background) -> None:
+        """Start the evaluations that were pending when the run was saved."""
+        self._start_evaluations(pool)
         # Training may take the only instance of an environment, so evaluations go first.
         block = self.context.env.plays_one_at_a_time
         self._take_evaluations(block=block or self.progress.needs_confirmation(self.goals))
@@ -279,7 +311,7 @@ class Session:
         seed, best = self.seeds[index], self.progress.seeds[index].is_best(evaluation)
         self.progress = self.progress.after_evaluation(index, evaluation, self.goals)
         seed.take_evaluation(steps, seconds, evaluation, best=best)
-        seed.watchers.evaluation(self._training(index), steps, seconds, evaluation)
+        seed.callbacks.evaluation(self._training(index), steps, evaluation)
 
     # Saving
 
@@ -291,31 +323,35 @@ class Session:
         }
         snapshot = snapshot._replace(arrays=snapshot.arrays | policies)
         sizes = tuple(seed.file_sizes() for seed in self.seeds)
-        self.writer.save(snapshot, StoredRun(self.progress, sizes).encode())
+        stored = StoredRun(self.progress, sizes, *self._record)
+        self.writer.save(snapshot, stored.encode())
 
     def save(self) -> None:
-        """Write weights and summaries of all seeds, and close the trackers."""
-        for seed, progress in zip(self.seeds, self.progress.seeds, strict=True):
-            seed.save(self.progress.steps, self.progress.seconds, progress)
+        """Wait for the last checkpoint, write weights and summaries, and close the trackers."""
+        self.writer.wait()
+        self.progress = self.progress.after_training(time.perf_counter() - self._start)
+        self._save_weights()
         self.close()
 
-    def report(self) -> None:
-        """Evaluate every seed's best weights in separate episodes, and record videos.
+    def _save_weights(self) -> None:
+        if self.progress.steps == 0:
+            return
+        self.context.ending.trained = True
+        for seed, progress in zip(self.seeds, self.progress.seeds, strict=True):
+            with self.context.ending.noting("saving the weights", saves=True):
+                seed.save(self.progress.steps, self.progress.seconds, progress)
 
-        Raises:
-            StoppedError: a stop was requested.
-        """
-        for seed in self.seeds:
-            seed.report()
+    def report(self) -> None:
+        """Evaluate every seed's best weights in separate episodes, and record videos."""
+        with self.context.ending.noting("the evaluation of the best weights"):
+            for seed in self.seeds:
+                seed.report()
 
     def end(self) -> None:
-        """Announce the end to the callbacks.
-
-        Raises:
-            ExtensionFailedError: one of them raised.
-        """
-        for i, seed in enumerate(self.seeds):
-            seed.watchers.end(self._training(i), seed.summary)
+        """Announce the end to the callbacks."""
+        with self.context.ending.noting("a callback"):
+            for i, seed in enumerate(self.seeds):
+                seed.callbacks.end(self._training(i), seed.summary)
 
     def close(self) -> None:
         """Close the trackers; a second call does nothing."""

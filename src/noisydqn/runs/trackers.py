@@ -1,13 +1,11 @@
 """Trackers of a run: CSV files, TensorBoard and the terminal. A tracker cannot change the run."""
 
-import csv
 import math
-import os
 import socket
 import time
+import warnings
 from collections import deque
-from collections.abc import Sequence
-from io import TextIOWrapper
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -19,20 +17,18 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
-from noisydqn.folders import File
-from noisydqn.output import discard
+from noisydqn.errors import printable
+from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
 """Number of episodes over which the live view averages returns."""
 
 PLAIN_SECONDS = 10.0
 """Shortest time between two progress lines where the output is not a terminal."""
-
-OLD_NAMES = {"steps": "step"}
-"""Column names in CSV files of older runs, and their present names."""
 
 MEANINGS = {
     "episode/Return": "Return of a training episode, played with noise while learning.",
@@ -64,8 +60,9 @@ FLUSH_SECONDS = 60.0
 class Tracker(Protocol):
     """A consumer of the metrics of one seed's run.
 
-    Training calls it in its own thread and waits for it. A tracker of a resumed run may see the
-    steps after the last checkpoint a second time.
+    Training calls it in its own thread and waits for it. One that raises is told of and left out
+    from then on. A tracker of a resumed run may see the steps after the last checkpoint a second
+    time.
     """
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
@@ -88,37 +85,6 @@ class Tracker(Protocol):
         """Finish writing: training has ended."""
 
 
-class _CsvFile:
-    """A CSV file that is complete after each row.
-
-    An existing file keeps its first `size` bytes and its header, so a run that an older version
-    started keeps that version's columns.
-    """
-
-    def __init__(self, file: File, size: int) -> None:
-        raw = file.appending()
-        raw.truncate(min(size, os.fstat(raw.fileno()).st_size))
-        first = raw.readline(2**16).decode(errors="replace").replace("\0", "").splitlines()[:1]
-        self._header = next(csv.reader(first), None) or None
-        raw.seek(0, os.SEEK_END)
-        self._file = TextIOWrapper(raw, newline="")
-        self._writer: Any = csv.writer(self._file)
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self._header is None:
-            self._header = list(row)
-            self._writer.writerow(self._header)
-        self._writer.writerow([row.get(OLD_NAMES.get(x, x), "") for x in self._header])
-        self._file.flush()
-
-    def size(self) -> int:
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class FileTracker:
     """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
@@ -126,17 +92,25 @@ class FileTracker:
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
     episode's `success` is empty where the environment reports none.
 
-    `sizes` are the sizes of the files when the run was saved: later rows are removed.
+    Args:
+        folder: folder of the run.
+        sizes: the sizes of the files when the run was saved: later rows are removed.
+        warn: receives a line about each file that cannot be written, once.
     """
 
-    def __init__(self, folder: RunFolder, sizes: Sequence[int] = (0, 0, 0)) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sizes: Sequence[int] = (0, 0, 0),
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         metrics, episodes, evaluations = sizes
-        self._metrics = _CsvFile(folder.metrics, metrics)
-        self._episodes = _CsvFile(folder.episodes, episodes)
-        self._evaluations = _CsvFile(folder.evaluations, evaluations)
+        self._metrics = CsvFile(folder.metrics, metrics, warn)
+        self._episodes = CsvFile(folder.episodes, episodes, warn)
+        self._evaluations = CsvFile(folder.evaluations, evaluations, warn)
 
     def sizes(self) -> tuple[int, int, int]:
-        """Flush the files to the disk and return their sizes in bytes."""
+        """Flush the files to the disk, anew if they were removed; returns their sizes in bytes."""
         return self._metrics.size(), self._episodes.size(), self._evaluations.size()
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
@@ -186,7 +160,9 @@ class TensorBoardTracker:
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.make()
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
+        # Microseconds, for a run that fails at once and is resumed at once. TensorBoard reads the
+        # files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{steps}"
         self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
@@ -287,13 +263,9 @@ class _MetricsColumn(ProgressColumn):
         return Text(task.fields["metrics"], style="cyan")
 
 
-class _Console(Console):
-    """A console that falls silent when its reader is gone; rich's own would end the run."""
-
-    def on_broken_pipe(self) -> None:
-        """Print nothing from here on."""
-        self.quiet = True
-        discard(self.file)
+def _shown(lines: str) -> str:
+    """Return lines as a terminal may see them: they can quote a file."""
+    return "\n".join(map(printable, lines.split("\n")))
 
 
 class Terminal:
@@ -301,14 +273,19 @@ class Terminal:
 
     With several seeds it shows those of the first. Plain lines come in the order of their steps:
     a line of training waits while the evaluation of an earlier step is running.
+
+    It falls silent where nothing can be printed, and never fails.
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
         if Console().is_jupyter:  # a notebook would keep each frame of a bar
             plain |= {"force_jupyter": False, "force_terminal": False}
-        self._console = _Console(quiet=quiet, **plain)
-        self._errors = _Console(stderr=True, **plain)
+        output: Any
+        errors: Any
+        output, errors = lasting_streams()
+        self._console = Console(file=output, quiet=quiet, **plain)
+        self._errors = Console(file=errors, stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.run.steps, config.runner.max_updates
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
@@ -355,11 +332,11 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, soft_wrap=True)
+        self._console.print(_shown(line), soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Print a line to standard error, even if quiet."""
-        self._errors.print(line, soft_wrap=True)
+        self._errors.print(_shown(line), soft_wrap=True)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Move the bar, or print a line if the last one is `PLAIN_SECONDS` old."""

@@ -1,8 +1,10 @@
 """Files of policies in the format safetensors, so that loading runs no code."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,42 +75,71 @@ def _filled(expected: Policy, arrays: dict[str, np.ndarray]) -> Policy:
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(expected), leaves)
 
 
+def check_policy(file: File) -> None:
+    """Check that a file holds a whole policy, of whatever network: its format, types and sum.
+
+    Raises:
+        ValueError: it does not; the message says why.
+        OSError: it cannot be read.
+    """
+    try:
+        with _opened(file) as (tensors, about, stored):
+            if unlike := _unlike(about):
+                raise ValueError(f"it holds {unlike}")
+            types = {dtype for _, dtype in stored.values()}
+            if not types <= set(DTYPES.values()):
+                raise ValueError(f"it holds arrays of {', '.join(sorted(types))}")
+            numbers = sum(math.prod(shape) for shape, _ in stored.values())
+            if file.size() > MAX_HEADER_BYTES + numbers * np.dtype(np.float32).itemsize:
+                raise ValueError("it holds more than its arrays")
+            _checked({name: tensors.get_tensor(name) for name in stored}, about)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
 def _read(file: File, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read a file's arrays after checking names, shapes, types and their sum."""
     path = file.path
     try:
         if file.size() > MAX_HEADER_BYTES + sum(map(size_of, expected.values())):
             raise ValueError("it is larger than the config's network")
-        with file.opened() as place, safetensors.safe_open(place, framework="numpy") as tensors:
-            metadata: dict[str, str] = tensors.metadata() or {}
-            sum_of_all = _check_about(path, metadata.get("noisydqn", "{}"))
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            stored = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in slices.items()}
+        with _opened(file) as (tensors, about, stored):
+            if unlike := _unlike(about):
+                raise UserError(f"{path} holds {unlike}: use the version of noisydqn that wrote it")
             _check_arrays(path, stored, expected)
-            arrays: dict[str, np.ndarray] = {name: tensors.get_tensor(name) for name in expected}
-        if checksum(arrays) != sum_of_all:
-            raise ValueError("its values are not those that were written")
+            return _checked({name: tensors.get_tensor(name) for name in expected}, about)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist: the run was not saved, or this is no run folder"
         ) from error
-    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged and cannot be read ({error}): restore it from a copy or train again"
         ) from error
+
+
+@contextlib.contextmanager
+def _opened(file: File) -> Generator[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """Open a file: its arrays, what it says about itself, and shapes and types by name."""
+    with file.opened() as place, safetensors.safe_open(place, framework="numpy") as tensors:
+        metadata: dict[str, str] = tensors.metadata() or {}
+        about = msgspec.json.decode(metadata.get("noisydqn", "{}"), type=dict[str, Any])
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        yield tensors, about, {x: (tuple(y.get_shape()), y.get_dtype()) for x, y in slices.items()}
+
+
+def _unlike(about: dict[str, Any]) -> str:
+    """Say which format a file has instead of this one; "" if it has this one."""
+    found = (about.get("format", "an unknown format"), about.get("version"))
+    if found == (FORMAT, VERSION):
+        return ""
+    return f"{found[0]} version {found[1]}, expected {FORMAT} version {VERSION}"
+
+
+def _checked(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
+    if checksum(arrays) != about.get("sha256"):
+        raise ValueError("its values are not those that were written")
     return arrays
-
-
-def _check_about(path: Path, text: str) -> str:
-    """Check the format of a file; returns the sum of its values."""
-    about: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    if about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise UserError(
-            f"{path} holds {about.get('format', 'an unknown format')} version "
-            f"{about.get('version')}, expected {FORMAT} version {VERSION}: use the version of "
-            "noisydqn that wrote it"
-        )
-    return str(about.get("sha256"))
 
 
 def _check_arrays(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
