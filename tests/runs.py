@@ -93,7 +93,7 @@ def results(folder: Path) -> dict[str, Any]:
         ]
         for name in ("metrics", "episodes", "evaluations")
         for header, *lines in [
-            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines()]
+            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines() or [""]]
         ]
         for header in [header.split(",")]
     }

@@ -252,7 +252,7 @@ class File:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN
             descriptor = os.open(part, flags, 0o666, dir_fd=folder)
         try:
-            with os.fdopen(descriptor, "w+b") as file, _naming(self.path):
+            with _naming(self.path), os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(descriptor)
