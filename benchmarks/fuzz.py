@@ -1,4 +1,4 @@
-"""Loading of mutated checkpoints, forged manifests and mutated weights: correct or refused.
+"""Loading of mutated files of every kind, checksums corrected: correct, or refused in one line.
 
 python -m benchmarks.fuzz [--examples 10000]
 
@@ -7,14 +7,22 @@ The tests have a smaller set.
 
 import argparse
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tests.checkpoints import DAMAGE, FORGERIES, Corpus, Damage
+from tests.checkpoints import DAMAGE, FORGERIES, Corpus
+from tests.strangers.fuzzing import KINDS, Fuzz
+from tests.strangers.victim import Victim
 
 from benchmarks import results
+
+SHARES = {"manifests of runs": 0.06, "curves": 0.01}
+"""Shares of the examples of what takes long; the others have equal ones."""
 
 
 def main() -> None:
@@ -23,36 +31,40 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000, help="in all")
     examples = parser.parse_args().examples
     corpus = Corpus()
-    counts = {"checkpoint files": 0, "forged manifests": 0, "weights": 0}
-    tried = settings(
-        max_examples=examples // 3 + 1, deadline=None, database=None, phases=[Phase.generate]
-    )
-
-    @tried
-    @given(name=st.sampled_from(corpus.files), damage=DAMAGE)
-    def files(name: str, damage: Damage) -> None:
-        corpus.damaged_checkpoint(name, damage)
-        counts["checkpoint files"] += 1
-
-    @tried
-    @given(forgery=FORGERIES)
-    def manifests(forgery: tuple[list[str], Any]) -> None:
-        corpus.forged_manifest(*forgery)
-        counts["forged manifests"] += 1
-
-    @tried
-    @given(damage=DAMAGE)
-    def weights(damage: Damage) -> None:
-        corpus.damaged_weights(damage)
-        counts["weights"] += 1
-
-    started = time.perf_counter()
-    for fuzz in (files, manifests, weights):
-        fuzz()
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz = Fuzz(Victim(Path(folder)))
+        files = st.tuples(st.sampled_from(corpus.files), DAMAGE)
+        kinds: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
+            "checkpoint files": (files, lambda x: corpus.damaged_checkpoint(*x)),
+            "forged manifests": (FORGERIES, lambda x: corpus.forged_manifest(*x)),
+            "weights": (DAMAGE, corpus.damaged_weights),
+        }
+        for kind, (strategy, check) in KINDS.items():
+            kinds[kind] = (strategy, lambda x, check=check: check(fuzz, x))
+        even = (1 - sum(SHARES.values())) / (len(kinds) - len(SHARES))
+        data: dict[str, Any] = {}
+        for kind, (strategy, check) in kinds.items():
+            started = time.perf_counter()
+            count = tried(strategy, check, round(examples * SHARES.get(kind, even)))
+            data[kind] = {"examples": count, "seconds": time.perf_counter() - started}
+            print(kind, data[kind], flush=True)
     corpus.close()
-    data = {**counts, "seconds": time.perf_counter() - started}
     results.save("fuzz", "python -m benchmarks.fuzz " + " ".join(sys.argv[1:]), data)
-    print(data)
+
+
+def tried(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], examples: int) -> int:
+    """Try a check on examples; returns their number."""
+    count = 0
+
+    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate])
+    @given(example=strategy)
+    def try_one(example: Any) -> None:
+        nonlocal count
+        count += 1
+        check(example)
+
+    try_one()
+    return count
 
 
 if __name__ == "__main__":

@@ -8,6 +8,15 @@ FAILED, REFUSED = 1, 2
 
 MAX_REASON = 300
 """Characters shown of another error's message."""
+MAX_LINE, MAX_END = 2_000, 500
+"""Characters of a line, and of its end, which says what to do."""
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey rather than show, such as line breaks; cut a long text."""
+    if len(text) > MAX_LINE:
+        text = f"{text[: MAX_LINE - MAX_END]}...{text[-MAX_END:]}"
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
 class UserError(Exception):
@@ -20,6 +29,9 @@ class UserError(Exception):
     code = REFUSED
     hint = ""
     """One more thing to say, at the end of the line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # it may quote a file
 
     @property
     def line(self) -> str:
@@ -41,13 +53,9 @@ class EnvironmentFailedError(UserError):
     """
 
     def __init__(self, message: str) -> None:
-        self._line, _, self.traceback = message.partition("\n")
-        super().__init__(message)
-
-    @property
-    def line(self) -> str:
-        """The first line of the message, without the hint."""
-        return self._line
+        line, _, trace = message.partition("\n")
+        self.traceback = "\n".join(map(printable, trace.split("\n")))
+        super().__init__(line)
 
 
 class MadeInJaxError(UserError):
@@ -84,6 +92,13 @@ class NoPictureError(Exception):
 class DamagedError(Exception):
     """A damaged checkpoint; the message says what is wrong with which file."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class UnfitError(UserError):
+    """A checkpoint that does not fit the config beside it, so that nothing is trained."""
+
 
 class NotSharedError(Exception):
     """A file of a run that is not shared; the message says which, and what is wrong with it."""
@@ -114,7 +129,7 @@ class QuitError(KeyboardInterrupt):
 
 def message_of(error: BaseException) -> str:
     """Format the message of an error in one line."""
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     return message if len(message) <= MAX_REASON else f"{message[:MAX_REASON]}..."
 
 

@@ -103,6 +103,7 @@ class Folder:
         if self._parent is not None:
             self._parent.make()
             if not (removed and self.exists()):  # unless another process made it anew
+                self._parent.refuse_link(self._given.name)
                 with _naming(self.path):
                     os.mkdir(self._given.name, dir_fd=self._parent.handle)
         elif removed:
@@ -357,7 +358,9 @@ def plain(name: str) -> str:
 
 
 def _link(path: Path) -> OSError:
-    return OSError(errno.ELOOP, "it is a link, which a run is not read or written through", path)
+    return OSError(
+        errno.ELOOP, "it is a link, which a run is not read or written through", str(path)
+    )
 
 
 @contextlib.contextmanager
@@ -368,6 +371,6 @@ def _naming(path: Path) -> Generator[None]:
     except OSError as error:
         if error.errno in _LINKS:
             raise _link(path) from error
-        if error.filename is None or error.filename == path.name:
+        if error.filename is None or "/" not in str(error.filename):  # a name in the folder
             error.filename = str(path)
         raise

@@ -29,9 +29,9 @@ class JsonObject:
 
 MAX_COUNT = 2**30
 """The largest whole number that an option takes: steps and updates are counted in 32 bits."""
-
-
 MAX_SEED = 2**32 - 1
+MAX_NAME = 1_000
+"""Characters of the longest text that an option takes as a name."""
 
 
 def check_seed(name: str, seed: int) -> None:
@@ -79,6 +79,12 @@ def each_at_least(least: float) -> Constraint:
     return Constraint(lambda x: min(x, default=least) >= least, f"at least {least} everywhere")
 
 
+def each_at_most(most: int, *, length: int) -> Constraint:
+    """Require a tuple of at most `length` numbers up to `most`."""
+    words = f"at most {length} numbers up to {most:,}"
+    return Constraint(lambda x: len(x) <= length and max(x, default=most) <= most, words)
+
+
 def at_most(most: float) -> Constraint:
     """Require numbers up to `most`."""
     return Constraint(lambda x: x <= most, f"at most {most}")
@@ -89,6 +95,8 @@ def between(low: float, high: float) -> Constraint:
     return Constraint(lambda x: low <= x <= high, f"between {low} and {high}")
 
 
+_SHORT = f"printable text of at most {MAX_NAME:,} characters"
+NAME = Constraint(lambda x: len(x) <= MAX_NAME and x.isprintable(), _SHORT)
 ABOVE_ZERO = Constraint(lambda x: x > 0, "above zero")
 FINITE = Constraint(lambda x: abs(x) < math.inf, "a number")
 
@@ -352,7 +360,7 @@ def hint_of(
         command: that it was given to.
     """
     by_key = {_key(known): known for known in names}
-    key = _key(name)
+    key = _key(name[:MAX_NAME])
     canonical = _CANONICAL.get(key, key)
     near = [canonical] if canonical in by_key else None
     notes = NOTES if command == "train" else NOTES | NOTES_OF_RUNS

@@ -262,15 +262,27 @@ def test_the_traceback_of_an_environment_is_shown(tmp_path: Path) -> None:
     assert any("host_envs.py" in text for text in trace)
 
 
-def test_the_installed_command_finds_modules_of_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("train my_module:MyEnv-v0", True),
+        ("train catcher --torso python:my_module.make", True),
+        ("evaluate runs/one --trust", True),
+        ("evaluate runs/one --trust=yes", True),
+        ("evaluate .", False),
+        ("train gymnax:CartPole-v1", False),
+    ],
+)
+def test_the_installed_command_finds_modules_of_its_folder_if_it_names_code(
+    words: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["noisydqn", "--help"])
+    monkeypatch.setattr(sys, "argv", ["noisydqn", *words.split()])
     monkeypatch.setattr(sys, "path", ["installed"])
+    monkeypatch.setattr(cli, "main", lambda: 0)
     with pytest.raises(SystemExit, match="0"):
         cli.run()
-    assert sys.path == ["installed", str(tmp_path)]
+    assert sys.path == ["installed", *([str(tmp_path)] if found else [])]
 
 
 def test_the_module_runs_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:

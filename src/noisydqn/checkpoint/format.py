@@ -23,7 +23,7 @@ from noisydqn.errors import DamagedError, UserError
 FORMAT, VERSION = "noisydqn-checkpoint", 2
 MANIFEST = re.compile(r"checkpoint-([0-9]{8})\.json")
 FILE = re.compile(r"(?:state|rows)-([0-9]{8})(?:-[0-9]{6})?\.bin")
-MAX_MANIFEST_BYTES = 2**26
+MAX_MANIFEST_BYTES, MAX_SLOTS = 2**24, 2**31
 STATE = r"^(state(?:\.training)?)"
 RENAMED = {
     r"\.optimiser\b": ".optimizer",
@@ -142,5 +142,6 @@ def _check(manifest: Manifest, path: Path) -> None:
             raise DamagedError(
                 f"{path.name} names {file.name!r}, which is not a file of a checkpoint"
             )
-    if manifest.slots < 1 or manifest.block_slots < 1 or manifest.written < 0:
+    sizes = manifest.slots, manifest.block_slots, manifest.written + 1
+    if min(sizes) < 1 or max(sizes) > MAX_SLOTS:
         raise DamagedError(f"{path.name} has impossible sizes")

@@ -22,7 +22,7 @@ from noisydqn.checkpoint.format import (
     decode,
     manifest_name,
 )
-from noisydqn.errors import DamagedError, UserError
+from noisydqn.errors import DamagedError, UnfitError, UserError
 from noisydqn.folders import File as OnDisk
 from noisydqn.folders import Folder
 from noisydqn.trees import named, size_of
@@ -166,14 +166,15 @@ class Checkpoint:
         entry = self.manifest.arrays.get(path)
         wanted = f"{path} is expected as {struct.dtype} {list(struct.shape)}"
         if entry is None:
-            raise self._unfit(f"{wanted}, and is not there")
+            raise self.unfit(f"{wanted}, and is not there")
         if entry.dtype != np.dtype(struct.dtype).str or entry.shape != struct.shape:
-            raise self._unfit(f"{wanted}, and is {entry.dtype!r} {list(entry.shape)}")
+            raise self.unfit(f"{wanted}, and is {entry.dtype!r} {list(entry.shape)}")
         if not 0 <= entry.offset <= self.manifest.state.size - size_of(struct):
-            raise self._unfit(f"{path} lies outside its file")
+            raise self.unfit(f"{path} lies outside its file")
 
-    def _unfit(self, what: str) -> UserError:
-        return UserError(
+    def unfit(self, what: str) -> UnfitError:
+        """Return the error of a checkpoint that does not fit."""
+        return UnfitError(
             f"{self.path} does not fit the config beside it: {what}; use the config and the "
             "checkpoints of the same run"
         )
@@ -186,17 +187,17 @@ class Checkpoint:
         """
         manifest, layout = self.manifest, ring.Layout.of(like, axis)
         if manifest.slots != layout.slots:
-            raise self._unfit(
+            raise self.unfit(
                 f"its replay buffer has {manifest.slots} slots, expected {layout.slots}"
             )
         stored = ring.Layout(manifest.slots, manifest.block_slots)
         if sorted(manifest.rows) != stored.changed(0, manifest.written):
-            raise self._unfit("blocks of its replay buffer are missing")
+            raise self.unfit("blocks of its replay buffer are missing")
         for block, file in manifest.rows.items():
             _, size = stored.span(block)
             expected = sum(size_of(x) for x in ring.block_structs(like, axis, size))
             if file.size != expected:
-                raise self._unfit(f"{file.name} has {file.size} bytes, expected {expected}")
+                raise self.unfit(f"{file.name} has {file.size} bytes, expected {expected}")
 
     def read_rows(self, rows: Row, axis: int) -> Row:
         """Fill the rows of a new replay buffer; the arrays of `rows` are donated."""

@@ -69,7 +69,7 @@ class CheckpointWriter:
         self.wait()
         layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
         try:
-            last = self._reusable(layout)
+            last = self._reusable(layout, snapshot.written)
         except OSError as error:
             self._failed(error)
             return
@@ -102,11 +102,11 @@ class CheckpointWriter:
         finally:
             queue.put(None)
 
-    def _reusable(self, layout: ring.Layout) -> Manifest | None:
+    def _reusable(self, layout: ring.Layout, written: int) -> Manifest | None:
         """Return the last checkpoint if its blocks can be reused; make the folder if it is gone."""
         self.folder.make()
         last, there = self._last, set(self.folder.names())
-        if last is None or (last.slots, last.block_slots) != layout:
+        if last is None or (last.slots, last.block_slots) != layout or last.written > written:
             return None
         return last if there.issuperset(file.name for file in last.rows.values()) else None
 

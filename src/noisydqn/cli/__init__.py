@@ -350,9 +350,22 @@ def _command(argv: Sequence[str]) -> int:
         return FAILED
 
 
+def _names_code(argv: Sequence[str]) -> bool:
+    """Tell whether a command line names code of the user's, or trusts files that do."""
+    return any(
+        word.partition("=")[0] == "--trust" or (":" in word and not word.startswith("gymnax:"))
+        for word in argv
+    )
+
+
 def run() -> None:
-    """Run the installed command, with the current folder on the import path."""
-    sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
+    """Run the installed command; modules of the current folder are found if it asks for code.
+
+    Otherwise a folder from a stranger, in which somebody works, could bring a module that some
+    installed package tries to import.
+    """
+    if _names_code(sys.argv[1:]):
+        sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     _open_standard_streams()
     code = main()
     if _busy():  # nothing can end it but this

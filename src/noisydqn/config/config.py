@@ -23,7 +23,7 @@ from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
 from noisydqn.learner.options import LearningOptions, ReplayOptions
 from noisydqn.nets.options import NetworkOptions
-from noisydqn.options import Hint, convert, flag, hints_of, refuse_unknown, shown
+from noisydqn.options import NAME, Hint, convert, flag, hints_of, refuse_unknown, shown
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners.exploration import EXPLORERS, Imported, Noisy
 from noisydqn.runners.explorer import Explorer
@@ -159,6 +159,7 @@ def _changed(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     changed = dict(sections)
     if "preset" in options:
         changed["preset"] = convert("preset", options["preset"], option_hints()["preset"])
+        NAME.check("preset", changed["preset"])
     for section in SECTIONS:
         own = {name: x for name, x in options.items() if homes().get(name) == section}
         if own:
@@ -183,6 +184,7 @@ def _changed_variant(section: str, current: Any, options: Mapping[str, Any]) -> 
         elif type(chosen) in kinds.values() or (user and isinstance(chosen, Imported)):
             variant = chosen
         elif user and isinstance(chosen, str) and chosen.startswith(PYTHON):
+            NAME.check(section, chosen)
             variant = Imported(chosen)
         else:
             raise ConfigError(

@@ -59,7 +59,7 @@ def _texts(value: object) -> Iterable[str]:
 
 def _leads_out(text: str) -> bool:
     """Tell whether a text could name a module, a file or an address."""
-    return any(sign in text for sign in ":/\\")
+    return text.startswith((".", "~")) or any(sign in text for sign in ":/\\")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,5 +94,5 @@ class StoredConfig:
                 f"{self.path} names code that would be imported and run ({named}): if you trust "
                 f"whoever wrote it, repeat with --trust (in Python trust=True){handed}"
             )
-        idle = {name: inert(value) for name, value in code.items() if name not in used}
+        idle = {name: inert(str(self.options[name])) for name in code if name not in used}
         return Config(**{**self.options, **idle})

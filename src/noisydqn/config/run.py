@@ -15,6 +15,9 @@ from noisydqn.options import (
 )
 
 MAX_VIDEO_SECONDS = 3_600
+MAX_SEEDS = 10_000
+MAX_EPISODES = 10_000
+"""Largest number of episodes: more, played in lockstep, may not fit into memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RunOptions:
 
     seed: int = 0
     """Seed of everything random. The same seed gives the same weights, bit for bit."""
-    num_seeds: Annotated[int, at_least(1)] = 1
+    num_seeds: Annotated[int, at_least(1), at_most(MAX_SEEDS)] = 1
     """Number of seeds to train (seed, seed + 1, ...), each in its own folder: all at once if the
     environment is in JAX, otherwise one after the other."""
     steps: Annotated[int, at_least(1)] = 200_000
@@ -46,7 +49,7 @@ class RunOptions:
     evaluation_every: Annotated[int, at_least(0)] = 0
     """Environment steps between evaluations with mean weights; each starts at the end of a chunk.
     0: only at the end."""
-    evaluation_episodes: Annotated[int, at_least(1)] = 10
+    evaluation_episodes: Annotated[int, at_least(1), at_most(MAX_EPISODES)] = 10
     """Number of episodes in an evaluation."""
     evaluation_max_steps: Annotated[int, at_least(1)] = 27_000
     """Steps after which an episode of an evaluation is truncated, so that a policy that never ends

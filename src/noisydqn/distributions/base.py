@@ -31,6 +31,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from noisydqn.distributions.bootstrap import Choice
 
+MAX_OUTPUTS = 10_000
+"""The most outputs of an action, and the most fractions of a query."""
+
 
 class Example(NamedTuple):
     """One transition, as the loss sees it."""

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from noisydqn.distributions import losses
-from noisydqn.distributions.base import Distribution, Example, Loss
+from noisydqn.distributions.base import MAX_OUTPUTS, Distribution, Example, Loss
 from noisydqn.errors import ConfigError
-from noisydqn.options import FINITE, at_least, convert_fields
+from noisydqn.options import FINITE, at_least, at_most, convert_fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Distribution):
     """Logits of evenly spaced atoms for each action (C51)."""
 
-    atoms: Annotated[int, at_least(2)] = 51
+    atoms: Annotated[int, at_least(2), at_most(MAX_OUTPUTS)] = 51
     """Number of atoms, the returns that have a probability."""
     v_min: Annotated[float, FINITE] = -10.0
     """Lowest return that is represented, in rewards as they are learned from: clipped, scaled and

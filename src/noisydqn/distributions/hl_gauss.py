@@ -9,9 +9,9 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from noisydqn.distributions import losses
-from noisydqn.distributions.base import Distribution, Example, Loss
+from noisydqn.distributions.base import MAX_OUTPUTS, Distribution, Example, Loss
 from noisydqn.distributions.categorical import check_range
-from noisydqn.options import ABOVE_ZERO, FINITE, at_least, convert_fields
+from noisydqn.options import ABOVE_ZERO, FINITE, at_least, at_most, convert_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class HLGauss(Distribution):
     learns the expected return alone, but by classification.
     """
 
-    bins: Annotated[int, at_least(2)] = 51
+    bins: Annotated[int, at_least(2), at_most(MAX_OUTPUTS)] = 51
     """Number of bins of the histogram."""
     v_min: Annotated[float, FINITE] = -10.0
     """Lowest return that is represented, in rewards as they are learned from: clipped, scaled and

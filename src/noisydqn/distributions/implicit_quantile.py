@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from noisydqn.distributions.base import Distribution, Embedding, Example, Loss, Queries
+from noisydqn.distributions.base import (
+    MAX_OUTPUTS,
+    Distribution,
+    Embedding,
+    Example,
+    Loss,
+    Queries,
+)
 from noisydqn.distributions.quantile import midpoints, quantile_loss_of
-from noisydqn.options import at_least, convert_fields
+from noisydqn.options import at_least, at_most, convert_fields
 
 COSINES = 64
 """Size of the vector of cosines that a fraction is embedded from (equation 4)."""
@@ -42,9 +49,9 @@ class ImplicitQuantile(Distribution):
     same, the estimate better, and play with mean weights deterministic.
     """
 
-    quantiles: Annotated[int, at_least(1)] = 64
+    quantiles: Annotated[int, at_least(1), at_most(MAX_OUTPUTS)] = 64
     """Fractions that an update samples for each of a transition's two states, N = N'."""
-    acting_quantiles: Annotated[int, at_least(1)] = 32
+    acting_quantiles: Annotated[int, at_least(1), at_most(MAX_OUTPUTS)] = 32
     """Number of quantiles whose mean is an action value, K."""
 
     def __post_init__(self) -> None:

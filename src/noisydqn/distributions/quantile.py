@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from noisydqn.distributions import losses
-from noisydqn.distributions.base import Distribution, Example, Loss
-from noisydqn.options import at_least, convert_fields
+from noisydqn.distributions.base import MAX_OUTPUTS, Distribution, Example, Loss
+from noisydqn.options import at_least, at_most, convert_fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantile(Distribution):
     """Quantiles of each action's return at the midpoints of equal shares (QR-DQN)."""
 
-    quantiles: Annotated[int, at_least(1)] = 200
+    quantiles: Annotated[int, at_least(1), at_most(MAX_OUTPUTS)] = 200
     """Number of quantiles of each action's return."""
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from noisydqn.envs.spaces import (
     Discrete,
     Plain,
     Space,
+    check_nesting,
     describe_space,
     parts_of,
     values_of,
@@ -88,6 +89,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        check_nesting(self.observation)
         if not 1 <= self.size <= MAX_NUMBERS:
             remedy = "its observations are smaller" if self.size else "it shows something"
             raise SpaceError(

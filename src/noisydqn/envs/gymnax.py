@@ -7,15 +7,15 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.names import GYMNAX
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
-from noisydqn.errors import UserError
+from noisydqn.errors import UserError, in_one_line
 
 
 def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceEnvironment:
     """Make an environment of gymnax by its name.
 
     Raises:
-        UserError: gymnax is not installed or has no such environment, or the environment's
-            actions are not discrete.
+        UserError: gymnax is not installed or has no such environment, the environment cannot be
+            made, or its actions are not discrete.
     """
     del notices
     name, kwargs = options.env.removeprefix(GYMNAX), options.env_kwargs
@@ -32,7 +32,8 @@ def make(options: EnvironmentOptions, notices: Notices | None = None) -> DeviceE
         raise UserError(f"no environment '{options.env}': there are {known}")
     try:
         env, params = gymnax.make(name, **json.loads(kwargs))
-    except TypeError as error:
-        raise UserError(f"{options.env} with --env-kwargs {kwargs}: {error}") from error
+    except Exception as error:  # of an installed package, which may raise anything
+        reason = in_one_line(error)
+        raise UserError(f"{options.env} with --env-kwargs {kwargs}: {reason}") from error
     key = f"{options.env} {kwargs} {params}"
     return DeviceEnvironment.from_options(options, env, params, cache_key=key)

@@ -26,6 +26,13 @@ class SavedHistory(NamedTuple):
     over: np.ndarray  # [envs]; true if the episode has ended
     actions: np.ndarray  # [longest length, envs], int32; the newest last
 
+    def is_possible(self, num_actions: int) -> bool:
+        """Tell whether a record that was read can be one of environments with these actions."""
+        ordered = (self.span >= 0) & (self.span <= self.episode)
+        whole = (self.length >= 0) & (self.length <= len(self.actions))
+        known = (self.actions >= 0) & (self.actions < num_actions)
+        return bool(ordered.all() and whole.all() and known.all())
+
 
 @dataclasses.dataclass
 class History:

@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from noisydqn.envs.names import CATCHER
 from noisydqn.errors import ConfigError
-from noisydqn.options import ABOVE_ZERO, JsonObject, at_least, convert_fields, shown
+from noisydqn.options import ABOVE_ZERO, NAME, JsonObject, at_least, convert_fields, shown
+
+MAX_JSON, MAX_DEPTH = 2**16, 20
+"""Characters of the arguments of an environment, and lists and objects inside one another."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentOptions:
     """The environment: its arguments, its time limit and how it is vectorized."""
 
-    env: Annotated[str, tyro.conf.Suppress] = CATCHER
+    env: Annotated[str, NAME, tyro.conf.Suppress] = CATCHER
     """Name of the environment."""
     env_kwargs: Annotated[str, JsonObject] = "{}"
     """Arguments of the environment as a JSON object, such as '{"gravity": -5}'."""
@@ -32,11 +35,30 @@ class EnvironmentOptions:
     def __post_init__(self) -> None:
         convert_fields(self)
         try:
-            kwargs = json.loads(self.env_kwargs)
+            kwargs = json.loads(self.env_kwargs[: MAX_JSON + 1])
         except (ValueError, RecursionError):
             kwargs = None
-        if not isinstance(kwargs, dict):
+        if not isinstance(kwargs, dict) and len(self.env_kwargs) <= MAX_JSON:
             raise ConfigError(
                 f"--env-kwargs must be a JSON object such as '{{\"gravity\": -5}}', "
                 f"got {shown(self.env_kwargs)}"
             )
+        if len(self.env_kwargs) > MAX_JSON or not _is_shallow(kwargs):
+            raise ConfigError(
+                f"--env-kwargs must have at most {MAX_JSON:,} characters, and lists and objects at "
+                f"most {MAX_DEPTH} deep, got {shown(self.env_kwargs)}"
+            )
+        if not " ".join(self.env_kwargs.split()).isprintable():
+            raise ConfigError(
+                f"--env-kwargs must be printable, got {shown(self.env_kwargs)}: write other "
+                'characters as "\\u0000"'
+            )
+
+
+def _is_shallow(value: Any) -> bool:
+    """Tell whether a value of JSON has at most `MAX_DEPTH` lists and objects inside one another."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inside = (list(x.values()) if isinstance(x, dict) else x for x in level)
+        level = [y for x in inside if isinstance(x, list) for y in x]
+    return not level

@@ -12,15 +12,19 @@ import numpy as np
 from gymnasium import spaces as gym
 
 from noisydqn.errors import SpaceError, WrongValueError
+from noisydqn.options import shown
 
 MAX_NUMBERS = 2**28
 """The most numbers that an observation may hold."""
 MAX_AXES = 8
+MAX_PARTS, MAX_DEPTH = 4_096, 16
+"""The most spaces in a space, and the most that are inside one another."""
 BYTE = 255
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBERS)]
 Shape = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_AXES)]
 Start = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+Key = Annotated[str, msgspec.Meta(max_length=200)]
 Dtype = Literal[
     "bool",
     "uint8",
@@ -138,12 +142,12 @@ class MultiDiscrete(_Space, frozen=True):
     @property
     def expected(self) -> str:
         """The accepted values, in words."""
-        return f"integers {list(self.shape)} of MultiDiscrete {list(self.nvec)}"
+        return f"integers {list(self.shape)} of {self.words}"
 
     @property
     def words(self) -> str:
         """The kind of space, in words."""
-        return f"MultiDiscrete {list(self.nvec)}"
+        return f"MultiDiscrete {shown(list(self.nvec))}"
 
     def accepts(self, value: np.ndarray) -> bool:
         """Tell whether an array has a type that needs no conversion."""
@@ -244,7 +248,7 @@ class MultiBinary(_Space, frozen=True):
 class Dict(_Space, frozen=True):
     """Named spaces; the order is that of their numbers in the stored vector."""
 
-    keys: tuple[str, ...]
+    keys: tuple[Key, ...]
     spaces: "tuple[Space, ...]"
 
     def __post_init__(self) -> None:
@@ -299,6 +303,24 @@ def _common(bound: np.ndarray) -> float | None:
     if bound.size == 0 or not np.isfinite(bound.flat[0]) or (bound != bound.flat[0]).any():
         return None
     return float(bound.flat[0])
+
+
+def check_nesting(space: Space) -> None:
+    """Refuse a space of too many spaces, before their names are made, which grow with the depth.
+
+    Raises:
+        SpaceError: it is one.
+    """
+    level: tuple[Space, ...] = (space,)
+    number = depth = 0
+    while level:
+        number, depth = number + len(level), depth + 1
+        if number > MAX_PARTS or depth > MAX_DEPTH:
+            raise SpaceError(
+                f"the observation space holds more than {MAX_PARTS:,} spaces, or more than "
+                f"{MAX_DEPTH} inside one another: wrap the environment so that it shows an array"
+            )
+        level = tuple(x for each in level if isinstance(each, Dict | Tuple) for x in each.spaces)
 
 
 def parts_of(space: Space, name: str = "observation") -> Iterator[tuple[Plain, str]]:

@@ -4,8 +4,18 @@ import dataclasses
 from typing import Annotated, Literal
 
 from noisydqn.errors import ConfigError
-from noisydqn.options import ABOVE_ZERO, Constraint, at_least, between, convert_fields, flag
+from noisydqn.options import (
+    ABOVE_ZERO,
+    Constraint,
+    at_least,
+    at_most,
+    between,
+    convert_fields,
+    flag,
+)
 
+MAX_BATCH = 2**16
+"""The largest batch: far larger ones do not fit into memory."""
 MAX_N_STEP = 100
 """Limit on n-step returns: the sum of rewards is unrolled."""
 
@@ -51,7 +61,7 @@ class LearningOptions:
     """Gamma, the discount of one step."""
     n_step: Annotated[int, between(1, MAX_N_STEP)] = 5
     """Number of rewards that are summed before bootstrapping."""
-    batch_size: Annotated[int, at_least(1)] = 64
+    batch_size: Annotated[int, at_least(1), at_most(MAX_BATCH)] = 64
     """Number of transitions in an update."""
     target_period: Annotated[int, at_least(1)] = 1
     """Number of updates after which the target network is updated."""

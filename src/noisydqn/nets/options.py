@@ -5,17 +5,18 @@ from typing import Annotated, Literal
 
 from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
-from noisydqn.options import at_least, convert_fields, each_at_least
+from noisydqn.options import NAME, at_least, convert_fields, each_at_least, each_at_most
 
 TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
 TORSOS_WITH_WIDTHS = ("mlp", "impala")
+WIDTHS = each_at_most(2**20, length=64)
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
     """The Q-network: torso, hidden layers, dueling and noise."""
 
-    torso: str = "auto"
+    torso: Annotated[str, NAME] = "auto"
     """What turns an observation into features. "flat": a vector as it is; "mlp": plain layers
     before those of `hidden`; "catcher": two small convolutions; "minatar": one; "nature": the
     three of Mnih et al. 2015; "impala": the residual ones of Espeholt et al. 2018; "notebook": the
@@ -23,10 +24,10 @@ class NetworkOptions:
     [height, width, channels] get minatar below 36 pixels and nature from 36 on, everything else
     flat. "python:module.function" names your function, which makes an equinox.Module from the
     observation's shape and a key."""
-    torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1)] = None
+    torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1), WIDTHS] = None
     """mlp: widths of its layers (default 128 128); impala: channels of its stages (default 16 32
     32)."""
-    hidden: Annotated[tuple[int, ...], each_at_least(1)] = (128, 128, 128)
+    hidden: Annotated[tuple[int, ...], each_at_least(1), WIDTHS] = (128, 128, 128)
     """Widths of the layers between the torso and the heads. They are noisy unless the exploration
     is not."""
     layer_norm: bool = False
@@ -36,7 +37,7 @@ class NetworkOptions:
     """Separate heads for value and advantage (Wang et al. 2016). Without `dueling_hidden` each is
     one layer: together they can express no more than a single head, though they learn and explore
     differently."""
-    dueling_hidden: Annotated[tuple[int, ...], each_at_least(1)] = ()
+    dueling_hidden: Annotated[tuple[int, ...], each_at_least(1), WIDTHS] = ()
     """Widths of the separate hidden layers of the value stream and of the advantage stream, after
     those of `hidden` and noisy like them. Needs --dueling."""
     noise: Literal["factorised", "independent"] = "factorised"

@@ -354,6 +354,9 @@ class _Run:
         state = checkpoint.read("state", structs(_with_rows(self.state, None)))
         self.log = checkpoint.read("log", structs(self.log))
         before, made = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
+        in_chunk = 0 <= made <= self.made.runner.vector_steps
+        if not (in_chunk and 0 <= before <= self.total_steps // self.num_envs - made):
+            raise checkpoint.unfit("its counts of steps are impossible")
         self.steps_before, self.steps = before * self.num_envs, (before + made) * self.num_envs
         self.updates_before = np.array(checkpoint.read("updates", self.updates_before))
         rows = checkpoint.read_rows(self.state.training.replay.rows, 1)

@@ -8,6 +8,7 @@ computes does not depend on how fast anything is.
 `run(programs, env, key, steps)` is a generator of chunks.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache, partial
@@ -30,7 +31,7 @@ from noisydqn.learner.agent import Agent, Metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.options import ProgramOptions
 from noisydqn.runners.probe import Probe
-from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
+from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
 from noisydqn.runners.state import TrainingState
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
@@ -333,7 +334,7 @@ class _Run:
             "time_step": jax.tree.map(np.asarray, self.time_step),
             "actions": none if self.actions is None else self.actions.astype(np.int32),
             "episodes": self.episodes.counts,
-            "ended": _as_arrays(self.ended),
+            "ended": as_arrays(self.ended),
             "sums": self.sums,
             "history": history,
         }
@@ -344,16 +345,23 @@ class _Run:
         """Resume from a checkpoint; the environments were just reset with the run's own seed."""
         *counts, length, ended = map(int, checkpoint.read("counts", np.zeros(7, np.int64)))
         self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before = counts
+        if not self._is_possible(length, ended):
+            raise checkpoint.unfit("its counts are impossible")
         saved = self.vector.history
-        most = self.steps // self.num_envs
-        shape = min(length, most), *saved.actions.shape[1:]
-        saved = saved._replace(actions=np.zeros(shape, np.int32))
-        saved: SavedHistory = jax.tree.map(np.asarray, checkpoint.read("history", saved))
+        actions = np.broadcast_to(np.int32(0), (length, *saved.actions.shape[1:]))
+        saved: SavedHistory = jax.tree.map(
+            np.asarray, checkpoint.read("history", saved._replace(actions=actions))
+        )
+        num_actions = self.vector.spec.num_actions
+        if not saved.is_possible(num_actions):
+            raise checkpoint.unfit("the history of its environments is impossible")
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
-        chunk = min(ended, self.chunk_steps)
-        self.ended = _episodes(checkpoint.read("ended", _as_arrays([Episode(0, 0.0, 0)] * chunk)))
+        no_episodes = [np.broadcast_to(x[:1], ended) for x in as_arrays([Episode(0, 0.0, 0)])]
+        self.ended = of_arrays(checkpoint.read("ended", tuple(no_episodes)))
         self.sums = checkpoint.read("sums", structs(self.sums))
         actions = checkpoint.read("actions", np.zeros(self.num_envs, np.int32))
+        if (actions >= num_actions).any():
+            raise checkpoint.unfit("it holds actions that the environment does not have")
         self.actions = np.array(actions) if (actions >= 0).all() else None
         rows = self.state.replay.rows
         state = checkpoint.read("state", structs(self.state.with_rows(None)))
@@ -361,6 +369,18 @@ class _Run:
         self.state = state.with_rows(rows)
         newest = checkpoint.read("time_step", self.time_step)
         self.time_step = self._play_again(saved, jax.tree.map(np.array, newest), warn)
+
+    def _is_possible(self, length: int, ended: int) -> bool:
+        """Tell whether counts that were read can be those of a run with these options."""
+        most = math.ceil(self.schedule.ratio * self.num_envs * self.schedule.learn_every) + 1
+        return (
+            0 <= self.steps_before <= self.steps <= self.total_steps
+            and self.steps - self.steps_before <= self.chunk_steps
+            and 0 <= self.updates_before <= self.updates <= np.iinfo(np.int32).max
+            and 0 <= self.scheduled <= most
+            and 0 <= length <= self.steps // self.num_envs
+            and 0 <= ended <= self.chunk_steps
+        )
 
     def _play_again(
         self, saved: SavedHistory, newest: TimeStep, warn: Callable[[str], None]
@@ -377,24 +397,3 @@ class _Run:
         )
         self.episodes.truncate(differs)
         return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
-
-
-_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _as_arrays(episodes: list[Episode]) -> _Arrays:
-    """Return steps, returns, lengths and successes of episodes, NaN where none is known."""
-    return (
-        np.array([episode.step for episode in episodes], np.int64),
-        np.array([episode.episode_return for episode in episodes], np.float64),
-        np.array([episode.length for episode in episodes], np.int64),
-        np.array([episode.stats.get("success", np.nan) for episode in episodes], np.float64),
-    )
-
-
-def _episodes(arrays: _Arrays) -> list[Episode]:
-    rows = zip(*(array.tolist() for array in arrays), strict=True)
-    return [
-        Episode(step, episode_return, length, {} if np.isnan(success) else {"success": success})
-        for step, episode_return, length, success in rows
-    ]

@@ -72,3 +72,26 @@ def seed_chunk(
         sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
     )
+
+
+EpisodeArrays = tuple[np.ndarray, ...]
+"""Episodes as a checkpoint holds them."""
+
+
+def as_arrays(episodes: list[Episode]) -> EpisodeArrays:
+    """Return steps, returns, lengths and successes of episodes, NaN where none is known."""
+    return (
+        np.array([episode.step for episode in episodes], np.int64),
+        np.array([episode.episode_return for episode in episodes], np.float64),
+        np.array([episode.length for episode in episodes], np.int64),
+        np.array([episode.stats.get("success", np.nan) for episode in episodes], np.float64),
+    )
+
+
+def of_arrays(arrays: EpisodeArrays) -> list[Episode]:
+    """Undo `as_arrays`."""
+    rows = zip(*(array.tolist() for array in arrays), strict=True)
+    return [
+        Episode(step, episode_return, length, {} if np.isnan(success) else {"success": success})
+        for step, episode_return, length, success in rows
+    ]

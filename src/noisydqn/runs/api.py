@@ -24,7 +24,7 @@ from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
 from noisydqn.runs.extensions import Extensions, TrackerMaker
-from noisydqn.runs.folder import RunFolder, check_spaces, open_folders, read_runs
+from noisydqn.runs.folder import Found, RunFolder, check_spaces, open_folders, read_runs
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.named import config_named
@@ -131,9 +131,10 @@ def train(
             folders = create_folders(config, claim, environment.spec, together=together)
             job = Job(config, environment, claim, folders, extensions)
         else:
-            changes = check_same(config, claim.whole)
+            runs = read_runs(claim.whole)
+            changes = check_same(config, claim.whole, runs)
             # The options are those that the call gave, not what the file may name.
-            job = _resumed(claim, changes, Given(maker, {}), extensions, trust=True)
+            job = _resumed(claim, runs, changes, Given(maker, {}), extensions, trust=True)
         return launch(job, quiet=quiet, cache=cache)
 
 
@@ -188,12 +189,14 @@ def resume(
     path = given_path(folder, "the run")
     open_folders(path)  # so that only the folder of a run is locked
     with closing(Claim(RunFolder.at(path))) as claim:
-        job = _resumed(claim, changes, given, extensions, trust=trust, restart=restart)
+        runs = read_runs(claim.whole)
+        job = _resumed(claim, runs, changes, given, extensions, trust=trust, restart=restart)
         return launch(job, quiet=quiet, cache=cache)
 
 
 def _resumed(
     claim: Claim,
+    runs: Sequence[Found],
     changes: dict[str, Any],
     given: Given,
     extensions: Extensions,
@@ -201,13 +204,13 @@ def _resumed(
     trust: bool,
     restart: bool = False,
 ) -> Job:
-    """Return the job that resumes the run in a folder, with changes to its options.
+    """Return the job that resumes the runs found in a folder, with changes to their options.
 
     Raises:
-        UserError: the folder holds no run that can be resumed, its config names code and is not
-            trusted, or the environment is another.
+        UserError: they cannot be resumed, a config names code and is not trusted, or the
+            environment is another.
     """
-    whole, runs = claim.whole, read_runs(claim.whole)
+    whole = claim.whole
     folders = [folder for folder, _ in runs]
     refuse_part(whole, folders)
     uses = ALL if given.entry is None else NETWORK

@@ -13,6 +13,7 @@ from noisydqn.errors import UserError
 from noisydqn.folders import PART, Folder
 from noisydqn.runs.folder import (
     DEFAULT_PARENT,
+    SEED,
     RunFolder,
     make_folder,
     runs_in,
@@ -22,7 +23,6 @@ from noisydqn.runs.folder import (
 
 EARLY_FILES = {"config.json", "spaces.json", LOCK}
 """Files that a run makes before it trains; each may still be in the making."""
-SEED = re.compile(r"seed\d+")
 
 
 class Claim:

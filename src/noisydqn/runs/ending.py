@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from noisydqn.config.config import Config
-from noisydqn.errors import FAILED, QuitError, StoppedError, UserError, in_one_line
+from noisydqn.errors import (
+    FAILED,
+    QuitError,
+    StoppedError,
+    UnfitError,
+    UserError,
+    in_one_line,
+)
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.messages import how_to
 
@@ -88,6 +95,8 @@ class Ending:
         failure, self.failure = _for_user(self.failure, out, config), None
         saved = self.trained and not self.lost
         hint = f"what was trained until then is in {out}" if saved else ""
+        if isinstance(failure, UnfitError):
+            raise failure
         if isinstance(failure, UserError):
             failure.hint = hint
             failure.code = FAILED if self.trained else failure.code

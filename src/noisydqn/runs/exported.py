@@ -1,5 +1,6 @@
 """Reading of exported policies: safetensors with a card."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import safetensors
 
 from noisydqn.config.config import Config
 from noisydqn.config.gate import NETWORK, StoredConfig
+from noisydqn.config.stored import from_stored
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.envs.spaces import Dtype, Shape
@@ -16,11 +18,14 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.folders import File
 from noisydqn.imports import is_inert
+from noisydqn.learner.policy import Policy
+from noisydqn.runners.build import policy_like
 from noisydqn.runs.folder import RunFolder, read_spaces
-from noisydqn.runs.weights import checksum
+from noisydqn.runs.weights import DTYPES, checksum, policy_of_arrays
+from noisydqn.trees import named, size_of
 
 CARD, CARD_VERSION = "noisydqn-card", 1
-MAX_CARD_BYTES = 2**24
+MAX_CARD_BYTES, MAX_HEADER_BYTES = 2**23, 2**24
 
 
 class _Observation(msgspec.Struct):
@@ -89,33 +94,59 @@ def card_checksum(arrays: dict[str, np.ndarray], card: str) -> str:
     return checksum({**arrays, "card": np.frombuffer(card.encode(), np.uint8)})
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Read the arrays and the card's text of an exported file.
+def load_exported(path: Path, *, trust: bool) -> tuple[Policy, EnvironmentSpec]:
+    """Load an exported policy, and the interface of its environment.
+
+    The card comes first: it says how large the arrays are, of which none is read before.
+
+    Args:
+        path: of the file.
+        trust: whether code that the card's config names may be imported.
 
     Raises:
-        UserError: the file is damaged or was not made by `export_policy`.
+        UserError: the file is damaged, was not made by `export_policy`, or names code that is
+            needed, and is not trusted.
     """
+    file = File.at(path)
     try:
-        file = File.at(path)
+        with file.reading() as opened:
+            if int.from_bytes(opened.read(8), "little") > MAX_HEADER_BYTES:
+                raise ValueError("its header is too large")
         with file.opened() as place, safetensors.safe_open(place, framework="numpy") as tensors:
             metadata: dict[str, str] = tensors.metadata() or {}
+            if metadata.get("format") != CARD:
+                raise UserError(
+                    f"{path} holds no exported policy: name a run's folder, or a file that "
+                    "noisydqn export --format safetensors made"
+                )
+            text = metadata.get("card", "")
+            spec, options = read_card(text, path)
+            config = from_stored(options, path).admit(NETWORK, trust=trust)
+            expected = policy_like(config.program, spec)
+            if file.size() > MAX_HEADER_BYTES + sum(map(size_of, named(expected).values())):
+                raise ValueError("it is larger than its card's network")
             names: list[str] = list(tensors.keys())
+            if not {tensors.get_slice(name).get_dtype() for name in names} <= {*DTYPES.values()}:
+                raise ValueError("it holds arrays of other types than float32")
             arrays = {name: np.asarray(tensors.get_tensor(name)) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
+        if card_checksum(arrays, text) != metadata.get("sha256"):
+            raise ValueError("its checksum is wrong")
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{path} is damaged and cannot be read ({error}): export it again"
         ) from error
-    if metadata.get("format") != CARD:
-        raise UserError(
-            f"{path} holds no exported policy: name a run's folder, or a file that noisydqn export "
-            "--format safetensors made"
-        )
-    text = metadata.get("card", "")
-    if card_checksum(arrays, text) != metadata.get("sha256"):
-        raise UserError(
-            f"{path} is damaged and cannot be read (its checksum is wrong): export it again"
-        )
-    return arrays, text
+    return policy_of_arrays(expected, with_sigmas(arrays, named(expected)), path), spec
+
+
+def with_sigmas(arrays: dict[str, np.ndarray], expected: Iterable[str]) -> dict[str, np.ndarray]:
+    """Add the sigmas that an export leaves out: zeros beside each mean."""
+    means = {name: arrays.get(name.removesuffix("_sigma") + "_mu") for name in expected}
+    sigmas = {
+        x: np.zeros_like(y) for x, y in means.items() if x.endswith("_sigma") and y is not None
+    }
+    return arrays | sigmas
 
 
 def read_card(text: str, path: Path) -> tuple[EnvironmentSpec, dict[str, Any]]:

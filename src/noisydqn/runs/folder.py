@@ -1,6 +1,7 @@
 """The folder of a run: its files, and how they are read and written."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from noisydqn.folders import File, Folder, json_bytes
 
 DEFAULT_PARENT = Path("runs")
 MAX_JSON_BYTES = 2**24
+SEED = re.compile(r"seed[0-9]+")
+"""Names of the folders of seeds that were trained together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,10 @@ class RunFolder:
         return file
 
 
+Found = tuple[RunFolder, StoredConfig]
+"""A run that was found, and its config."""
+
+
 def make_folder(name: str) -> Path:
     """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
     while True:
@@ -188,15 +195,33 @@ def _shown(encoding: Encoding) -> str:
     return f"{encoding.words} of {'/'.join(sorted(kinds))} and takes {encoding.actions.words}"
 
 
+class _Evaluation(msgspec.Struct):
+    """What an evaluation in a summary has in any case."""
+
+    mean_return: float
+
+
+class _Summary(msgspec.Struct):
+    """What is read of a summary, with the types that are relied on."""
+
+    steps: int = 0
+    evaluation: _Evaluation | None = None
+
+
+_Value = str | float | int | bool | None
+
+
 def read_summary(folder: RunFolder) -> dict[str, Any]:
     """Read the summary of a run; {} if it is missing or cannot be read."""
     try:
-        return msgspec.json.decode(folder.summary.read(MAX_JSON_BYTES), type=dict[str, Any])
+        data = folder.summary.read(MAX_JSON_BYTES)
+        msgspec.json.decode(data, type=_Summary)
+        return msgspec.json.decode(data, type=dict[str, _Value | dict[str, int | float]])
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def open_folders(path: Place) -> list[tuple[RunFolder, StoredConfig]]:
+def open_folders(path: Place) -> list[Found]:
     """Find the run in a folder, or the runs of several seeds in its sub-folders, by seed.
 
     Raises:
@@ -216,7 +241,7 @@ def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read: {error.strerror}")
 
 
-def read_runs(whole: RunFolder) -> list[tuple[RunFolder, StoredConfig]]:
+def read_runs(whole: RunFolder) -> list[Found]:
     """Read the configs in the folder of a run, or of several seeds, by seed.
 
     Raises:
@@ -240,11 +265,11 @@ def runs_in(folder: RunFolder) -> list[RunFolder]:
         return [folder]
     if not folder.files.exists():
         return []
-    names = [name for name in folder.files.names() if name.startswith("seed")]
+    names = [name for name in folder.files.names() if SEED.fullmatch(name)]
     return [seed for seed in map(folder.seed, names) if seed.config.taken()]
 
 
-def open_folder(path: Place) -> tuple[RunFolder, StoredConfig]:
+def open_folder(path: Place) -> Found:
     """Find the only run in a folder.
 
     Raises:

@@ -22,7 +22,7 @@ def check_finite(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int
             update: NaN never goes away, so the finite updates of the chunk came first.
     """
     num_updates = chunk.updates - before
-    finite = round(chunk.metrics["finite"] * num_updates) if num_updates else 0
+    finite = round(np.nan_to_num(chunk.metrics["finite"] * num_updates)) if num_updates else 0
     bad = [name for name, x in named(policy).items() if not np.isfinite(np.asarray(x)).all()]
     if finite == num_updates and not bad:
         return

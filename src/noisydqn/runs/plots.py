@@ -5,7 +5,7 @@ import math
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
-from noisydqn.errors import UserError, in_one_line
+from noisydqn.errors import UserError, in_one_line, printable
 from noisydqn.folders import File
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.tables import OLD_NAMES
@@ -19,6 +19,11 @@ Columns = dict[str, list[float]]
 MAX_WINDOW = 20
 """Largest number of episodes that the curve of training episodes averages."""
 
+MAX_CSV_BYTES = 2**26
+"""Bytes of the largest file that is read: two million episodes, or 200,000 rows of metrics."""
+MAX_DRAWN, MAX_LAYERS, MAX_LABEL = 1e35, 32, 60
+"""The largest number, the most layers and the longest name that are drawn."""
+
 COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
 """Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
 
@@ -29,7 +34,9 @@ EVALUATION = "evaluation, greedy"
 
 
 def read_columns(file: File, *needed: str) -> Columns:
-    """Read the columns of a run's CSV file, by their present names; an empty field is NaN.
+    """Read the columns of a run's CSV file, by their present names.
+
+    A field that is empty, or too large to be drawn, is NaN.
 
     Return {} if the file is missing or has no rows.
 
@@ -37,15 +44,20 @@ def read_columns(file: File, *needed: str) -> Columns:
         UserError: the file is damaged, or lacks its steps or a column of `needed`.
     """
     try:
+        if file.size() > MAX_CSV_BYTES:
+            raise ValueError(f"it has more than {MAX_CSV_BYTES:,} bytes")
         with TextIOWrapper(file.reading(), encoding="utf-8", newline="") as text:
-            header, *rows = [row for row in csv.reader(text) if row] or [[]]
-        if not rows:
+            rows = filter(None, csv.reader(text))
+            names = [OLD_NAMES.get(name, name) for name in next(rows, [])]
+            columns: list[list[float]] = [[] for _ in names]
+            for row in rows:
+                for column, x in zip(columns, row, strict=True):
+                    column.append(_number(x))
+        if not any(columns):
             return {}
-        names = [OLD_NAMES.get(name, name) for name in header]
         if missing := {"step", *needed}.difference(names):
             raise ValueError(f"it has no column {min(missing)}")
-        columns = zip(*([float(x or math.nan) for x in row] for row in rows), strict=True)
-        return dict(zip(names, map(list, columns), strict=True))
+        return dict(zip(names, columns, strict=True))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, csv.Error) as error:
@@ -54,9 +66,14 @@ def read_columns(file: File, *needed: str) -> Columns:
         ) from error
 
 
+def _number(text: str) -> float:
+    number = float(text or math.nan)
+    return number if abs(number) < MAX_DRAWN else math.nan
+
+
 def running_mean(values: list[float], window: int) -> list[float]:
     """Average each value and the `window` - 1 values before it, or fewer at the start."""
-    spans = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
+    spans = (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))
     return [sum(span) / len(span) for span in spans]
 
 
@@ -71,6 +88,7 @@ def draw_curves(folder: RunFolder) -> "Figure":
         UserError: a file of the run is damaged.
     """
     # matplotlib is slow to import; pyplot would interfere with a notebook's own plots.
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     class Curves(Figure):
@@ -81,10 +99,16 @@ def draw_curves(folder: RunFolder) -> "Figure":
             self.savefig(png, dpi=DPI)
             return png.getvalue()
 
+    figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
+    with rc_context({"text.parse_math": False, "text.usetex": False}):  # names come from a file
+        _draw(figure, folder)
+    return figure
+
+
+def _draw(figure: Any, folder: RunFolder) -> None:
     metrics = read_columns(folder.metrics)
     episodes = read_columns(folder.episodes, "return")
     evaluations = read_columns(folder.evaluations, "mean_return")
-    figure: Any = Curves(figsize=(12, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
     statistics = [x for x in evaluations if x not in COLUMNS and _known(evaluations, x)]
@@ -95,12 +119,12 @@ def draw_curves(folder: RunFolder) -> "Figure":
     else:
         _draw_loss(middle, metrics)
     _draw_noise(right, metrics)
-    end = max([*metrics.get("step", []), *episodes.get("step", []), 1])
+    steps = [*metrics.get("step", []), *episodes.get("step", [])]
+    end = max([1, *(x for x in steps if not math.isnan(x))])
     for axes in (left, middle, right):
         axes.set(xlabel="environment steps", xlim=(0, 1.03 * end))
         axes.xaxis.set_major_formatter(_thousands)
         axes.locator_params(axis="x", nbins=6)
-    return figure
 
 
 def save_curves(folder: RunFolder) -> None:
@@ -148,7 +172,7 @@ def _draw_returns(axes: "Axes", episodes: Columns, evaluations: Columns) -> None
 
 def _draw_statistic(axes: "Axes", evaluations: Columns, name: str) -> None:
     """Draw a statistic of the evaluations, in percent if all its values are shares."""
-    words = name.replace("_", " ")
+    words = _label(name.replace("_", " "))
     values = evaluations[name]
     axes.set(title=f"{words.capitalize()} in evaluations", ylabel=words)
     if all(math.isnan(x) or 0 <= x <= 1 for x in values):
@@ -176,14 +200,19 @@ def _draw_loss(axes: "Axes", metrics: Columns) -> None:
 
 def _draw_noise(axes: "Axes", metrics: Columns) -> None:
     axes.set(title="Noise in each layer", ylabel="mean |sigma|")
-    for name, values in metrics.items():
-        if name.startswith("sigma."):
-            axes.plot(metrics["step"], values, label=name.removeprefix("sigma."))
+    for name in [name for name in metrics if name.startswith("sigma.")][:MAX_LAYERS]:
+        label = _label(name.removeprefix("sigma."))
+        axes.plot(metrics["step"], metrics[name], label=label)
     if axes.lines:
         axes.set_ylim(bottom=0)
         _legend(axes)
     else:
         _say(axes, "no layer is noisy")
+
+
+def _label(name: str) -> str:
+    """Return a name that can be drawn."""
+    return printable(name[:MAX_LABEL])
 
 
 def _legend(axes: "Axes") -> None:

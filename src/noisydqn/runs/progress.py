@@ -6,7 +6,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -17,8 +17,11 @@ from noisydqn.options import MAX_COUNT
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import SeedChunk
 
-FileSizes = tuple[int, int, int]
+Size = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+FileSizes = tuple[Size, Size, Size]
 """Bytes of `metrics.csv`, `episodes.csv` and `evaluations.csv`."""
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +51,13 @@ class Goals:
 class SeedProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The progress of one seed."""
 
-    num_updates: int = 0
-    num_episodes: int = 0
+    num_updates: Count = 0
+    num_episodes: Count = 0
     recent_returns: tuple[float, ...] = ()  # of at most `window` training episodes
     best_return: float | None = None  # of an evaluation; None before the first
     newest_return: float | None = None  # of an evaluation; None before the first
-    solved_at: tuple[int, float] | None = None  # steps and seconds
-    pending: tuple[tuple[int, float], ...] = ()
+    solved_at: tuple[Count, Seconds] | None = None  # steps and seconds
+    pending: tuple[tuple[Count, Seconds], ...] = ()
     """Steps and seconds of the evaluations whose outcome is not known yet, oldest first."""
 
     def reached_return(self, goals: Goals) -> bool:
@@ -102,10 +105,10 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The progress of all seeds that are trained together."""
 
     seeds: tuple[SeedProgress, ...]
-    steps: int = 0  # environment steps
-    seconds: float = 0.0
-    evaluated_at: int = 0  # steps at which the newest evaluations were started
-    stopped_budget: int = 0
+    steps: Count = 0  # environment steps
+    seconds: Seconds = 0.0
+    evaluated_at: Count = 0  # steps at which the newest evaluations were started
+    stopped_budget: Count = 0
     """The budget of steps that a callback ended early; 0 if none did. A run that is resumed with a
     larger budget continues."""
 
@@ -216,14 +219,19 @@ class StoredRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read what `encode` returned, or what format 1 stored.
 
         Raises:
-            msgspec.ValidationError: the values have neither form.
+            msgspec.ValidationError: the values have neither form, or contradict each other.
         """
         stored = stored if "progress" in stored else _upgraded(stored)
         try:
             progress = _numbers(stored["progress"])
         except RecursionError as error:
             raise msgspec.ValidationError("its progress is nested too deeply") from error
-        return msgspec.convert({**stored, "progress": progress}, cls)
+        run = msgspec.convert({**stored, "progress": progress}, cls)
+        for seed in run.progress.seeds:
+            steps = [step for step, _ in seed.pending]
+            if steps != sorted(set(steps)) or max(steps, default=0) > run.progress.steps:
+                raise msgspec.ValidationError("its pending evaluations are impossible")
+        return run
 
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}

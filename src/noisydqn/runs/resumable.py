@@ -1,6 +1,6 @@
 """What can be resumed: checks of a run's folder, its config and its checkpoints."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from noisydqn.config.stored import from_stored
 from noisydqn.errors import UserError
 from noisydqn.folders import File
 from noisydqn.options import flag
-from noisydqn.runs.claim import SEED, Claim
-from noisydqn.runs.folder import RunFolder, read_runs
+from noisydqn.runs.claim import Claim
+from noisydqn.runs.folder import SEED, Found, RunFolder
 from noisydqn.runs.progress import StoredRun
 
 FREE = ("steps", "max_seconds", "checkpoint_seconds", "keep", "video_seconds", "step_timeout")
@@ -31,16 +31,16 @@ def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     return [name for name in wanted if name not in FREE and stored.get(name) != wanted[name]]
 
 
-def check_same(config: Config, whole: RunFolder) -> dict[str, Any]:
-    """Check that a folder holds a run with the options of `config`.
+def check_same(config: Config, whole: RunFolder, runs: Sequence[Found]) -> dict[str, Any]:
+    """Check that the runs found in a folder have the options of `config`.
 
     Returns:
         The free options, which may differ.
 
     Raises:
-        UserError: other options differ, or as `read_runs`.
+        UserError: other options differ.
     """
-    runs, wanted = read_runs(whole), config.flat()
+    wanted = config.flat()
     stored = {**runs[0][1].options, "num_seeds": len(runs)}
     if others := [WORDS.get(x, flag(x)) for x in differing(stored, wanted)]:
         raise UserError(

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from noisydqn.config.config import Config
 from noisydqn.config.gate import ALL, NETWORK
-from noisydqn.config.run import MAX_VIDEO_SECONDS
-from noisydqn.config.stored import from_stored
+from noisydqn.config.run import MAX_EPISODES, MAX_VIDEO_SECONDS
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, environment_to_play
 from noisydqn.errors import UserError
@@ -20,16 +17,11 @@ from noisydqn.play import evaluate as evaluation
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
-from noisydqn.runners.build import policy_like
 from noisydqn.runs import weights
-from noisydqn.runs.exported import admit_policy, read_card, read_safetensors, spec_of_run
+from noisydqn.runs.exported import admit_policy, load_exported, spec_of_run
 from noisydqn.runs.folder import RunFolder, check_spaces, open_folder
 from noisydqn.runs.keys import SeedKeys, seed_keys
 from noisydqn.settings import own_settings
-from noisydqn.trees import named
-
-MAX_EPISODES = 10_000
-"""Largest number of episodes: more, played in lockstep, may not fit into memory."""
 
 
 @own_settings()
@@ -158,15 +150,7 @@ def load_policy(
             f"{path} is not a file that load_policy reads: name a run's folder or a .safetensors "
             "file"
         )
-    arrays, text = read_safetensors(path)
-    spec, options = read_card(text, path)
-    config = from_stored(options, path).admit(NETWORK, trust=argument("trust", trust, bool))
-    expected = policy_like(config.program, spec)
-    for name in named(expected):
-        mean = arrays.get(name.removesuffix("_sigma") + "_mu")
-        if name.endswith("_sigma") and mean is not None:  # only means were exported
-            arrays[name] = np.zeros_like(mean)
-    return GreedyPolicy(weights.policy_of_arrays(expected, arrays, path), spec)
+    return GreedyPolicy(*load_exported(path, trust=argument("trust", trust, bool)))
 
 
 def _open(folder: Place, env: AnyEnvironment, trust: object) -> tuple[RunFolder, Config]:

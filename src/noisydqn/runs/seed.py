@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.compilation import Background, Compiler, wait
 from noisydqn.config.config import Config
@@ -78,6 +80,9 @@ class SeedSession:
             UserError: the stored policies are not those of the config.
         """
         like = policy_like(self.config.program, self.context.env.spec)
+        leaves = len(jax.tree.leaves(like))
+        if leaves * len(progress.pending) > len(checkpoint.manifest.arrays):
+            raise checkpoint.unfit("weights of pending evaluations are not there")
         best = None if progress.best_return is None else like
         expected = {"final": like, "best": best, "pending": [like] * len(progress.pending)}
         policies: dict[str, Any] = checkpoint.read(name, expected)

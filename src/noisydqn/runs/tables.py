@@ -12,6 +12,8 @@ from noisydqn.runs.walls import Wall
 
 OLD_NAMES = {"steps": "step"}
 """Column names in CSV files of older runs, and their present names."""
+MAX_HEADER = 2**16
+"""Bytes of the longest header."""
 
 
 class CsvFile:
@@ -39,7 +41,7 @@ class CsvFile:
         self._file = opened = self._place.appending()
         self._size = min(self._size, os.fstat(opened.fileno()).st_size)
         opened.truncate(self._size)
-        self._header = next(csv.reader([opened.readline().decode()]), None) or None
+        self._header = next(csv.reader([opened.readline(MAX_HEADER).decode()]), None) or None
         if self._header is not None and not {"step", *OLD_NAMES} & set(self._header):
             raise ValueError("it has no header: restore it from a copy, or remove it")
 

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
+from noisydqn.errors import printable
 from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
@@ -262,6 +263,11 @@ class _MetricsColumn(ProgressColumn):
         return Text(task.fields["metrics"], style="cyan")
 
 
+def _shown(lines: str) -> str:
+    """Return lines as a terminal may see them: they can quote a file."""
+    return "\n".join(map(printable, lines.split("\n")))
+
+
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
@@ -326,11 +332,11 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, soft_wrap=True)
+        self._console.print(_shown(line), soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Print a line to standard error, even if quiet."""
-        self._errors.print(line, soft_wrap=True)
+        self._errors.print(_shown(line), soft_wrap=True)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Move the bar, or print a line if the last one is `PLAIN_SECONDS` old."""

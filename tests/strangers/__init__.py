@@ -1,0 +1,1 @@
+"""Runs and policies as a stranger may send them, and what a user does with them."""
