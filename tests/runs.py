@@ -9,6 +9,7 @@ import pytest
 import noisydqn
 from noisydqn import Config
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import QuitError
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.session import Session
 
@@ -61,8 +62,8 @@ def flags(options: dict[str, Any]) -> list[str]:
     return argv
 
 
-class KilledError(Exception):
-    """Stands for a kill."""
+class KilledError(QuitError):
+    """Stands for a kill: nothing is saved any more."""
 
 
 def train_until(chunks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
@@ -92,7 +93,7 @@ def results(folder: Path) -> dict[str, Any]:
         ]
         for name in ("metrics", "episodes", "evaluations")
         for header, *lines in [
-            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines()]
+            [line.strip() for line in (folder / f"{name}.csv").read_text().splitlines() or [""]]
         ]
         for header in [header.split(",")]
     }

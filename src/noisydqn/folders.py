@@ -260,12 +260,11 @@ class File:
                 os.unlink(part, dir_fd=folder)  # of a link, the link
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN
             descriptor = os.open(part, flags, 0o666, dir_fd=folder)
-        with os.fdopen(descriptor, "w+b") as file:
+        with _naming(self.path), os.fdopen(descriptor, "w+b") as file:
             try:
-                with _naming(self.path):
-                    yield file
-                    file.flush()
-                    os.fsync(descriptor)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
                 with _naming(path, self.path):
                     if not _holds(folder, part, descriptor):
                         raise OSError(errno.EBUSY, "another process writes it", str(self.path))

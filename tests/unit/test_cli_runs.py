@@ -73,6 +73,7 @@ def test_a_run_leaves_these_files(run_folder: Path) -> None:
         "episodes.csv",
         "evaluations.csv",
         "final.safetensors",
+        "lock",
         "metrics.csv",
         "policy.mp4",
         "spaces.json",
@@ -288,7 +289,7 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     argv[argv.index("--video-seconds") + 1] = "0"
     assert main(["train", *argv]) == 0
     assert capsys.readouterr() == ("", "")
-    names = {"checkpoints", "seed3", "seed4", "summary.json"}
+    names = {"checkpoints", "lock", "seed3", "seed4", "summary.json"}
     assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]

@@ -456,6 +456,17 @@ def test_a_disk_that_fills_up_leaves_what_was_there(
     assert file.read() == OLD
 
 
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path) -> None:
+    """Closing the file fails once more."""
+    with mounted(tmp_path / "disk", "100k") as disk:
+        (file := Folder(disk).file(NAME)).write(OLD)
+        for size in (2**20, 2**20 + 1):
+            with pytest.raises(OSError, match=f"No space left on device: '{disk / NAME}'"):
+                file.write(bytes(size))
+        assert file.folder.names() == [NAME]
+        assert file.read() == OLD
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_name_that_is_taken_meanwhile(
     links: bool, folder: Folder, path: Path, monkeypatch: pytest.MonkeyPatch

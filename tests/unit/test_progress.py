@@ -1,10 +1,13 @@
 """The transitions of a run's progress, without any training."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from noisydqn.checkpoint.format import File, Manifest, decode, encode
 from noisydqn.envs.spec import Statistic
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
@@ -147,6 +150,19 @@ def test_progress_survives_storage() -> None:
     assert StoredRun.decode(msgspec.json.decode(msgspec.json.encode(stored.encode()))) == stored
 
 
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_survive_a_checkpoint(number: float) -> None:
+    """JSON has none: a manifest would hold null instead, and could not be resumed."""
+    progress = evaluated(trained(RETURN, number, 10.0), number).after_evaluations_started()
+    progress = progress.after_training(number)
+    stored = StoredRun(progress, ((1, 2, 3),), config={"env_kwargs": "nan"})
+    state = File("state-00000001.bin", 0, "")
+    manifest = Manifest(1, 0, 1, 1, state, {}, {}, stored.encode())
+    read = decode(encode(manifest), Path("checkpoint-00000001.json"))
+    assert repr(StoredRun.decode(read.run)) == repr(stored)  # as NaN is not itself
+    assert repr(number) in repr(stored)
+
+
 FORMAT_1: dict[str, Any] = {
     "steps": 400,
     "seconds": 4.5,
@@ -176,3 +192,11 @@ def test_format_1_is_upgraded() -> None:
 def test_other_values_are_refused(damage: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         StoredRun.decode(FORMAT_1 | damage)
+
+
+def test_progress_that_is_nested_too_deeply_is_refused() -> None:
+    progress: list[Any] = []
+    for _ in range(100_000):
+        progress = [progress]
+    with pytest.raises(msgspec.ValidationError, match="nested too deeply"):
+        StoredRun.decode({"progress": progress})

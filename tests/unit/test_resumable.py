@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.host_envs import CountingHostEnv
+from tests.host_envs import Cue
 from tests.runs import results, tiny, train_until
 
 import noisydqn
@@ -25,7 +26,12 @@ from noisydqn.runs.resumable import FREE, differing
 
 pytestmark = pytest.mark.slow
 
-SHORT: dict[str, Any] = tiny(steps=80, evaluation_every=0)
+
+def short(**changes: Any) -> dict[str, Any]:
+    """Options of a run of 80 steps, some of them changed."""
+    return tiny(steps=80, evaluation_every=0) | changes
+
+
 DEVICE = "noisydqn/Catcher-v0"
 
 
@@ -33,7 +39,7 @@ DEVICE = "noisydqn/Catcher-v0"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 80 steps."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    noisydqn.train(env=CountingHostEnv, out=out, **SHORT)
+    noisydqn.train(env=Cue, out=out, **short())
     return out
 
 
@@ -72,6 +78,7 @@ def test_a_checkpoint_records_config_and_origin(trained: Path) -> None:
     assert record.config == json.loads((trained / "config.json").read_text())
     sha256 = hashlib.sha256((trained / "config.json").read_bytes()).hexdigest()
     assert record.config_sha256 == sha256
+    assert record.origin is not None
     assert record.origin == Origin.here()
     assert {
         "Python",
@@ -189,7 +196,7 @@ def test_no_other_option_may_change(changes: dict[str, Any], words: str, run: Pa
         f"{words.format(**record)}; restore config.json, or train anew in another folder"
     )
     assert contents(run) == before
-    noisydqn.resume(run, env=CountingHostEnv, restart=True, quiet=True)  # with the new options
+    noisydqn.resume(run, env=Cue, restart=True, quiet=True)  # with the new options
 
 
 def edit_away(out: Path, *options: str) -> None:
@@ -201,22 +208,22 @@ def edit_away(out: Path, *options: str) -> None:
 
 def test_the_config_of_the_second_seed_is_compared(tmp_path: Path) -> None:
     """Before the first is trained on."""
-    noisydqn.train(env=CountingHostEnv, out=tmp_path, **SHORT, num_seeds=2)
+    noisydqn.train(env=Cue, out=tmp_path, **short(num_seeds=2))
     edit(tmp_path / "seed0", n_step=7)
     edit(tmp_path / "seed1", n_step=7)
     shutil.rmtree(tmp_path / "seed0" / "checkpoints")
     for name in ("metrics.csv", "best.safetensors", "final.safetensors"):
         (tmp_path / "seed0" / name).unlink()
-    with pytest.raises(UserError, match=r"seed1/config.json differs from .*--n-step 7 \(was 1\)"):
+    with pytest.raises(UserError, match=r"seed1/config.json differs from .*--n-step 7 \(was 5\)"):
         resume(tmp_path, steps=120, quiet=True)
 
 
 def test_the_name_of_an_environment_that_is_passed_stays(run: Path) -> None:
     """Also if the file is not trusted: the run can be resumed by its name later."""
     before = json.loads((run / "config.json").read_text())
-    noisydqn.resume(run, env=CountingHostEnv, steps=120, quiet=True)
+    noisydqn.resume(run, env=Cue, steps=120, quiet=True)
     assert json.loads((run / "config.json").read_text()) == before | {"steps": 120}
-    noisydqn.train(env=CountingHostEnv, out=run, resume=True, **SHORT | {"steps": 160})
+    noisydqn.train(env=Cue, out=run, resume=True, **short(steps=160))
     assert resume(run, steps=200, quiet=True).seeds[0].summary["steps"] == 200
 
 
@@ -256,7 +263,7 @@ def test_what_was_trained_is_not_begun_again(
     with pytest.raises(UserError, match=words):
         resume(run, quiet=True)
     with pytest.raises(UserError, match=words):
-        noisydqn.train(env=CountingHostEnv, out=run, resume=True, **SHORT)
+        noisydqn.train(env=Cue, out=run, resume=True, **short())
     assert contents(run) == before
 
 
@@ -286,7 +293,7 @@ def test_restart_of_what_cannot_be_removed(run: Path, monkeypatch: pytest.Monkey
 
 
 def test_restart_of_seeds_that_are_trained_together(tmp_path: Path) -> None:
-    options = SHORT | {"num_seeds": 2}
+    options = short(num_seeds=2)
     noisydqn.train(env=DEVICE, out=tmp_path / "run", **options)
     before = {seed: results(tmp_path / "run" / seed) for seed in ("seed0", "seed1")}
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -306,7 +313,7 @@ def test_restart_of_seeds_that_are_trained_together(tmp_path: Path) -> None:
 
 def test_one_of_several_seeds_is_restarted_alone(tmp_path: Path) -> None:
     """Where seeds take turns; the others stay."""
-    noisydqn.train(env=CountingHostEnv, out=tmp_path, **SHORT, num_seeds=2)
+    noisydqn.train(env=Cue, out=tmp_path, **short(num_seeds=2))
     before = {seed: results(tmp_path / seed) for seed in ("seed0", "seed1")}
     shutil.rmtree(tmp_path / "seed1" / "checkpoints")
     with pytest.raises(UserError, match="seed1 holds no checkpoints, nothing was changed"):
@@ -324,7 +331,7 @@ def test_a_run_that_was_ended_before_its_first_checkpoint(
 ) -> None:
     """It begins again, and says that what it had trained is trained again."""
     out = tmp_path / "run"
-    train_until(2, monkeypatch, env=CountingHostEnv, out=out, **SHORT)
+    train_until(2, monkeypatch, env=Cue, out=out, **short())
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["none-yet"]
     resume(out)
     printed = capsys.readouterr()
@@ -357,3 +364,14 @@ def test_metrics_that_cannot_be_read_count_as_trained(run: Path) -> None:
     (run / "metrics.csv").mkdir()
     with pytest.raises(UserError, match="holds no checkpoints, nothing was changed"):
         resume(run)
+
+
+def test_every_test_that_the_guide_names_exists() -> None:
+    root = Path(__file__).parent.parent.parent
+    guide = (root / "docs" / "resume.md").read_text()
+    tests = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", guide)
+    assert len(named) > 20
+    assert not [name for name in named if f"def {name}(" not in tests]
+    files = re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)`", guide)
+    assert not [name for name in files if not (root / name).exists()]

@@ -133,7 +133,7 @@ def test_a_chunk_left_on_the_host_is_finished_with_the_same_bits(
             noisydqn.train(out=out, **options)
     else:
         assert noisydqn.train(out=out, **options).interrupted
-    noisydqn.resume(out, quiet=True)
+    noisydqn.resume(out, quiet=True, trust=True)
     assert results(out) == results(tmp_path / "whole")
 
 

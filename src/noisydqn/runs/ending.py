@@ -7,6 +7,7 @@ trained is saved as after any other; and failures on the way out are told, but n
 cause.
 """
 
+import errno
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from noisydqn.config.config import Config
 from noisydqn.errors import FAILED, QuitError, StoppedError, UserError, in_one_line
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.messages import how_to
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""Errors of a disk that is full or broken, which some calls report without a file."""
 
 
 class Ending:
@@ -81,7 +85,7 @@ class Ending:
         """
         if self.failure is None:
             return
-        failure = _for_user(self.failure, out, config)
+        failure, self.failure = _for_user(self.failure, out, config), None
         saved = self.trained and not self.lost
         hint = f"what was trained until then is in {out}" if saved else ""
         if isinstance(failure, UserError):
@@ -89,16 +93,19 @@ class Ending:
             failure.code = FAILED if self.trained else failure.code
         elif hint:
             failure.add_note(hint)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # which would keep all that this frame knows, and open folders, alive
 
 
 def _for_user(failure: BaseException, out: Path, config: Config) -> BaseException:
     """Explain an error of a file; others explain themselves."""
-    if not isinstance(failure, OSError) or failure.filename is None:
+    if not isinstance(failure, OSError) or not (failure.filename or failure.errno in FULL):
         return failure
     explained = UserError(
-        f"{failure.filename} cannot be written: {failure.strerror}; make room or make it writable, "
-        f"then: {how_to('resume', out, config)}"
+        f"{failure.filename or out} cannot be written: {failure.strerror}; make room or make it "
+        f"writable, then: {how_to('resume', out, config)}"
     )
     explained.__cause__ = failure
     return explained

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from noisydqn.checkpoint.reader import newest_whole
@@ -101,11 +101,12 @@ def _perform(context: Context, job: Job, results: list[SeedResult]) -> None:
     """Train the seeds, together or in turn, until the end is near; adds to the results."""
     ending, spec = context.ending, job.env.spec
     for session in _sessions(job, context):
-        with ending.noting("writing the options"):
-            for seed in session.seeds if job.resumed else ():
-                write_config(seed.folder, seed.config)
-                write_spaces(seed.folder, spec)
-        _train_and_report(session)
+        with closing(session):
+            with ending.noting("writing the options"):
+                for seed in session.seeds if job.resumed else ():
+                    write_config(seed.folder, seed.config)
+                    write_spaces(seed.folder, spec)
+            _train_and_report(session)
         ending.steps = session.progress.steps
         if ending.steps > 0:
             results += [

@@ -166,8 +166,7 @@ class SeedSession:
         """Write weights and summary. The summary's evaluation stays if no step was added."""
         assert self.final is not None  # noqa: S101 - a chunk came before
         self.context.keeper.restore()
-        save_policy(self.folder.final, self.final)
-        save_policy(self.folder.best, self.best_policy)
+        self._write_weights(self.final)
         solved_step, solved_seconds = progress.solved_at or (None, None)
         before = read_summary(self.folder)
         reported = before if before.get("steps") == steps else {}
@@ -185,6 +184,10 @@ class SeedSession:
             "evaluation": reported.get("evaluation"),
         }
         self.folder.summary.write_json(self.summary)
+
+    def _write_weights(self, final: Policy) -> None:
+        save_policy(self.folder.final, final)
+        save_policy(self.folder.best, self.best_policy)
 
     def close(self) -> None:
         """Close the trackers; a second call does nothing."""
@@ -209,7 +212,6 @@ class SeedSession:
             UserError: the environment failed, or cannot be made.
         """
         policy, records_video = self.best_policy, self.records_video
-        self.context.keeper.restore()
         with Background(1, "evaluation") as pool:
             future = None
             if self.summary["evaluation"] is None:
@@ -233,6 +235,9 @@ class SeedSession:
     def _take_report(self, evaluation: Evaluation) -> None:
         if self.summary["evaluation"] is None:
             summary = self.summary | {"evaluation": evaluation.summary()}
+            self.context.keeper.restore()
+            if self.final is not None and not self.folder.final.exists():  # it was removed
+                self._write_weights(self.final)
             self.folder.summary.write_json(summary)
             self.summary = summary
 

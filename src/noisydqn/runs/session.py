@@ -330,7 +330,8 @@ class Session:
         """Wait for the last checkpoint, write weights and summaries, and close the trackers."""
         self.writer.wait()
         self.progress = self.progress.after_training(time.perf_counter() - self._start)
-        self._save_weights()
+        if not self.context.ending.lost:
+            self._save_weights()
         self.close()
 
     def _save_weights(self) -> None:

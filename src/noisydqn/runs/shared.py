@@ -13,8 +13,8 @@ import msgspec
 
 from noisydqn.errors import NotSharedError, UserError, message_of
 from noisydqn.folders import File
-from noisydqn.runs.csv_file import OLD_NAMES
 from noisydqn.runs.folder import MAX_JSON_BYTES, RunFolder, read_config, read_spaces
+from noisydqn.runs.tables import OLD_NAMES
 from noisydqn.runs.weights import check_policy
 
 MAX_WEIGHTS_BYTES = 2**30

@@ -159,8 +159,9 @@ class TensorBoardTracker:
     def __init__(self, folder: RunFolder, config: Config, steps: int = 0) -> None:
         """Open the events of a run that resumes after `steps`; later ones are ignored."""
         folder.tensorboard.make()
-        # The suffix keeps two files of the same second apart.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{steps}"
+        # Microseconds, for a run that fails at once and is resumed at once. TensorBoard reads the
+        # files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{steps}"
         self._writer = RecordWriter(folder.tensorboard.file(name).free().create())
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
