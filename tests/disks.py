@@ -18,4 +18,5 @@ def mounted(path: Path, size: str) -> Generator[Path]:
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True)  # noqa: S607
+        # Lazily: a test that failed may have files of it open.
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607

@@ -102,14 +102,13 @@ class Folder:
         removed, self._handle = self._handle is not None, None
         if self._parent is not None:
             self._parent.make()
-            if not (removed and self.exists()):  # unless another process made it anew
-                self._parent.refuse_link(self._given.name)
-                with _naming(self.path):
-                    os.mkdir(self._given.name, dir_fd=self._parent.handle)
+            with contextlib.suppress(FileExistsError), _naming(self.path):  # made by another now
+                os.mkdir(self._given.name, dir_fd=self._parent.handle)
         elif removed:
             self._given = _made_free(self._given)
         else:
             self._given.mkdir(parents=True, exist_ok=True)
+        os.fstat(self.handle)  # raises if it is a link, say
         return True
 
     def remove(self) -> None:
@@ -121,7 +120,12 @@ class Folder:
     def names(self) -> list[str]:
         """List what is in it, by name."""
         with _naming(self.path):
-            return sorted(os.listdir(self.handle))  # noqa: PTH208 - of a handle
+            # A handle of its own: threads that list one together each get a part.
+            handle = os.open(".", _FOLDER, dir_fd=self.handle)
+            try:
+                return sorted(os.listdir(handle))  # noqa: PTH208 - of a handle
+            finally:
+                os.close(handle)
 
     def kind(self, name: str) -> int | None:
         """Return the type of what has that name, as in `stat.S_IFMT`; None if there is nothing."""
@@ -139,7 +143,8 @@ class Folder:
 
     def sync(self) -> None:
         """Wait until names that were made or removed are on the disk."""
-        os.fsync(self.handle)
+        with _naming(self.path):
+            os.fsync(self.handle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +161,7 @@ class File:
     def at(path: Path | str) -> "File":
         """Return the file that a user names, by a path that may be a link."""
         path = Path(path)
-        path = path.resolve() if path.is_symlink() else path
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path  # also of a loop
         return File(Folder(path.parent), path.name)
 
     def __str__(self) -> str:
@@ -214,9 +219,11 @@ class File:
     def read(self, limit: int = MAX_BYTES) -> bytes:
         """Read the whole file, of at most `limit` bytes."""
         with self.reading() as file, _naming(self.path):
-            if os.fstat(file.fileno()).st_size > limit:
+            large = os.fstat(file.fileno()).st_size > limit
+            data = b"" if large else file.read(limit + 1)
+            if large or len(data) > limit:  # it may grow meanwhile
                 raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(self.path))
-            return file.read(limit + 1)[:limit]
+            return data
 
     @contextlib.contextmanager
     def opened(self) -> Generator[str]:
@@ -224,18 +231,20 @@ class File:
         with self.reading() as file:
             yield f"/dev/fd/{file.fileno()}"
 
-    def appending(self) -> BufferedRandom:
+    def appending(self, *, copy: bool = True) -> BufferedRandom:
         """Open the file to write at its end, creating it if necessary.
 
-        A file that has a second name (a hard link) is first replaced by a copy, so that the other
-        name keeps its contents.
+        Args:
+            copy: first replace a file that has a second name (a hard link) by a copy, so that the
+                other name keeps its contents. A lock must stay the same file; it may then not be
+                written to.
         """
         flags = os.O_RDWR | os.O_APPEND
         file = os.fdopen(self._open(flags | os.O_CREAT), "r+b")
-        if os.fstat(file.fileno()).st_nlink == 1:
+        if os.fstat(file.fileno()).st_nlink == 1 or not copy:
             return file
-        with file, self.replacing() as copy:
-            shutil.copyfileobj(file, copy)
+        with file, self.replacing() as single:
+            shutil.copyfileobj(file, single)
         return os.fdopen(self._open(flags), "r+b")
 
     @contextlib.contextmanager
@@ -246,22 +255,25 @@ class File:
             new: never replace anything: raise `FileExistsError` if the name is taken.
         """
         part, folder = self.name + PART, self.folder.handle
-        with _naming(self.folder.path / part):
+        with _naming(path := self.folder.path / part):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part, dir_fd=folder)  # of a link, the link
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN
             descriptor = os.open(part, flags, 0o666, dir_fd=folder)
-        try:
-            with _naming(self.path), os.fdopen(descriptor, "w+b") as file:
+        with _naming(self.path), os.fdopen(descriptor, "w+b") as file:
+            try:
                 yield file
                 file.flush()
                 os.fsync(descriptor)
-            with _naming(self.path):
-                if not new or not _linked(part, self.name, folder, folder):
-                    os.rename(part, self.name, src_dir_fd=folder, dst_dir_fd=folder)
-        finally:
-            with contextlib.suppress(OSError):  # it would hide what went wrong before
-                os.unlink(part, dir_fd=folder)
+                with _naming(path, self.path):
+                    if not _holds(folder, part, descriptor):
+                        raise OSError(errno.EBUSY, "another process writes it", str(self.path))
+                    if not new or not _linked(part, self.name, folder, folder):
+                        os.rename(part, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                with contextlib.suppress(OSError):  # it would hide what went wrong before
+                    if _holds(folder, part, descriptor):
+                        os.unlink(part, dir_fd=folder)
 
     def write(self, data: bytes, *, new: bool = False) -> None:
         """Write the whole file, as `replacing` does."""
@@ -280,7 +292,7 @@ class File:
     def move(self, to: "File") -> None:
         """Give the file another place on the same disk; raises `FileExistsError` if it is taken."""
         source, target = self.folder.handle, to.folder.handle
-        with _naming(to.path):
+        with self.reading(), _naming(self.path, to.path):
             if _linked(self.name, to.name, source, target):
                 os.unlink(self.name, dir_fd=source)
             else:
@@ -304,6 +316,12 @@ class File:
             return descriptor
 
 
+def _holds(folder: int, name: str, descriptor: int) -> bool:
+    """Tell whether a name in a folder is that of an open file."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
 def _linked(name: str, other: str, source: int, target: int) -> bool:
     """Give a file a second name, which fails if the name is taken; False where links cannot be."""
     try:
@@ -313,7 +331,8 @@ def _linked(name: str, other: str, source: int, target: int) -> bool:
             raise
         with contextlib.suppress(FileNotFoundError):
             os.stat(other, dir_fd=target, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), other) from error
+            taken = errno.EEXIST, os.strerror(errno.EEXIST), name, None, other
+            raise FileExistsError(*taken) from error
         return False
     return True
 
@@ -358,19 +377,20 @@ def plain(name: str) -> str:
 
 
 def _link(path: Path) -> OSError:
-    return OSError(
-        errno.ELOOP, "it is a link, which a run is not read or written through", str(path)
-    )
+    what = "it is a link, which a run is not read or written through"
+    return OSError(errno.ELOOP, what, str(path))
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Generator[None]:
-    """Give errors the full path instead of the name alone, and say that a link is one."""
+def _naming(path: Path, to: Path | None = None) -> Generator[None]:
+    """Give errors full paths instead of names alone, and say that a link is one."""
     try:
         yield
     except OSError as error:
         if error.errno in _LINKS:
             raise _link(path) from error
-        if error.filename is None or "/" not in str(error.filename):  # a name in the folder
+        if not isinstance(error.filename, str) or "/" not in error.filename:  # a name alone
             error.filename = str(path)
+        if to is not None and error.filename2 is not None:
+            error.filename2 = str(to)
         raise

@@ -58,7 +58,7 @@ class Lock:
         self.release()
         try:
             self.folder.make()
-            self._file = self.folder.file(NAME).appending()
+            self._file = self.folder.file(NAME).appending(copy=False)
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written to: {error.strerror}; make it writable, or copy "
@@ -93,6 +93,8 @@ class Lock:
                 f"{self.folder} is on a file system without locks ({error.strerror}): a second "
                 "process that trains this run is not refused, so start only one"
             )
+        if os.fstat(descriptor).st_nlink > 1:  # of a copy by `cp -al`, say: the other is not ours
+            return
         with contextlib.suppress(OSError):  # a full disk; the line is for people alone
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()} {platform.node()}\n".encode())
