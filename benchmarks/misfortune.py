@@ -314,14 +314,22 @@ def main() -> None:
     wanted = pairs(args.causes)
     random.Random(args.seed).shuffle(wanted)  # noqa: S311
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         suite = Suite(Path(name), args.seed)
         for i in range(args.runs):
             cause, work = wanted[i % len(wanted)]
-            ended = suite.case(cause, work)
+            try:
+                ended = suite.case(cause, work)
+            except RuntimeError as error:
+                failed.append(f"{cause} of {work}")
+                print(f"{i + 1} of {args.runs}: {error}", flush=True)
+                continue
             print(f"{i + 1} of {args.runs}: {ended or f'{cause} cannot be here'}", flush=True)
             rows += [] if ended is None else [{"seed": args.seed, **ended}]
     print(f"\n{table(rows)}")
+    if failed:
+        raise SystemExit(f"{len(failed)} did not end as they should: {', '.join(failed)}")
     rows = results.others(NAME, rows, ("seed",)) + rows
     results.save(NAME, "python -m benchmarks.misfortune " + " ".join(sys.argv[1:]), rows)
 

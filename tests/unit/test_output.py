@@ -95,7 +95,8 @@ class Printing(CountingHostEnv):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "vectorization"), [("full", "subprocess"), ("closed", "sync"), ("head", "subprocess")]
+    ("how", "vectorization"),
+    [("full", "subprocess"), ("full and quiet", "sync"), ("closed", "sync"), ("head", "subprocess")],
 )
 def test_a_run_goes_on_without_anywhere_to_print(
     how: str, vectorization: str, tmp_path: Path
@@ -103,7 +104,8 @@ def test_a_run_goes_on_without_anywhere_to_print(
     out = tmp_path / "run"
     argv = ("train", "python:tests.unit.test_output.Printing", *SHORT, "--out", str(out))
     argv += ("--vectorization", vectorization)
-    if how == "full":
+    if how.startswith("full"):
+        argv += ("--quiet",) if how.endswith("quiet") else ()
         with open("/dev/full", "w") as full:  # noqa: PTH123
             finish(start(*argv, stdout=full, stderr=full), 0)
     elif how == "closed":
