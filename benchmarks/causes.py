@@ -36,10 +36,10 @@ GYM = ("sync", "subprocess", "own")
 FAILED = r"noisydqn: .*; what was trained until then is in "
 STOPPED = r"(after [\d,]+ steps; .*|before the first step; )to (resume|train): "
 CAUSES = {
-    "SIGINT": Cause(ALL, (130,), STOPPED),
+    "SIGINT": Cause(ALL, (130, -2), STOPPED),
     "SIGTERM": Cause(ALL, (143, -15), STOPPED),
     "SIGHUP": Cause(ALL, (129, -1), STOPPED),
-    "SIGINT twice": Cause(ALL, (130,), "noisydqn: interrupted"),
+    "SIGINT twice": Cause(ALL, (130, -2), "noisydqn: interrupted"),
     "SIGKILL": Cause(ALL, (-9,)),
     "terminal closed": Cause(("device", "sync"), (129, -1)),
     "output full": Cause(ALL, (0,)),
