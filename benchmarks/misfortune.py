@@ -181,8 +181,8 @@ class Case:
         early = code < 0 and code != -signal.SIGKILL  # before there was anything to save
         said = [line for line in errors.splitlines() if not line.startswith(TRACEBACK)]
         lines = [line for line in said if re.search(cause.line, line)]
-        told = early or whole or not cause.line or len(lines) == 1
-        complete = self.name.startswith("SIGINT twice") or code == 0
+        complete = self.name in SIGNALS and code == 0  # it ended just before
+        told = early or whole or complete or not cause.line or len(lines) == 1
         fine = (*cause.codes, *((0,) if whole or complete else ()))
         if code not in fine or not told or left or seconds > cause.allowed:
             raise RuntimeError(
