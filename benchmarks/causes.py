@@ -44,7 +44,9 @@ CAUSES = {
     "terminal closed": Cause(("device", "sync"), (129, -1)),
     "output full": Cause(ALL, (0,), "", DEADLINE),
     "output closed": Cause(ALL, (0,), "", DEADLINE),
-    "disk full": Cause(("device", "sync"), (1,), "noisydqn: .* cannot be written: ", DEADLINE),
+    "disk full": Cause(
+        ("device", "sync"), (1, 2), "noisydqn: .* cannot be written(:| to:) ", DEADLINE
+    ),
     "folder removed": Cause(ALL, (0,), "was removed while it was trained", DEADLINE),
     "folder renamed": Cause(ALL, (0,), "", DEADLINE),
     "table damaged": Cause(ALL, (143, -15), STOPPED),

@@ -19,6 +19,7 @@ from noisydqn.folders import Folder
 from noisydqn.runs import seed
 from noisydqn.runs.callbacks import Callback, Training
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.session import Session
 
 ENVS = {"device": "noisydqn/Catcher-v0", "host": CountingHostEnv}
 EARLY = {"lock", "config.json", "spaces.json"}
@@ -294,3 +295,21 @@ def test_a_removed_folder_is_made_anew(tmp_path: Path) -> None:
     assert inner.make()
     inner.remove()
     assert names(tmp_path / "run-3") == set()
+
+
+def test_a_run_that_is_removed_before_its_tables_are_opened(
+    undisturbed: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, start = tmp_path / "run", Session.__init__
+
+    def removed(self: Session, *args: Any, **kwargs: Any) -> None:
+        shutil.rmtree(out)
+        start(self, *args, **kwargs)
+
+    monkeypatch.setattr(Session, "__init__", removed)
+    noisydqn.train(env=CountingHostEnv, out=out, **options())
+    assert results(out) == undisturbed["host"]
+    assert capsys.readouterr().err.count("was removed while it was trained") == 1

@@ -72,6 +72,7 @@ class Session:
         if checkpoint is not None:
             sizes = self._restore(checkpoint)
         self._start = time.perf_counter() - self.progress.seconds
+        context.keeper.restore()
         with ExitStack() as opened:
             for seed, size in zip(self.seeds, sizes, strict=True):
                 seed.open(self.progress.steps, size)
