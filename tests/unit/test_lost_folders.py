@@ -20,6 +20,7 @@ from noisydqn.runs import seed
 from noisydqn.runs.callbacks import Callback, Training
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.session import Session
+from noisydqn.runs.tables import CsvFile
 
 ENVS = {"device": "noisydqn/Catcher-v0", "host": CountingHostEnv}
 EARLY = {"lock", "config.json", "spaces.json"}
@@ -313,3 +314,26 @@ def test_a_run_that_is_removed_before_its_tables_are_opened(
     noisydqn.train(env=CountingHostEnv, out=out, **options())
     assert results(out) == undisturbed["host"]
     assert capsys.readouterr().err.count("was removed while it was trained") == 1
+
+
+def test_a_run_that_is_removed_while_its_trackers_are_opened(
+    undisturbed: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After two of the tables; the rest makes the folder anew, but writes no config."""
+    out, opened, start = tmp_path / "run", [0], CsvFile.__init__
+
+    def removed(self: CsvFile, *args: Any) -> None:
+        opened[0] += 1
+        if opened[0] == 3:
+            shutil.rmtree(out)
+        start(self, *args)
+
+    monkeypatch.setattr(CsvFile, "__init__", removed)
+    noisydqn.train(env=CountingHostEnv, out=out, **options())
+    assert results(out) == undisturbed["host"]
+    assert (out / "config.json").exists()
+    err = capsys.readouterr().err
+    assert err.count("was removed while it was trained") == err.count("\n") == 1

@@ -33,7 +33,13 @@ class Keeper:
         """
         whole = self.claim.whole
         folders = [whole, *(folder for folder, _ in self.seeds if folder is not whole)]
-        removed = [folder for folder in folders if not folder.files.exists()]
+        configured = [folder for folder, _ in self.seeds]
+        removed = [
+            folder
+            for folder in folders
+            # What else writes may have made the folder anew before, without its config.
+            if not folder.files.exists() or (folder in configured and not folder.config.exists())
+        ]
         paths = [folder.path for folder in removed]
         for folder in removed:
             folder.files.make()

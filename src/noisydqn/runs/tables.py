@@ -38,6 +38,7 @@ class CsvFile:
         self._wall.call("", self._open)
 
     def _open(self) -> None:
+        self._place.folder.make()  # it may just have been removed
         self._file = opened = self._place.appending()
         self._size = min(self._size, os.fstat(opened.fileno()).st_size)
         opened.truncate(self._size)
