@@ -51,6 +51,7 @@ class PresetsArgs:
 
 
 ABOUT_VARIANTS = {
+    "learner": "What the agent learns from, and how",
     "distribution": "What the network learns about returns",
     "exploration": "How actions are chosen in training",
 }
