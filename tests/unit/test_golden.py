@@ -36,7 +36,7 @@ def test_a_run_of_format_1_is_resumed(name: str, tmp_path: Path) -> None:
     after = json.loads((out / "summary.json").read_text())
     assert after["steps"] == before["steps"] + 200
     assert after["updates"] > before["updates"]
-    assert json.loads((out / "config.json").read_text())["version"] == 2
+    assert json.loads((out / "config.json").read_text())["version"] == 3
     episodes = (out / "episodes.csv").read_text()
     assert episodes.startswith((GOLDEN / "v1" / name / "episodes.csv").read_text())
 

@@ -26,7 +26,7 @@ def lambda_returns(
         G_t = r_t + discount_t * (lambda G_(t+1) + (1 - lambda) Z(s_t))
 
     with the greedy return Z at the state that the step leads to: Peng's Q(lambda), as in Gallici et
-    al. 2024 (section 4.1). The sum in brackets is a mixture of distributions. After the last step
+    al. 2024 (PQN). The sum in brackets is a mixture of distributions. After the last step
     of an episode or of the rollout Z alone follows: a truncated episode bootstraps from its true
     final state.
 

@@ -29,7 +29,7 @@ class SampledReturn(Distribution):
     ) -> Float[Array, " n"]:
         """Take each sample of the first with probability `share`, else the second's.
 
-        These are samples of the mixture: SR(lambda) of Nam et al. 2021, section 4.2. Averaging the
+        These are samples of the mixture: SR(lambda) of Nam et al. 2021 (GMAC). Averaging the
         quantiles instead would give a narrower distribution than that of the returns.
         """
         return jnp.where(jax.random.bernoulli(key, share, first.shape), first, second)
