@@ -8,7 +8,6 @@ must equal an undisturbed one, bit for bit; only times differ.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pty
@@ -27,78 +26,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks import results
+from benchmarks.causes import CAUSES, DEADLINE, FROM_OUTSIDE, LOST, SIGNALS, STEPS, WORKS, pairs
 from benchmarks.kills import COMMON, outcome
 
 NAME = "misfortune"
-HOST = (
-    "benchmarks.unlucky:benchmarks/Unlucky-v0 --steps {steps} --chunk-steps 500 "
-    "--replay-capacity 4000 --evaluation-every 2000 --vectorization "
-)
-WORKS = {
-    "device": "catcher --steps {steps} --chunk-steps 2000 --replay-capacity 4000 "
-    "--evaluation-every 4000",
-    "sync": HOST + "sync",
-    "subprocess": HOST + "subprocess --step-timeout 5",
-    "own": HOST + "own",
-}
-"""Arguments of trainings: by the device runner, and by the host runner with each vectorization."""
-
-STEPS = {"device": 12_000, "sync": 8_000, "subprocess": 8_000, "own": 8_000}
-LIMIT = 10.0  # seconds from the cause to the end
-HANG = 5.0  # seconds of the option --step-timeout
-DEADLINE = 600.0
 RUNNING = 2.0  # seconds that Python itself may take to start
 DISK = "3m"
 
 Process = subprocess.Popen[bytes]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cause:
-    """A misfortune, and how a run must end by it."""
-
-    works: tuple[str, ...]
-    codes: tuple[int, ...]
-    line: str = ""  # a pattern of the line that tells
-    allowed: float = LIMIT  # seconds
-
-
-ALL = tuple(WORKS)
-GYM = ("sync", "subprocess", "own")
-FAILED = r"noisydqn: .*; what was trained until then is in "
-STOPPED = r"(after [\d,]+ steps; .*|before the first step; )to (resume|train): "
-CAUSES = {
-    "SIGINT": Cause(ALL, (130,), STOPPED),
-    "SIGTERM": Cause(ALL, (143, -15), STOPPED),
-    "SIGHUP": Cause(ALL, (129, -1), STOPPED),
-    "SIGINT twice": Cause(ALL, (130,), "noisydqn: interrupted"),
-    "SIGKILL": Cause(ALL, (-9,)),
-    "terminal closed": Cause(("device", "sync"), (129, -1)),
-    "output full": Cause(ALL, (0,)),
-    "output closed": Cause(ALL, (0,)),
-    "disk full": Cause(("device", "sync"), (1,), "noisydqn: .* cannot be written: ", DEADLINE),
-    "folder removed": Cause(ALL, (0,), "was removed while it was trained", DEADLINE),
-    "folder renamed": Cause(ALL, (0,), "", DEADLINE),
-    "table damaged": Cause(ALL, (143, -15), STOPPED),
-    "raise": Cause(GYM, (1,), FAILED),
-    "reset": Cause(("sync", "subprocess"), (1,), FAILED),
-    "exit": Cause(GYM, (1,), FAILED),
-    "nan": Cause(GYM, (1,), FAILED),
-    "interrupt": Cause(("sync", "own"), (130,), STOPPED),
-    "close raises": Cause(("sync", "subprocess"), (1,), "a cable is loose"),
-    "close hangs": Cause(("subprocess",), (1,), "a cable is loose"),
-    "killed": Cause(("subprocess",), (1,), "was killed by SIGKILL"),
-    "segfault": Cause(("subprocess",), (1,), "was killed by SIGSEGV"),
-    "dies": Cause(("subprocess",), (1,), "ended with exit code 3"),
-    "hangs": Cause(("subprocess",), (1,), "hangs: no answer within 5 s", LIMIT + HANG),
-    "evaluation": Cause(("sync", "own"), (1,), FAILED),
-    "callback": Cause(ALL, (1,), "the callback Called failed in on_chunk after .*" + FAILED[12:]),
-    "tracker": Cause(ALL, (0,), "the tracker _Tracker failed in chunk after ", DEADLINE),
-}
-"""Misfortunes, the works that can have them, and what is expected."""
-
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGINT twice", "SIGKILL", "table damaged")
-FROM_OUTSIDE = (*SIGNALS, "terminal closed", "output closed", "folder removed", "folder renamed")
 
 
 def start(work: str, out: Path, plan: dict[str, Any], **streams: Any) -> Process:
@@ -355,18 +290,6 @@ class Suite:
         return ended
 
 
-LOST = {
-    "folder removed": ("metrics", "episodes", "evaluations"),
-    "disk full": ("metrics", "episodes", "evaluations"),
-}
-"""Tables that the cause may cut."""
-
-
-def pairs(causes: list[str]) -> list[tuple[str, str]]:
-    """List the causes with the works that can have them."""
-    return [(cause, work) for cause in causes for work in CAUSES[cause].works]
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the results."""
     lines: list[tuple[object, ...]] = []
@@ -391,14 +314,22 @@ def main() -> None:
     wanted = pairs(args.causes)
     random.Random(args.seed).shuffle(wanted)  # noqa: S311
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         suite = Suite(Path(name), args.seed)
         for i in range(args.runs):
             cause, work = wanted[i % len(wanted)]
-            ended = suite.case(cause, work)
+            try:
+                ended = suite.case(cause, work)
+            except RuntimeError as error:
+                failed.append(f"{cause} of {work}")
+                print(f"{i + 1} of {args.runs}: {error}", flush=True)
+                continue
             print(f"{i + 1} of {args.runs}: {ended or f'{cause} cannot be here'}", flush=True)
             rows += [] if ended is None else [{"seed": args.seed, **ended}]
     print(f"\n{table(rows)}")
+    if failed:
+        raise SystemExit(f"{len(failed)} did not end as they should: {', '.join(failed)}")
     rows = results.others(NAME, rows, ("seed",)) + rows
     results.save(NAME, "python -m benchmarks.misfortune " + " ".join(sys.argv[1:]), rows)
 

@@ -13,11 +13,14 @@ TINY = shlex.split(
 """A run of the default preset that is soon compiled, and shares its program with the others."""
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run a command that must be refused; returns its one line."""
+def refused(capsys: pytest.CaptureFixture[str], *argv: str, announced: bool = False) -> str:
+    """Run a command that must be refused; returns its one line.
+
+    Before that, nothing is printed, unless it may be `announced` what the command is about to do.
+    """
     assert main(list(argv)) == 2
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert announced or captured.out == ""
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("noisydqn: ")
     return captured.err

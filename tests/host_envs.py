@@ -142,6 +142,16 @@ class Fatal(CountingHostEnv):
         return super().step(action)
 
 
+class Sleepy(CountingHostEnv):
+    """Falls asleep in its second step in training."""
+
+    def step(self, action: Any) -> Any:
+        if self.time == 1:
+            print("asleep", flush=True)
+            time.sleep(600)
+        return super().step(action)
+
+
 class Panic(BaseException):
     """What bindings to other languages raise, which is not an `Exception`."""
 

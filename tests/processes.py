@@ -17,6 +17,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the backgro
 run()
 """
 
+LONG = (
+    *("--steps", "1000000", "--chunk-steps", "100", "--hidden", "8", "--quiet"),
+    *("--evaluation-episodes", "1", "--evaluation-every", "0", "--video-seconds", "0"),
+)
+"""Options of a run that would take hours."""
+
 Process = subprocess.Popen[str]
 
 

@@ -67,9 +67,9 @@ def mutated(contents: Any, mutation: Mutation) -> Any:
     key: Any = ""
     for number in places:
         inside: Any = place[key]
-        keys: Any = list(inside) if isinstance(inside, dict) else range(len(inside))
-        if not isinstance(inside, dict | list) or not keys:
+        if not isinstance(inside, dict | list) or not inside:
             break
+        keys: Any = list(inside) if isinstance(inside, dict) else range(len(inside))
         place, key = inside, keys[number % len(keys)]
     if value == DROP:
         del place[key]

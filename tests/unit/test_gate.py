@@ -203,7 +203,7 @@ HANDED: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("handed", "needed"), HANDED, ids=str)
+@pytest.mark.parametrize(("handed", "needed"), HANDED)
 def test_what_is_handed_to_train_is_not_taken_from_the_file(
     handed: dict[str, Any], needed: set[str], tmp_path: Path, jobs: list[Job]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Compiled programs on disk: found again, only where they fit, and only what the user put there."""
+"""Compiled programs on disk: found again, and only where they fit."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from tests.probes import SMALL, CountingEnv
+from tests.programs import use
 
 import noisydqn
 from noisydqn import PRESETS, compilation, program_cache
@@ -22,7 +23,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.registry import make_environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.play.evaluate import evaluate
-from noisydqn.program_cache import ProgramCache, current_cache, default_cache, machine_key
+from noisydqn.program_cache import machine_key
 from noisydqn.runners import device, host
 from noisydqn.runners.build import make_policy
 from noisydqn.runners.core import program_key
@@ -36,14 +37,6 @@ VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
 def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be a program made as fast as it may."""
     monkeypatch.setattr(compilation, "CACHED_SECONDS", 0.0)
-
-
-def refuse(line: str) -> None:
-    raise AssertionError(line)
-
-
-def use(folder: Path | str | None) -> Any:
-    return program_cache.program_cache(folder, refuse)
 
 
 def kept(folder: Path) -> list[Path]:
@@ -192,174 +185,6 @@ def test_threads_may_keep_the_same_program(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / machine_key()).iterdir()] == [".program"]
 
 
-# Programs of runs
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"torso": "flat", "acting_noise": "episode", "normalize_rewards": True},
-        {"torso": "nature", "distribution": "categorical", "v_min": -1.0, "v_max": 1.0},
-        {"torso": "impala", "distribution": "quantile", "layer_norm": True},
-        {"torso": "catcher", "distribution": "implicit-quantile", "dueling_hidden": (4,)},
-    ],
-    ids=str,
-)
-def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
-    """Whatever is static in a module is part of the structure, which must compare as equal."""
-    config = SMALL.replace(frame_stack=4, num_envs=2, **options).program
-    seen = jax.ShapeDtypeStruct((42, 42), jnp.uint8)
-    spec = EnvironmentSpec(seen, 3, ("left", "right", "stay"))
-    shapes = host.programs(config, spec).init.shapes
-    program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
-
-
-class Untraced(Program[Any]):
-    """A program that must be in the cache."""
-
-    def _trace(self) -> Any:
-        raise AssertionError(f"{self.name} was not kept")
-
-
-def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train(env: str) -> bytes:
-        device.programs.cache_clear()
-        host.programs.cache_clear()
-        options: dict[str, Any] = {"num_envs": 2, "hidden": (8,), "learning_starts": 8, "steps": 32}
-        options |= {"torso": "flat", "evaluation_every": 0, "evaluation_episodes": 1}
-        options |= {"video_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
-        config = PRESETS["default"].replace(env=env, replay_capacity=64, **options)
-        result = noisydqn.train(config, out=tmp_path / str(time.time()), quiet=True, cache=cache)
-        return (result.folder / "final.safetensors").read_bytes()
-
-    cache = tmp_path / "cache"
-    for env in ("noisydqn/Catcher-v0", "CartPole-v1"):
-        first = train(env)
-        number = len(kept(cache))
-        assert number > 2
-        with monkeypatch.context() as patch:
-            patch.setattr(host, "Program", Untraced)
-            patch.setattr(device, "Program", Untraced)
-            assert train(env) == first
-        assert len(kept(cache)) == number
-
-
-def test_what_is_not_this_packages_code_has_no_key() -> None:
-    config = PRESETS["catcher"]
-    whole, limited = (
-        make_environment(config.replace(max_episode_steps=limit).environment).by_kind(
-            device=lambda env: env.cache_key, host=lambda _: None
-        )
-        for limit in (None, 5)
-    )
-    assert len({whole, limited, None}) == 3
-    assert DeviceEnvironment.create(CountingEnv()).cache_key is None
-    assert DeviceEnvironment.create(CountingEnv(), max_episode_steps=5).cache_key is None
-    assert program_key(SMALL.program, "catcher") is not None
-    assert program_key(SMALL.program, "catcher") != program_key(
-        SMALL.replace(hidden=(9,)).program, "catcher"
-    )
-    assert program_key(SMALL.replace(torso="python:my_torsos.make").program, "catcher") is None
-
-
-# The folder
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("NOISYDQN_CACHE", str(tmp_path))
-    assert default_cache() == tmp_path
-    current = current_cache()
-    assert current is not None
-    assert current.folder == tmp_path / machine_key()
-    with use("") as nowhere:
-        assert nowhere is None
-        assert current_cache() is None
-    monkeypatch.setenv("NOISYDQN_CACHE", "")
-    assert default_cache() is None
-    assert current_cache() is None
-    with use(None) as cache:
-        assert cache is None
-    monkeypatch.delenv("NOISYDQN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found = default_cache()
-    assert found is not None
-    assert found.name == "noisydqn"
-
-
-def test_a_folder_that_others_may_write_to_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What they put there would be run."""
-    lines: list[str] = []
-    tmp_path.chmod(0o777)
-    with program_cache.program_cache(tmp_path, lines.append) as cache:
-        assert cache is None
-    assert len(lines) == 1
-    assert "others may write to it" in lines[0]
-    monkeypatch.setenv("NOISYDQN_CACHE", str(tmp_path))
-    assert current_cache() is None
-
-
-def test_a_folder_that_cannot_be_made_is_not_used(tmp_path: Path) -> None:
-    lines: list[str] = []
-    (tmp_path / "file").touch()
-    with program_cache.program_cache(tmp_path / "file", lines.append) as cache:
-        assert cache is None
-    assert len(lines) == 1
-    assert "\n" not in lines[0]
-
-
-def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
-    """The caches of other versions, and what killed processes left; nothing of anybody else's."""
-    old, new, other = (
-        tmp_path / "programs-0",
-        tmp_path / "programs-1",
-        tmp_path / "fedcba9876543210",
-    )
-    (tmp_path / "programs-2").symlink_to(tmp_path / "nowhere")
-    for folder in (old, new, other, tmp_path / machine_key()):
-        folder.mkdir(mode=0o700)
-    part, recent = tmp_path / machine_key() / "a.1.part", tmp_path / machine_key() / "b.2.part"
-    part.touch()
-    recent.touch()
-    long_ago = time.time() - 40 * 86_400
-    for path in (old, other, part):
-        os.utime(path, (long_ago, long_ago))
-    ProgramCache(tmp_path)
-    assert [path.exists() for path in (old, part)] == [False, False]
-    assert [path.exists() for path in (new, other, recent)] == [True, True, True]
-
-
-def test_every_processor_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = machine_key()
-    machine_key.cache_clear()
-    monkeypatch.setattr(program_cache, "processor_lines", lambda: "another one")
-    assert machine_key() != before
-    machine_key.cache_clear()
-    monkeypatch.undo()
-    assert machine_key() == before
-
-
-def test_a_folder_is_made_for_the_user_alone(tmp_path: Path) -> None:
-    before = os.umask(0o002)
-    try:
-        with use(tmp_path / "a" / "b") as cache:
-            assert cache is not None
-    finally:
-        os.umask(before)
-
-
-def test_a_folder_that_cannot_be_named_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    with program_cache.program_cache("~nobody-at-all/x", lines.append) as cache:
-        assert cache is None
-    assert len(lines) == 1
-    monkeypatch.setenv("NOISYDQN_CACHE", "~nobody-at-all/x")
-    assert current_cache() is None
-
-
 def test_code_that_cannot_be_read_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +269,78 @@ def test_the_same_text_of_other_arguments_is_another_program(tmp_path: Path) -> 
         for place in (0, 1, 0, 1):
             assert float(program(place)(*numbers)) == place + 1
     assert len(kept(tmp_path)) == 2
+
+
+# Programs of runs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"torso": "flat", "acting_noise": "episode", "normalize_rewards": True},
+        {"torso": "nature", "distribution": "categorical", "v_min": -1.0, "v_max": 1.0},
+        {"torso": "impala", "distribution": "quantile", "layer_norm": True},
+        {"torso": "catcher", "distribution": "implicit-quantile", "dueling_hidden": (4,)},
+    ],
+    ids=str,
+)
+def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
+    """Whatever is static in a module is part of the structure, which must compare as equal."""
+    config = SMALL.replace(frame_stack=4, num_envs=2, **options).program
+    seen = jax.ShapeDtypeStruct((42, 42), jnp.uint8)
+    spec = EnvironmentSpec(seen, 3, ("left", "right", "stay"))
+    shapes = host.programs(config, spec).init.shapes
+    program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
+
+
+class Untraced(Program[Any]):
+    """A program that must be in the cache."""
+
+    def _trace(self) -> Any:
+        raise AssertionError(f"{self.name} was not kept")
+
+
+def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(env: str) -> bytes:
+        device.programs.cache_clear()
+        host.programs.cache_clear()
+        options: dict[str, Any] = {"num_envs": 2, "hidden": (8,), "learning_starts": 8, "steps": 32}
+        options |= {"torso": "flat", "evaluation_every": 0, "evaluation_episodes": 1}
+        options |= {"video_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
+        config = PRESETS["default"].replace(env=env, replay_capacity=64, **options)
+        result = noisydqn.train(config, out=tmp_path / str(time.time()), quiet=True, cache=cache)
+        return (result.folder / "final.safetensors").read_bytes()
+
+    cache = tmp_path / "cache"
+    for env in ("noisydqn/Catcher-v0", "CartPole-v1"):
+        first = train(env)
+        number = len(kept(cache))
+        assert number > 2
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "Program", Untraced)
+            patch.setattr(device, "Program", Untraced)
+            assert train(env) == first
+        assert len(kept(cache)) == number
+
+
+def test_what_is_not_this_packages_code_has_no_key() -> None:
+    config = PRESETS["catcher"]
+    whole, limited = (
+        make_environment(config.replace(max_episode_steps=limit).environment).by_kind(
+            device=lambda env: env.cache_key, host=lambda _: None
+        )
+        for limit in (None, 5)
+    )
+    assert len({whole, limited, None}) == 3
+    assert DeviceEnvironment.create(CountingEnv()).cache_key is None
+    assert DeviceEnvironment.create(CountingEnv(), max_episode_steps=5).cache_key is None
+    assert program_key(SMALL.program, "catcher") is not None
+    assert program_key(SMALL.program, "catcher") != program_key(
+        SMALL.replace(hidden=(9,)).program, "catcher"
+    )
+    assert program_key(SMALL.replace(torso="python:my_torsos.make").program, "catcher") is None
 
 
 def test_policies_of_all_kinds_are_evaluated_with_the_cache(tmp_path: Path) -> None:

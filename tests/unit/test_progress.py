@@ -154,7 +154,6 @@ def test_progress_survives_storage() -> None:
 def test_numbers_that_are_not_finite_survive_a_checkpoint(number: float) -> None:
     """JSON has none: a manifest would hold null instead, and could not be resumed."""
     progress = evaluated(trained(RETURN, number, 10.0), number).after_evaluations_started()
-    progress = progress.after_training(number)
     stored = StoredRun(progress, ((1, 2, 3),), config={"env_kwargs": "nan"})
     state = File("state-00000001.bin", 0, "")
     manifest = Manifest(1, 0, 1, 1, state, {}, {}, stored.encode())

@@ -177,7 +177,8 @@ def test_the_command_line_says_one_line(
         victim.copy()
         attack.spoil(victim)
         with fakes(victim):
-            refused(capsys, *(x.replace("RUN", str(victim.run)) for x in LINES[command]))
+            words = [x.replace("RUN", str(victim.run)) for x in LINES[command]]
+            refused(capsys, *words, announced=command == "resume")
         victim.check()
 
 

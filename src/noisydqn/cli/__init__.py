@@ -313,7 +313,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _command(argv)
         finally:
-            print(end="", flush=True)  # what is wrong with the output is to be seen here
+            with contextlib.suppress(AttributeError):  # it was closed from the start
+                sys.stdout.flush()  # what is wrong with the output is to be seen here
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         discard(sys.stdout)
         return SIGNALLED + signal.SIGPIPE

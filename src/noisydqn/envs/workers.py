@@ -311,7 +311,9 @@ def _work(
     except BaseException as error:
         message = f"the environment's worker raised {in_one_line(error)}\n{traceback.format_exc()}"
         if isinstance(error, UserError):
-            message = str(error.args[0])
+            message = error.line
+        if isinstance(error, EnvironmentFailedError):
+            message += f"\n{error.traceback}"
         with contextlib.suppress(OSError):
             pipe.send((False, message))
     if env is not None:
