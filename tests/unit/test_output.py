@@ -96,7 +96,12 @@ class Printing(CountingHostEnv):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "vectorization"),
-    [("full", "subprocess"), ("full and quiet", "sync"), ("closed", "sync"), ("head", "subprocess")],
+    [
+        ("full", "subprocess"),
+        ("full and quiet", "sync"),
+        ("closed", "sync"),
+        ("head", "subprocess"),
+    ],
 )
 def test_a_run_goes_on_without_anywhere_to_print(
     how: str, vectorization: str, tmp_path: Path
