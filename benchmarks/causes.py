@@ -36,14 +36,14 @@ GYM = ("sync", "subprocess", "own")
 FAILED = r"noisydqn: .*; what was trained until then is in "
 STOPPED = r"(after [\d,]+ steps; .*|before the first step; )to (resume|train): "
 CAUSES = {
-    "SIGINT": Cause(ALL, (130,), STOPPED),
+    "SIGINT": Cause(ALL, (130, -2), STOPPED),
     "SIGTERM": Cause(ALL, (143, -15), STOPPED),
     "SIGHUP": Cause(ALL, (129, -1), STOPPED),
-    "SIGINT twice": Cause(ALL, (130,), "noisydqn: interrupted"),
+    "SIGINT twice": Cause(ALL, (130, -2), "noisydqn: interrupted"),
     "SIGKILL": Cause(ALL, (-9,)),
     "terminal closed": Cause(("device", "sync"), (129, -1)),
-    "output full": Cause(ALL, (0,)),
-    "output closed": Cause(ALL, (0,)),
+    "output full": Cause(ALL, (0,), "", DEADLINE),
+    "output closed": Cause(ALL, (0,), "", DEADLINE),
     "disk full": Cause(("device", "sync"), (1,), "noisydqn: .* cannot be written: ", DEADLINE),
     "folder removed": Cause(ALL, (0,), "was removed while it was trained", DEADLINE),
     "folder renamed": Cause(ALL, (0,), "", DEADLINE),

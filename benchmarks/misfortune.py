@@ -30,6 +30,8 @@ from benchmarks.causes import CAUSES, DEADLINE, FROM_OUTSIDE, LOST, SIGNALS, STE
 from benchmarks.kills import REPLAY, outcome
 
 NAME = "misfortune"
+TRACEBACK = (" ", "Traceback", "benchmarks.unlucky.")
+"""Starts of lines of a traceback, which is shown beside the line that tells."""
 RUNNING = 2.0  # seconds that Python itself may take to start
 DISK = "3m"
 
@@ -177,7 +179,8 @@ class Case:
         whole = self.name in ("output full", "output closed") or began is None
         left = left_behind(self.process.pid)
         early = code < 0 and code != -signal.SIGKILL  # before there was anything to save
-        lines = [line for line in errors.splitlines() if re.search(cause.line, line)]
+        said = [line for line in errors.splitlines() if not line.startswith(TRACEBACK)]
+        lines = [line for line in said if re.search(cause.line, line)]
         told = early or whole or not cause.line or len(lines) == 1
         complete = self.name.startswith("SIGINT twice") or code == 0
         fine = (*cause.codes, *((0,) if whole or complete else ()))

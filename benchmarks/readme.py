@@ -10,6 +10,7 @@ from benchmarks import (
     catcher,
     checkpoint,
     minatar,
+    misfortune,
     notebook_update,
     replay,
     results,
@@ -22,7 +23,10 @@ from benchmarks import (
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *(ROOT / "docs" / page for page in ("design.md", "resume.md", "benchmarks.md")))
-MODULES = (catcher, checkpoint, minatar, notebook_update, replay, throughput, torso, update)
+MODULES = (
+    *(catcher, checkpoint, minatar, misfortune, notebook_update),
+    *(replay, throughput, torso, update),
+)
 TABLES = {
     **{
         module.NAME: lambda module=module: module.table(results.load(module.NAME))

@@ -66,6 +66,7 @@ def test_a_tracker_gets_all_that_the_files_get(tmp_path: Path) -> None:
     assert tracker.closed == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [CountingHostEnv, "noisydqn/Catcher-v0"])
 def test_each_seed_gets_a_separate_tracker(env: Any, tmp_path: Path) -> None:
     """Whether the seeds take turns or are trained side by side."""

@@ -192,6 +192,7 @@ def test_a_config_takes_only_what_it_can_name() -> None:
 # Whole runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("explorer", [Boltzmann(temperature=0.1), EzGreedy()])
 def test_explorers_train_several_seeds_on_the_device(explorer: Any) -> None:
     config = SMALL.replace(num_seeds=2, exploration=findable(explorer))
@@ -200,6 +201,7 @@ def test_explorers_train_several_seeds_on_the_device(explorer: Any) -> None:
     assert chunks[-1].seeds[0].sigma == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ["CartPole-v1", "gymnax:CartPole-v1"])
 def test_a_run_with_a_users_explorer_is_resumed_with_the_same_bits(
     env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -130,6 +130,7 @@ def test_a_function_trains_without_video(
     assert noisydqn.evaluate(out, trust=True).summary() == played(out)
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_an_environment_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_the_command_line_finds_an_environment_by_its_name(
     assert "--vectorization sync is for environments of Gymnasium" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

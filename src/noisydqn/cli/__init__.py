@@ -368,7 +368,11 @@ def run() -> None:
     if _names_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     _open_standard_streams()
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # while another one was told of
+        code = SIGNALLED + signal.SIGINT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
     if _busy():  # nothing can end it but this
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
