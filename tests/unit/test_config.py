@@ -55,7 +55,7 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("target_period", 2**40, f"--target-period must be at most {2**30}"),
         ("video_seconds", 1e9, "--video-seconds must be at most 3600"),
         ("replay", "per", "--replay must be one of prioritized, uniform, got 'per'"),
-        ("optimizer", "sgd", "--optimizer must be one of adam, adamw, got 'sgd'"),
+        ("optimizer", "sgd", "--optimizer must be one of adam, adamw, radam, got 'sgd'"),
         ("env_kwargs", "x", "--env-kwargs must be a JSON object"),
         ("env_kwargs", "[1]", "--env-kwargs must be a JSON object"),
         ("frame_stack", 17, "--frame-stack must be between 1 and 16, got 17"),
