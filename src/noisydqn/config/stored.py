@@ -29,6 +29,9 @@ IMPLIED: dict[str, Any] = {
 }
 """Options that some configs of version 1 lack or leave open, with the value that this implied."""
 
+ADDED: dict[str, Any] = {"torso_layer_norm": False}
+"""Options that some configs of version 2 lack, with the value that this implied."""
+
 IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
     "expected": {"loss": "smooth-l1"},
     "categorical": {"atoms": 51, "v_min": -10.0, "v_max": 10.0},
@@ -52,10 +55,10 @@ def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
     stored = dict(stored)
     version = stored.pop("version", 1)  # exported policies of version 1 do not name it
     if version == 1:
-        return _from_version_1(stored)
-    if version != VERSION:
+        stored = _from_version_1(stored)
+    elif version != VERSION:
         raise ValueError(f"version {version}, expected {VERSION} or older")
-    return stored
+    return {**ADDED, **stored}
 
 
 def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
