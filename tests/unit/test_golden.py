@@ -51,6 +51,19 @@ def test_an_exported_policy_of_format_1_plays_as_its_run(name: str) -> None:
     )
 
 
+def test_layer_norm_of_format_2_leaves_convolutions_alone() -> None:
+    """An option normalizes them since; a config that lacks it means the network that it had."""
+    file = GOLDEN / "v2" / "convolutions.safetensors"
+    options = json.loads(file.with_suffix(".safetensors.json").read_text())["config"]
+    assert options["layer_norm"]
+    assert "torso_layer_norm" not in options
+    seen = (np.arange(2 * 12 * 13).reshape(2, 12, 13) * 7 % 256).astype(np.uint8)
+    values = [[-0.1138113, 0.1590267, 0.0325969], [-0.1022663, 0.1200133, 0.0041933]]
+    policy = noisydqn.load_policy(file)
+    np.testing.assert_allclose(policy.values(seen), values, rtol=1e-5, atol=1e-6)
+    assert not from_stored(options, file).admit(trust=False).network.torso_layer_norm
+
+
 @pytest.mark.parametrize("name", json.loads((GOLDEN / "v2" / "presets.json").read_text()))
 def test_configs_of_format_1_and_2_mean_the_same(name: str) -> None:
     old, new = (

@@ -38,7 +38,11 @@ IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
 """The same, of the variants that version 1 knew."""
 
 
-IMPLIED_BY_2: dict[str, Any] = {"learner": "replay", "schedule_share": None}
+IMPLIED_BY_2: dict[str, Any] = {
+    "learner": "replay",
+    "schedule_share": None,
+    "torso_layer_norm": False,
+}
 """Options that version 2 did not have, with the value that it implied."""
 
 IMPLIED_OF_VARIANTS_BY_2: dict[str, dict[str, Any]] = {

@@ -54,10 +54,11 @@ class LearningOptions:
     """Step size of the optimizer at the start."""
     learning_rate_final: Annotated[float | None, at_least(0)] = None
     """Step size after `schedule_updates`, approached linearly. If none, it is constant."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Optimizer."""
+    optimizer: Literal["adam", "adamw", "radam"] = "adam"
+    """Optimizer. "adamw" is Adam with decoupled weight decay (Loshchilov and Hutter 2019), "radam"
+    is Adam with the variance of its first steps rectified (Liu et al. 2020)."""
     adam_epsilon: Annotated[float, ABOVE_ZERO] = 1e-8
-    """Epsilon of Adam."""
+    """Epsilon of Adam and its variants."""
     weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled weight decay of adamw."""
     max_gradient_norm: Annotated[float | None, ABOVE_ZERO] = None

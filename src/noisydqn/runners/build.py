@@ -57,6 +57,8 @@ def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
         rate = optax.linear_schedule(start, final, options.schedule_updates)
     if options.optimizer == "adamw":
         optimizer = optax.adamw(rate, eps=options.adam_epsilon, weight_decay=options.weight_decay)
+    elif options.optimizer == "radam":
+        optimizer = optax.radam(rate, eps=options.adam_epsilon)
     else:
         optimizer = optax.adam(rate, eps=options.adam_epsilon)
     if options.max_gradient_norm is None:
