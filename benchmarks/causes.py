@@ -39,7 +39,7 @@ CAUSES = {
     "SIGINT": Cause(ALL, (130, -2), STOPPED),
     "SIGTERM": Cause(ALL, (143, -15), STOPPED),
     "SIGHUP": Cause(ALL, (129, -1), STOPPED),
-    "SIGINT twice": Cause(ALL, (130, -2), "noisydqn: interrupted"),
+    "SIGINT twice": Cause(ALL, (130, -2), f"noisydqn: interrupted|{STOPPED}"),
     "SIGKILL": Cause(ALL, (-9,)),
     "terminal closed": Cause(("device", "sync"), (129, -1)),
     "output full": Cause(ALL, (0,), "", DEADLINE),

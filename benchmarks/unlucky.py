@@ -154,8 +154,9 @@ class _Tracker:
 
 
 def main() -> None:
-    """Run the command, as if nobody ignored Ctrl-C, with a callback and a tracker."""
+    """Run the command, as if nobody ignored Ctrl-C or SIGHUP, with a callback and a tracker."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     from noisydqn import Callback, cli
     from noisydqn.runs import api
 
