@@ -156,7 +156,7 @@ PARALLEL_CONFIG = Config(
     ids=str,
 )
 def test_the_parallel_learner_learns_the_action_at_the_end(options: dict[str, Any]) -> None:
-    observations = [[-1, 1], [1, 1], [1, 0]]
+    observations = [[-1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
     probe = Probe(2, cue=True, kind="match")
     q = learned(probe, observations, config=PARALLEL_CONFIG, **options)
     np.testing.assert_allclose(q[:2], [[1, -1], [-1, 1]], atol=0.2)

@@ -16,7 +16,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.learner.gradient import no_metrics
 from noisydqn.runners import device
 from noisydqn.runners.device import DeviceRunner
-from noisydqn.runners.replay_core import ReplayTraining
+from noisydqn.runners.replay_core import ReplayCore, ReplayTraining
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +132,7 @@ def test_what_is_stored_is_what_happened() -> None:
     state = play(runner, 15)[-1]
     leaves = np.flatnonzero(priorities(state.replay.tree))
     assert len(leaves) > 15
+    assert isinstance(runner.core, ReplayCore)
     got = runner.core.replay.transitions(state.replay.rows, jnp.asarray(leaves))
     for i in range(len(leaves)):
         time, length, action = (int(x) for x in got.s_tm1[i])

@@ -19,6 +19,7 @@ from noisydqn.learner.parallel import Minibatch, ParallelAgent
 from noisydqn.nets.noisy import sample_noise
 from noisydqn.runners import host
 from noisydqn.runners.device import DeviceRunner
+from noisydqn.runners.exploration import EpsilonGreedy
 from noisydqn.runners.parallel_core import ParallelCore, ParallelTraining
 from noisydqn.runners.stop import Stop
 
@@ -188,7 +189,8 @@ def test_every_step_is_in_one_minibatch_of_an_epoch(monkeypatch: pytest.MonkeyPa
     assert len(seen) == UPDATES
     epochs = [np.concatenate(seen[i : i + 2]).reshape(STEPS * ENVS, -1) for i in (0, 2, 4)]
     for epoch in epochs:
-        np.testing.assert_array_equal(*(x[np.lexsort(x.T)] for x in (epoch, stored)))
+        one, other = (x[np.lexsort(x.T)] for x in (epoch, stored))
+        np.testing.assert_array_equal(one, other)
     assert not np.array_equal(epochs[0], epochs[1])
 
 
@@ -234,6 +236,7 @@ def test_shares_of_the_run_become_numbers() -> None:
         steps=800, exploration="epsilon-greedy", epsilon_share=0.1, schedule_share=0.5
     )
     program = config.program
+    assert isinstance(program.exploration, EpsilonGreedy)
     assert program.exploration.epsilon_steps == 80
     assert program.learning.schedule_updates == 800 // (STEPS * ENVS) * UPDATES // 2
     replay = config.replace(learner="replay", learning_starts=0)

@@ -94,9 +94,10 @@ class CheckpointWriter:
         self._thread.start()
         before = 0 if last is None else last.written
         try:
-            for block in layout.changed(before, written) if snapshot.rows is not None else ():
-                span = layout.span(block)
-                queue.put((block, ring.cut(snapshot.rows, snapshot.slot_axis, *span)))
+            if (rows := snapshot.rows) is not None:
+                for block in layout.changed(before, written):
+                    span = layout.span(block)
+                    queue.put((block, ring.cut(rows, snapshot.slot_axis, *span)))
         except BaseException:
             work.abandoned = True
             raise

@@ -6,6 +6,7 @@ All of it is pure and compiled by the runner.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,10 @@ from noisydqn.runners import build
 from noisydqn.runners.exploration import RandomFirst
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.options import AnyProgram
-from noisydqn.runners.state import ActorState, State, Statistics, TrainingState
+from noisydqn.runners.state import ActorState, Statistics, TrainingState, replaced
 from noisydqn.types import TimeStep
+
+State = TypeVar("State", bound=TrainingState)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Acting:
             return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
 
         online, statistics = jax.tree.map(copy, (state.learner.online, state.statistics))
-        learner = state.learner._replace(online=online)
-        policy = self.policy(state._replace(learner=learner, statistics=statistics))
+        learner = replaced(state.learner, online=online)
+        policy = self.policy(replaced(state, learner=learner, statistics=statistics))
         return jax.tree.map(jnp.asarray, policy)
 
     @property
@@ -138,7 +141,7 @@ class Acting:
             time_step=time_step._replace(reward=reward, info={}),
             stack=frames.push(actor.stack, observation, started, self.frames),
         )
-        return state._replace(actor=actor, statistics=Statistics(moments, scale))
+        return replaced(state, actor=actor, statistics=Statistics(moments, scale))
 
     def reward_factor(self, statistics: Statistics) -> Array | float:
         """Return what rewards are multiplied by before learning."""
@@ -155,7 +158,7 @@ class Acting:
         values_fn = partial(acting_values, policy.network)
         seen = policy.preprocess(actor.stack)
         actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
-        return state._replace(actor=actor._replace(key=key, explorer=explorer)), actions
+        return replaced(state, actor=actor._replace(key=key, explorer=explorer)), actions
 
     def resample(self, state: State, updated: Bool[Array, ""]) -> State:
         """Let the explorer resample its noise.
@@ -171,7 +174,7 @@ class Acting:
             ended=actor.time_step.last,
             key=resample_key,
         )
-        return state._replace(actor=actor._replace(key=key, explorer=explorer))
+        return replaced(state, actor=actor._replace(key=key, explorer=explorer))
 
 
 def online(state: TrainingState) -> QNetwork:

@@ -26,7 +26,6 @@ from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
-from noisydqn.runners.state import TrainingState
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import Row
@@ -35,7 +34,7 @@ from noisydqn.types import Row
 class DeviceState(NamedTuple):
     """Everything a run on the device needs to resume."""
 
-    training: TrainingState
+    training: Any  # the `TrainingState` of its learner
     env_states: Any
     episode_return: Float[Array, " envs"]  # of the episodes under way
     episode_length: Int[Array, " envs"]

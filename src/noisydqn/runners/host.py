@@ -32,7 +32,7 @@ from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
-from noisydqn.runners.state import TrainingState, map_keys
+from noisydqn.runners.state import map_keys
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
@@ -41,16 +41,16 @@ from noisydqn.types import TimeStep
 class HostPrograms(NamedTuple):
     """The core and its functions.
 
-    Their states hold keys as raw data: a call takes some 5 us to wrap a typed key that it takes
-    and gives back.
+    Their states are the `TrainingState` of the learner, but hold keys as raw data: a call takes
+    some 5 us to wrap a typed key that it takes and gives back.
     """
 
     core: Core
     vector_steps: int  # steps of all environments in a whole chunk
-    init: Program[TrainingState]  # of a key
-    act: Program[tuple[TrainingState, Array]]  # of state, time step, step
-    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, scheduled, due, sums
-    probe: Program[tuple[TrainingState, Probe]]  # of state
+    init: Program[Any]  # of a key
+    act: Program[tuple[Any, Array]]  # of state, time step, step
+    learn: Program[tuple[Any, Flat[Metrics]]]  # of state, scheduled, due, sums
+    probe: Program[tuple[Any, Probe]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
         """Compile all; return the one that takes longest."""
@@ -63,26 +63,26 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     """Make the programs of a run; kept, so that a second run compiles nothing."""
     core = make_core(options, spec)
 
-    def typed(state: TrainingState) -> TrainingState:
+    def typed(state: Any) -> Any:
         return map_keys(state, jax.random.wrap_key_data)
 
-    def raw(state: TrainingState) -> TrainingState:
+    def raw(state: Any) -> Any:
         return map_keys(state, jax.random.key_data)
 
-    def start(key: PRNGKeyArray) -> TrainingState:
+    def start(key: PRNGKeyArray) -> Any:
         return raw(core.init(key))
 
-    def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
+    def act(state: Any, time_step: TimeStep, step: Array) -> tuple[Any, Array]:
         state, actions = core.act(core.observe(typed(state), time_step), step)
         return raw(state), actions
 
     def learn(
-        state: TrainingState, scheduled: Array, due: Array, sums: Flat[Metrics]
-    ) -> tuple[TrainingState, Flat[Metrics]]:
+        state: Any, scheduled: Array, due: Array, sums: Flat[Metrics]
+    ) -> tuple[Any, Flat[Metrics]]:
         state, sums = core.learn(typed(state), due, sums)
         return raw(core.resample(state, scheduled > 0)), sums
 
-    def probe(state: TrainingState) -> tuple[TrainingState, Probe]:
+    def probe(state: Any) -> tuple[Any, Probe]:
         state, probed = core.probe(typed(state))
         return raw(state), probed
 
@@ -92,7 +92,7 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     sums = jax.eval_shape(no_metrics)
     shown = partial(_shown, spec, core.acting.num_envs)
 
-    def state() -> tuple[TrainingState]:
+    def state() -> tuple[Any]:
         return (init.shapes,)
 
     def seen() -> tuple[Any, ...]:
@@ -227,7 +227,7 @@ class _Run:
         self,
         made: HostPrograms,
         vector: HostVector,
-        start: tuple[TrainingState, TimeStep],
+        start: tuple[Any, TimeStep],
         total_steps: int,
         stop: Stop,
     ) -> None:

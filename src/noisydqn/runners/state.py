@@ -1,7 +1,7 @@
 """The state of a run, by the part that owns it: actor, learner, what it learns from, statistics."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
@@ -49,8 +49,6 @@ class Learner(Protocol):
         """The learner's own key."""
         ...
 
-    def _replace(self, **changes: Any) -> Self: ...
-
 
 class TrainingState(Protocol):
     """Everything a run needs to resume, except its environments; a named tuple.
@@ -73,14 +71,17 @@ class TrainingState(Protocol):
         """The statistics' part."""
         ...
 
-    def _replace(self, **changes: Any) -> Self: ...
+
+Part = TypeVar("Part", bound=TrainingState | Learner)
 
 
-State = TypeVar("State", bound=TrainingState)
+def replaced(part: Part, **changes: Any) -> Part:
+    """Return a state, or a learner's part of one, with other fields."""
+    return cast(Any, part)._replace(**changes)
 
 
-def map_keys(state: State, convert: Callable[[PRNGKeyArray], Any]) -> State:
-    """Convert the actor's and the learner's key."""
+def map_keys(state: Any, convert: Callable[[PRNGKeyArray], Any]) -> Any:
+    """Convert the actor's and the learner's key of a training state."""
     actor, learner = state.actor, state.learner
     return state._replace(
         actor=actor._replace(key=convert(actor.key)),
