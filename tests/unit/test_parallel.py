@@ -194,6 +194,23 @@ def test_every_step_is_in_one_minibatch_of_an_epoch(monkeypatch: pytest.MonkeyPa
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+def test_updates_are_spread_over_the_next_rollout() -> None:
+    """The same updates of the same steps, but two steps bring one and two."""
+    at_once, spread = play(3 * STEPS), play(3 * STEPS, spread_updates=True)
+    made = np.diff([int(state.learner.updates) for state in spread]).tolist()
+    assert made == [0] * (STEPS - 1) + [2, 1, 2, 1] * 2 + [2]
+    vectors = [np.asarray(state.actor.explorer.vector) for state in spread]
+    changed = [bool((a != b).any()) for a, b in itertools.pairwise(vectors)]
+    assert changed == [i % STEPS == 0 for i in range(1, 3 * STEPS + 1)]
+    one, other = (states[STEPS].lesson.rollout for states in (at_once, spread))
+    np.testing.assert_array_equal(one.observation, other.observation)
+    for before, after in itertools.pairwise(spread[STEPS : 2 * STEPS]):
+        np.testing.assert_array_equal(before.lesson.order, after.lesson.order)
+        assert int(after.lesson.done) - int(before.lesson.done) in (1, 2)
+    first = np.asarray(at_once[STEPS].learner.online.vector)
+    np.testing.assert_allclose(first, spread[2 * STEPS - 1].learner.online.vector, rtol=1e-4)
+
+
 def test_the_host_makes_the_same_updates() -> None:
     (*_, last) = run_host(SMALL, make_host(CountingHostEnv), jax.random.key(0))
     assert last.steps == 100

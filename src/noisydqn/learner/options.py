@@ -237,6 +237,10 @@ class ParallelOptions(LearnerOptions):
     return_lambda: Annotated[float, between(0, 1)] = 0.65
     """Lambda of the Q(lambda) returns: 0 bootstraps after one step, 1 at the end of the episode or
     rollout."""
+    spread_updates: bool = False
+    """Spread the updates of a rollout over the steps of the next one instead of making them at
+    once. Environments of Gymnasium then step while the learner updates, and the weights that act
+    are up to a rollout older."""
     return_noise: Literal["mean", "acting"] = "mean"
     """Weights that value the states of a rollout in its returns: the mean weights, or those with
     the noise that was acted under."""

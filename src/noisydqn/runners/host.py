@@ -32,7 +32,7 @@ from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
-from noisydqn.runners.state import map_keys
+from noisydqn.runners.state import raw_keys, typed_keys
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
@@ -63,28 +63,25 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     """Make the programs of a run; kept, so that a second run compiles nothing."""
     core = make_core(options, spec)
 
-    def typed(state: Any) -> Any:
-        return map_keys(state, jax.random.wrap_key_data)
-
-    def raw(state: Any) -> Any:
-        return map_keys(state, jax.random.key_data)
+    def typed(state: Any) -> Any:  # only a program that is not in the cache is traced
+        return typed_keys(state, jax.eval_shape(core.init, jax.random.key(0)))
 
     def start(key: PRNGKeyArray) -> Any:
-        return raw(core.init(key))
+        return raw_keys(core.init(key))
 
     def act(state: Any, time_step: TimeStep, step: Array) -> tuple[Any, Array]:
         state, actions = core.act(core.observe(typed(state), time_step), step)
-        return raw(state), actions
+        return raw_keys(state), actions
 
     def learn(
         state: Any, scheduled: Array, due: Array, sums: Flat[Metrics]
     ) -> tuple[Any, Flat[Metrics]]:
         state, sums = core.learn(typed(state), due, sums)
-        return raw(core.resample(state, scheduled > 0)), sums
+        return raw_keys(core.resample(state, scheduled > 0)), sums
 
     def probe(state: Any) -> tuple[Any, Probe]:
         state, probed = core.probe(typed(state))
-        return raw(state), probed
+        return raw_keys(state), probed
 
     key = program_key(options, spec)
     init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)

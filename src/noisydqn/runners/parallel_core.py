@@ -4,7 +4,7 @@ The learner's part is `learner/parallel.py`.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,25 @@ class Decision(NamedTuple):
     value: Float[Array, "envs m"]  # the greedy return where it was made
 
 
+class Lesson(NamedTuple):
+    """A whole rollout [T * envs, ...] that is being learned from."""
+
+    rollout: Rollout
+    targets: Float[Array, "size m"]
+    order: Int[Array, "updates batch"]  # the steps in each minibatch
+    key: PRNGKeyArray  # of the updates' noise
+    done: Int[Array, ""]  # updates made
+
+
 class ParallelTraining(NamedTuple):
     """Everything a run needs to resume, except its environments."""
 
     actor: ActorState
     learner: ParallelLearner
-    rollout: Rollout
-    slot: Int[Array, ""]  # of the next step in the rollout
+    rollout: Rollout  # [T, envs, ...], being filled
+    slot: Int[Array, ""]  # of the next step in it
     decision: Decision
+    lesson: Lesson
     statistics: Statistics
 
 
@@ -85,12 +96,21 @@ class ParallelCore:
         value = jax.eval_shape(jax.vmap(policy.network.distribution.greedy_return), outputs)
         decision = Decision(jnp.zeros(envs, jnp.int32), jnp.zeros(value.shape, value.dtype))
         step = _step(actor, decision, actor)
+        rollout = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step)
+        updates, size = self.options.rollout_updates, steps * envs
         return ParallelTraining(
             actor=actor,
             learner=self.agent.init(policy.network, learner_key),
-            rollout=jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step),
+            rollout=rollout,
             slot=jnp.int32(steps - 1),
             decision=decision,
+            lesson=Lesson(
+                rollout=_flat(rollout),
+                targets=_flat(rollout.value),
+                order=jnp.zeros((updates, size // self.options.minibatches), jnp.int32),
+                key=learner_key,
+                done=jnp.int32(0),
+            ),
             statistics=statistics,
         )
 
@@ -132,79 +152,68 @@ class ParallelCore:
         return jax.vmap(policy.network.distribution.greedy_return)(outputs)
 
     def resample(self, state: ParallelTraining, updated: Bool[Array, ""]) -> ParallelTraining:
-        """Let the explorer resample its noise; `updated` after each rollout."""
-        return self.acting.resample(state, updated)
+        """Let the explorer resample its noise: an update, to it, is the end of a rollout."""
+        del updated
+        return self.acting.resample(state, state.slot == 0)
 
     def learn(
         self, state: ParallelTraining, number: Int[Array, ""], sums: Flat[Metrics]
     ) -> tuple[ParallelTraining, Flat[Metrics]]:
-        """Learn from the rollout if updates are due; `sums` adds up their metrics."""
+        """Make some updates, on the newest whole rollout; `sums` adds up their metrics."""
 
-        def learn(
-            _: Int[Array, ""], carry: tuple[ParallelLearner, Flat[Metrics]]
-        ) -> tuple[ParallelLearner, Flat[Metrics]]:
-            return self._learn(state, *carry)
+        def prepare(
+            _: Int[Array, ""], carry: tuple[PRNGKeyArray, Lesson]
+        ) -> tuple[PRNGKeyArray, Lesson]:
+            return self._prepare(state, carry[0])
 
-        times = (number > 0).astype(jnp.int32)
-        learner, sums = jax.lax.fori_loop(0, times, learn, (state.learner, sums))
-        return state._replace(learner=learner), sums
+        full = ((state.slot == 0) & (number > 0)).astype(jnp.int32)
+        before = state.learner.key, state.lesson
+        key, lesson = jax.lax.fori_loop(0, full, prepare, before)
+        network = state.learner.online.tree
 
-    def _learn(
-        self, state: ParallelTraining, learner: ParallelLearner, sums: Flat[Metrics]
-    ) -> tuple[ParallelLearner, Flat[Metrics]]:
-        """Make all updates of a whole rollout."""
-        network, rollout = learner.online.tree, state.rollout
-        key, target_key, noise_key, epochs_key = jax.random.split(learner.key, 4)
-        factor, distribution = self.acting.reward_factor(state.statistics), network.distribution
-        final = self._value(state)
+        def noise_of(i: Int[Array, ""]) -> Flat[NetworkNoise]:
+            return Flat.of(sample_noise(network, jax.random.fold_in(lesson.key, 2 * i)))
+
+        def update(i: Int[Array, ""], learning: Learning) -> Learning:
+            learner, noise, sums = learning
+            batch = self._minibatch(state, lesson, lesson.order[i])
+            query_key = jax.random.fold_in(lesson.key, 2 * i + 1)
+            queries = network.distribution.sample_queries(query_key, len(batch.action))
+            query = None if queries is None else queries.tm1
+            learner, metrics = self.agent.update(learner, batch, noise.tree, query)
+            sums = jax.tree.map(jnp.add, sums, Flat.of(metrics))
+            # Carried to the next, so that XLA computes a sample once, not for each weight.
+            return Learning(learner, noise_of(i + 1), sums)
+
+        done = lesson.done + number
+        learning = Learning(state.learner._replace(key=key), noise_of(lesson.done), sums)
+        learning = jax.lax.fori_loop(lesson.done, done, update, learning)
+        state = state._replace(learner=learning.learner, lesson=lesson._replace(done=done))
+        return state, learning.sums
+
+    def _prepare(self, state: ParallelTraining, key: PRNGKeyArray) -> tuple[PRNGKeyArray, Lesson]:
+        """Compute the targets of a full rollout, and divide it into minibatches."""
+        key, target_key, order_key, updates_key = jax.random.split(key, 4)
+        distribution, rollout = state.learner.online.tree.distribution, state.rollout
+        factor, final = self.acting.reward_factor(state.statistics), self._value(state)
         targets = self.agent.targets(distribution, rollout, final, factor, target_key)
-        flat, targets = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (rollout, targets))
-        size = len(flat.action)
-
-        def epoch(i: Int[Array, ""], learning: Learning) -> Learning:
-            epoch_key = jax.random.fold_in(epochs_key, i)
-            order_key, updates_key = jax.random.split(epoch_key)
-            order = jax.random.permutation(order_key, size).reshape(self.options.minibatches, -1)
-            keys = jax.random.split(updates_key, self.options.minibatches)
-
-            def update(j: Int[Array, ""], learning: Learning) -> Learning:
-                batch = self._minibatch(state, flat, targets, order[j])
-                return self._update(learning, batch, keys[j])
-
-            return jax.lax.fori_loop(0, self.options.minibatches, update, learning)
-
-        noise = Flat.of(sample_noise(network, noise_key))
-        learning = Learning(learner, noise, sums)
-        learning = jax.lax.fori_loop(0, self.options.epochs, epoch, learning)
-        return learning.learner._replace(key=key), learning.sums
-
-    def _update(self, learning: Learning, batch: Minibatch, key: PRNGKeyArray) -> Learning:
-        """Make one update, and sample the noise of the next.
-
-        It is carried there, so that XLA computes a sample once, not for each weight it enters.
-        """
-        learner, noise, sums = learning
-        noise_key, query_key = jax.random.split(key)
-        network = learner.online.tree
-        queries = network.distribution.sample_queries(query_key, len(batch.action))
-        query = None if queries is None else queries.tm1
-        learner, metrics = self.agent.update(learner, batch, noise.tree, query)
-        following = Flat.of(sample_noise(network, noise_key))
-        return Learning(learner, following, jax.tree.map(jnp.add, sums, Flat.of(metrics)))
+        size, epochs = rollout.action.size, self.options.epochs
+        order = jax.vmap(lambda key: jax.random.permutation(key, size))(
+            jax.random.split(order_key, epochs)
+        )
+        order = order.astype(jnp.int32).reshape(self.options.rollout_updates, -1)
+        return key, Lesson(_flat(rollout), _flat(targets), order, updates_key, jnp.int32(0))
 
     def _minibatch(
-        self,
-        state: ParallelTraining,
-        flat: Rollout,
-        targets: Float[Array, "size m"],
-        indices: Int[Array, " batch"],
+        self, state: ParallelTraining, lesson: Lesson, indices: Int[Array, " batch"]
     ) -> Minibatch:
-        """Collect some steps of a rollout [T * envs, ...], preprocessed with today's statistics."""
+        """Collect some steps of a lesson, preprocessed with today's statistics."""
+        rollout = lesson.rollout
         return Minibatch(
-            observation=self.acting.policy(state).preprocess(flat.observation[indices]),
-            action=flat.action[indices],
-            target=targets[indices],
-            weight=1.0 - flat.ignored[indices],
+            observation=self.acting.policy(state).preprocess(rollout.observation[indices]),
+            action=rollout.action[indices],
+            target=lesson.targets[indices],
+            weight=1.0 - rollout.ignored[indices],
         )
 
     def probe(self, state: ParallelTraining) -> tuple[ParallelTraining, Probe]:
@@ -229,3 +238,8 @@ def _step(before: ActorState, decision: Decision, after: ActorState) -> Rollout:
         last=after.time_step.last,
         ignored=before.time_step.last,
     )
+
+
+def _flat(rollout: Any) -> Any:
+    """Join the axes of steps and environments of every array of a tree."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)

@@ -64,19 +64,25 @@ class RolloutSchedule:
     Args:
         rollout_steps: steps of each environment in a rollout.
         num_envs: environments that step in lockstep.
-        updates: updates after a rollout.
+        updates: updates of a rollout.
+        spread: whether they are spread over the steps of the next rollout, the first of them
+            before it.
     """
 
     rollout_steps: int
     num_envs: int
     updates: int
+    spread: bool = False
 
     @staticmethod
     def create(options: ProgramOptions[ParallelOptions]) -> "RolloutSchedule":
         """Make the schedule of a program."""
         learner = options.learner
         return RolloutSchedule(
-            learner.rollout_steps, options.runner.num_envs, learner.rollout_updates
+            learner.rollout_steps,
+            options.runner.num_envs,
+            learner.rollout_updates,
+            learner.spread_updates,
         )
 
     @property
@@ -90,9 +96,18 @@ class RolloutSchedule:
         return self.updates
 
     def scheduled(self, step: Count, ended: Count) -> Count:
-        """Count the updates that a step brings: all of a rollout's if it is the last of one."""
+        """Count the updates that a step brings.
+
+        Example: rollouts of 4 steps with 6 updates. The last step of each brings 6; or, if they are
+        spread, that step and the next three bring 2, 1, 2 and 1.
+        """
         del ended
-        return ((step + self.num_envs) % self.first_step == 0) * self.updates
+        place = (step // self.num_envs + 1) % self.rollout_steps  # in the next rollout
+        if not self.spread:
+            return (place == 0) * self.updates
+        before, steps = place * self.updates, self.rollout_steps
+        number = -(-(before + self.updates) // steps) + -before // steps
+        return number * (step + self.num_envs >= self.first_step)
 
     def due(self, scheduled: Count, step: Count, updates: Count) -> Count:
         """Return those that are scheduled."""

@@ -1,8 +1,9 @@
 """The state of a run, by the part that owns it: actor, learner, what it learns from, statistics."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from noisydqn.nets.network import QNetwork
@@ -80,10 +81,17 @@ def replaced(part: Part, **changes: Any) -> Part:
     return cast(Any, part)._replace(**changes)
 
 
-def map_keys(state: Any, convert: Callable[[PRNGKeyArray], Any]) -> Any:
-    """Convert the actor's and the learner's key of a training state."""
-    actor, learner = state.actor, state.learner
-    return state._replace(
-        actor=actor._replace(key=convert(actor.key)),
-        learner=learner._replace(key=convert(learner.key)),
+def typed_keys(state: Any, like: Any) -> Any:
+    """Wrap raw data of keys where `like` has keys."""
+    return jax.tree.map(
+        lambda x, as_: jax.random.wrap_key_data(x) if _is_key(as_) else x, state, like
     )
+
+
+def raw_keys(state: Any) -> Any:
+    """Replace keys by their raw data."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
