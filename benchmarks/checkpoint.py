@@ -30,10 +30,9 @@ from noisydqn.envs.encoding import numbered
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.folders import Folder
 from noisydqn.learner import sum_tree
-from noisydqn.learner.agent import Agent
+from noisydqn.learner.gradient import no_metrics
 from noisydqn.presets import config_for
-from noisydqn.runners.core import Core
-from noisydqn.runners.state import TrainingState
+from noisydqn.runners.replay_core import ReplayCore, ReplayTraining
 from noisydqn.types import TimeStep
 
 NAME = "checkpoint"
@@ -48,19 +47,19 @@ class Trainer:
     def __init__(self) -> None:
         config = config_for("ALE/Pong-v5")
         spec = EnvironmentSpec(jax.ShapeDtypeStruct(FRAME, jnp.uint8), 6, numbered(6))
-        core = Core.create(config.program, spec)
+        core = ReplayCore.create(config.program, spec)
         self.config, self.core = config, core
         self._act: Callable[..., Any] = jax.jit(
             lambda state, time_step, step: core.act(core.observe(state, time_step), step),
             donate_argnums=0,
         )
 
-        def learn(state: TrainingState, number: Any, sums: Any) -> Any:
+        def learn(state: ReplayTraining, number: Any, sums: Any) -> Any:
             state, sums = core.learn(state, number, sums)
             return core.resample(state, number > 0), sums
 
         self._learn: Callable[..., Any] = jax.jit(learn, donate_argnums=(0, 2))
-        self.state: TrainingState = jax.jit(core.init)(jax.random.key(0))
+        self.state: ReplayTraining = jax.jit(core.init)(jax.random.key(0))
         self.written = 0
         self._frames = np.random.default_rng(0).integers(
             0, 256, (64, config.runner.num_envs, *FRAME), np.uint8
@@ -93,7 +92,7 @@ class Trainer:
         self.state, actions = self._act(self.state, shown, np.int32(10**6))
         np.asarray(actions)
         number = np.int32(self.core.schedule.scheduled(i * num_envs, 0))
-        self.state, _ = self._learn(self.state, number, Agent.no_metrics())
+        self.state, _ = self._learn(self.state, number, no_metrics())
         self.written += 1
 
     def steps_per_second(self, seconds: float) -> float:
@@ -106,7 +105,7 @@ class Trainer:
     def snapshot(self, more: int = 0) -> Snapshot:
         """Make the host runner's snapshot, as if `more` rows had been added."""
         replay = self.state.replay
-        arrays = {"state": self.state.with_rows(None)}
+        arrays = {"state": self.core.with_rows(self.state, None)}
         return Snapshot(arrays, replay.rows, 0, self.written + more)
 
 

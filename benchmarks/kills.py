@@ -22,28 +22,36 @@ from typing import Any
 
 from benchmarks import results
 
-COMMON = (
-    "--quiet --video-seconds 0 --hidden 16 --num-envs 2 --batch-size 8 --evaluation-episodes 2 "
-    "--learning-starts 200 --keep 2"
-)
+COMMON = "--quiet --video-seconds 0 --hidden 16 --num-envs 2 --evaluation-episodes 2 --keep 2"
+REPLAY = f"{COMMON} --batch-size 8 --learning-starts 200"
+PARALLEL = f"{COMMON} --learner parallel --rollout-steps 32 --minibatches 4"
 WORKS = {
     "catcher": (
-        "catcher --steps 60000 --chunk-steps 500 --replay-capacity 4000 --evaluation-every 20000"
+        "catcher --steps 60000 --chunk-steps 500 --replay-capacity 4000 --evaluation-every 20000 "
+        + REPLAY
     ),
     "lunarlander": (
         "LunarLander-v3 --steps 12000 --chunk-steps 200 --replay-capacity 4000 "
-        "--evaluation-every 5000"
+        "--evaluation-every 5000 " + REPLAY
     ),
     "cartpole": (
         "CartPole-v1 --steps 16000 --chunk-steps 200 --replay-capacity 4000 "
-        "--evaluation-every 5000 --replay prioritized"
+        "--evaluation-every 5000 --replay prioritized " + REPLAY
     ),
     "pong": (
         "ALE/Pong-v5 --steps 3000 --chunk-steps 100 --replay-capacity 1000 "
-        "--evaluation-every 1000 --updates-per-step 0.1 --max-episode-steps 100"
+        "--evaluation-every 1000 --updates-per-step 0.1 --max-episode-steps 100 " + REPLAY
+    ),
+    "breakout-parallel": (
+        "gymnax:Breakout-MinAtar --steps 60000 --chunk-steps 500 --evaluation-every 20000 "
+        "--exploration noisy --acting-noise step " + PARALLEL
+    ),
+    "cartpole-parallel": (
+        "CartPole-v1 --steps 30000 --chunk-steps 200 --evaluation-every 10000 " + PARALLEL
     ),
 }
-"""Arguments of each training; Catcher uses the device runner, the others the host runner."""
+"""Arguments of each training; Catcher and gymnax's Breakout use the device runner, the others the
+host runner."""
 
 CHECKPOINT_SECONDS = "0.3"
 DEADLINE = 240.0
@@ -54,7 +62,7 @@ Process = subprocess.Popen[bytes]
 
 def start(work: str, out: Path, steps: int | None = None) -> Process:
     """Train, or resume the run in `out`, in a separate process group."""
-    argv = ["train", *WORKS[work].split(), *COMMON.split()]
+    argv = ["train", *WORKS[work].split()]
     if steps is not None:
         argv[argv.index("--steps") + 1] = str(steps)
     argv += ["--checkpoint-seconds", CHECKPOINT_SECONDS, "--out", str(out), "--resume"]

@@ -1,18 +1,23 @@
-"""MinAtar's five games (Young & Tian 2019) with the preset `minatar`, over seeds.
+"""MinAtar's five games (Young & Tian 2019), over seeds: either learner, noise or epsilon.
 
-    python -m benchmarks.minatar [--steps 300000] [--seeds 3] [--games Asterix ...]
+    python -m benchmarks.minatar [--steps 5000000] [--seeds 5] [--games Asterix ...] [--cores 1]
+    python -m benchmarks.minatar --exploration noisy
+    python -m benchmarks.minatar --learner replay --steps 300000 --seeds 3
 
-Each run is the installed command on one core, two at a time. Thirty episodes are played with mean
-weights after every tenth of the budget and at the end; a hundred each time would take more steps
-than the training. Sticky actions are the package's default. Games that are not run keep their rows.
+Each run is the installed command on one core, with gymnax's games, which are compiled. A hundred
+episodes are played with mean weights after every tenth of the budget and at the end. The final
+weights then play thirty episodes of the `minatar` package's own games, with its sticky actions.
+Rows of other learners, explorations, budgets and games are kept.
 """
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -22,66 +27,91 @@ from benchmarks.training import trained
 
 NAME = "minatar"
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "minatar.png"
+IDENTITY = ("learner", "exploration", "game", "steps", "seed")
+"""The columns that identify a row."""
 PUBLISHED = {
-    "Asterix": "55 (55)",
-    "Breakout": "19 (66)",
-    "Freeway": "63 (63)",
-    "SpaceInvaders": "128 (149)",
+    "Asterix": 17,
+    "Breakout": 10,
+    "Freeway": 50,
+    "Seaquest": 20,
+    "SpaceInvaders": 43,
 }
-"""Means published for a DQN and, in brackets, for the best agent of that source."""
-GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+"""Mean returns of a DQN after 5 million steps, as published with MinAtar."""
+GAMES = tuple(PUBLISHED)
 
 
-def run(game: str, seed: int, steps: int, core: int) -> dict[str, Any]:
-    """Train one seed on one core."""
-    options = ["--seed", str(seed), "--steps", str(steps), "--quiet", "--video-seconds", "0"]
-    options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "30"]
-    with trained(f"MinAtar/{game}-v1", *options, core=core) as done:
+def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train one seed on one core, and play the package's game with its weights."""
+    steps, chosen = arguments.steps, {"learner": arguments.learner}
+    if arguments.exploration is not None:
+        chosen["exploration"] = arguments.exploration
+    options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    options += ["--seed", str(seed), "--steps", str(steps), "--quiet", "--video-seconds", "0"]
+    options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "100"]
+    with trained(f"gymnax:{game}-MinAtar", *options, core=core) as done:
+        from noisydqn import evaluate
+
         with (done.folder / "evaluations.csv").open(newline="") as file:
             curve = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
+        played = evaluate(done.folder, env=f"MinAtar/{game}-v1", episodes=30, weights="final")
+        config = json.loads((done.folder / "config.json").read_text())
         return {
+            **chosen,
+            "exploration": config["exploration"],
             "game": game,
             "seed": seed,
             "steps": steps,
             "seconds": done.summary["train_seconds"],
+            "steps_per_second": done.summary["steps_per_second"],
             "curve": curve,
-            "evaluation": done.summary["evaluation"],
+            "mean_return": done.summary["evaluation"]["mean_return"],
+            "package_return": played.mean_return,
         }
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Format the scores of every seed as a table in Markdown."""
     rows: list[tuple[object, ...]] = []
-    for game in GAMES:
-        of_game = [run for run in runs if run["game"] == game]
-        scores = [run["evaluation"]["mean_return"] for run in of_game]
-        if not scores:
-            continue
+
+    def group(run: dict[str, Any]) -> tuple[Any, ...]:
+        return run["learner"], run["exploration"], -run["steps"], GAMES.index(run["game"])
+
+    for (learner, exploration, steps, game), of_group in groupby(sorted(runs, key=group), group):
+        seeds = sorted(of_group, key=lambda run: run["seed"])
+        scores = [run["mean_return"] for run in seeds]
         rows.append(
             (
-                game,
-                f"{of_game[0]['steps']:,}",
+                f"{learner}, {exploration}",
+                GAMES[game],
+                f"{-steps:,}",
                 ", ".join(f"{score:.1f}" for score in scores),
                 f"{statistics.mean(scores):.1f}",
-                PUBLISHED.get(game, ""),
-                f"{statistics.median(run['seconds'] for run in of_game):.0f} s",
+                f"{statistics.mean(run['package_return'] for run in seeds):.1f}",
+                PUBLISHED[GAMES[game]],
+                f"{statistics.median(run['seconds'] for run in seeds):.0f} s",
             )
         )
-    header = ("game", "steps", "return of each seed", "mean", "published DQN (best)", "one core")
-    return results.markdown(header, rows)
+    header = ("agent", "game", "steps", "return of each seed", "mean", "mean in the package's game")
+    return results.markdown((*header, "published DQN, 5,000,000 steps", "one core"), rows)
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
-    """Plot the evaluations of every run over its steps."""
+    """Plot the evaluations of every run of the largest budget over its steps."""
     from matplotlib.figure import Figure
 
+    most = max(run["steps"] for run in runs)
     figure = Figure(figsize=(14, 3), layout="constrained")
+    colors = {"epsilon-greedy": "tab:orange", "noisy": "tab:blue", "both": "tab:green"}
     for game, axes in zip(GAMES, figure.subplots(1, len(GAMES)), strict=True):
+        named: set[str] = set()
         for run in runs:
-            if run["game"] == game:
+            if run["game"] == game and run["steps"] == most:
                 steps, scores = zip(*run["curve"], strict=True)
-                axes.plot([x / 1000 for x in steps], scores, label=f"seed {run['seed']}")
-        axes.set(title=game, xlabel="thousand steps", ylim=(0, None))
+                name = run["exploration"]
+                label = None if name in named else name
+                named.add(name)
+                axes.plot([x / 1e6 for x in steps], scores, color=colors.get(name), label=label)
+        axes.set(title=game, xlabel="million steps", ylim=(0, None))
     figure.axes[0].set(ylabel="mean return, without noise")
     figure.axes[-1].legend()
     figure.savefig(FIGURE, dpi=100)
@@ -90,27 +120,30 @@ def draw(runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Train, save, plot, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5_000_000)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
+    parser.add_argument("--learner", choices=("replay", "parallel"), default="parallel")
+    parser.add_argument("--exploration", help="another exploration than the preset's")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
     cores: Queue[int] = Queue()
-    for core in sorted(os.sched_getaffinity(0)):
+    for core in sorted(os.sched_getaffinity(0))[: arguments.cores]:
         cores.put(core)
 
     def on_a_core(game: str, seed: int) -> dict[str, Any]:
         core = cores.get()
         try:
-            done = run(game, seed, arguments.steps, core)
+            done = run(game, seed, core, arguments)
         finally:
             cores.put(core)
-        print(game, seed, done["evaluation"], f"{done['seconds']:.0f} s", flush=True)
+        print({name: x for name, x in done.items() if name != "curve"}, flush=True)
         return done
 
-    todo = [(game, seed) for game in arguments.games for seed in range(arguments.seeds)]
+    todo = [(game, seed) for seed in range(arguments.seeds) for game in arguments.games]
     with ThreadPoolExecutor(cores.qsize()) as pool:
         runs = list(pool.map(lambda x: on_a_core(*x), todo))
-    runs += results.others(NAME, runs, ("game",))
+    runs += results.others(NAME, runs, IDENTITY)
     results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
     draw(runs)
     print(table(runs))

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from benchmarks import results
 from benchmarks.causes import CAUSES, DEADLINE, FROM_OUTSIDE, LOST, SIGNALS, STEPS, WORKS, pairs
-from benchmarks.kills import COMMON, outcome
+from benchmarks.kills import REPLAY, outcome
 
 NAME = "misfortune"
 TRACEBACK = (" ", "Traceback", "benchmarks.unlucky.")
@@ -40,7 +40,7 @@ Process = subprocess.Popen[bytes]
 
 def start(work: str, out: Path, plan: dict[str, Any], **streams: Any) -> Process:
     """Train, or resume the run in `out`, in a session of its own."""
-    argv = ["train", *WORKS[work].format(steps=STEPS[work]).split(), *COMMON.split()]
+    argv = ["train", *WORKS[work].format(steps=STEPS[work]).split(), *REPLAY.split()]
     argv += ["--checkpoint-seconds", "1", "--out", str(out), "--resume"]
     unlucky = {"UNLUCKY": json.dumps(plan)} if "at" in plan else {}
     cache = {"NOISYDQN_CACHE": plan.get("cache", str(out.parent / "compiled"))}

@@ -110,6 +110,23 @@ CASES: dict[str, Case] = {
         BASE.replace(torso="impala", torso_widths=(4, 6), frame_stack=2),
         spec((9, 6), np.uint8, 3),
     ),
+    "btr": (
+        BASE.replace(torso="btr", torso_widths=(4,), frame_stack=2),
+        spec((21, 9), np.uint8, 3),
+    ),
+    "hadamax": (BASE.replace(torso="hadamax"), spec((9, 6), np.uint8, 3)),
+    "normalized convolutions": (
+        BASE.replace(torso="catcher", torso_layer_norm=True),
+        spec((20, 24), np.uint8, 3),
+    ),
+    "normalized residual convolutions": (
+        BASE.replace(torso="btr", torso_widths=(4,), torso_layer_norm=True),
+        spec((13, 9, 2), np.uint8, 3),
+    ),
+    "normalized maxima": (
+        BASE.replace(torso="notebook", torso_layer_norm=True),
+        spec((42, 42), np.uint8, 3),
+    ),
 }
 
 

@@ -44,9 +44,20 @@ TINY: dict[str, Any] = {
 }
 
 
+PARALLEL: dict[str, Any] = {
+    **{name: x for name, x in TINY.items() if name not in ("batch_size", "learning_starts")},
+    "learner": "parallel",
+    "rollout_steps": 8,
+    "minibatches": 4,
+    "epochs": 2,
+}
+"""The same by the parallel learner: a chunk of 40 steps is two rollouts and a half."""
+del PARALLEL["replay_capacity"]
+
+
 def tiny(**changes: Any) -> dict[str, Any]:
-    """Small options, some of them changed."""
-    return TINY | changes
+    """Small options, some of them changed; by the parallel learner if it is named."""
+    return (PARALLEL if changes.get("learner") == "parallel" else TINY) | changes
 
 
 WALL_CLOCK = ("train_seconds", "steps_per_second", "solved_at_seconds")

@@ -121,7 +121,8 @@ def flag(name: str) -> str:
 @lru_cache
 def hints_of(kind: type) -> Mapping[str, Hint]:
     """Return the hints of a dataclass by field."""
-    return {name: _hint(h) for name, h in get_type_hints(kind, include_extras=True).items()}
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: _hint(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
 def _hint(hint: Any) -> Hint:

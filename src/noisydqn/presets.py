@@ -2,7 +2,7 @@
 
 import re
 
-from noisydqn.config.config import Config
+from noisydqn.config.config import Config, variant_name
 from noisydqn.envs.names import ATARI, CATCHER, GYMNAX, MINATAR, namespace, prefix
 
 DEFAULT_PRESET = "catcher"
@@ -133,8 +133,8 @@ _LUNARLANDER = _CLASSIC.replace(
     schedule_updates=100_000,
 )
 
-_MINATAR = Config(
-    preset="minatar",
+_MINATAR_REPLAY = Config(
+    preset="minatar-replay",
     env="MinAtar/Breakout-v1",
     steps=1_000_000,
     num_envs=8,
@@ -152,6 +152,31 @@ _MINATAR = Config(
     replay_capacity=100_000,
     schedule_updates=250_000,
     evaluation_every=100_000,
+)
+
+_PARALLEL = Config(  # as Gallici et al. 2024 for MinAtar
+    preset="default-parallel",
+    learner="parallel",
+    num_envs=128,
+    chunk_steps=40_960,
+    hidden=(128,),
+    layer_norm=True,
+    dueling=False,
+    exploration="epsilon-greedy",
+    epsilon_share=0.1,
+    loss="squared",
+    learning_rate=5e-4,
+    learning_rate_final=0.0,
+    schedule_share=1.0,
+    max_gradient_norm=10.0,
+    steps=1_000_000,
+)
+
+_MINATAR = _PARALLEL.replace(
+    preset="minatar",
+    env="MinAtar/Breakout-v1",
+    steps=5_000_000,
+    torso="minatar",
 )
 
 _ATARI = Config(
@@ -244,6 +269,8 @@ PRESETS: dict[str, Config] = {
         schedule_updates=100_000,
     ),
     "minatar": _MINATAR,
+    "minatar-replay": _MINATAR_REPLAY,
+    "default-parallel": _PARALLEL,
     "atari": _ATARI,
     "rainbow": _RAINBOW,
     "rainbow-lunarlander": _RAINBOW_LUNARLANDER,
@@ -271,7 +298,9 @@ DESCRIPTIONS = {
     "cartpole": "CartPole-v1 until 100 training returns average 475",
     "acrobot": "Acrobot-v1 until 100 training returns average -100",
     "mountaincar": "MountainCar-v0 until 100 training returns average -110",
-    "minatar": "the games of MinAtar; the preset itself trains on Breakout",
+    "minatar": "the games of MinAtar by the parallel learner; the preset itself trains on Breakout",
+    "minatar-replay": "the same by the replay learner, for shorter runs",
+    "default-parallel": "for environments that have no preset, by the parallel learner",
     "atari": (
         "the games of Atari, with 4 frames of 84 x 84 and sticky actions; the preset itself trains "
         "on Pong"
@@ -292,12 +321,33 @@ FAMILIES = {ATARI: "atari", MINATAR: "minatar"}
 """Presets of the environments whose ids have a namespace."""
 
 
-def config_for(env: str) -> Config:
-    """Return the options for an environment: those of its preset or family, or the defaults."""
+DEFAULTS = {"replay": "default", "parallel": "default-parallel"}
+"""Presets of the environments that have none, by learner."""
+
+COUNTERPARTS = {"minatar": "minatar-replay"}
+"""Presets of the learner that another preset does not use."""
+
+
+def config_for(env: str, learner: str | None = None) -> Config:
+    """Return the options for an environment: those of its preset or family, or the defaults.
+
+    Args:
+        env: the environment.
+        learner: the learner that is asked for, if any.
+    """
     for preset in PRESETS.values():
-        if preset.environment.env == env and preset.preset != "default":
-            return preset
+        if preset.environment.env == env and preset.preset not in DEFAULTS.values():
+            return with_learner(preset, learner)
     family = FAMILIES.get(namespace(env), "default")
     if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
-    return PRESETS[family].replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))
+    config = with_learner(PRESETS[family], learner)
+    return config.replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))
+
+
+def with_learner(preset: Config, learner: str | None) -> Config:
+    """Return a preset or, where another learner is asked for, its counterpart of that learner."""
+    if learner not in DEFAULTS or variant_name("learner", preset.learner) == learner:
+        return preset
+    counterpart = COUNTERPARTS.get(preset.preset, DEFAULTS[learner])
+    return PRESETS[counterpart].replace(env=preset.environment.env)

@@ -75,4 +75,4 @@ def structs(tree: Tree) -> Tree:
 
 def size_of(struct: Any) -> int:
     """Compute the size of an array in bytes."""
-    return math.prod(struct.shape) * np.dtype(struct.dtype).itemsize
+    return math.prod(struct.shape) * struct.dtype.itemsize

@@ -121,6 +121,63 @@ def test_every_distribution_learns_the_action_that_matches(options: dict[str, An
     np.testing.assert_allclose(q[2], [before, before], atol=0.2)
 
 
+PARALLEL_CONFIG = Config(
+    learner="parallel",
+    torso="flat",
+    hidden=(32,),
+    num_envs=8,
+    rollout_steps=16,
+    minibatches=4,
+    epochs=4,
+    return_lambda=0.0,  # random play would lower the values of longer returns
+    steps=24_000,
+    random_steps=24_000,
+    chunk_steps=24_000,
+    learning_rate=3e-3,
+    learning_rate_final=1e-4,
+    schedule_share=1.0,
+    discount=GAMMA,
+)
+"""The same tasks for the parallel learner."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "squared", "dueling": False, "layer_norm": True},
+        {"exploration": "epsilon-greedy"},
+        {"noise": "independent", "return_noise": "acting", "acting_noise": "step"},
+        CATEGORICAL,
+        QUANTILE,
+        IMPLICIT,
+        {"distribution": "hl-gauss", "bins": 41, "v_min": -2.0, "v_max": 2.0},
+    ],
+    ids=str,
+)
+def test_the_parallel_learner_learns_the_action_at_the_end(options: dict[str, Any]) -> None:
+    observations = [[-1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
+    probe = Probe(2, cue=True, kind="match")
+    q = learned(probe, observations, config=PARALLEL_CONFIG, **options)
+    np.testing.assert_allclose(q[:2], [[1, -1], [-1, 1]], atol=0.2)
+    np.testing.assert_allclose(q[2], [GAMMA, GAMMA], atol=0.2)
+
+
+@pytest.mark.parametrize("return_lambda", [0.0, 0.65, 1.0])
+def test_the_parallel_learner_discounts_a_later_reward(return_lambda: float) -> None:
+    options: dict[str, Any] = {"config": PARALLEL_CONFIG, "return_lambda": return_lambda}
+    q = learned(Probe(3, cue=False, kind="constant"), [[1, 0], [1, 1], [1, 2]], **options)
+    expected = np.array([GAMMA**2, GAMMA, 1])
+    np.testing.assert_allclose(q, np.stack([expected, expected], axis=-1), atol=0.1)
+
+
+def test_the_parallel_learner_has_nothing_beyond_random_play_with_lambda_1() -> None:
+    """Returns of whole episodes are those of the play between: on the average nothing."""
+    probe = Probe(2, cue=True, kind="match")
+    q = learned(probe, [[1, 0]], config=PARALLEL_CONFIG, return_lambda=1.0)
+    np.testing.assert_allclose(q, [[0, 0]], atol=0.15)
+
+
 @pytest.mark.parametrize("options", [{}, CATEGORICAL, QUANTILE], ids=str)
 def test_munchausen_values(options: dict[str, Any]) -> None:
     """One step is worth its reward and the clipped log-probability of its action.

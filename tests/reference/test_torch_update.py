@@ -93,8 +93,8 @@ def test_update_agrees(options: dict[str, Any]) -> None:
     assert (taus[0] is None) == (options.get("distribution") != "implicit-quantile")
     rule = torch_twin.Rule(
         distribution=config.flat()["distribution"],
-        double=config.learning.double,
-        munchausen=(0.9, 0.2, -1.0) if config.learning.munchausen else None,
+        double=config.program.learner.double,
+        munchausen=(0.9, 0.2, -1.0) if config.program.learner.munchausen else None,
         num_actions=ACTIONS,
         learning_rate=1e-3,
         epsilon=1.5e-4,

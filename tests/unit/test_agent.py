@@ -13,6 +13,7 @@ from tests.probes import act
 from noisydqn import sample_noise
 from noisydqn.distributions import Expected
 from noisydqn.learner.agent import Agent, UpdateNoise, sample_update_noise
+from noisydqn.learner.gradient import METRIC_NAMES
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.torsos import Flatten
@@ -125,7 +126,7 @@ def test_update_is_gradient_descent_on_the_weighted_loss() -> None:
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(loss(learner.online.tree)), rel=1e-5)
-    assert set(metrics) == set(Agent.metric_names)
+    assert set(metrics) == set(METRIC_NAMES)
     assert errors.shape == (BATCH,)
 
 

@@ -13,7 +13,7 @@ import pytest
 import noisydqn
 from noisydqn import PRESETS, UserError
 from noisydqn.config.config import VARIANTS, Config, option_hints, owners
-from noisydqn.config.stored import IMPLIED, from_stored
+from noisydqn.config.stored import IMPLIED, IMPLIED_BY_2, from_stored, to_stored
 from noisydqn.distributions import Categorical, Expected, ImplicitQuantile, Quantile
 from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.errors import ConfigError
@@ -49,7 +49,7 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("target_period", 2**40, f"--target-period must be at most {2**30}"),
         ("video_seconds", 1e9, "--video-seconds must be at most 3600"),
         ("replay", "per", "--replay must be one of prioritized, uniform, got 'per'"),
-        ("optimizer", "sgd", "--optimizer must be one of adam, adamw, got 'sgd'"),
+        ("optimizer", "sgd", "--optimizer must be one of adam, adamw, radam, got 'sgd'"),
         ("env_kwargs", "x", "--env-kwargs must be a JSON object"),
         ("env_kwargs", "[1]", "--env-kwargs must be a JSON object"),
         ("frame_stack", 17, "--frame-stack must be between 1 and 16, got 17"),
@@ -268,7 +268,7 @@ def test_public_names_are_listed() -> None:
         ({"distribution": "quantile", "quantiles": 0}, "--quantiles must be at least 1, got 0"),
         (
             {"torso": "nature", "torso_widths": (16, 32)},
-            "--torso-widths 16 32 and --torso nature exclude each other: it belongs to mlp and",
+            "--torso-widths 16 32 and --torso nature exclude each other: it belongs to mlp, impala",
         ),
         ({"torso": "mlp", "torso_widths": (16, 0)}, "--torso-widths must be at least 1 everywhere"),
         ({"torso": "mlp", "torso_widths": ()}, "--torso-widths must name a width, as --torso mlp"),
@@ -336,6 +336,16 @@ def test_options_that_older_configs_lack_keep_what_their_absence_implied() -> No
     config = Config(**IMPLIED)
     stored = {name: x for name, x in config.flat().items() if name not in IMPLIED}
     assert from_stored(stored, Path("config.json")).admit(trust=False) == config
+
+
+def test_options_that_configs_of_version_2_lack_keep_what_their_absence_implied() -> None:
+    """Normalized hidden layers say nothing of convolutions."""
+    config = Config(torso="nature", layer_norm=True)
+    stored = {name: x for name, x in to_stored(config).items() if name not in IMPLIED_BY_2}
+    stored["version"] = 2
+    assert "torso_layer_norm" not in stored
+    assert from_stored(stored, Path("config.json")).admit(trust=False) == config
+    assert not config.network.torso_layer_norm
 
 
 def test_seeds_stay_within_32_bits() -> None:

@@ -7,9 +7,9 @@ import pytest
 from tests.probes import SMALL
 
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.learner.agent import Agent, sample_update_noise
-from noisydqn.runners.core import Core
-from noisydqn.runners.state import TrainingState
+from noisydqn.learner.agent import sample_update_noise
+from noisydqn.learner.gradient import no_metrics
+from noisydqn.runners.replay_core import ReplayCore, ReplayTraining
 from noisydqn.types import TimeStep
 
 pytestmark = pytest.mark.slow
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
 
 
-def filled(core: Core) -> TrainingState:
+def filled(core: ReplayCore) -> ReplayTraining:
     """A state with some steps in its replay buffer."""
     state = core.init(jax.random.key(0))
     step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
     rng = np.random.default_rng(0)
-    envs = core.num_envs
+    envs = core.acting.num_envs
     for i in range(12):
         nothing = np.zeros(envs, bool)
         observation = rng.normal(size=(envs, 3)).astype(np.float32)
@@ -34,8 +34,8 @@ def filled(core: Core) -> TrainingState:
 
 def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
     """Both are clipped."""
-    core = Core.create(SMALL.replace(reward_clip=0.5, normalize_rewards=True).program, SPEC)
-    state, envs = core.init(jax.random.key(0)), core.num_envs
+    core = ReplayCore.create(SMALL.replace(reward_clip=0.5, normalize_rewards=True).program, SPEC)
+    state, envs = core.init(jax.random.key(0)), core.acting.num_envs
     step = jax.jit(lambda state, time_step, i: core.act(core.observe(state, time_step), i)[0])
     nothing, rewards = jnp.zeros(envs, jnp.bool_), [0.0, 100.0, -3.0, 0.25]
     for i, reward in enumerate(rewards):
@@ -54,10 +54,12 @@ def test_the_return_scale_sees_the_rewards_that_are_stored() -> None:
 @pytest.mark.parametrize(("scheduled", "number"), [(3, 3), (3, 2), (3, 0), (20, 20)])
 def test_learning_is_updates_one_after_another(scheduled: int, number: int) -> None:
     """In bursts: batches and noise are sampled before, priorities set after the updates."""
-    core = Core.create(SMALL.replace(updates_per_step=1.5 if scheduled == 3 else 10).program, SPEC)
+    core = ReplayCore.create(
+        SMALL.replace(updates_per_step=1.5 if scheduled == 3 else 10).program, SPEC
+    )
     burst = 3 if scheduled == 3 else 8
     state = filled(core)
-    learned, sums = jax.jit(core.learn)(state, jnp.int32(number), Agent.no_metrics())
+    learned, sums = jax.jit(core.learn)(state, jnp.int32(number), no_metrics())
 
     learner, replay = state.learner, state.replay
     _, learn_key = jax.random.split(learner.key)
@@ -90,10 +92,10 @@ def test_learning_is_updates_one_after_another(scheduled: int, number: int) -> N
 
 def test_acting_does_not_depend_on_how_many_updates_were_made() -> None:
     """Actor and learner have separate keys: random actions and noise stay the same."""
-    core = Core.create(SMALL.replace(exploration="both", acting_noise="step").program, SPEC)
+    core = ReplayCore.create(SMALL.replace(exploration="both", acting_noise="step").program, SPEC)
     state = filled(core)
     learn = jax.jit(core.learn)
-    few, many = (learn(state, jnp.int32(n), Agent.no_metrics())[0] for n in (0, 5))
+    few, many = (learn(state, jnp.int32(n), no_metrics())[0] for n in (0, 5))
     noises: list[jax.Array] = []
     for learned in (few, many):
         acted, _ = core.act(learned, jnp.int32(24))
@@ -103,9 +105,9 @@ def test_acting_does_not_depend_on_how_many_updates_were_made() -> None:
 
 
 def test_learning_does_not_depend_on_how_often_the_noise_was_resampled() -> None:
-    core = Core.create(SMALL.program, SPEC)
+    core = ReplayCore.create(SMALL.program, SPEC)
     state = filled(core)
     learn = jax.jit(core.learn)
     other = core.resample(core.resample(state, jnp.bool_(True)), jnp.bool_(True))
-    one, two = (learn(s, jnp.int32(3), Agent.no_metrics())[0] for s in (state, other))
+    one, two = (learn(s, jnp.int32(3), no_metrics())[0] for s in (state, other))
     np.testing.assert_array_equal(one.learner.online.vector, two.learner.online.vector)

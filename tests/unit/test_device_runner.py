@@ -13,10 +13,10 @@ from tests.trees import priorities
 from noisydqn import PRESETS
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.learner.agent import Agent
+from noisydqn.learner.gradient import no_metrics
 from noisydqn.runners import device
 from noisydqn.runners.device import DeviceRunner
-from noisydqn.runners.state import TrainingState
+from noisydqn.runners.replay_core import ReplayCore, ReplayTraining
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +25,10 @@ def make(env: Any, **options: Any) -> DeviceRunner:
     return DeviceRunner.create(SMALL.replace(**options).program, adapted(env))
 
 
-def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
+def play(runner: DeviceRunner, vector_steps: int) -> list[ReplayTraining]:
     """The state before and after each step of all environments."""
     state = runner.init(jax.random.key(0))
-    sums = Agent.no_metrics()
+    sums = no_metrics()
     step = jax.jit(runner.step)
     states = [state.training]
     for i in range(vector_steps):
@@ -37,12 +37,12 @@ def play(runner: DeviceRunner, vector_steps: int) -> list[TrainingState]:
     return states
 
 
-def noise(state: TrainingState) -> Any:
+def noise(state: ReplayTraining) -> Any:
     """The noise to act with next."""
     return state.actor.explorer
 
 
-def noise_changes(states: list[TrainingState]) -> np.ndarray:
+def noise_changes(states: list[ReplayTraining]) -> np.ndarray:
     """[steps, envs]: whether the acting noise of each environment was resampled after a step."""
     first_layer = [np.asarray(noise(state).tree.hidden[0].output) for state in states]
     return np.array([(a != b).all(-1) for a, b in itertools.pairwise(first_layer)])
@@ -132,6 +132,7 @@ def test_what_is_stored_is_what_happened() -> None:
     state = play(runner, 15)[-1]
     leaves = np.flatnonzero(priorities(state.replay.tree))
     assert len(leaves) > 15
+    assert isinstance(runner.core, ReplayCore)
     got = runner.core.replay.transitions(state.replay.rows, jnp.asarray(leaves))
     for i in range(len(leaves)):
         time, length, action = (int(x) for x in got.s_tm1[i])

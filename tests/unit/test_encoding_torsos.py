@@ -45,7 +45,10 @@ def test_torsos_are_chosen_by_shape_and_type(
 
 @pytest.mark.parametrize(
     ("torso", "shape", "smallest"),
-    [("nature", (20, 84), 36), ("catcher", (8, 8), 12), ("minatar", (4,), 3), ("impala", (5,), 1)],
+    [
+        *(("nature", (20, 84), 36), ("catcher", (8, 8), 12), ("minatar", (4,), 3)),
+        *(("impala", (5,), 1), ("btr", (5,), 1), ("hadamax", (5,), 1)),
+    ],
 )
 def test_torsos_that_observations_are_too_small_for(
     torso: str, shape: tuple[int, ...], smallest: int

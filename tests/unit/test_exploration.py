@@ -19,7 +19,8 @@ from noisydqn import Config, UserError
 from noisydqn.config.stored import from_stored, to_stored
 from noisydqn.distributions import Expected
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.core import program_key
+from noisydqn.runners.cores import make_core
 from noisydqn.runners.exploration import (
     EXPLORERS,
     Boltzmann,
@@ -123,8 +124,8 @@ def test_an_explorer_is_found_again_by_its_options(explorer: Any) -> None:
     assert again == config
     assert again.exploration.build() == explorer
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), 2, ("0", "1"))
-    core = Core.create(again.replace(random_steps=7).program, spec)
-    assert core.explorer == RandomFirst(explorer, 7)
+    core = make_core(again.replace(random_steps=7).program, spec)
+    assert core.acting.explorer == RandomFirst(explorer, 7)
 
 
 def test_functions_and_classes_of_a_module_are_found_again() -> None:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 TRACED = [
     *("vector", "bits", "frames in color", "normalized bytes", "atoms", "quantiles, plain"),
     *("implicit quantiles", "streams", "normalized layers", "impala"),
+    *("btr", "hadamax", "normalized residual convolutions"),
 ]
 """Cases that show PyTorch every step."""
 

@@ -36,7 +36,7 @@ def test_a_run_of_format_1_is_resumed(name: str, tmp_path: Path) -> None:
     after = json.loads((out / "summary.json").read_text())
     assert after["steps"] == before["steps"] + 200
     assert after["updates"] > before["updates"]
-    assert json.loads((out / "config.json").read_text())["version"] == 2
+    assert json.loads((out / "config.json").read_text())["version"] == 3
     episodes = (out / "episodes.csv").read_text()
     assert episodes.startswith((GOLDEN / "v1" / name / "episodes.csv").read_text())
 
@@ -49,6 +49,19 @@ def test_an_exported_policy_of_format_1_plays_as_its_run(name: str) -> None:
     np.testing.assert_allclose(
         exported.values(observations), run.values(observations), rtol=1e-5, atol=1e-6
     )
+
+
+def test_layer_norm_of_format_2_leaves_convolutions_alone() -> None:
+    """An option normalizes them since; a config that lacks it means the network that it had."""
+    file = GOLDEN / "v2" / "convolutions.safetensors"
+    options = json.loads(file.with_suffix(".safetensors.json").read_text())["config"]
+    assert options["layer_norm"]
+    assert "torso_layer_norm" not in options
+    seen = (np.arange(2 * 12 * 13).reshape(2, 12, 13) * 7 % 256).astype(np.uint8)
+    values = [[-0.1138113, 0.1590267, 0.0325969], [-0.1022663, 0.1200133, 0.0041933]]
+    policy = noisydqn.load_policy(file)
+    np.testing.assert_allclose(policy.values(seen), values, rtol=1e-5, atol=1e-6)
+    assert not from_stored(options, file).admit(trust=False).network.torso_layer_norm
 
 
 @pytest.mark.parametrize("name", json.loads((GOLDEN / "v2" / "presets.json").read_text()))

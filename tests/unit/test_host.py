@@ -22,6 +22,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
 from noisydqn.runners import host
+from noisydqn.runners.replay_core import ReplayCore
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import Stop
 from noisydqn.types import TimeStep
@@ -105,6 +106,7 @@ def test_what_is_stored_is_what_happened() -> None:
     for _ in range(15):
         run._step()  # pyright: ignore[reportPrivateUsage]
         taken.append(np.asarray(run.state.replay.rows.action[len(taken)]))
+    assert isinstance(run.made.core, ReplayCore)
     replay = run.made.core.replay
     leaves = np.flatnonzero(priorities(run.state.replay.tree))
     got = replay.transitions(run.state.replay.rows, jnp.asarray(leaves))

@@ -12,9 +12,9 @@ import noisydqn
 from noisydqn import Config, UserError
 from noisydqn.envs.encoding import numbered
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.runners.core import Core
+from noisydqn.runners.replay_core import ReplayCore
 from noisydqn.runs import memory
-from noisydqn.runs.memory import compare, replay_bytes
+from noisydqn.runs.memory import compare, experience_bytes
 from noisydqn.trees import size_of
 
 
@@ -24,11 +24,11 @@ def spec(*shape: int, dtype: Any = jnp.uint8) -> EnvironmentSpec:
 
 @pytest.mark.parametrize("config", [SMALL, SMALL.replace(frame_stack=3, num_envs=4)])
 @pytest.mark.parametrize("of", [spec(5, 4), spec(7, dtype=jnp.float32)])
-def test_replay_bytes_equal_those_of_training(config: Config, of: EnvironmentSpec) -> None:
-    state = jax.eval_shape(Core.create(config.program, of).init, jax.random.key(0))
+def test_experience_bytes_equal_those_of_training(config: Config, of: EnvironmentSpec) -> None:
+    state = jax.eval_shape(ReplayCore.create(config.program, of).init, jax.random.key(0))
     rows, tree, stack = (state.replay.rows, state.replay.tree, state.actor.stack)
     taken = sum(map(size_of, jax.tree.leaves((rows, tree, stack))))
-    assert 0 <= replay_bytes(config, of) - taken <= 8  # and two numbers
+    assert 0 <= experience_bytes(config, of) - taken <= 8  # and two numbers
 
 
 ATARI = Config(replay_capacity=1_000_000)

@@ -62,9 +62,9 @@ def test_both_rainbow_presets_have_every_part_of_rainbow(name: str) -> None:
     assert config.exploration.noisy_layers
     assert config.network.noise_in == "all"
     assert config.network.dueling_hidden
-    assert config.learning.double
-    assert config.replay.replay == "prioritized"
-    assert config.learning.n_step == 3
+    assert config.program.learner.double
+    assert config.program.learner.replay == "prioritized"
+    assert config.program.learner.n_step == 3
     distribution = config.distribution
     assert isinstance(distribution, Categorical)
     assert distribution.atoms == 51

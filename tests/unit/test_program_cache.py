@@ -280,6 +280,8 @@ def test_the_same_text_of_other_arguments_is_another_program(tmp_path: Path) -> 
         {"torso": "flat", "acting_noise": "episode", "normalize_rewards": True},
         {"torso": "nature", "distribution": "categorical", "v_min": -1.0, "v_max": 1.0},
         {"torso": "impala", "distribution": "quantile", "layer_norm": True},
+        {"torso": "btr", "torso_layer_norm": True, "optimizer": "radam"},
+        {"torso": "hadamax"},
         {"torso": "catcher", "distribution": "implicit-quantile", "dueling_hidden": (4,)},
     ],
     ids=str,

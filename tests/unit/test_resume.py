@@ -45,11 +45,18 @@ SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, Co
     ("env", "options"),
     [
         ("noisydqn/Catcher-v0", {}),
-        ("gymnax:Breakout-MinAtar", {"normalize_rewards": True, "acting_noise_shared": True}),
+        (
+            "gymnax:Breakout-MinAtar",
+            {"learner": "replay", "normalize_rewards": True, "acting_noise_shared": True},
+        ),
         ("CartPole-v1", {"normalize_observations": "running", "n_step": 3}),
         ("CartPole-v1", {"vectorization": "own", "acting_noise": "episode"}),
         ("FrozenLake-v1", {"vectorization": "subprocess", "frame_stack": 2}),
         ("Acrobot-v1", {"max_episode_steps": 70, "exploration": "both", "replay": "uniform"}),
+        ("gymnax:Breakout-MinAtar", {"learner": "parallel", "exploration": "noisy"}),
+        ("CartPole-v1", {"learner": "parallel", "exploration": "both", "frame_stack": 2}),
+        ("Acrobot-v1", {"learner": "parallel", "distribution": "quantile", "quantiles": 5}),
+        ("CartPole-v1", {"learner": "parallel", "spread_updates": True, "epochs": 3}),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(

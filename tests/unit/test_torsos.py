@@ -14,9 +14,10 @@ from tests.probes import SMALL
 import noisydqn
 from noisydqn import Config, UserError, sample_noise
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.nets.impala import halve
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.nets.torsos import ImpalaTorso, MLPTorso, UserTorso, halve
+from noisydqn.nets.torsos import MLPTorso, UserTorso
 from noisydqn.runners import build
 
 
@@ -51,26 +52,6 @@ def test_halving_and_its_gradient(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(halve(x), reference(x))
     ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2))(x) for f in (halve, reference))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-def test_impala_written_out() -> None:
-    torso = ImpalaTorso((9, 6), (2, 3), key=jax.random.key(0))
-
-    def conv(layer: Any, x: jax.Array) -> jax.Array:
-        y = jax.lax.conv_general_dilated(
-            x[None], layer.kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return y[0] + layer.bias
-
-    image = jax.random.normal(jax.random.key(1), (9, 6))
-    x = image[..., None]
-    for stage in torso.stages:
-        x = halve(conv(stage.first, x))
-        for one, other in stage.blocks:
-            x = x + conv(other, jnp.maximum(conv(one, jnp.maximum(x, 0)), 0))
-    assert x.shape == (3, 2, 3)
-    assert torso.out_features == 18
-    np.testing.assert_allclose(torso(image), jnp.maximum(x, 0).reshape(-1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,12 @@ TINY: dict[str, Any] = {
 def flags(**options: Any) -> list[str]:
     """Options as the command line takes them."""
     argv: list[str] = []
-    for name, value in (TINY | options).items():
+    tiny = TINY | options
+    if options.get("learner") == "parallel":
+        for name in ("batch_size", "learning_starts", "replay_capacity"):
+            del tiny[name]
+        tiny |= {"rollout_steps": 8, "minibatches": 4}
+    for name, value in tiny.items():
         if name == "quiet":
             argv.append("--quiet")
         else:
@@ -103,9 +108,9 @@ def test_a_function_that_cannot_be_imported_again(
         ("CartPole-v1", {"vectorization": "own", "frame_stack": 3}, False),
         ("Acrobot-v1", {"exploration": "epsilon-greedy"}, True),
         ("FrozenLake-v1", {"normalize_observations": "running"}, True),
-        ("MinAtar/Breakout-v1", {"frame_stack": 2, "exploration": "both"}, True),
+        ("MinAtar/Breakout-v1", {"learner": "parallel", "frame_stack": 2}, True),
         ("gymnax:CartPole-v1", {"max_episode_steps": 7}, False),
-        ("gymnax:Breakout-MinAtar", {}, False),
+        ("gymnax:Breakout-MinAtar", {"learner": "replay", "exploration": "both"}, False),
     ],
 )
 def test_environments_by_id(env: str, options: dict[str, Any], film: bool, tmp_path: Path) -> None:

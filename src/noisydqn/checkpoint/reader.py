@@ -179,8 +179,8 @@ class Checkpoint:
             "checkpoints of the same run"
         )
 
-    def check_rows(self, like: Row, axis: int) -> None:
-        """Check that the stored rows fit a replay buffer, before one is allocated.
+    def check_rows(self, like: Row | None, axis: int) -> None:
+        """Check that the stored rows fit a replay buffer, if there is one, before it is allocated.
 
         Raises:
             UserError: they do not fit.
@@ -193,14 +193,16 @@ class Checkpoint:
         stored = ring.Layout(manifest.slots, manifest.block_slots)
         if sorted(manifest.rows) != stored.changed(0, manifest.written):
             raise self.unfit("blocks of its replay buffer are missing")
-        for block, file in manifest.rows.items():
+        for block, file in manifest.rows.items() if like is not None else ():
             _, size = stored.span(block)
             expected = sum(size_of(x) for x in ring.block_structs(like, axis, size))
             if file.size != expected:
                 raise self.unfit(f"{file.name} has {file.size} bytes, expected {expected}")
 
-    def read_rows(self, rows: Row, axis: int) -> Row:
+    def read_rows(self, rows: Row | None, axis: int) -> Row | None:
         """Fill the rows of a new replay buffer; the arrays of `rows` are donated."""
+        if rows is None:
+            return None
         stored = ring.Layout(self.manifest.slots, self.manifest.block_slots)
         for block, file in self.manifest.rows.items():
             start, size = stored.span(block)

@@ -23,8 +23,10 @@ class Layout(NamedTuple):
     block_slots: int
 
     @staticmethod
-    def of(rows: Row, axis: int) -> "Layout":
-        """Choose the layout of rows whose slots are on `axis`."""
+    def of(rows: Row | None, axis: int) -> "Layout":
+        """Choose the layout of rows whose slots are on `axis`; without rows, of one slot."""
+        if rows is None:
+            return Layout(1, 1)
         slots = rows.last.shape[axis]
         slot_bytes = sum(size_of(x) for x in rows) // slots
         return Layout(slots, min(max(BLOCK_BYTES // slot_bytes, 1), slots))

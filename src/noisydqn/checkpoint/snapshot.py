@@ -9,6 +9,6 @@ class Snapshot(NamedTuple):
     """A runner's state at the end of a chunk. The next chunk donates its arrays."""
 
     arrays: dict[str, Any]  # trees: everything except the replay buffer's rows
-    rows: Row
+    rows: Row | None  # of the replay buffer, if there is one
     slot_axis: int  # of the rows
     written: int  # rows that each environment has stored since the start

@@ -68,8 +68,9 @@ class CheckpointWriter:
         """Save a snapshot, and the record `run` in the manifest."""
         self.wait()
         layout = ring.Layout.of(snapshot.rows, snapshot.slot_axis)
+        written = 0 if snapshot.rows is None else snapshot.written
         try:
-            last = self._reusable(layout, snapshot.written)
+            last = self._reusable(layout, written)
         except OSError as error:
             self._failed(error)
             return
@@ -81,7 +82,7 @@ class CheckpointWriter:
         def write() -> None:
             try:
                 blocks = {} if last is None else last.rows
-                self._last = work.write(snapshot.written, layout, blocks, run)
+                self._last = work.write(written, layout, blocks, run)
                 self.folder.file(NONE_YET).remove()
                 clear(self.folder, self.keep, self._damaged)
             except OSError as error:
@@ -93,9 +94,10 @@ class CheckpointWriter:
         self._thread.start()
         before = 0 if last is None else last.written
         try:
-            for block in layout.changed(before, snapshot.written):
-                span = layout.span(block)
-                queue.put((block, ring.cut(snapshot.rows, snapshot.slot_axis, *span)))
+            if (rows := snapshot.rows) is not None:
+                for block in layout.changed(before, written):
+                    span = layout.span(block)
+                    queue.put((block, ring.cut(rows, snapshot.slot_axis, *span)))
         except BaseException:
             work.abandoned = True
             raise

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ class PresetsArgs:
 
 
 ABOUT_VARIANTS = {
+    "learner": "What the agent learns from, and how",
     "distribution": "What the network learns about returns",
     "exploration": "How actions are chosen in training",
 }
@@ -72,7 +74,8 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
     """
     if wants_help(argv):
         name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        show_help(help_on(config_named(name, ()), name), f"train {name}")
+        learner = next((x for word, x in pairwise(argv) if word == "--learner"), None)
+        show_help(help_on(config_named(name, (), learner=learner), name), f"train {name}")
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")

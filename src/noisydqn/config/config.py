@@ -21,7 +21,7 @@ from noisydqn.distributions import DISTRIBUTIONS, Distribution, Expected
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
-from noisydqn.learner.options import LearningOptions, ReplayOptions
+from noisydqn.learner.options import LEARNERS, LearnerOptions, LearningOptions, ReplayOptions
 from noisydqn.nets.options import NetworkOptions
 from noisydqn.options import NAME, Hint, convert, flag, hints_of, refuse_unknown, shown
 from noisydqn.preprocessing.options import PreprocessingOptions
@@ -36,17 +36,21 @@ SECTIONS: dict[str, type] = {
     "preprocessing": PreprocessingOptions,
     "network": NetworkOptions,
     "learning": LearningOptions,
-    "replay": ReplayOptions,
 }
 """Sections of fixed options, in the order of `--help`."""
 
-VARIANTS: dict[str, Mapping[str, type]] = {"distribution": DISTRIBUTIONS, "exploration": EXPLORERS}
+VARIANTS: dict[str, Mapping[str, type]] = {
+    "learner": LEARNERS,
+    "distribution": DISTRIBUTIONS,
+    "exploration": EXPLORERS,
+}
 """Sections of which there are variants, by the name that chooses one."""
 
 
 def _defaults() -> dict[str, Any]:
     fixed = {section: kind() for section, kind in SECTIONS.items()}
-    return {"preset": "default", **fixed, "distribution": Expected(), "exploration": Noisy()}
+    variants = {"learner": ReplayOptions(), "distribution": Expected(), "exploration": Noisy()}
+    return {"preset": "default", **fixed, **variants}
 
 
 def homes() -> dict[str, str]:
@@ -96,7 +100,7 @@ class Config:
     distribution: Distribution
     exploration: Explorer
     learning: LearningOptions
-    replay: ReplayOptions
+    learner: LearnerOptions
 
     def __init__(self, **options: Any) -> None:
         self._set(_changed(_defaults(), options))
@@ -110,6 +114,7 @@ class Config:
                 f"--noise-in head and --exploration {variant_name('exploration', self.exploration)}"
                 " exclude each other: no layer is noisy then"
             )
+        self.learner.check(self.runner.num_envs)
 
     def replace(self, **changes: Any) -> "Config":
         """Return a copy with some options changed, given by their flat names.
@@ -135,10 +140,22 @@ class Config:
         return options
 
     @property
-    def program(self) -> ProgramOptions:
-        """The options that a compiled program depends on."""
-        sections = self.preprocessing, self.network, self.distribution, self.exploration
-        return ProgramOptions(*sections, self.learning, self.replay, self.runner)
+    def program(self) -> ProgramOptions[Any]:
+        """The options that a compiled program depends on; shares of the run as numbers."""
+        learning, exploration, steps = self.learning, self.exploration, self.total_steps
+        updates = self.learner.num_updates(steps, self.runner.num_envs)
+        if learning.schedule_share is not None and updates is not None:
+            number = max(round(learning.schedule_share * updates), 1)
+            learning = dataclasses.replace(learning, schedule_updates=number, schedule_share=None)
+        return ProgramOptions(
+            self.preprocessing,
+            self.network,
+            self.distribution,
+            exploration.of_run(steps),
+            learning,
+            self.learner,
+            self.runner,
+        )
 
     @property
     def total_steps(self) -> int:

@@ -8,7 +8,7 @@ from noisydqn.config.gate import StoredConfig
 from noisydqn.errors import UserError
 from noisydqn.options import MAX_COUNT
 
-VERSION = 2
+VERSION = 3
 
 RENAMED = {
     "normalise_observations": "normalize_observations",
@@ -38,6 +38,20 @@ IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
 """The same, of the variants that version 1 knew."""
 
 
+IMPLIED_BY_2: dict[str, Any] = {
+    "learner": "replay",
+    "schedule_share": None,
+    "torso_layer_norm": False,
+}
+"""Options that version 2 did not have, with the value that it implied."""
+
+IMPLIED_OF_VARIANTS_BY_2: dict[str, dict[str, Any]] = {
+    "epsilon-greedy": {"epsilon_share": None},
+    "both": {"epsilon_share": None},
+}
+"""The same, of variants."""
+
+
 def to_stored(config: Config) -> dict[str, Any]:
     """Return the form in which a config is stored as JSON."""
     return {"version": VERSION, **config.flat()}
@@ -51,11 +65,19 @@ def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
     """
     stored = dict(stored)
     version = stored.pop("version", 1)  # exported policies of version 1 do not name it
-    if version == 1:
-        return _from_version_1(stored)
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise ValueError(f"version {version}, expected {VERSION} or older")
-    return stored
+    if version == 1:
+        stored = _from_version_1(stored)
+    return stored if version == VERSION else _from_version_2(stored)
+
+
+def _from_version_2(stored: dict[str, Any]) -> dict[str, Any]:
+    """Fill options that did not exist."""
+    implied = dict(IMPLIED_BY_2)
+    for section in VARIANTS:
+        implied |= IMPLIED_OF_VARIANTS_BY_2.get(str(stored.get(section)), {})
+    return implied | stored
 
 
 def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +89,7 @@ def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
     for section in VARIANTS:
         variant = str(stored.get(section))
         implied |= IMPLIED_OF_VARIANTS.get(variant, {})
-        for name, variants in owners(section).items():
+        for name, variants in owners(section).items() if section in stored else ():
             if variant not in variants:
                 stored.pop(name, None)
     for name, value in implied.items():

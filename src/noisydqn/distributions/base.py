@@ -19,6 +19,10 @@ Some distributions answer a query: the network takes N numbers beside the observ
 output for each. The distribution samples the queries of updates, says which query gives action
 values, and makes the layer that embeds a query. A distribution without queries leaves these three
 methods as they are, and nothing is computed for them.
+
+For returns over many steps (`lambda_returns.py`) a distribution says in which form a return is
+passed backwards, how it changes by a step, how two are mixed, and the loss that it is the target
+of. Where the expected return is all that is passed on, nothing has to be said.
 """
 
 import abc
@@ -29,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from noisydqn.distributions.bootstrap import Choice
+from noisydqn.distributions.bootstrap import Choice, Greedy
 
 MAX_OUTPUTS = 10_000
 """The most outputs of an action, and the most fractions of a query."""
@@ -93,6 +97,47 @@ class Distribution(Protocol):
     def loss_of(self, example: Example) -> Loss:
         """Compute the loss of one example."""
         ...
+
+    # Returns over many steps, in a form of m numbers: here the expected return alone
+
+    def greedy_return(self, outputs: Float[Array, "actions n"]) -> Float[Array, " m"]:
+        """Describe the return of the greedy action."""
+        return jnp.max(self.values(outputs), keepdims=True)
+
+    def backup(
+        self, r_t: Float[Array, ""], discount_t: Float[Array, ""], following: Float[Array, " m"]
+    ) -> Float[Array, " m"]:
+        """Describe `r_t + discount_t * Z` where `following` describes Z."""
+        return r_t + discount_t * following
+
+    def mix(
+        self,
+        key: PRNGKeyArray,
+        share: float,
+        first: Float[Array, " m"],
+        second: Float[Array, " m"],
+    ) -> Float[Array, " m"]:
+        """Describe the mixture of two returns, the first with probability `share`."""
+        del key
+        return share * first + (1 - share) * second
+
+    def loss_to(
+        self,
+        outputs: Float[Array, "actions n"],
+        query: Float[Array, " n"] | None,
+        action: Int[Array, ""],
+        target: Float[Array, " m"],
+    ) -> Loss:
+        """Compute the loss of outputs at a state whose return `target` describes.
+
+        Args:
+            outputs: of the network that is trained.
+            query: that they answer.
+            action: the action taken.
+            target: the return that followed.
+        """
+        nothing = jnp.zeros_like(outputs), Greedy(jnp.int32(0))
+        return self.loss_of(Example(outputs, query, action, target[0], jnp.float32(0), *nothing))
 
     def sample_queries(self, key: PRNGKeyArray, batch_size: int) -> Queries | None:
         """Sample the queries of one update."""

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from noisydqn.distributions import losses
 from noisydqn.distributions.base import MAX_OUTPUTS, Distribution, Example, Loss
@@ -43,6 +44,35 @@ class Categorical(Distribution):
         logits_tm1, _, a_tm1, r_t, discount_t, logits_t, choice = example
         target = losses.categorical_target(r_t, discount_t, logits_t, choice, self.support)
         loss = losses.categorical_loss(logits_tm1[a_tm1], target)
+        return Loss(loss, loss)
+
+    def greedy_return(self, outputs: Float[Array, "actions atoms"]) -> Float[Array, " atoms"]:
+        """Return the probabilities of the greedy action's atoms."""
+        return jax.nn.softmax(outputs[jnp.argmax(self.values(outputs))])
+
+    def backup(
+        self,
+        r_t: Float[Array, ""],
+        discount_t: Float[Array, ""],
+        following: Float[Array, " atoms"],
+    ) -> Float[Array, " atoms"]:
+        """Project the return one step earlier onto the atoms.
+
+        It is projected after every step, as one-step targets are: the mixture of probabilities
+        that `mix` takes is then exact.
+        """
+        return losses.project(r_t + discount_t * self.support, following, self.support)
+
+    def loss_to(
+        self,
+        outputs: Float[Array, "actions atoms"],
+        query: Float[Array, " n"] | None,
+        action: Int[Array, ""],
+        target: Float[Array, " m"],
+    ) -> Loss:
+        """Compute the divergence from the probabilities of the target."""
+        del query
+        loss = losses.categorical_loss(outputs[action], jax.lax.stop_gradient(target))
         return Loss(loss, loss)
 
 

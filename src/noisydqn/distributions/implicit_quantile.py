@@ -10,13 +10,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.distributions.base import (
     MAX_OUTPUTS,
-    Distribution,
     Embedding,
     Example,
     Loss,
     Queries,
 )
-from noisydqn.distributions.quantile import midpoints, quantile_loss_of
+from noisydqn.distributions.quantile import SampledReturn, midpoints, quantile_loss_of
 from noisydqn.options import at_least, at_most, convert_fields
 
 COSINES = 64
@@ -41,7 +40,7 @@ class FractionEmbedding(Embedding):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImplicitQuantile(Distribution):
+class ImplicitQuantile(SampledReturn):
     """A quantile of each action's return for every fraction of a query (IQN).
 
     Updates sample the fractions, N = N' for each example. Action values ask for K fixed ones, the

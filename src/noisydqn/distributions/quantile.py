@@ -3,16 +3,51 @@
 import dataclasses
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from noisydqn.distributions import losses
 from noisydqn.distributions.base import MAX_OUTPUTS, Distribution, Example, Loss
+from noisydqn.distributions.bootstrap import Greedy
 from noisydqn.options import at_least, at_most, convert_fields
 
 
+class SampledReturn(Distribution):
+    """A distribution whose outputs are samples of the return, one for each equal share."""
+
+    def greedy_return(self, outputs: Float[Array, "actions n"]) -> Float[Array, " n"]:
+        """Return the samples of the greedy action."""
+        return outputs[jnp.argmax(self.values(outputs))]
+
+    def mix(
+        self,
+        key: PRNGKeyArray,
+        share: float,
+        first: Float[Array, " n"],
+        second: Float[Array, " n"],
+    ) -> Float[Array, " n"]:
+        """Take each sample of the first with probability `share`, else the second's.
+
+        These are samples of the mixture: SR(lambda) of Nam et al. 2021 (GMAC). Averaging the
+        quantiles instead would give a narrower distribution than that of the returns.
+        """
+        return jnp.where(jax.random.bernoulli(key, share, first.shape), first, second)
+
+    def loss_to(
+        self,
+        outputs: Float[Array, "actions n"],
+        query: Float[Array, " n"] | None,
+        action: Int[Array, ""],
+        target: Float[Array, " m"],
+    ) -> Loss:
+        """Compute the quantile Huber loss against the samples of the target."""
+        as_next = jnp.float32(0), jnp.float32(1), target[None], Greedy(jnp.int32(0))
+        return self.loss_of(Example(outputs, query, action, *as_next))
+
+
 @dataclasses.dataclass(frozen=True)
-class Quantile(Distribution):
+class Quantile(SampledReturn):
     """Quantiles of each action's return at the midpoints of equal shares (QR-DQN)."""
 
     quantiles: Annotated[int, at_least(1), at_most(MAX_OUTPUTS)] = 200

@@ -8,6 +8,7 @@ import numpy as np
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
 from noisydqn.export.graph import input_shape, policy_values
+from noisydqn.export.operations import Padding
 from noisydqn.learner.policy import Policy
 
 OPSET, IR_VERSION = 17, 9  # from 2022 and 2023, which most runtimes support
@@ -62,6 +63,9 @@ class _Writer:
     def relu(self, x: str) -> str:
         return self.node("Relu", x)
 
+    def tanh(self, x: str) -> str:
+        return self.node("Tanh", x)
+
     def matmul(self, x: str, y: str) -> str:
         return self.node("MatMul", x, y)
 
@@ -81,13 +85,28 @@ class _Writer:
     def reshape(self, x: str, shape: tuple[int, ...]) -> str:
         return self.node("Reshape", x, self.constant(np.array(shape, np.int64)))
 
-    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int) -> str:
-        constants = self.constant(kernel), self.constant(bias)
-        return self.node("Conv", x, *constants, strides=[stride] * 2, pads=[padding] * 4)
+    def concatenate(self, parts: list[str], axis: int) -> str:
+        return self.node("Concat", *parts, axis=axis)
 
-    def max_pool(self, x: str, size: int, stride: int, padding: int) -> str:
+    def conv(
+        self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: Padding
+    ) -> str:
+        constants = self.constant(kernel), self.constant(bias)
+        return self.node("Conv", x, *constants, strides=[stride] * 2, pads=_pads(padding))
+
+    def max_pool(self, x: str, size: int, stride: int, padding: Padding) -> str:
         windows: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2}
-        return self.node("MaxPool", x, pads=[padding] * 4, **windows)
+        return self.node("MaxPool", x, pads=_pads(padding), **windows)
+
+    def max(self, x: str, axis: int, start: int, end: int) -> str:
+        places = (self.constant(np.array([place], np.int64)) for place in (start, end, axis))
+        return self.node("ReduceMax", self.node("Slice", x, *places), axes=[axis], keepdims=1)
+
+
+def _pads(padding: Padding) -> list[int]:
+    """Return all starts and then all ends, as ONNX lists them."""
+    (top, bottom), (left, right) = padding
+    return [top, left, bottom, right]
 
 
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:

@@ -1,5 +1,6 @@
 """Export to PyTorch: a program of `torch.export` from raw observations to action values."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
 from noisydqn.export.graph import input_shape, policy_values
+from noisydqn.export.operations import NO_PADDING, Padding
 from noisydqn.learner.policy import Policy
 
 try:
@@ -73,6 +75,10 @@ class PolicyModule(nn.Module):
         """Replace negative numbers by zero."""
         return x.relu()
 
+    def tanh(self, x: Tensor) -> Tensor:
+        """Take the hyperbolic tangent."""
+        return x.tanh()
+
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         """Multiply matrices."""
         return x @ y
@@ -98,16 +104,32 @@ class PolicyModule(nn.Module):
         """Change the shape."""
         return x.reshape(shape)
 
+    def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
+        """Join tensors along an axis."""
+        return torch.cat(parts, axis)
+
     def conv(
-        self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: int
+        self, x: Tensor, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: Padding
     ) -> Tensor:
         """Convolve."""
         constants = self.constant(kernel), self.constant(bias)
-        return nn.functional.conv2d(x, *constants, stride, padding)
+        return nn.functional.conv2d(_padded(x, padding, 0), *constants, stride)
 
-    def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+    def max_pool(self, x: Tensor, size: int, stride: int, padding: Padding) -> Tensor:
         """Take the maxima of windows."""
-        return nn.functional.max_pool2d(x, size, stride, padding)
+        return nn.functional.max_pool2d(_padded(x, padding, -math.inf), size, stride)
+
+    def max(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
+        """Take the maximum of a part of an axis."""
+        return x.narrow(axis, start, end - start).amax(axis, keepdim=True)
+
+
+def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
+    """Pad images by hand: PyTorch's layers pad both ends of a side alike."""
+    if padding == NO_PADDING:
+        return x
+    (top, bottom), (left, right) = padding
+    return nn.functional.pad(x, (left, right, top, bottom), value=value)
 
 
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:

@@ -9,29 +9,25 @@ Both are pure. `update` needs no environment and can be called by itself:
 
 import dataclasses
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
+from noisydqn.learner.gradient import Losses, Metrics, descend
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import (
     NetworkNoise,
     is_shared,
-    mean_abs_sigma,
-    noisy_layers,
     sample_noise,
 )
 from noisydqn.nets.torsos import features
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 def values(
@@ -75,6 +71,23 @@ def acting_values(
     return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
 
 
+def acting_outputs(
+    network: QNetwork,
+    observations: Float[Array, "envs ..."],
+    noise: NetworkNoise | None = None,
+) -> Float[Array, "envs actions n"]:
+    """Compute the distribution's outputs that `acting_values` takes its values from.
+
+    XLA computes what is common to both only once.
+    """
+    query = network.distribution.acting_query()
+
+    def of_one(x: Array, noise: NetworkNoise | None) -> Array:
+        return network.outputs(network.torso(x), noise, query)
+
+    return jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
+
+
 class UpdateNoise(NamedTuple):
     """The randomness of one update: three independent noise samples, each shared by the batch."""
 
@@ -109,22 +122,12 @@ class Agent:
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
-    metric_names: ClassVar = (
-        *("loss", "q_error", "q_mean", "q_min", "q_max", "gradient_norm"),
-        "finite",  # 1 where loss and gradient are finite numbers
-    )
-
     optimizer: optax.GradientTransformation
     double: bool
     munchausen: Munchausen | None
     target_period: int
     target_rate: float
     sigma_penalty: float
-
-    @classmethod
-    def no_metrics(cls) -> Flat[Metrics]:
-        """Return all metrics as zero, to add up those of updates."""
-        return Flat.of({name: np.float32(0) for name in cls.metric_names})
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
         """Start a learner from `network`; everything random that it does comes from `key`."""
@@ -171,35 +174,18 @@ class Agent:
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
         """Take one step of gradient descent on a batch, and update the target if it is time.
 
-        Returns the learner, the errors [B] that set the priorities, and metrics: "q_error" is
-        the mean size of those errors, whose kind the distribution defines.
+        Returns the learner, the errors [B] that set the priorities, and metrics, as `descend` does.
         """
 
-        def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-            online = flat.tree
+        def losses_of(online: QNetwork) -> Losses:
             (losses, error), q = self.losses(online, learner.target.tree, batch, noise)
-            loss = jnp.mean(batch.weights * losses)
-            if self.sigma_penalty > 0:
-                sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(online).values()]
-                loss += self.sigma_penalty * sum(sigmas)
-            return loss, (error, q)
+            return Losses(jnp.mean(batch.weights * losses), error, q)
 
-        (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.online)
-        weights = learner.online.vector
-        step, optimizer = self.optimizer.update(gradient.vector, learner.optimizer, weights)
-        online = learner.online.with_vector(jnp.asarray(optax.apply_updates(weights, step)))
+        online, optimizer, error, metrics = descend(
+            self.optimizer, learner.online, learner.optimizer, losses_of, self.sigma_penalty
+        )
         updates = learner.updates + 1
         target = self._updated_target(learner.target, online, updates)
-        norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
-        metrics = {
-            "loss": loss,
-            "q_error": jnp.mean(jnp.abs(error)),
-            "q_mean": jnp.mean(q),
-            "q_min": jnp.min(q),
-            "q_max": jnp.max(q),
-            "gradient_norm": norm,
-            "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
-        }
         learner = LearnerState(online, target, optimizer, updates, learner.key)
         return learner, error, metrics
 

@@ -11,13 +11,14 @@ from jaxtyping import Array, PRNGKeyArray
 from noisydqn.distributions import Distribution
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON
+from noisydqn.nets.hadamax import HadamaxTorso
+from noisydqn.nets.impala import BTR_CHANNELS, BTR_POOL, IMPALA_CHANNELS, ImpalaTorso
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.options import NetworkOptions
 from noisydqn.nets.torsos import (
     ConvTorso,
     Flatten,
-    ImpalaTorso,
     MLPTorso,
     NotebookTorso,
     Torso,
@@ -34,7 +35,7 @@ CONV_LAYERS = {
 NATURE_PIXELS, MINATAR_PIXELS = 36, 3
 """The smallest images for which "auto" takes these torsos."""
 
-MLP_WIDTHS, IMPALA_CHANNELS = (128, 128), (16, 32, 32)
+MLP_WIDTHS = (128, 128)
 
 
 def make_network(
@@ -114,11 +115,18 @@ def torso_name(options: NetworkOptions, observation: jax.ShapeDtypeStruct) -> st
     """Return the name of the torso that observations of a shape and dtype get.
 
     Raises:
-        UserError: the torso has convolutions, and the observations are not images or too small.
+        UserError: the torso has convolutions, and the observations are not images or too small;
+            or none, though they were to be normalized.
     """
     torso, shape = options.torso, observation.shape
     if torso == "auto":
-        return choose_torso(shape, observation.dtype)
+        torso = choose_torso(shape, observation.dtype)
+        if torso == "flat" and options.torso_layer_norm:
+            raise UserError(
+                f"--torso-layer-norm needs convolutions, but observations are {list(shape)}, for "
+                "which --torso auto has none: leave it out, or name a torso"
+            )
+        return torso
     least = 0
     if torso in CONV_LAYERS:
         least = 1
@@ -126,7 +134,7 @@ def torso_name(options: NetworkOptions, observation: jax.ShapeDtypeStruct) -> st
             least = (least - 1) * stride + size
     elif torso == "notebook":
         least = NotebookTorso.SMALLEST
-    elif torso == "impala":
+    elif torso in ("impala", "btr", "hadamax"):
         least = 1
     if least > 0 and (len(shape) not in (2, 3) or min(shape) < 1 or min(shape[:2]) < least):
         raise UserError(
@@ -144,10 +152,27 @@ def _make_torso(
     if name == "mlp":
         widths = options.torso_widths or MLP_WIDTHS
         return MLPTorso(math.prod(shape), widths, layer_norm=options.layer_norm, key=key)
-    if name == "impala":
-        return ImpalaTorso(shape, options.torso_widths or IMPALA_CHANNELS, key=key)
     if name.startswith(PYTHON):
         return UserTorso.make(name, shape, key)
+    return _make_convolutions(options, name, shape, key)
+
+
+def _make_convolutions(
+    options: NetworkOptions, name: str, shape: tuple[int, ...], key: PRNGKeyArray
+) -> Torso:
+    if name == "hadamax":
+        return HadamaxTorso(shape, key=key)
+    layer_norm = options.torso_layer_norm
     if name == "notebook":
-        return NotebookTorso(shape, key=key)
-    return ConvTorso(shape, CONV_LAYERS[name], key=key)
+        return NotebookTorso(shape, layer_norm=layer_norm, key=key)
+    if name in CONV_LAYERS:
+        return ConvTorso(shape, CONV_LAYERS[name], layer_norm=layer_norm, key=key)
+    btr = name == "btr"
+    return ImpalaTorso(
+        shape,
+        options.torso_widths or (BTR_CHANNELS if btr else IMPALA_CHANNELS),
+        layer_norm=layer_norm,
+        spectral_norm=btr,
+        pool=BTR_POOL if btr else None,
+        key=key,
+    )

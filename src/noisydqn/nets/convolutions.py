@@ -4,6 +4,7 @@ Convolutions are written as patches times a matrix on the CPU, where the gradien
 convolution is several times slower inside a compiled loop; elsewhere they are XLA's.
 """
 
+import functools
 import math
 
 import equinox as eqx
@@ -111,6 +112,50 @@ def max_pool(x: Float[Array, "h w c"], size: int) -> Float[Array, "h2 w2 c"]:
     height, width = (side // size for side in x.shape[:2])
     blocks = x[: height * size, : width * size].reshape(height, size, width, size, -1)
     return jnp.max(blocks, axis=(1, 3))
+
+
+def window_max(x: Float[Array, "h w c"], size: int, stride: int) -> Float[Array, "h2 w2 c"]:
+    """Take the maximum of every `stride`-th size x size window, without padding.
+
+    Written as shifted planes: XLA's own is slow backwards on a CPU.
+    """
+    height, width = ((side - size) // stride + 1 for side in x.shape[:2])
+    planes = [
+        x[i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(jnp.maximum, planes)
+
+
+def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
+    """Count the pixels to pad before and after a side, so that ceil(side / stride) windows fit.
+
+    An odd pixel goes after it: a side of 21 with windows of 2 at every second pixel gets (0, 1).
+    """
+    windows = -(-side // stride)
+    padding = max((windows - 1) * stride + size - side, 0)
+    return padding // 2, padding - padding // 2
+
+
+def adaptive_windows(side: int, number: int) -> list[tuple[int, int]]:
+    """Return start and end of the windows that cover a side, `number` of them at most.
+
+    Window i of n reaches from floor(i * side / n) to ceil((i + 1) * side / n), as in PyTorch's
+    adaptive pooling. Six windows of 11 pixels: (0, 2), (1, 4), (3, 6), (5, 8), (7, 10), (9, 11).
+    """
+    number = min(side, number)
+    return [(i * side // number, -(-(i + 1) * side // number)) for i in range(number)]
+
+
+def adaptive_max_pool(x: Float[Array, "h w c"], size: int) -> Float[Array, "h2 w2 c"]:
+    """Take the maxima of size x size windows that cover the image; a shorter side stays as it is.
+
+    PyTorch's adaptive pooling repeats the pixels of a shorter side instead.
+    """
+    rows, columns = (adaptive_windows(side, size) for side in x.shape[:2])
+    x = jnp.stack([jnp.max(x[start:end], axis=0) for start, end in rows])
+    return jnp.stack([jnp.max(x[:, start:end], axis=1) for start, end in columns], axis=1)
 
 
 def _phases(x: Float[Array, "h w c"], size: int, pool: int) -> dict[tuple[int, int], Array]:

@@ -7,8 +7,12 @@ from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
 from noisydqn.options import NAME, at_least, convert_fields, each_at_least, each_at_most
 
-TORSOS = ("auto", "flat", "mlp", "catcher", "minatar", "nature", "impala", "notebook")
-TORSOS_WITH_WIDTHS = ("mlp", "impala")
+TORSOS = (
+    *("auto", "flat", "mlp"),
+    *("catcher", "minatar", "nature", "impala", "btr", "hadamax", "notebook"),
+)
+TORSOS_WITH_WIDTHS = ("mlp", "impala", "btr")
+TORSOS_WITH_NORMS = ("auto", "catcher", "minatar", "nature", "impala", "btr", "notebook")
 WIDTHS = each_at_most(2**20, length=64)
 
 
@@ -19,14 +23,19 @@ class NetworkOptions:
     torso: Annotated[str, NAME] = "auto"
     """What turns an observation into features. "flat": a vector as it is; "mlp": plain layers
     before those of `hidden`; "catcher": two small convolutions; "minatar": one; "nature": the
-    three of Mnih et al. 2015; "impala": the residual ones of Espeholt et al. 2018; "notebook": the
-    first notebook's two with max-pooling. "auto" depends on the observation: images and boards
-    [height, width, channels] get minatar below 36 pixels and nature from 36 on, everything else
-    flat. "python:module.function" names your function, which makes an equinox.Module from the
-    observation's shape and a key."""
+    three of Mnih et al. 2015; "impala": the residual ones of Espeholt et al. 2018; "btr": those of
+    "Beyond The Rainbow" (Clark et al. 2024), with twice the channels, spectral normalization and
+    max-pooling to 6 x 6; "hadamax": three products of two, with max-pooling (Kooi et al. 2025);
+    "notebook": the first notebook's two with max-pooling. "auto" depends on the observation: images
+    and boards [height, width, channels] get minatar below 36 pixels and nature from 36 on,
+    everything else flat. "python:module.function" names your function, which makes an
+    equinox.Module from the observation's shape and a key."""
     torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1), WIDTHS] = None
-    """mlp: widths of its layers (default 128 128); impala: channels of its stages (default 16 32
-    32)."""
+    """mlp: widths of its layers (default 128 128); impala and btr: channels of their stages
+    (default 16 32 32 and 32 64 64)."""
+    torso_layer_norm: bool = False
+    """Normalize the channels of each pixel before each ReLU of a torso with convolutions, as PQN
+    does (Gallici et al. 2024). hadamax always does."""
     hidden: Annotated[tuple[int, ...], each_at_least(1), WIDTHS] = (128, 128, 128)
     """Widths of the layers between the torso and the heads. They are noisy unless the exploration
     is not."""
@@ -71,7 +80,12 @@ class NetworkOptions:
         if self.torso_widths is not None and self.torso not in TORSOS_WITH_WIDTHS:
             raise ConfigError(
                 f"--torso-widths {' '.join(map(str, self.torso_widths))} and --torso {self.torso} "
-                f"exclude each other: it belongs to {' and '.join(TORSOS_WITH_WIDTHS)}"
+                f"exclude each other: it belongs to {', '.join(TORSOS_WITH_WIDTHS)}"
+            )
+        if self.torso_layer_norm and self.torso not in TORSOS_WITH_NORMS:
+            raise ConfigError(
+                f"--torso-layer-norm and --torso {self.torso} exclude each other: it belongs to "
+                f"{', '.join(TORSOS_WITH_NORMS)}"
             )
         if self.torso_widths == ():
             raise ConfigError(

@@ -13,6 +13,9 @@ from noisydqn.errors import UserError
 from noisydqn.imports import find
 from noisydqn.nets.convolutions import Conv, as_image, conv_max_pool, max_pool
 
+Norms = tuple[eqx.nn.LayerNorm, ...] | None
+"""The normalization before each ReLU of a torso, or None."""
+
 TorsoMaker = Callable[[tuple[int, ...], PRNGKeyArray], eqx.Module]
 """Makes a torso from the shape of an observation and a key: `module(x)` gives features [F]."""
 
@@ -49,7 +52,7 @@ class MLPTorso(Torso):
     """
 
     layers: tuple[eqx.nn.Linear, ...]
-    norms: tuple[eqx.nn.LayerNorm, ...] | None
+    norms: Norms
     out_features: int = eqx.field(static=True)
 
     def __init__(
@@ -74,15 +77,33 @@ class MLPTorso(Torso):
         return x
 
 
+def normalize_channels(norm: eqx.nn.LayerNorm, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Normalize the channels of each pixel (Ba et al. 2016).
+
+    Mean and variance are taken over the channels alone, separately for each pixel, and each
+    channel has a learned scale and offset. Published code for images does both this and the norm
+    over height, width and channels together. This is the norm behind the published results of PQN
+    (Gallici et al. 2024) and Hadamax (Kooi et al. 2025), by flax's default.
+    """
+    return jax.vmap(jax.vmap(norm))(x)
+
+
+def normalized_relu(norms: Norms, index: int, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Apply ReLU, after the normalization at `index` if there are any."""
+    return jax.nn.relu(x if norms is None else normalize_channels(norms[index], x))
+
+
 class ConvTorso(Torso):
     """Convolutions, each followed by ReLU, on one image [h, w] or [h, w, c].
 
     Args:
         shape: shape of the observation.
         layers: (channels, size, stride) of each convolution.
+        layer_norm: normalize the channels before each ReLU.
     """
 
     convs: tuple[Conv, ...]
+    norms: Norms
     out_features: int = eqx.field(static=True)
 
     def __init__(
@@ -90,6 +111,7 @@ class ConvTorso(Torso):
         shape: tuple[int, ...],
         layers: tuple[tuple[int, int, int], ...],
         *,
+        layer_norm: bool = False,
         key: PRNGKeyArray,
     ) -> None:
         height, width, channels = (*shape, 1)[:3]
@@ -101,13 +123,15 @@ class ConvTorso(Torso):
             height, width = ((side - size) // stride + 1 for side in (height, width))
             channels = out_channels
         self.convs = tuple(convs)
+        widths = [out_channels for out_channels, _, _ in layers]
+        self.norms = tuple(map(eqx.nn.LayerNorm, widths)) if layer_norm else None
         self.out_features = height * width * channels
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
         x = as_image(x)
-        for conv in self.convs:
-            x = jax.nn.relu(conv(x))
+        for i, conv in enumerate(self.convs):
+            x = normalized_relu(self.norms, i, conv(x))
         return x.reshape(-1)
 
 
@@ -115,101 +139,37 @@ class NotebookTorso(Torso):
     """The first notebook's torso: twice a 3x3 convolution, a 4x4 maximum and ReLU.
 
     For an image of 42 x 42: 64 channels of 10 x 10, then 16 of 2 x 2, 64 features.
+
+    Args:
+        shape: shape of the observation.
+        layer_norm: normalize the channels before each ReLU, so after the maximum.
     """
 
     first: Conv
     second: Conv
+    norms: Norms
     out_features: int = eqx.field(static=True)
 
     chunk: ClassVar[int | None] = 16
     POOL: ClassVar = 4
     SMALLEST: ClassVar = 26  # pixels of the smallest image
 
-    def __init__(self, shape: tuple[int, ...], *, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], *, layer_norm: bool = False, key: PRNGKeyArray
+    ) -> None:
         height, width, channels = (*shape, 1)[:3]
         first_key, second_key = jax.random.split(key)
         self.first = Conv(channels, 64, 3, 1, key=first_key)
         self.second = Conv(64, 16, 3, 1, key=second_key)
+        self.norms = tuple(map(eqx.nn.LayerNorm, (64, 16))) if layer_norm else None
         height, width = (((side - 2) // self.POOL - 2) // self.POOL for side in (height, width))
         self.out_features = height * width * 16
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
         """Features of one image."""
         pooled = conv_max_pool(as_image(x), self.first.kernel, self.POOL) + self.first.bias
-        pooled = max_pool(self.second(jax.nn.relu(pooled)), self.POOL)
-        return jax.nn.relu(pooled).reshape(-1)
-
-
-def halve(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
-    """Take the maximum of every second 3 x 3 window, the border padded: h2 = ceil(h / 2).
-
-    Written as nine shifted planes: XLA's own is slow backwards on a CPU.
-    """
-    height, width = ((side + 1) // 2 for side in x.shape[:2])
-    padded = jnp.pad(x, ((1, 2), (1, 2), (0, 0)), constant_values=-jnp.inf)
-    best = padded[: 2 * height : 2, : 2 * width : 2]
-    for place in range(1, 9):
-        i, j = divmod(place, 3)
-        best = jnp.maximum(best, padded[i : i + 2 * height : 2, j : j + 2 * width : 2])
-    return best
-
-
-def _same_size(conv: Conv, x: Float[Array, "h w c"]) -> Float[Array, "h w o"]:
-    return conv(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))
-
-
-class ResidualStage(eqx.Module):
-    """A convolution, a maximum that halves the image, and two residual blocks of two each."""
-
-    first: Conv
-    blocks: tuple[tuple[Conv, Conv], ...]
-
-    def __init__(self, in_channels: int, channels: int, *, key: PRNGKeyArray) -> None:
-        keys = jax.random.split(key, 5)
-        self.first = Conv(in_channels, channels, 3, 1, key=keys[0])
-        convs = [Conv(channels, channels, 3, 1, key=conv_key) for conv_key in keys[1:]]
-        self.blocks = ((convs[0], convs[1]), (convs[2], convs[3]))
-
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 o"]:
-        """Features of one image."""
-        x = halve(_same_size(self.first, x))
-        for one, other in self.blocks:
-            x += _same_size(other, jax.nn.relu(_same_size(one, jax.nn.relu(x))))
-        return x
-
-
-class ImpalaTorso(Torso):
-    """The residual convolutions of Espeholt et al. 2018 (figure 3, right), then ReLU.
-
-    Args:
-        shape: shape of the observation, [h, w] or [h, w, c].
-        widths: channels of each stage, (16, 32, 32) in the paper.
-    """
-
-    stages: tuple[ResidualStage, ...]
-    out_features: int = eqx.field(static=True)
-
-    def __init__(
-        self, shape: tuple[int, ...], widths: tuple[int, ...], *, key: PRNGKeyArray
-    ) -> None:
-        height, width, channels = (*shape, 1)[:3]
-        sizes = (channels, *widths)
-        self.stages = tuple(
-            ResidualStage(inputs, outputs, key=stage_key)
-            for inputs, outputs, stage_key in zip(
-                sizes[:-1], sizes[1:], jax.random.split(key, len(widths)), strict=True
-            )
-        )
-        for _ in widths:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        self.out_features = height * width * sizes[-1]
-
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
-        """Features of one image."""
-        x = as_image(x)
-        for stage in self.stages:
-            x = stage(x)
-        return jax.nn.relu(x).reshape(-1)
+        pooled = max_pool(self.second(normalized_relu(self.norms, 0, pooled)), self.POOL)
+        return normalized_relu(self.norms, 1, pooled).reshape(-1)
 
 
 class UserTorso(Torso):

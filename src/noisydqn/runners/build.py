@@ -7,15 +7,16 @@ from jaxtyping import PRNGKeyArray
 from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import Agent
-from noisydqn.learner.options import LearningOptions
+from noisydqn.learner.options import LearningOptions, ParallelOptions, ReplayOptions
+from noisydqn.learner.parallel import ParallelAgent
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
 from noisydqn.nets.build import make_network
 from noisydqn.preprocessing import frames, normalize
-from noisydqn.runners.options import ProgramOptions
+from noisydqn.runners.options import AnyProgram, ProgramOptions
 
 
-def make_policy(options: ProgramOptions, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:
+def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:
     """Make a policy with new weights for an environment.
 
     Raises:
@@ -36,7 +37,7 @@ def make_policy(options: ProgramOptions, spec: EnvironmentSpec, key: PRNGKeyArra
     return Policy(network, moments, preprocessing.observation_clip, preprocessing.frame_stack)
 
 
-def policy_like(options: ProgramOptions, spec: EnvironmentSpec) -> Policy:
+def policy_like(options: AnyProgram, spec: EnvironmentSpec) -> Policy:
     """Return shapes and dtypes in place of the arrays of a policy."""
     return jax.eval_shape(lambda: make_policy(options, spec, jax.random.key(0)))
 
@@ -56,6 +57,8 @@ def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
         rate = optax.linear_schedule(start, final, options.schedule_updates)
     if options.optimizer == "adamw":
         optimizer = optax.adamw(rate, eps=options.adam_epsilon, weight_decay=options.weight_decay)
+    elif options.optimizer == "radam":
+        optimizer = optax.radam(rate, eps=options.adam_epsilon)
     else:
         optimizer = optax.adam(rate, eps=options.adam_epsilon)
     if options.max_gradient_norm is None:
@@ -63,32 +66,43 @@ def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(options.max_gradient_norm), optimizer)
 
 
-def make_agent(options: ProgramOptions) -> Agent:
-    """Make the learning rule."""
-    learning = options.learning
+def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
+    """Make the learning rule of the replay learner."""
+    learner = options.learner
     munchausen = Munchausen(
-        scale=learning.munchausen_scale,
-        temperature=learning.munchausen_temperature,
-        minimum=learning.munchausen_minimum,
+        scale=learner.munchausen_scale,
+        temperature=learner.munchausen_temperature,
+        minimum=learner.munchausen_minimum,
     )
     return Agent(
-        optimizer=_make_optimizer(learning),
-        double=learning.double,
-        munchausen=munchausen if learning.munchausen else None,
-        target_period=learning.target_period,
-        target_rate=learning.target_rate,
-        sigma_penalty=learning.sigma_penalty,
+        optimizer=_make_optimizer(options.learning),
+        double=learner.double,
+        munchausen=munchausen if learner.munchausen else None,
+        target_period=learner.target_period,
+        target_rate=learner.target_rate,
+        sigma_penalty=options.learning.sigma_penalty,
     )
 
 
-def make_replay(options: ProgramOptions) -> Replay:
-    """Make the replay buffer."""
-    return Replay(
-        capacity=options.replay.replay_capacity,
-        num_envs=options.runner.num_envs,
-        n_step=options.learning.n_step,
+def make_parallel_agent(options: ProgramOptions[ParallelOptions]) -> ParallelAgent:
+    """Make the learning rule of the parallel learner."""
+    return ParallelAgent(
+        optimizer=_make_optimizer(options.learning),
         discount=options.learning.discount,
-        prioritized=options.replay.replay == "prioritized",
-        priority_offset=options.replay.priority_offset,
+        return_lambda=options.learner.return_lambda,
+        sigma_penalty=options.learning.sigma_penalty,
+    )
+
+
+def make_replay(options: ProgramOptions[ReplayOptions]) -> Replay:
+    """Make the replay buffer."""
+    learner = options.learner
+    return Replay(
+        capacity=learner.replay_capacity,
+        num_envs=options.runner.num_envs,
+        n_step=learner.n_step,
+        discount=options.learning.discount,
+        prioritized=learner.replay == "prioritized",
+        priority_offset=learner.priority_offset,
         frames=options.preprocessing.frame_stack,
     )

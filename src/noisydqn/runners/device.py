@@ -20,12 +20,12 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
-from noisydqn.learner.agent import Agent, Metrics
+from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
-from noisydqn.runners.options import ProgramOptions
+from noisydqn.runners.cores import make_core
+from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
-from noisydqn.runners.state import TrainingState
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import Row
@@ -34,7 +34,7 @@ from noisydqn.types import Row
 class DeviceState(NamedTuple):
     """Everything a run on the device needs to resume."""
 
-    training: TrainingState
+    training: Any  # the `TrainingState` of its learner
     env_states: Any
     episode_return: Float[Array, " envs"]  # of the episodes under way
     episode_length: Int[Array, " envs"]
@@ -65,16 +65,16 @@ class DeviceRunner:
     vector_steps: int  # steps of all environments in a whole chunk
 
     @staticmethod
-    def create(options: ProgramOptions, env: DeviceEnvironment) -> "DeviceRunner":
+    def create(options: AnyProgram, env: DeviceEnvironment) -> "DeviceRunner":
         """Make the runner of a program on an environment."""
         vector = VectorEnvironment(env, options.runner.num_envs)
-        core = Core.create(options, vector.spec)
+        core = make_core(options, vector.spec)
         return DeviceRunner(core, vector, options.runner.vector_steps)
 
     @property
     def num_envs(self) -> int:
         """Environments that step in lockstep."""
-        return self.core.num_envs
+        return self.core.acting.num_envs
 
     def init(self, key: PRNGKeyArray) -> DeviceState:
         """Make the state of one seed before its first step."""
@@ -120,7 +120,7 @@ class DeviceRunner:
             ended=jnp.zeros(shape, jnp.bool_),
             episode_return=jnp.zeros(shape, jnp.float32),
             episode_length=jnp.zeros(shape, jnp.int32),
-            sums=Agent.no_metrics(),
+            sums=no_metrics(),
         )
 
     def advance(
@@ -173,7 +173,7 @@ class DevicePrograms(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def programs(options: ProgramOptions, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
+def programs(options: AnyProgram, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
     """Make the programs of a run; kept, so that a second run compiles nothing."""
     runner = DeviceRunner.create(options, env)
 
@@ -256,11 +256,12 @@ class _Run:
         self, made: DevicePrograms, keys: PRNGKeyArray, total_steps: int, stop: Stop
     ) -> None:
         self.made, self.stop = made, stop
-        self.num_envs, self.schedule = made.runner.num_envs, made.runner.core.schedule
+        self.core = made.runner.core
+        self.num_envs, self.schedule = made.runner.num_envs, self.core.schedule
         self.total_steps = total_steps
         self.chunk_steps = made.runner.vector_steps * self.num_envs
         self.state, self.log = made.init(keys)
-        self.layers = made.runner.core.noisy_layers
+        self.layers = self.core.acting.noisy_layers
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates_before = np.zeros(len(keys), np.int64)  # of each seed
         self._pace = Pace(PART_SECONDS)
@@ -332,7 +333,7 @@ class _Run:
         ]
 
     def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
-        policy = partial(self.made.runner.core.copy_policy, self.state.training)
+        policy = partial(self.core.acting.copy_policy, self.state.training)
         return Chunk(self.steps, seeds, self.state, policy, self.snapshot)
 
     # Stopping and resuming
@@ -343,15 +344,14 @@ class _Run:
             "counts": np.array([self.steps_before // self.num_envs, self._vector_steps]),
             "updates": self.updates_before,
             "log": self.log,
-            "state": _with_rows(self.state, None),
+            "state": self._with_rows(self.state, None),
         }
-        written = self.steps // self.num_envs
-        return Snapshot(arrays, self.state.training.replay.rows, 1, written)
+        return Snapshot(arrays, self._rows, 1, self.steps // self.num_envs)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Resume from a checkpoint."""
-        checkpoint.check_rows(self.state.training.replay.rows, 1)
-        state = checkpoint.read("state", structs(_with_rows(self.state, None)))
+        checkpoint.check_rows(self._rows, 1)
+        state = checkpoint.read("state", structs(self._with_rows(self.state, None)))
         self.log = checkpoint.read("log", structs(self.log))
         before, made = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
         in_chunk = 0 <= made <= self.made.runner.vector_steps
@@ -359,9 +359,12 @@ class _Run:
             raise checkpoint.unfit("its counts of steps are impossible")
         self.steps_before, self.steps = before * self.num_envs, (before + made) * self.num_envs
         self.updates_before = np.array(checkpoint.read("updates", self.updates_before))
-        rows = checkpoint.read_rows(self.state.training.replay.rows, 1)
-        self.state = _with_rows(state, rows)
+        rows = checkpoint.read_rows(self._rows, 1)
+        self.state = self._with_rows(state, rows)
 
+    @property
+    def _rows(self) -> Row | None:
+        return self.core.rows(self.state.training)
 
-def _with_rows(state: DeviceState, rows: Row | None) -> DeviceState:
-    return state._replace(training=state.training.with_rows(rows))
+    def _with_rows(self, state: DeviceState, rows: Row | None) -> DeviceState:
+        return state._replace(training=self.core.with_rows(state.training, rows))

@@ -79,9 +79,13 @@ class Noisy(Explorer):
             return sample(key)
         return jax.vmap(sample)(jax.random.split(key, num_envs))
 
+    def noise(self, state: Noise) -> NetworkNoise:
+        """Return the noise held."""
+        return state.tree
+
     def values(self, state: Noise, values_fn: ValuesFn, observation: Observation) -> Values:
         """Compute action values under the noise held."""
-        return values_fn(observation, state.tree)
+        return values_fn(observation, self.noise(state))
 
     def act(
         self, state: Noise, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
@@ -117,9 +121,19 @@ class EpsilonGreedy(Explorer):
     """Share of random actions after `epsilon_steps`, approached linearly."""
     epsilon_steps: Annotated[int, at_least(1)] = 20_000
     """Environment steps over which epsilon goes from start to end."""
+    epsilon_share: Annotated[float | None, ABOVE_ZERO, between(0, 1)] = None
+    """Share of the run's steps over which it does, instead of `epsilon_steps`. A run that is
+    resumed with other --steps then follows the schedule of the new length."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
+
+    def of_run(self, steps: int) -> Explorer:
+        """Turn the share into steps."""
+        if self.epsilon_share is None:
+            return self
+        number = max(round(self.epsilon_share * steps), 1)
+        return dataclasses.replace(self, epsilon_steps=number, epsilon_share=None)
 
     def choose(self, q: Values, step: Count, key: Key) -> Actions:
         """Choose actions by their values."""
@@ -187,6 +201,10 @@ class RandomFirst(Explorer):
     def resamples_every_step(self) -> bool:
         """Whether the other explorer resamples between updates."""
         return self.then.resamples_every_step
+
+    def noise(self, state: Any) -> NetworkNoise | None:
+        """Return the other explorer's noise, though it does not choose the random actions."""
+        return self.then.noise(state)
 
     def init(self, network: QNetwork, num_envs: int, key: Key) -> Any:
         """Make the other explorer's state."""

@@ -63,6 +63,14 @@ class Explorer(Protocol):
         """
         return False
 
+    def of_run(self, steps: int) -> "Explorer":
+        """Return the explorer of a run of so many environment steps.
+
+        Where an option is a share of the run, this is where it becomes a number of steps.
+        """
+        del steps
+        return self
+
     def build(self) -> "Explorer":
         """Return the explorer that acts: this one, unless it only stands for another."""
         return self
@@ -71,6 +79,14 @@ class Explorer(Protocol):
         """Make the state before the first step, any tree of arrays."""
         del network, num_envs, key
         return ()
+
+    def noise(self, state: Any) -> NetworkNoise | None:
+        """Return the noise sample that `act` acts under; None means the mean weights.
+
+        The parallel learner values the states of a rollout under it, if told to.
+        """
+        del state
+        return None
 
     def act(
         self, state: Any, values_fn: ValuesFn, observation: Observation, step: Count, key: Key

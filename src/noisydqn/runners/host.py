@@ -8,7 +8,6 @@ computes does not depend on how fast anything is.
 `run(programs, env, key, steps)` is a generator of chunks.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache, partial
@@ -27,12 +26,13 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.errors import EnvironmentFailedError, StoppedError
-from noisydqn.learner.agent import Agent, Metrics
+from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
-from noisydqn.runners.options import ProgramOptions
+from noisydqn.runners.cores import make_core
+from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
-from noisydqn.runners.state import TrainingState
+from noisydqn.runners.state import raw_keys, typed_keys
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
@@ -41,16 +41,16 @@ from noisydqn.types import TimeStep
 class HostPrograms(NamedTuple):
     """The core and its functions.
 
-    Their states hold keys as raw data: a call takes some 5 us to wrap a typed key that it takes
-    and gives back.
+    Their states are the `TrainingState` of the learner, but hold keys as raw data: a call takes
+    some 5 us to wrap a typed key that it takes and gives back.
     """
 
     core: Core
     vector_steps: int  # steps of all environments in a whole chunk
-    init: Program[TrainingState]  # of a key
-    act: Program[tuple[TrainingState, Array]]  # of state, time step, step
-    learn: Program[tuple[TrainingState, Flat[Metrics]]]  # of state, scheduled, due, sums
-    probe: Program[tuple[TrainingState, Probe]]  # of state
+    init: Program[Any]  # of a key
+    act: Program[tuple[Any, Array]]  # of state, time step, step
+    learn: Program[tuple[Any, Flat[Metrics]]]  # of state, scheduled, due, sums
+    probe: Program[tuple[Any, Probe]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
         """Compile all; return the one that takes longest."""
@@ -59,40 +59,37 @@ class HostPrograms(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def programs(options: ProgramOptions, spec: EnvironmentSpec) -> HostPrograms:
+def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     """Make the programs of a run; kept, so that a second run compiles nothing."""
-    core = Core.create(options, spec)
+    core = make_core(options, spec)
 
-    def typed(state: TrainingState) -> TrainingState:
-        return state.map_keys(jax.random.wrap_key_data)
+    def typed(state: Any) -> Any:  # only a program that is not in the cache is traced
+        return typed_keys(state, jax.eval_shape(core.init, jax.random.key(0)))
 
-    def raw(state: TrainingState) -> TrainingState:
-        return state.map_keys(jax.random.key_data)
+    def start(key: PRNGKeyArray) -> Any:
+        return raw_keys(core.init(key))
 
-    def start(key: PRNGKeyArray) -> TrainingState:
-        return raw(core.init(key))
-
-    def act(state: TrainingState, time_step: TimeStep, step: Array) -> tuple[TrainingState, Array]:
+    def act(state: Any, time_step: TimeStep, step: Array) -> tuple[Any, Array]:
         state, actions = core.act(core.observe(typed(state), time_step), step)
-        return raw(state), actions
+        return raw_keys(state), actions
 
     def learn(
-        state: TrainingState, scheduled: Array, due: Array, sums: Flat[Metrics]
-    ) -> tuple[TrainingState, Flat[Metrics]]:
+        state: Any, scheduled: Array, due: Array, sums: Flat[Metrics]
+    ) -> tuple[Any, Flat[Metrics]]:
         state, sums = core.learn(typed(state), due, sums)
-        return raw(core.resample(state, scheduled > 0)), sums
+        return raw_keys(core.resample(state, scheduled > 0)), sums
 
-    def probe(state: TrainingState) -> tuple[TrainingState, Probe]:
+    def probe(state: Any) -> tuple[Any, Probe]:
         state, probed = core.probe(typed(state))
-        return raw(state), probed
+        return raw_keys(state), probed
 
     key = program_key(options, spec)
     init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    sums = jax.eval_shape(Agent.no_metrics)
-    shown = partial(_shown, spec, core.num_envs)
+    sums = jax.eval_shape(no_metrics)
+    shown = partial(_shown, spec, core.acting.num_envs)
 
-    def state() -> tuple[TrainingState]:
+    def state() -> tuple[Any]:
         return (init.shapes,)
 
     def seen() -> tuple[Any, ...]:
@@ -201,9 +198,9 @@ def run(
     """
     env_key, training_key = jax.random.split(key)
     if checkpoint is not None:
-        checkpoint.check_rows(made.init.shapes.replay.rows, 0)
+        checkpoint.check_rows(made.core.rows(made.init.shapes), 0)
     stop = stop or Stop()
-    vector = env.vector(made.core.num_envs, processes=True, check=stop.check)
+    vector = env.vector(made.core.acting.num_envs, processes=True, check=stop.check)
     try:
         vector.remember()
         first = vector.reset(int(jax.random.bits(env_key)))
@@ -227,24 +224,24 @@ class _Run:
         self,
         made: HostPrograms,
         vector: HostVector,
-        start: tuple[TrainingState, TimeStep],
+        start: tuple[Any, TimeStep],
         total_steps: int,
         stop: Stop,
     ) -> None:
         self.made, self.vector, self.stop = made, vector, stop
         self.state, self.time_step = start
-        self.num_envs = made.core.num_envs
+        self.num_envs = made.core.acting.num_envs
         self.total_steps = total_steps
         self.chunk_steps = made.vector_steps * self.num_envs
-        self.schedule, self.explorer = made.core.schedule, made.core.explorer
-        self.layers = made.core.noisy_layers
+        self.schedule, self.explorer = made.core.schedule, made.core.acting.explorer
+        self.layers = made.core.acting.noisy_layers
         self.episodes = _Episodes(self.num_envs)
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates, self.updates_before = 0, 0  # the same of updates
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
         self.actions: np.ndarray | None = None  # chosen, but not taken yet
         self.ended: list[Episode] = []  # in the chunk under way
-        self.sums = Agent.no_metrics()  # over its updates
+        self.sums = no_metrics()  # over its updates
 
     def chunks(self) -> Iterator[Chunk]:
         """Train to the end of the budget, or until a stop is asked for."""
@@ -307,7 +304,7 @@ class _Run:
         number = self.updates - self.updates_before
         report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
         self.steps_before, self.updates_before, self.ended = self.steps, self.updates, []
-        self.sums = Agent.no_metrics()
+        self.sums = no_metrics()
         return report
 
     def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
@@ -316,7 +313,7 @@ class _Run:
             steps=self.steps,
             seeds=seeds,
             state=state,
-            policy=lambda _: core.copy_policy(state),
+            policy=lambda _: core.acting.copy_policy(state),
             snapshot=self.snapshot,
         )
 
@@ -330,7 +327,7 @@ class _Run:
         counts = [self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before]
         arrays = {
             "counts": np.array([*counts, len(history.actions), len(self.ended)]),
-            "state": state.with_rows(None),
+            "state": self.made.core.with_rows(state, None),
             "time_step": jax.tree.map(np.asarray, self.time_step),
             "actions": none if self.actions is None else self.actions.astype(np.int32),
             "episodes": self.episodes.counts,
@@ -339,7 +336,7 @@ class _Run:
             "history": history,
         }
         written = self.steps // self.num_envs + acted
-        return Snapshot(arrays, state.replay.rows, 0, written)
+        return Snapshot(arrays, self.made.core.rows(state), 0, written)
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
         """Resume from a checkpoint; the environments were just reset with the run's own seed."""
@@ -363,21 +360,19 @@ class _Run:
         if (actions >= num_actions).any():
             raise checkpoint.unfit("it holds actions that the environment does not have")
         self.actions = np.array(actions) if (actions >= 0).all() else None
-        rows = self.state.replay.rows
-        state = checkpoint.read("state", structs(self.state.with_rows(None)))
-        rows = checkpoint.read_rows(rows, 0)
-        self.state = state.with_rows(rows)
+        core, rows = self.made.core, self.made.core.rows(self.state)
+        state = checkpoint.read("state", structs(core.with_rows(self.state, None)))
+        self.state = core.with_rows(state, checkpoint.read_rows(rows, 0))
         newest = checkpoint.read("time_step", self.time_step)
         self.time_step = self._play_again(saved, jax.tree.map(np.array, newest), warn)
 
     def _is_possible(self, length: int, ended: int) -> bool:
         """Tell whether counts that were read can be those of a run with these options."""
-        most = math.ceil(self.schedule.ratio * self.num_envs * self.schedule.learn_every) + 1
         return (
             0 <= self.steps_before <= self.steps <= self.total_steps
             and self.steps - self.steps_before <= self.chunk_steps
             and 0 <= self.updates_before <= self.updates <= np.iinfo(np.int32).max
-            and 0 <= self.scheduled <= most
+            and 0 <= self.scheduled <= self.schedule.most
             and 0 <= length <= self.steps // self.num_envs
             and 0 <= ended <= self.chunk_steps
         )

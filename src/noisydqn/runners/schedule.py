@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from fractions import Fraction
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from noisydqn.learner.options import ParallelOptions, ReplayOptions
 from noisydqn.runners.options import ProgramOptions
 
 MAX_BURST = 8
@@ -16,11 +17,112 @@ MAX_BURST = 8
 Count = TypeVar("Count", int, Array)
 
 
-@dataclasses.dataclass(frozen=True)
-class UpdateSchedule:
+class Schedule(Protocol):
     """The number of updates after each step of all environments.
 
     The methods are pure. They take Python integers and traced arrays alike.
+    """
+
+    @property
+    def first_step(self) -> int:
+        """Environment steps before the first update."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """The most updates that one step can bring, unless they go by episodes."""
+        ...
+
+    def scheduled(self, step: Count, ended: Count) -> Count:
+        """Count the updates that a step of all environments brings, before any limit.
+
+        Args:
+            step: environment steps before this step.
+            ended: episodes that end with it.
+        """
+        ...
+
+    def due(self, scheduled: Count, step: Count, updates: Count) -> Count:
+        """Count the updates to make of the `scheduled` ones.
+
+        Args:
+            scheduled: from `scheduled`, for the same step.
+            step: environment steps before this step.
+            updates: updates made so far.
+        """
+        ...
+
+    def exhausted(self, updates: int) -> bool:
+        """Tell whether no update is left."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSchedule:
+    """Updates after each rollout.
+
+    Args:
+        rollout_steps: steps of each environment in a rollout.
+        num_envs: environments that step in lockstep.
+        updates: updates of a rollout.
+        spread: whether they are spread over the steps of the next rollout, the first of them
+            before it.
+    """
+
+    rollout_steps: int
+    num_envs: int
+    updates: int
+    spread: bool = False
+
+    @staticmethod
+    def create(options: ProgramOptions[ParallelOptions]) -> "RolloutSchedule":
+        """Make the schedule of a program."""
+        learner = options.learner
+        return RolloutSchedule(
+            learner.rollout_steps,
+            options.runner.num_envs,
+            learner.rollout_updates,
+            learner.spread_updates,
+        )
+
+    @property
+    def first_step(self) -> int:
+        """Environment steps in a rollout."""
+        return self.rollout_steps * self.num_envs
+
+    @property
+    def most(self) -> int:
+        """Updates after a rollout."""
+        return self.updates
+
+    def scheduled(self, step: Count, ended: Count) -> Count:
+        """Count the updates that a step brings.
+
+        Example: rollouts of 4 steps with 6 updates. The last step of each brings 6; or, if they are
+        spread, that step and the next three bring 2, 1, 2 and 1.
+        """
+        del ended
+        place = (step // self.num_envs + 1) % self.rollout_steps  # in the next rollout
+        if not self.spread:
+            return (place == 0) * self.updates
+        before, steps = place * self.updates, self.rollout_steps
+        number = -(-(before + self.updates) // steps) + -before // steps
+        return number * (step + self.num_envs >= self.first_step)
+
+    def due(self, scheduled: Count, step: Count, updates: Count) -> Count:
+        """Return those that are scheduled."""
+        del step, updates
+        return scheduled
+
+    def exhausted(self, updates: int) -> bool:
+        """Return False: there is no limit."""
+        del updates
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSchedule:
+    """Updates in proportion to steps or episodes, as the replay learner makes them.
 
     Args:
         ratio: updates per environment step or, if `per_episode`, per episode.
@@ -39,16 +141,16 @@ class UpdateSchedule:
     max_updates: int | None = None
 
     @staticmethod
-    def create(options: ProgramOptions) -> "UpdateSchedule":
+    def create(options: ProgramOptions[ReplayOptions]) -> "UpdateSchedule":
         """Make the schedule of a program; learning waits until a whole transition is stored."""
-        runner, whole = options.runner, options.learning.n_step + 1
+        learner, num_envs = options.learner, options.runner.num_envs
         return UpdateSchedule(
-            ratio=runner.update_ratio,
-            num_envs=runner.num_envs,
-            learn_every=runner.learn_every,
-            per_episode=runner.updates_per_episode > 0,
-            first_step=max(runner.learning_starts, whole * runner.num_envs),
-            max_updates=runner.max_updates,
+            ratio=learner.update_ratio,
+            num_envs=num_envs,
+            learn_every=learner.learn_every,
+            per_episode=learner.updates_per_episode > 0,
+            first_step=learner.first_step(num_envs),
+            max_updates=learner.max_updates,
         )
 
     def scheduled(self, step: Count, ended: Count) -> Count:
@@ -95,6 +197,11 @@ class UpdateSchedule:
         return self.max_updates is not None and updates >= self.max_updates
 
     @property
+    def most(self) -> int:
+        """The most updates that one step can bring, unless they go by episodes."""
+        return math.ceil(self.ratio * self.num_envs * self.learn_every) + 1
+
+    @property
     def burst(self) -> int:
         """Updates whose batches are sampled together: those scheduled at once, if few."""
         return min(math.ceil(self.ratio * self.num_envs * self.learn_every), MAX_BURST)
@@ -115,9 +222,9 @@ class PriorityExponents:
     updates: int
 
     @staticmethod
-    def create(options: ProgramOptions) -> "PriorityExponents":
+    def create(options: ProgramOptions[ReplayOptions]) -> "PriorityExponents":
         """Make the exponents of a program."""
-        replay = options.replay
+        replay = options.learner
         return PriorityExponents(
             alpha=(replay.priority_exponent, replay.priority_exponent_final),
             beta=(replay.importance_exponent, replay.importance_exponent_final),

@@ -1,13 +1,15 @@
-"""The state of a run, by the part that owns it: actor, learner, replay buffer, statistics."""
+"""The state of a run, by the part that owns it: actor, learner, what it learns from, statistics."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from jaxtyping import Array, PRNGKeyArray, Shaped
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
-from noisydqn.learner.replay import ReplayState
+from noisydqn.nets.network import QNetwork
 from noisydqn.preprocessing import normalize
-from noisydqn.types import LearnerState, Row, TimeStep
+from noisydqn.trees import Flat
+from noisydqn.types import TimeStep
 
 
 class ActorState(NamedTuple):
@@ -30,21 +32,66 @@ class Statistics(NamedTuple):
     return_scale: normalize.ReturnScale | None
 
 
-class TrainingState(NamedTuple):
-    """Everything a run needs to resume, except its environments."""
+class Learner(Protocol):
+    """The part of a learner's state that every learner has."""
 
-    actor: ActorState
-    learner: LearnerState
-    replay: ReplayState
-    statistics: Statistics
+    @property
+    def online(self) -> Flat[QNetwork]:
+        """The trained network."""
+        ...
 
-    def with_rows(self, rows: Row | None) -> "TrainingState":
-        """Replace the rows of the replay buffer; checkpoints store rows separately."""
-        return self._replace(replay=self.replay._replace(rows=rows))
+    @property
+    def updates(self) -> Int[Array, ""]:
+        """Updates made so far."""
+        ...
 
-    def map_keys(self, convert: Callable[[PRNGKeyArray], Any]) -> "TrainingState":
-        """Convert the actor's and the learner's key."""
-        return self._replace(
-            actor=self.actor._replace(key=convert(self.actor.key)),
-            learner=self.learner._replace(key=convert(self.learner.key)),
-        )
+    @property
+    def key(self) -> PRNGKeyArray:
+        """The learner's own key."""
+        ...
+
+
+class TrainingState(Protocol):
+    """Everything a run needs to resume, except its environments; a named tuple.
+
+    A learner adds what it learns from, such as a replay buffer.
+    """
+
+    @property
+    def actor(self) -> ActorState:
+        """The actor's part."""
+        ...
+
+    @property
+    def learner(self) -> Learner:
+        """The learner's part."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics' part."""
+        ...
+
+
+Part = TypeVar("Part", bound=TrainingState | Learner)
+
+
+def replaced(part: Part, **changes: Any) -> Part:
+    """Return a state, or a learner's part of one, with other fields."""
+    return cast(Any, part)._replace(**changes)
+
+
+def typed_keys(state: Any, like: Any) -> Any:
+    """Wrap raw data of keys where `like` has keys."""
+    return jax.tree.map(
+        lambda x, as_: jax.random.wrap_key_data(x) if _is_key(as_) else x, state, like
+    )
+
+
+def raw_keys(state: Any) -> Any:
+    """Replace keys by their raw data."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

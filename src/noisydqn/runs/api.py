@@ -18,7 +18,7 @@ from noisydqn.files import given_path
 from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, refuse_unknown, shown
-from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for
+from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for, with_learner
 from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
@@ -118,7 +118,9 @@ def train(
     handed = {"env": env, "torso": torso, "exploration": explorer}
     uses = [name for name in ALL if handed[name] is None and name not in options]
     trust = argument("trust", trust, bool)
-    config = _config(_given_config(config, uses, trust), env).replace(**options)
+    learner: object = options.get("learner")
+    learner = learner if isinstance(learner, str) else None
+    config = _config(_given_config(config, uses, trust, learner), env, learner).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
     out = None if out is None else given_path(out)
     if resume and out is None:
@@ -287,26 +289,29 @@ def _given_cache(cache: Path | str | None) -> Path | str | None:
     return given_path(cache, "--cache")
 
 
-def _given_config(given: object, uses: Sequence[str], trust: bool) -> Config | None:
+def _given_config(
+    given: object, uses: Sequence[str], trust: bool, learner: str | None
+) -> Config | None:
     if given is None or isinstance(given, Config):
         return given
     if isinstance(given, str | Path):
-        return config_named(str(given), uses, trust=trust)
+        return config_named(str(given), uses, trust=trust, learner=learner)
     raise UserError(
         f"the config is {shown(given)}, expected a Config or a name: give an environment as env="
     )
 
 
-def _config(config: Config | None, env: Entry | None) -> Config:
+def _config(config: Config | None, env: Entry | None, learner: str | None) -> Config:
+    if config is not None:
+        named = env if env is None or isinstance(env, str) else name_of(env)
+        return config if named is None else config.replace(env=named)
     if env is None:
-        return PRESETS[DEFAULT_PRESET] if config is None else config
+        return with_learner(PRESETS[DEFAULT_PRESET], learner)
     if isinstance(env, str):
-        return config_for(env) if config is None else config.replace(env=env)
+        return config_for(env, learner)
     name = name_of(env)
-    if config is None:
-        preset = re.sub(r"[^\w.-]+", "-", name.rpartition(".")[2].strip("<>"))
-        return PRESETS["default"].replace(env=name, preset=preset)
-    return config.replace(env=name)
+    preset = re.sub(r"[^\w.-]+", "-", name.rpartition(".")[2].strip("<>"))
+    return with_learner(PRESETS["default"], learner).replace(env=name, preset=preset)
 
 
 def _torso_name(maker: TorsoMaker) -> str:

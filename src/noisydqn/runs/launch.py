@@ -9,9 +9,9 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
+from noisydqn.options import flag
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
-from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import stoppable
 from noisydqn.runs.claim import Claim
 from noisydqn.runs.ending import Ending
@@ -129,11 +129,11 @@ def _announce(job: Job, terminal: Terminal) -> None:
     terminal.say(
         f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
     )
-    first_step = UpdateSchedule.create(config.program).first_step
+    first_step = config.learner.first_step(config.runner.num_envs)
     if config.run.steps < first_step:
         terminal.warn(
             f"nothing will be learned: learning starts after {first_step:,} "
-            "steps; raise --steps or lower --learning-starts"
+            f"steps; raise --steps or lower {flag(config.learner.started_by)}"
         )
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)

@@ -1,43 +1,32 @@
-"""A check before a run that its replay buffers fit into the free memory."""
+"""A check before a run that its replay buffers or rollouts fit into the free memory."""
 
-import math
 import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import UserError
-from noisydqn.learner.replay import ReplayState
-from noisydqn.runners import build
-from noisydqn.types import Row
+from noisydqn.errors import ConfigError, UserError
+from noisydqn.options import flag
+from noisydqn.runners.cores import make_core
+from noisydqn.trees import size_of
 
 TIGHT = 0.8
 """Share of the free memory that replay buffers may take without a warning."""
 
 
-def replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
-    """Count the bytes of one seed's replay buffer: rows, sum tree and stacks of frames."""
-
-    def init() -> ReplayState:
-        no = jnp.zeros((), jnp.bool_)
-        observation = jnp.zeros(spec.observation.shape, spec.observation.dtype)
-        return build.make_replay(config.program).init(
-            Row(observation, jnp.int32(0), jnp.float32(0), terminated=no, last=no)
-        )
-
-    state = jax.eval_shape(init)
-    leaves = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
-    stack = (config.runner.num_envs, config.preprocessing.frame_stack, *spec.observation.shape)
-    leaves.append((stack, spec.observation.dtype))
-    return sum(math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in leaves)
+def experience_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """Count the bytes of what one seed learns from: its replay buffer or rollout, and frames."""
+    state = jax.eval_shape(make_core(config.program, spec).init, jax.random.key(0))
+    counted = state._replace(learner=None, statistics=None)
+    counted = counted._replace(actor=counted.actor.stack)
+    return sum(size_of(leaf) for leaf in jax.tree.leaves(counted))
 
 
 def check_memory(config: Config, env: Environment) -> str | None:
-    """Compare the replay buffers of a run with the memory that is free.
+    """Compare what a run learns from with the memory that is free.
 
     Returns:
         A warning if they nearly fill it, else None.
@@ -55,13 +44,14 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
 
     Returns and raises as `check_memory`.
     """
-    needed = seeds * replay_bytes(config, spec)
+    needed = seeds * experience_bytes(config, spec)
     if needed <= TIGHT * free:
         return None
     of_seeds = f" for each of {seeds} seeds" if seeds > 1 else ""
     observation = f"{spec.observation.dtype} {list(spec.observation.shape)}"
+    name = config.learner.sized_by
     what = (
-        f"--replay-capacity {config.replay.replay_capacity}{of_seeds} needs {_gigabytes(needed)} "
+        f"{flag(name)} {getattr(config.learner, name)}{of_seeds} needs {_gigabytes(needed)} "
         f"for observations of {observation}, but {_gigabytes(free)} are free"
     )
     capacity = _fitting(config, spec, seeds, free)
@@ -74,14 +64,17 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
 
 
 def _fitting(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> int:
-    """Return a round capacity whose replay buffer fits; 0 if none does."""
-    needed = seeds * replay_bytes(config, spec)
-    capacity = int(config.replay.replay_capacity * TIGHT * free / needed)
+    """Return a round capacity that fits; 0 if none does."""
+    needed, name = seeds * experience_bytes(config, spec), config.learner.sized_by
+    capacity = int(getattr(config.learner, name) * TIGHT * free / needed)
     capacity -= capacity % 10 ** max(len(str(capacity)) - 2, 0)
     if capacity < 1:
         return 0
-    fits = seeds * replay_bytes(config.replace(replay_capacity=capacity), spec) <= free
-    return capacity if fits else 0
+    try:
+        smaller = config.replace(**{name: capacity})
+    except ConfigError:
+        return 0
+    return capacity if seeds * experience_bytes(smaller, spec) <= free else 0
 
 
 def _gigabytes(number: int) -> str:

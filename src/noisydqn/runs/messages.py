@@ -14,13 +14,13 @@ from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import UserError, counted
 from noisydqn.imports import is_inert
 from noisydqn.nets.build import torso_name
-from noisydqn.runners.options import ProgramOptions
+from noisydqn.runners.options import AnyProgram
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.result import SeedResult
 
 
-def describe(options: ProgramOptions, spec: EnvironmentSpec) -> str:
+def describe(options: AnyProgram, spec: EnvironmentSpec) -> str:
     """Describe in one line how observations are encoded and which torso sees them.
 
     Raises:

@@ -7,23 +7,26 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import ALL
 from noisydqn.envs.names import prefix
 from noisydqn.errors import UserError
-from noisydqn.presets import PRESETS, config_for
+from noisydqn.presets import PRESETS, config_for, with_learner
 
 
-def config_named(name: str, uses: Iterable[str] = ALL, *, trust: bool = False) -> Config:
+def config_named(
+    name: str, uses: Iterable[str] = ALL, *, trust: bool = False, learner: str | None = None
+) -> Config:
     """Find the options of a preset, of a run, or those that suit an environment.
 
     Args:
         name: a preset, an id of an environment, or the path of a run's folder or `config.json`.
         uses: as in `StoredConfig.admit`, for the config of a run.
         trust: as in `StoredConfig.admit`.
+        learner: the learner that is asked for, if any: a preset's counterpart is found.
 
     Raises:
         UserError: there is no preset, environment or run of that name, or its config cannot be
             used, or names code and is not trusted.
     """
     if name in PRESETS:
-        return PRESETS[name]
+        return with_learner(PRESETS[name], learner)
     if _is_path(name):
         from noisydqn.runs.folder import find_config
 
@@ -33,7 +36,7 @@ def config_named(name: str, uses: Iterable[str] = ALL, *, trust: bool = False) -
 
         if not is_registered(name):
             raise UserError(unknown(name, PRESETS))
-    return config_for(name)
+    return config_for(name, learner)
 
 
 def _is_path(name: str) -> bool:

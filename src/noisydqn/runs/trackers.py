@@ -287,7 +287,7 @@ class Terminal:
         self._console = Console(file=output, quiet=quiet, **plain)
         self._errors = Console(file=errors, stderr=True, **plain)
         self._live = self._console.is_terminal and not quiet
-        self._total, self._max_updates = config.run.steps, config.runner.max_updates
+        self._total, self._max_updates = config.run.steps, config.learner.update_limit
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._evaluating: deque[int] = deque()  # steps
         self._waiting: deque[tuple[int, str]] = deque()  # steps, and a line about them

@@ -1,0 +1,79 @@
+"""One step of gradient descent on a network, and the metrics that every learner reports of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers
+from noisydqn.trees import Flat
+
+Metrics = dict[str, Float[Array, ""]]
+
+METRIC_NAMES = (
+    *("loss", "q_error", "q_mean", "q_min", "q_max", "gradient_norm"),
+    "finite",  # 1 where loss and gradient are finite numbers
+)
+
+
+def no_metrics() -> Flat[Metrics]:
+    """Return all metrics as zero, to add up those of updates."""
+    return Flat.of({name: np.float32(0) for name in METRIC_NAMES})
+
+
+class Losses(NamedTuple):
+    """The loss of a batch [B] and what is reported beside it."""
+
+    loss: Float[Array, ""]
+    error: Float[Array, " batch"]
+    q: Float[Array, "batch actions"]  # at the states
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    online: Flat[QNetwork],
+    optimizer_state: Any,
+    losses_of: Callable[[QNetwork], Losses],
+    sigma_penalty: float,
+) -> tuple[Flat[QNetwork], Any, Float[Array, " batch"], Metrics]:
+    """Take one step.
+
+    Args:
+        optimizer: turns gradients into steps.
+        online: the network.
+        optimizer_state: of the optimizer.
+        losses_of: computes the loss of a network.
+        sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
+
+    Returns:
+        The network, the optimizer's state, the errors [B], and metrics: "q_error" is the mean size
+        of those errors, whose kind the distribution defines.
+    """
+
+    def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        network = flat.tree
+        loss, error, q = losses_of(network)
+        if sigma_penalty > 0:
+            sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(network).values()]
+            loss += sigma_penalty * sum(sigmas)
+        return loss, (error, q)
+
+    (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(online)
+    step, optimizer_state = optimizer.update(gradient.vector, optimizer_state, online.vector)
+    online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
+    norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
+    metrics = {
+        "loss": loss,
+        "q_error": jnp.mean(jnp.abs(error)),
+        "q_mean": jnp.mean(q),
+        "q_min": jnp.min(q),
+        "q_max": jnp.max(q),
+        "gradient_norm": norm,
+        "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
+    }
+    return online, optimizer_state, error, metrics

@@ -1,0 +1,142 @@
+"""The learning rule without replay buffer and target network: Q(lambda) on rollouts.
+
+Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning" (PQN), with noisy layers and
+any distribution. All of it is pure:
+
+    targets = agent.targets(network.distribution, rollout, bootstrap, key)
+    learner, metrics = agent.update(learner, minibatch, noise, query)
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from noisydqn.distributions import Distribution
+from noisydqn.distributions.lambda_returns import Steps, lambda_returns
+from noisydqn.learner.agent import outputs
+from noisydqn.learner.gradient import Losses, Metrics, descend
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import NetworkNoise
+from noisydqn.trees import Flat
+
+
+class Rollout(NamedTuple):
+    """Steps of all environments, [T, envs, ...]."""
+
+    observation: Shaped[Array, "steps envs ..."]  # stack of frames that was acted on
+    action: Int[Array, "steps envs"]
+    value: Float[Array, "steps envs m"]  # the greedy return there, as the network then said
+    reward: Float[Array, "steps envs"]  # of the step, clipped
+    terminated: Bool[Array, "steps envs"]
+    last: Bool[Array, "steps envs"]  # the step ended an episode
+    ignored: Bool[Array, "steps envs"]  # the step was a reset
+
+
+class Minibatch(NamedTuple):
+    """Part of a rollout, [B, ...]."""
+
+    observation: Float[Array, "batch ..."]  # preprocessed
+    action: Int[Array, " batch"]
+    target: Float[Array, "batch m"]  # the lambda return, as the distribution describes it
+    weight: Float[Array, " batch"]  # 0 for resets, else 1
+
+
+class ParallelLearner(NamedTuple):
+    """The learner alone: all that `ParallelAgent.update` changes."""
+
+    online: Flat[QNetwork]
+    optimizer: Any
+    updates: Int[Array, ""]
+    key: PRNGKeyArray  # of minibatches and their noise; `ParallelAgent.update` is not random
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelAgent:
+    """Noisy Q(lambda) on rollouts.
+
+    Args:
+        optimizer: turns gradients into steps.
+        discount: gamma, of one step.
+        return_lambda: lambda.
+        sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
+    """
+
+    optimizer: optax.GradientTransformation
+    discount: float
+    return_lambda: float
+    sigma_penalty: float
+
+    def init(self, network: QNetwork, key: PRNGKeyArray) -> ParallelLearner:
+        """Start a learner from `network`; everything random that it does comes from `key`."""
+        flat = Flat.of(network)
+        return ParallelLearner(flat, self.optimizer.init(flat.vector), jnp.int32(0), key)
+
+    def targets(
+        self,
+        distribution: Distribution,
+        rollout: Rollout,
+        final: Float[Array, "envs m"],
+        reward_factor: Array | float,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "steps envs m"]:
+        """Compute the lambda return from every step's state.
+
+        Those of resets mean nothing. A step that leads to the end of an episode is followed by the
+        row of the reset, whose `value` is that of the final observation.
+
+        Args:
+            distribution: of the network.
+            rollout: the steps.
+            final: the greedy return at the states that the last steps lead to.
+            reward_factor: what rewards are multiplied by before learning.
+            key: of mixtures that sample.
+        """
+        steps = Steps(
+            r_t=rollout.reward * reward_factor,
+            discount_t=self.discount * (1.0 - rollout.terminated),
+            last=rollout.last,
+            bootstrap=jnp.concatenate([rollout.value[1:], final[None]]),
+        )
+
+        def of_env(steps: Steps, key: PRNGKeyArray) -> Array:
+            return lambda_returns(distribution, steps, self.return_lambda, key)
+
+        keys = jax.random.split(key, final.shape[0])
+        return jax.vmap(of_env, in_axes=(1, 0), out_axes=1)(steps, keys)
+
+    def update(
+        self,
+        learner: ParallelLearner,
+        batch: Minibatch,
+        noise: NetworkNoise | None,
+        query: Float[Array, "batch n"] | None,
+    ) -> tuple[ParallelLearner, Metrics]:
+        """Take one step of gradient descent on a minibatch.
+
+        Args:
+            learner: the learner.
+            batch: the minibatch.
+            noise: a sample that it shares. None uses the mean weights.
+            query: of the distribution, for each example, if it has queries.
+
+        Returns:
+            The learner, and metrics as `descend` does.
+        """
+
+        def losses_of(network: QNetwork) -> Losses:
+            distribution = network.distribution
+            said = outputs(network, batch.observation, noise, query)
+            loss, error = jax.vmap(distribution.loss_to)(said, query, batch.action, batch.target)
+            share = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1)
+            counted = jnp.sum(share * loss)
+            return Losses(counted, error * batch.weight, jax.vmap(distribution.values)(said))
+
+        online, optimizer, _, metrics = descend(
+            self.optimizer, learner.online, learner.optimizer, losses_of, self.sigma_penalty
+        )
+        learner = ParallelLearner(online, optimizer, learner.updates + 1, learner.key)
+        return learner, metrics

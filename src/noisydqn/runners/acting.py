@@ -1,0 +1,182 @@
+"""Acting: what happens at a step whatever the learner is, observe, choose, resample.
+
+All of it is pure and compiled by the runner.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.learner.agent import acting_values
+from noisydqn.learner.policy import Policy
+from noisydqn.nets.network import QNetwork
+from noisydqn.nets.noisy import noisy_layers
+from noisydqn.preprocessing import frames, normalize
+from noisydqn.preprocessing.options import PreprocessingOptions
+from noisydqn.runners import build
+from noisydqn.runners.exploration import RandomFirst
+from noisydqn.runners.explorer import Explorer
+from noisydqn.runners.options import AnyProgram
+from noisydqn.runners.state import ActorState, Statistics, TrainingState, replaced
+from noisydqn.types import TimeStep
+
+State = TypeVar("State", bound=TrainingState)
+
+
+@dataclasses.dataclass(frozen=True)
+class Acting:
+    """The steps of acting in environments of one kind.
+
+    Args:
+        spec: of the environments.
+        make_policy: makes a policy with new weights from a key.
+        preprocessing: of observations and rewards.
+        explorer: chooses the actions.
+        num_envs: environments that step in lockstep.
+        discount: of one step, for the statistics of returns.
+    """
+
+    spec: EnvironmentSpec
+    make_policy: Callable[[PRNGKeyArray], Policy]
+    preprocessing: PreprocessingOptions
+    explorer: Explorer
+    num_envs: int
+    discount: float
+
+    @staticmethod
+    def create(options: AnyProgram, spec: EnvironmentSpec) -> "Acting":
+        """Make the acting part of a program for environments with an interface."""
+        explorer, random_steps = options.exploration.build(), options.runner.random_steps
+        return Acting(
+            spec=spec,
+            make_policy=partial(build.make_policy, options, spec),
+            preprocessing=options.preprocessing,
+            explorer=RandomFirst(explorer, random_steps) if random_steps > 0 else explorer,
+            num_envs=options.runner.num_envs,
+            discount=options.learning.discount,
+        )
+
+    @property
+    def frames(self) -> int:
+        """Newest observations that the network sees at once."""
+        return self.preprocessing.frame_stack
+
+    def policy(self, state: TrainingState) -> Policy:
+        """Return the policy of a state."""
+        moments = state.statistics.moments
+        return Policy(
+            state.learner.online.tree,
+            None if moments is None else moments.rounded,
+            self.preprocessing.observation_clip,
+            self.frames,
+        )
+
+    def copy_policy(self, state: TrainingState, seed: int | None = None) -> Policy:
+        """Copy the policy of a state that was computed; of one of the seeds on its first axis.
+
+        By way of NumPy, so that nothing is compiled.
+        """
+
+        def copy(x: Array) -> np.ndarray:
+            return np.array(np.asarray(x) if seed is None else np.asarray(x)[seed])
+
+        online, statistics = jax.tree.map(copy, (state.learner.online, state.statistics))
+        learner = replaced(state.learner, online=online)
+        policy = self.policy(replaced(state, learner=learner, statistics=statistics))
+        return jax.tree.map(jnp.asarray, policy)
+
+    @property
+    def noisy_layers(self) -> list[str]:
+        """The names of the noisy layers."""
+        policy = jax.eval_shape(self.make_policy, jax.random.key(0))
+        return list(noisy_layers(policy.network))
+
+    def init(
+        self, policy: Policy, actor_key: PRNGKeyArray, explorer_key: PRNGKeyArray
+    ) -> tuple[ActorState, Statistics]:
+        """Make the states before the first time step: as if an episode had ended everywhere."""
+        envs, spec = self.num_envs, self.spec.observation
+        time_step = TimeStep(
+            observation=jnp.zeros((envs, *spec.shape), spec.dtype),
+            reward=jnp.zeros(envs),
+            terminated=jnp.ones(envs, jnp.bool_),
+            truncated=jnp.zeros(envs, jnp.bool_),
+            info={},
+        )
+        actor = ActorState(
+            key=actor_key,
+            time_step=time_step,
+            stack=frames.start(time_step.observation, self.frames),
+            explorer=self.explorer.init(policy.network, envs, explorer_key),
+        )
+        normalizes = self.preprocessing.normalize_rewards
+        statistics = Statistics(
+            moments=None if policy.moments is None else normalize.init(spec.shape),
+            return_scale=normalize.init_return_scale(envs) if normalizes else None,
+        )
+        return actor, statistics
+
+    def observe(self, state: State, time_step: TimeStep) -> State:
+        """Take in what the environments show next; after the last step that is a reset.
+
+        Rewards are clipped here, before anything learns of them.
+        """
+        actor, (moments, scale) = state.actor, state.statistics
+        started, clip = actor.time_step.last, self.preprocessing.reward_clip
+        observation, reward = time_step.observation, time_step.reward
+        if clip is not None:
+            reward = jnp.clip(reward, -clip, clip)
+        if moments is not None:
+            moments = normalize.update(moments, observation)
+        if scale is not None:
+            scale = normalize.update_return_scale(scale, reward, started, self.discount)
+        actor = actor._replace(
+            time_step=time_step._replace(reward=reward, info={}),
+            stack=frames.push(actor.stack, observation, started, self.frames),
+        )
+        return replaced(state, actor=actor, statistics=Statistics(moments, scale))
+
+    def reward_factor(self, statistics: Statistics) -> Array | float:
+        """Return what rewards are multiplied by before learning."""
+        scale = statistics.return_scale
+        return (1.0 if scale is None else scale.scale) * self.preprocessing.reward_scale
+
+    def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs"]]:
+        """Choose the actions [envs].
+
+        `step` counts environment steps before this one.
+        """
+        actor, policy = state.actor, self.policy(state)
+        key, act_key = jax.random.split(actor.key)
+        values_fn = partial(acting_values, policy.network)
+        seen = policy.preprocess(actor.stack)
+        actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
+        return replaced(state, actor=actor._replace(key=key, explorer=explorer)), actions
+
+    def resample(self, state: State, updated: Bool[Array, ""]) -> State:
+        """Let the explorer resample its noise.
+
+        `updated` tells whether updates were scheduled after the newest step.
+        """
+        actor, network = state.actor, online(state)
+        key, resample_key = jax.random.split(actor.key)
+        explorer = self.explorer.resample(
+            actor.explorer,
+            network,
+            updated=updated,
+            ended=actor.time_step.last,
+            key=resample_key,
+        )
+        return replaced(state, actor=actor._replace(key=key, explorer=explorer))
+
+
+def online(state: TrainingState) -> QNetwork:
+    """Return the network that is trained."""
+    return state.learner.online.tree

@@ -1,0 +1,245 @@
+"""The core that learns from rollouts: keep the newest steps, and learn from them when full.
+
+The learner's part is `learner/parallel.py`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.learner.agent import acting_outputs
+from noisydqn.learner.gradient import Metrics
+from noisydqn.learner.options import ParallelOptions
+from noisydqn.learner.parallel import Minibatch, ParallelAgent, ParallelLearner, Rollout
+from noisydqn.nets.noisy import NetworkNoise, sample_noise
+from noisydqn.runners import build
+from noisydqn.runners.acting import Acting
+from noisydqn.runners.options import ProgramOptions
+from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
+from noisydqn.runners.schedule import RolloutSchedule
+from noisydqn.runners.state import ActorState, Statistics
+from noisydqn.trees import Flat
+from noisydqn.types import Row, TimeStep
+
+
+class Decision(NamedTuple):
+    """The choice whose outcome is not known yet."""
+
+    action: Int[Array, " envs"]
+    value: Float[Array, "envs m"]  # the greedy return where it was made
+
+
+class Lesson(NamedTuple):
+    """A whole rollout [T * envs, ...] that is being learned from."""
+
+    rollout: Rollout
+    targets: Float[Array, "size m"]
+    order: Int[Array, "updates batch"]  # the steps in each minibatch
+    key: PRNGKeyArray  # of the updates' noise
+    done: Int[Array, ""]  # updates made
+
+
+class ParallelTraining(NamedTuple):
+    """Everything a run needs to resume, except its environments."""
+
+    actor: ActorState
+    learner: ParallelLearner
+    rollout: Rollout  # [T, envs, ...], being filled
+    slot: Int[Array, ""]  # of the next step in it
+    decision: Decision
+    lesson: Lesson
+    statistics: Statistics
+
+
+class Learning(NamedTuple):
+    """What the loop of updates carries: the learner, the next update's noise, the metrics."""
+
+    learner: ParallelLearner
+    noise: Flat[NetworkNoise]
+    sums: Flat[Metrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelCore:
+    """The steps of training from rollouts."""
+
+    acting: Acting
+    agent: ParallelAgent
+    options: ParallelOptions
+    schedule: RolloutSchedule
+
+    @staticmethod
+    def create(options: ProgramOptions[ParallelOptions], spec: EnvironmentSpec) -> "ParallelCore":
+        """Make the core of a program for environments with an interface."""
+        return ParallelCore(
+            acting=Acting.create(options, spec),
+            agent=build.make_parallel_agent(options),
+            options=options.learner,
+            schedule=RolloutSchedule.create(options),
+        )
+
+    def init(self, key: PRNGKeyArray) -> ParallelTraining:
+        """Make the state before the first time step: as if an episode had ended everywhere.
+
+        The first time step is that of a reset. It fills the last slot, which the last step of the
+        first rollout overwrites.
+        """
+        learner_key, policy_key, explorer_key, actor_key = jax.random.split(key, 4)
+        policy = self.acting.make_policy(policy_key)
+        actor, statistics = self.acting.init(policy, actor_key, explorer_key)
+        envs, steps = self.acting.num_envs, self.options.rollout_steps
+        outputs = jax.eval_shape(acting_outputs, policy.network, policy.preprocess(actor.stack))
+        value = jax.eval_shape(jax.vmap(policy.network.distribution.greedy_return), outputs)
+        decision = Decision(jnp.zeros(envs, jnp.int32), jnp.zeros(value.shape, value.dtype))
+        step = _step(actor, decision, actor)
+        rollout = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step)
+        updates, size = self.options.rollout_updates, steps * envs
+        return ParallelTraining(
+            actor=actor,
+            learner=self.agent.init(policy.network, learner_key),
+            rollout=rollout,
+            slot=jnp.int32(steps - 1),
+            decision=decision,
+            lesson=Lesson(
+                rollout=_flat(rollout),
+                targets=_flat(rollout.value),
+                order=jnp.zeros((updates, size // self.options.minibatches), jnp.int32),
+                key=learner_key,
+                done=jnp.int32(0),
+            ),
+            statistics=statistics,
+        )
+
+    def rows(self, state: ParallelTraining) -> None:
+        """Return None: the rollout is saved with the rest."""
+        del state
+
+    def with_rows(self, state: ParallelTraining, rows: Row | None) -> ParallelTraining:
+        """Return the state: it has no rows."""
+        del rows
+        return state
+
+    def observe(self, state: ParallelTraining, time_step: TimeStep) -> ParallelTraining:
+        """Take in what the environments show next, and store the step that led there."""
+        before = state.actor
+        state = self.acting.observe(state, time_step)
+        step = _step(before, state.decision, state.actor)
+        rollout = jax.tree.map(lambda x, new: x.at[state.slot].set(new), state.rollout, step)
+        slot = (state.slot + 1) % self.options.rollout_steps
+        return state._replace(rollout=rollout, slot=slot)
+
+    def act(
+        self, state: ParallelTraining, step: Int[Array, ""]
+    ) -> tuple[ParallelTraining, Int[Array, " envs"]]:
+        """Choose the actions [envs].
+
+        `step` counts environment steps before this one.
+        """
+        value = self._value(state)
+        state, actions = self.acting.choose(state, step)
+        return state._replace(decision=Decision(actions, value)), actions
+
+    def _value(self, state: ParallelTraining) -> Float[Array, "envs m"]:
+        """Describe the greedy return at the newest observations."""
+        policy, actor = self.acting.policy(state), state.actor
+        acting = self.options.return_noise == "acting"
+        noise = self.acting.explorer.noise(actor.explorer) if acting else None
+        outputs = acting_outputs(policy.network, policy.preprocess(actor.stack), noise)
+        return jax.vmap(policy.network.distribution.greedy_return)(outputs)
+
+    def resample(self, state: ParallelTraining, updated: Bool[Array, ""]) -> ParallelTraining:
+        """Let the explorer resample its noise: an update, to it, is the end of a rollout."""
+        del updated
+        return self.acting.resample(state, state.slot == 0)
+
+    def learn(
+        self, state: ParallelTraining, number: Int[Array, ""], sums: Flat[Metrics]
+    ) -> tuple[ParallelTraining, Flat[Metrics]]:
+        """Make some updates, on the newest whole rollout; `sums` adds up their metrics."""
+
+        def prepare(
+            _: Int[Array, ""], carry: tuple[PRNGKeyArray, Lesson]
+        ) -> tuple[PRNGKeyArray, Lesson]:
+            return self._prepare(state, carry[0])
+
+        full = ((state.slot == 0) & (number > 0)).astype(jnp.int32)
+        before = state.learner.key, state.lesson
+        key, lesson = jax.lax.fori_loop(0, full, prepare, before)
+        network = state.learner.online.tree
+
+        def noise_of(i: Int[Array, ""]) -> Flat[NetworkNoise]:
+            return Flat.of(sample_noise(network, jax.random.fold_in(lesson.key, 2 * i)))
+
+        def update(i: Int[Array, ""], learning: Learning) -> Learning:
+            learner, noise, sums = learning
+            batch = self._minibatch(state, lesson, lesson.order[i])
+            query_key = jax.random.fold_in(lesson.key, 2 * i + 1)
+            queries = network.distribution.sample_queries(query_key, len(batch.action))
+            query = None if queries is None else queries.tm1
+            learner, metrics = self.agent.update(learner, batch, noise.tree, query)
+            sums = jax.tree.map(jnp.add, sums, Flat.of(metrics))
+            # Carried to the next, so that XLA computes a sample once, not for each weight.
+            return Learning(learner, noise_of(i + 1), sums)
+
+        done = lesson.done + number
+        learning = Learning(state.learner._replace(key=key), noise_of(lesson.done), sums)
+        learning = jax.lax.fori_loop(lesson.done, done, update, learning)
+        state = state._replace(learner=learning.learner, lesson=lesson._replace(done=done))
+        return state, learning.sums
+
+    def _prepare(self, state: ParallelTraining, key: PRNGKeyArray) -> tuple[PRNGKeyArray, Lesson]:
+        """Compute the targets of a full rollout, and divide it into minibatches."""
+        key, target_key, order_key, updates_key = jax.random.split(key, 4)
+        distribution, rollout = state.learner.online.tree.distribution, state.rollout
+        factor, final = self.acting.reward_factor(state.statistics), self._value(state)
+        targets = self.agent.targets(distribution, rollout, final, factor, target_key)
+        size, epochs = rollout.action.size, self.options.epochs
+        order = jax.vmap(lambda key: jax.random.permutation(key, size))(
+            jax.random.split(order_key, epochs)
+        )
+        order = order.astype(jnp.int32).reshape(self.options.rollout_updates, -1)
+        return key, Lesson(_flat(rollout), _flat(targets), order, updates_key, jnp.int32(0))
+
+    def _minibatch(
+        self, state: ParallelTraining, lesson: Lesson, indices: Int[Array, " batch"]
+    ) -> Minibatch:
+        """Collect some steps of a lesson, preprocessed with today's statistics."""
+        rollout = lesson.rollout
+        return Minibatch(
+            observation=self.acting.policy(state).preprocess(rollout.observation[indices]),
+            action=rollout.action[indices],
+            target=lesson.targets[indices],
+            weight=1.0 - rollout.ignored[indices],
+        )
+
+    def probe(self, state: ParallelTraining) -> tuple[ParallelTraining, Probe]:
+        """Measure sigma and, on observations of the rollout, how often noise changes the action."""
+        key, probe_key = jax.random.split(state.learner.key)
+        seen = state.rollout.observation
+        seen = seen.reshape(-1, *seen.shape[2:])
+        places = jnp.arange(PROBE_OBSERVATIONS) * len(seen) // PROBE_OBSERVATIONS
+        policy = self.acting.policy(state)
+        probe = probe_noise(policy.network, policy.preprocess(seen[places]), probe_key)
+        return state._replace(learner=state.learner._replace(key=key)), probe
+
+
+def _step(before: ActorState, decision: Decision, after: ActorState) -> Rollout:
+    """Return one step of all environments [envs, ...], as a rollout holds it."""
+    return Rollout(
+        observation=before.stack,
+        action=decision.action,
+        value=decision.value,
+        reward=after.time_step.reward,
+        terminated=after.time_step.terminated,
+        last=after.time_step.last,
+        ignored=before.time_step.last,
+    )
+
+
+def _flat(rollout: Any) -> Any:
+    """Join the axes of steps and environments of every array of a tree."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
