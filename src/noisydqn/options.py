@@ -389,10 +389,8 @@ def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "t
     names = list(names)
     for name in given:
         if name not in names:
-            hint = (
-                hint_of(name, names, command=command)
-                or f"noisydqn {command} --help lists the options"
-            )
+            listed = f"noisydqn {command} --help lists the options"
+            hint = hint_of(name, names, command=command) or listed
             raise ConfigError(f"unknown option {name!r}: {hint}")
 
 
