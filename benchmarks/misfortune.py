@@ -30,6 +30,8 @@ from benchmarks.causes import CAUSES, DEADLINE, FROM_OUTSIDE, LOST, SIGNALS, STE
 from benchmarks.kills import REPLAY, outcome
 
 NAME = "misfortune"
+AT_END = 1.0
+"""Seconds from the last look at the folder to the end of a run."""
 TRACEBACK = (" ", "Traceback", "benchmarks.unlucky.")
 """Starts of lines of a traceback, which is shown beside the line that tells."""
 RUNNING = 2.0  # seconds that Python itself may take to start
@@ -181,7 +183,8 @@ class Case:
         early = code < 0 and code != -signal.SIGKILL  # before there was anything to save
         said = [line for line in errors.splitlines() if not line.startswith(TRACEBACK)]
         lines = [line for line in said if re.search(cause.line, line)]
-        complete = self.name in SIGNALS and code == 0  # it ended just before
+        late = self.name in SIGNALS or (self.name == "folder removed" and seconds < AT_END)
+        complete = late and code == 0  # it ended just before
         told = early or whole or complete or not cause.line or len(lines) == 1
         fine = (*cause.codes, *((0,) if whole or complete else ()))
         if code not in fine or not told or left or seconds > cause.allowed:
