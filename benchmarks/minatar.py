@@ -64,7 +64,7 @@ def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[
             "seconds": done.summary["train_seconds"],
             "steps_per_second": done.summary["steps_per_second"],
             "curve": curve,
-            "mean_return": done.summary["evaluation"]["mean_return"],
+            "mean_return": done.summary["evaluation"]["mean_return"],  # None: trained elsewhere
             "package_return": played.mean_return,
         }
 
@@ -78,21 +78,28 @@ def table(runs: list[dict[str, Any]]) -> str:
 
     for (learner, exploration, steps, game), of_group in groupby(sorted(runs, key=group), group):
         seeds = sorted(of_group, key=lambda run: run["seed"])
-        scores = [run["mean_return"] for run in seeds]
+        scores = [run["mean_return"] for run in seeds if run["mean_return"] is not None]
         rows.append(
             (
                 f"{learner}, {exploration}",
                 GAMES[game],
                 f"{-steps:,}",
                 ", ".join(f"{score:.1f}" for score in scores),
-                f"{statistics.mean(scores):.1f}",
+                f"{statistics.mean(scores):.1f}" if scores else "",
+                ", ".join(f"{run['package_return']:.1f}" for run in seeds),
                 f"{statistics.mean(run['package_return'] for run in seeds):.1f}",
                 PUBLISHED[GAMES[game]],
                 f"{statistics.median(run['seconds'] for run in seeds):.0f} s",
             )
         )
-    header = ("agent", "game", "steps", "return of each seed", "mean", "mean in the package's game")
-    return results.markdown((*header, "published DQN, 5,000,000 steps", "one core"), rows)
+    header = ("agent", "game", "steps", "gymnax's game, each seed", "mean")
+    header += (
+        "the package's game, each seed",
+        "mean",
+        "published DQN, 5,000,000 steps",
+        "one core",
+    )
+    return results.markdown(header, rows)
 
 
 def draw(runs: list[dict[str, Any]]) -> None:

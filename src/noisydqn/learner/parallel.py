@@ -1,10 +1,8 @@
 """The learning rule without replay buffer and target network: Q(lambda) on rollouts.
 
 Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning" (PQN), with noisy layers and
-any distribution. All of it is pure:
-
-    targets = agent.targets(network.distribution, rollout, bootstrap, key)
-    learner, metrics = agent.update(learner, minibatch, noise, query)
+any distribution. All of it is pure: `targets` computes the returns of a rollout, `update` learns
+from a part of it.
 """
 
 import dataclasses
