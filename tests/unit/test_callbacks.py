@@ -220,6 +220,7 @@ class Failing(Callback):
         self.fail("on_end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "line"),
     [

@@ -15,6 +15,8 @@ from noisydqn.envs.catcher_gymnasium import CatcherEnv
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

@@ -30,6 +30,8 @@ from noisydqn.runs.claim import is_half_made
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.launch import Job
 
+pytestmark = pytest.mark.slow
+
 EARLY = {"lock", "config.json", "spaces.json"}
 
 
@@ -329,7 +331,6 @@ def test_the_fastest_of_several_calls_has_the_folder(
             assert not [words for words in lost if "is being trained by process" not in words]
 
 
-@pytest.mark.slow
 def test_two_commands_at_once(tmp_path: Path) -> None:
     """One trains, as if it were alone; the other is refused in a line."""
     out, go = tmp_path / "run", tmp_path / "go"

@@ -30,6 +30,8 @@ from noisydqn.play.evaluate import evaluate
 from noisydqn.play.rollout import rollout
 from noisydqn.runners import build
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SMALL = Config(env="CartPole-v1", hidden=(8,), torso="mlp")
 WALK = "python:tests.jax_envs.make_walk"
@@ -130,7 +132,6 @@ def test_a_function_trains_without_video(
     assert noisydqn.evaluate(out, trust=True).summary() == played(out)
 
 
-@pytest.mark.slow
 def test_the_command_line_finds_an_environment_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +146,6 @@ def test_the_command_line_finds_an_environment_by_its_name(
     assert "--vectorization sync is for environments of Gymnasium" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

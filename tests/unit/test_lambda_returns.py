@@ -22,6 +22,8 @@ from noisydqn.distributions.base import Example
 from noisydqn.distributions.bootstrap import Greedy
 from noisydqn.distributions.lambda_returns import Steps, lambda_returns
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SMALL: dict[str, Distribution] = {
     "expected": Expected(loss="squared"),

@@ -48,6 +48,7 @@ def assert_same_function(
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 8])  # 8: more than there are output channels
 @pytest.mark.parametrize(
     ("side", "size", "stride"),

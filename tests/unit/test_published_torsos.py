@@ -29,6 +29,8 @@ from noisydqn.nets.spectral import spectrally_normalized
 from noisydqn.nets.torsos import ConvTorso, NotebookTorso, Torso, features
 from noisydqn.runners import build
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -115,7 +117,6 @@ def test_normalized_convolutions_written_out() -> None:
     np.testing.assert_allclose(torso(image), x.reshape(-1), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_notebooks_normalized_torso_written_out() -> None:
     torso = learned(NotebookTorso((27, 30), layer_norm=True, key=jax.random.key(0)))
     image = jax.random.normal(jax.random.key(1), (27, 30))
@@ -246,7 +247,6 @@ def test_hadamax_as_published() -> None:
 # In programs and runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["btr", "hadamax"])
 def test_a_program_of_several_seeds(name: str) -> None:
     """Values and gradients are those of each seed by itself."""
@@ -274,7 +274,6 @@ def test_a_program_of_several_seeds(name: str) -> None:
             np.testing.assert_allclose(a[seed], b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -11,6 +11,8 @@ from noisydqn.nets.impala import ImpalaTorso
 from noisydqn.nets.spectral import SQUARINGS, largest_singular_value, spectrally_normalized
 from noisydqn.nets.torsos import features
 
+pytestmark = pytest.mark.slow
+
 
 def kernel_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)

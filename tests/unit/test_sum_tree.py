@@ -145,6 +145,7 @@ def test_frequencies() -> None:
     assert np.abs(np.bincount(found, minlength=10) - np.arange(1, 11) / 55 * draws).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capacity", "equal"), [(10**7, False), (4 * 10**7, True), (4 * 10**7, False)]
 )
