@@ -22,6 +22,8 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import numpy as np
+
 from benchmarks import results
 from benchmarks.training import trained
 
@@ -40,6 +42,20 @@ PUBLISHED = {
 GAMES = tuple(PUBLISHED)
 
 
+def package_game(game: str) -> Any:
+    """Make the `minatar` package's own game, whose boards are shown as gymnax shows its own."""
+    import gymnasium
+    from gymnasium import spaces
+    from gymnasium.wrappers import TransformObservation
+    from minatar.gym import register_envs
+
+    if f"MinAtar/{game}-v1" not in gymnasium.registry:
+        register_envs()
+    env: Any = gymnasium.make(f"MinAtar/{game}-v1")
+    shown = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+    return TransformObservation(env, lambda x: np.asarray(x, np.float32), shown)
+
+
 def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one seed on one core, and play the package's game with its weights."""
     steps, chosen = arguments.steps, {"learner": arguments.learner}
@@ -53,7 +69,7 @@ def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[
 
         with (done.folder / "evaluations.csv").open(newline="") as file:
             curve = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
-        played = evaluate(done.folder, env=f"MinAtar/{game}-v1", episodes=30, weights="final")
+        played = evaluate(done.folder, env=package_game(game), episodes=30, weights="final")
         config = json.loads((done.folder / "config.json").read_text())
         return {
             **chosen,
