@@ -47,11 +47,11 @@ def package_game(game: str) -> Any:
     import gymnasium
     from gymnasium import spaces
     from gymnasium.wrappers import TransformObservation
-    from minatar.gym import register_envs
 
-    if f"MinAtar/{game}-v1" not in gymnasium.registry:
-        register_envs()
-    env: Any = gymnasium.make(f"MinAtar/{game}-v1")
+    from noisydqn.envs.catalogue import register
+
+    register(name := f"MinAtar/{game}-v1")
+    env: Any = gymnasium.make(name)
     shown = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
     return TransformObservation(env, lambda x: np.asarray(x, np.float32), shown)
 

@@ -1,6 +1,7 @@
 """Settings of all tests: programs are compiled soon, and shared by the processes that run them."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ os.environ.setdefault("XLA_FLAGS", FAST)
 os.environ.setdefault("NOISYDQN_CACHE", str(Path(__file__).parent.parent / "build" / "test-cache"))
 # Tests run side by side: PyTorch's threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shapes and types in annotations are checked while tests run, in the packages below. The hook has
 # to be there before any of them is imported; `tests/unit/test_annotations.py` proves that it is.

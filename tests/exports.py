@@ -148,8 +148,8 @@ def make(case: Case) -> Policy:
     return eqx.tree_at(bias, policy, bias(policy) - outputs_of(policy.network.distribution, center))
 
 
-def with_learned_norms(policy: Policy) -> Policy:
-    """Layer normalizations with another scale than one and another offset than zero."""
+def with_learned_norms(network: Any) -> Any:
+    """Give layer normalizations another scale than one and another offset than zero."""
     rng = np.random.default_rng(0)
 
     def learned(x: Any) -> Any:
@@ -157,7 +157,7 @@ def with_learned_norms(policy: Policy) -> Policy:
             return x
         return jax.tree.map(lambda p: p + rng.normal(0, 0.3, p.shape).astype(np.float32), x)
 
-    return jax.tree.map(learned, policy, is_leaf=lambda x: isinstance(x, eqx.nn.LayerNorm))
+    return jax.tree.map(learned, network, is_leaf=lambda x: isinstance(x, eqx.nn.LayerNorm))
 
 
 def outputs_of(distribution: Distribution, values: jax.Array) -> jax.Array:

@@ -44,20 +44,17 @@ TINY: dict[str, Any] = {
 }
 
 
-PARALLEL: dict[str, Any] = {
-    **{name: x for name, x in TINY.items() if name not in ("batch_size", "learning_starts")},
-    "learner": "parallel",
-    "rollout_steps": 8,
-    "minibatches": 4,
-    "epochs": 2,
-}
-"""The same by the parallel learner: a chunk of 40 steps is two rollouts and a half."""
-del PARALLEL["replay_capacity"]
+OF_REPLAY = {"batch_size", "learning_starts", "replay_capacity"}
+"""The options in it that only the replay learner has."""
+ROLLOUT = {"rollout_steps": 8, "minibatches": 4, "epochs": 2}
+"""Small options of the parallel learner: a chunk of 40 steps is two rollouts and a half."""
 
 
-def tiny(**changes: Any) -> dict[str, Any]:
-    """Small options, some of them changed; by the parallel learner if it is named."""
-    return (PARALLEL if changes.get("learner") == "parallel" else TINY) | changes
+def tiny(small: dict[str, Any] = TINY, **changes: Any) -> dict[str, Any]:
+    """Small options, some of them changed; of the parallel learner if it is named."""
+    if changes.get("learner") == "parallel":
+        small = {name: x for name, x in small.items() if name not in OF_REPLAY} | ROLLOUT
+    return small | changes
 
 
 WALL_CLOCK = ("train_seconds", "steps_per_second", "solved_at_seconds")

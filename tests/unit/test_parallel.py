@@ -256,5 +256,7 @@ def test_shares_of_the_run_become_numbers() -> None:
     assert isinstance(program.exploration, EpsilonGreedy)
     assert program.exploration.epsilon_steps == 80
     assert program.learning.schedule_updates == 800 // (STEPS * ENVS) * UPDATES // 2
+    with pytest.raises(ConfigError, match=r"--schedule-share .* exclude each other"):
+        Config(schedule_share=0.5, updates_per_step=0, updates_per_episode=1)
     replay = config.replace(learner="replay", learning_starts=0)
     assert replay.program.learning.schedule_updates == 200

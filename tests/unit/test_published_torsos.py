@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.exports import with_learned_norms
 from tests.probes import SMALL
 
 import noisydqn
@@ -58,18 +59,6 @@ def normalized(norm: Any, x: jax.Array) -> jax.Array:
     return (x - mean) / jnp.sqrt(variance + norm.eps) * norm.weight + norm.bias
 
 
-def learned(torso: Any) -> Any:
-    """A torso whose normalizations have another scale than one and another offset than zero."""
-    rng = np.random.default_rng(0)
-
-    def change(x: Any) -> Any:
-        if not isinstance(x, eqx.nn.LayerNorm):
-            return x
-        return jax.tree.map(lambda p: p + rng.normal(0, 0.3, p.shape).astype(np.float32), x)
-
-    return jax.tree.map(change, torso, is_leaf=lambda x: isinstance(x, eqx.nn.LayerNorm))
-
-
 # Windows
 
 
@@ -109,7 +98,7 @@ def test_padding_for_windows_of_every_pixel(side: int, size: int, stride: int) -
 
 def test_normalized_convolutions_written_out() -> None:
     layers = ((4, 3, 2), (5, 2, 1))
-    torso = learned(ConvTorso((9, 8), layers, layer_norm=True, key=jax.random.key(0)))
+    torso = with_learned_norms(ConvTorso((9, 8), layers, layer_norm=True, key=jax.random.key(0)))
     image = jax.random.normal(jax.random.key(1), (9, 8))
     x = image[..., None]
     for layer, norm in zip(torso.convs, torso.norms, strict=True):
@@ -118,7 +107,7 @@ def test_normalized_convolutions_written_out() -> None:
 
 
 def test_the_notebooks_normalized_torso_written_out() -> None:
-    torso = learned(NotebookTorso((27, 30), layer_norm=True, key=jax.random.key(0)))
+    torso = with_learned_norms(NotebookTorso((27, 30), layer_norm=True, key=jax.random.key(0)))
     image = jax.random.normal(jax.random.key(1), (27, 30))
     x = image[..., None]
     for layer, norm in zip((torso.first, torso.second), torso.norms, strict=True):
@@ -188,7 +177,9 @@ def residual(torso: Any, image: jax.Array) -> jax.Array:
 def test_residual_torsos_written_out(layer_norm: bool, spectral_norm: bool) -> None:
     options: dict[str, Any] = {"layer_norm": layer_norm, "spectral_norm": spectral_norm}
     pool = 3 if spectral_norm else None
-    torso = learned(ImpalaTorso((18, 9, 2), (3, 4), pool=pool, key=jax.random.key(0), **options))
+    torso = with_learned_norms(
+        ImpalaTorso((18, 9, 2), (3, 4), pool=pool, key=jax.random.key(0), **options)
+    )
     assert torso.out_features == (3 if pool else 5) * 3 * 4
     image = jax.random.normal(jax.random.key(1), (18, 9, 2))
     np.testing.assert_allclose(torso(image), residual(torso, image), rtol=1e-3, atol=1e-4)
@@ -215,7 +206,7 @@ def test_the_torso_of_beyond_the_rainbow() -> None:
 
 def test_hadamax_written_out() -> None:
     layers = ((3, 8, 4, 4), (5, 4, 2, 2), (4, 3, 3, 1))
-    torso: Any = learned(HadamaxTorso((21, 10, 2), layers, key=jax.random.key(0)))
+    torso: Any = with_learned_norms(HadamaxTorso((21, 10, 2), layers, key=jax.random.key(0)))
     image = x = jax.random.normal(jax.random.key(1), (21, 10, 2))
     for stage, (_, _, pool, stride) in zip(torso.stages, layers, strict=True):
         one, other = (

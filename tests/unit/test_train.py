@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 from tests.host_envs import BrokenEnv, CountingHostEnv, Cue, Drawing, Raising, Single
+from tests.runs import tiny
 
 import noisydqn
 from noisydqn import cli
@@ -42,12 +43,7 @@ TINY: dict[str, Any] = {
 def flags(**options: Any) -> list[str]:
     """Options as the command line takes them."""
     argv: list[str] = []
-    tiny = TINY | options
-    if options.get("learner") == "parallel":
-        for name in ("batch_size", "learning_starts", "replay_capacity"):
-            del tiny[name]
-        tiny |= {"rollout_steps": 8, "minibatches": 4}
-    for name, value in tiny.items():
+    for name, value in tiny(TINY, **options).items():
         if name == "quiet":
             argv.append("--quiet")
         else:
@@ -285,6 +281,7 @@ def test_the_installed_command_finds_modules_of_its_folder_if_it_names_code(
     monkeypatch.setattr(sys, "argv", ["noisydqn", *words.split()])
     monkeypatch.setattr(sys, "path", ["installed"])
     monkeypatch.setattr(cli, "main", lambda: 0)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # tests go on after the command
     with pytest.raises(SystemExit, match="0"):
         cli.run()
     assert sys.path == ["installed", *([str(tmp_path)] if found else [])]

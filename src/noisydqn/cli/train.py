@@ -74,7 +74,8 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
     """
     if wants_help(argv):
         name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        learner = next((x for word, x in pairwise(argv) if word == "--learner"), None)
+        words = [part for word in argv for part in word.split("=", 1)]
+        learner = next((x for word, x in pairwise(words) if word == "--learner"), None)
         show_help(help_on(config_named(name, (), learner=learner), name), f"train {name}")
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")

@@ -115,6 +115,12 @@ class Config:
                 " exclude each other: no layer is noisy then"
             )
         self.learner.check(self.runner.num_envs)
+        if self.learning.schedule_share is not None and self._num_updates is None:
+            raise ConfigError(
+                f"--schedule-share {self.learning.schedule_share} and --updates-per-episode "
+                "exclude each other, as the number of updates is not known: give "
+                "--schedule-updates"
+            )
 
     def replace(self, **changes: Any) -> "Config":
         """Return a copy with some options changed, given by their flat names.
@@ -143,7 +149,7 @@ class Config:
     def program(self) -> ProgramOptions[Any]:
         """The options that a compiled program depends on; shares of the run as numbers."""
         learning, exploration, steps = self.learning, self.exploration, self.total_steps
-        updates = self.learner.num_updates(steps, self.runner.num_envs)
+        updates = self._num_updates
         if learning.schedule_share is not None and updates is not None:
             number = max(round(learning.schedule_share * updates), 1)
             learning = dataclasses.replace(learning, schedule_updates=number, schedule_share=None)
@@ -156,6 +162,11 @@ class Config:
             self.learner,
             self.runner,
         )
+
+    @property
+    def _num_updates(self) -> int | None:
+        """The updates of a whole run, if they are known."""
+        return self.learner.num_updates(self.total_steps, self.runner.num_envs)
 
     @property
     def total_steps(self) -> int:

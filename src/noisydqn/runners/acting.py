@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
-from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, normalize
 from noisydqn.preprocessing.options import PreprocessingOptions
@@ -165,18 +164,13 @@ class Acting:
 
         `updated` tells whether updates were scheduled after the newest step.
         """
-        actor, network = state.actor, online(state)
+        actor = state.actor
         key, resample_key = jax.random.split(actor.key)
         explorer = self.explorer.resample(
             actor.explorer,
-            network,
+            state.learner.online.tree,
             updated=updated,
             ended=actor.time_step.last,
             key=resample_key,
         )
         return replaced(state, actor=actor._replace(key=key, explorer=explorer))
-
-
-def online(state: TrainingState) -> QNetwork:
-    """Return the network that is trained."""
-    return state.learner.online.tree

@@ -10,7 +10,7 @@ computes does not depend on how fast anything is.
 
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +63,12 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     """Make the programs of a run; kept, so that a second run compiles nothing."""
     core = make_core(options, spec)
 
-    def typed(state: Any) -> Any:  # only a program that is not in the cache is traced
-        return typed_keys(state, jax.eval_shape(core.init, jax.random.key(0)))
+    @cache
+    def like() -> Any:  # only needed if a program is not in the cache
+        return jax.eval_shape(core.init, jax.random.key(0))
+
+    def typed(state: Any) -> Any:
+        return typed_keys(state, like())
 
     def start(key: PRNGKeyArray) -> Any:
         return raw_keys(core.init(key))
