@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -49,6 +50,7 @@ def cast_quietly(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         return array.astype(dtype)
 
 
+@lru_cache(maxsize=64)  # read at every step, and NumPy is slow to name a type
 def numbers_in_words(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     """Name numbers by type and shape, such as "finite float32 [4]" or "a finite float32"."""
     kind = f"finite {dtype}" if dtype.kind == "f" else str(dtype)

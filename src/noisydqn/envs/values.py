@@ -193,7 +193,10 @@ def read_reward(reward: Any) -> float:
     Raises:
         WrongValueError: the reward is something else, or float32 cannot hold it.
     """
-    number = reward if type(reward) is float else _number(reward, "reward", NUMBER.expected)
+    if isinstance(reward, float):  # NumPy's float64 is one
+        number = float(reward)
+    else:
+        number = _number(reward, "reward", NUMBER.expected)
     if -MAX_FLOAT32 <= number <= MAX_FLOAT32:
         return number
     raise WrongValueError(f"reward is {number}, expected {NUMBER.expected}")
