@@ -13,24 +13,23 @@ from tests.probes import act
 from noisydqn import sample_noise
 from noisydqn.distributions import Expected
 from noisydqn.learner.agent import Agent, UpdateNoise, sample_update_noise
-from noisydqn.learner.gradient import METRIC_NAMES
+from noisydqn.learner.gradient import METRIC_NAMES, Descent
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.torsos import Flatten
-from noisydqn.trees import Flat
+from noisydqn.trees import Flat, named
 from noisydqn.types import Batch, LearnerState, Transition
 
 ACTIONS, FEATURES, BATCH = 3, 4, 6
 
 
-def make_agent(**options: Any) -> Agent:
+def make_agent(sigma_penalty: float = 0.0, sigma_rate: float = 1.0, **options: Any) -> Agent:
     defaults: dict[str, Any] = {
-        "optimizer": optax.sgd(0.1),
+        "descent": Descent(optax.sgd(0.1), sigma_penalty, sigma_rate),
         "double": True,
         "munchausen": None,
         "target_period": 3,
         "target_rate": 1.0,
-        "sigma_penalty": 0.0,
     }
     return Agent(**defaults | options)
 
@@ -197,6 +196,18 @@ def test_sigma_penalty_is_the_sum_of_mean_abs_sigma() -> None:
     # sigma_0 / sqrt(p): hidden layer 4 inputs, both heads 5.
     expected = 2.0 * (0.5 / np.sqrt(4) + 2 * 0.5 / np.sqrt(5))
     assert float(penalized - plain) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_sigma_moves_at_its_own_rate(rate: float) -> None:
+    learner, batch, noise = make_learner(make_agent()), make_batch(), make_noise()
+    whole = named(make_agent().update(learner, batch, noise)[0].online.tree)
+    slow = named(make_agent(sigma_rate=rate).update(learner, batch, noise)[0].online.tree)
+    for name, before in named(learner.online.tree).items():
+        share = rate if name.endswith("_sigma") else 1.0
+        expected = before + share * (whole[name] - before)
+        np.testing.assert_allclose(slow[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+        assert np.any(whole[name] != before), name
 
 
 def test_a_batch_of_one() -> None:

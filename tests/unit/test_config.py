@@ -326,7 +326,7 @@ def test_a_long_gradient_is_clipped() -> None:
     """As Adam's first moment after one update shows it."""
     gradient = jnp.array([3.0, 4.0])
     for bound, expected in ((None, [3, 4]), (1.0, [0.6, 0.8]), (10.0, [3, 4])):
-        optimizer = build.make_agent(Config(max_gradient_norm=bound).program).optimizer
+        optimizer = build.make_agent(Config(max_gradient_norm=bound).program).descent.optimizer
         _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
         first_moment = optax.tree.get(state, "mu")
         np.testing.assert_allclose(first_moment, 0.1 * np.array(expected), rtol=1e-5)

@@ -11,7 +11,7 @@ from noisydqn.runners import build
 
 def steps(gradients: np.ndarray, **options: Any) -> np.ndarray:
     """What the optimizer of a config adds to the weights for each of some gradients."""
-    optimizer = build.make_agent(Config(**options).program).optimizer
+    optimizer = build.make_agent(Config(**options).program).descent.optimizer
     weights = jnp.zeros(gradients.shape[1:])
     state = optimizer.init(weights)
     taken: list[Any] = []

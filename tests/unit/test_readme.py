@@ -18,6 +18,7 @@ from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
 from noisydqn.learner.agent import Agent, sample_update_noise
+from noisydqn.learner.gradient import Descent
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.torsos import Flatten
 from noisydqn.runners.exploration import Boltzmann, Noisy
@@ -98,7 +99,7 @@ def network() -> QNetwork:
 
 
 def for_agent() -> dict[str, Any]:
-    agent = Agent(optax.adam(1e-3), True, None, 1, 1.0, 0.0)
+    agent = Agent(Descent(optax.adam(1e-3), 0.0, 1.0), True, None, 1, 1.0)
     x, zeros = jnp.zeros((3, 4)), jnp.zeros(3)
     batch = Batch(Transition(x, jnp.zeros(3, jnp.int32), zeros, zeros, x), *batch_rest())
     names: dict[str, Any] = {"agent": agent, "network": network(), "batch": batch, "batch_size": 3}

@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
-from noisydqn.learner.gradient import Losses, Metrics, descend
+from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import (
     NetworkNoise,
@@ -114,20 +113,18 @@ class Agent:
     """Noisy deep Q-learning. The network's distribution says what is learned, and by which loss.
 
     Args:
-        optimizer: turns gradients into steps.
+        descent: takes the steps.
         double: select the next action with the online network (double Q-learning).
         munchausen: targets of a soft policy with its log-probability as a reward, or None.
         target_period: updates of the online network for each update of the target network.
         target_rate: how far the target then moves to the online network; 1 is a copy.
-        sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
-    optimizer: optax.GradientTransformation
+    descent: Descent
     double: bool
     munchausen: Munchausen | None
     target_period: int
     target_rate: float
-    sigma_penalty: float
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
         """Start a learner from `network`; everything random that it does comes from `key`."""
@@ -135,7 +132,7 @@ class Agent:
         return LearnerState(
             online=flat,
             target=flat,
-            optimizer=self.optimizer.init(flat.vector),
+            optimizer=self.descent.init(flat),
             updates=jnp.int32(0),
             key=key,
         )
@@ -174,15 +171,16 @@ class Agent:
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
         """Take one step of gradient descent on a batch, and update the target if it is time.
 
-        Returns the learner, the errors [B] that set the priorities, and metrics, as `descend` does.
+        Returns the learner, the errors [B] that set the priorities, and the metrics of
+        `Descent.step`.
         """
 
         def losses_of(online: QNetwork) -> Losses:
             (losses, error), q = self.losses(online, learner.target.tree, batch, noise)
             return Losses(jnp.mean(batch.weights * losses), error, q)
 
-        online, optimizer, error, metrics = descend(
-            self.optimizer, learner.online, learner.optimizer, losses_of, self.sigma_penalty
+        online, optimizer, error, metrics = self.descent.step(
+            learner.online, learner.optimizer, losses_of
         )
         updates = learner.updates + 1
         target = self._updated_target(learner.target, online, updates)

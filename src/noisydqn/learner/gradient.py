@@ -1,5 +1,6 @@
 """One step of gradient descent on a network, and the metrics that every learner reports of it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from noisydqn.nets.network import QNetwork
-from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers
+from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers, with_sigma
 from noisydqn.trees import Flat
 
 Metrics = dict[str, Float[Array, ""]]
@@ -34,46 +35,65 @@ class Losses(NamedTuple):
     q: Float[Array, "batch actions"]  # at the states
 
 
-def descend(
-    optimizer: optax.GradientTransformation,
-    online: Flat[QNetwork],
-    optimizer_state: Any,
-    losses_of: Callable[[QNetwork], Losses],
-    sigma_penalty: float,
-) -> tuple[Flat[QNetwork], Any, Float[Array, " batch"], Metrics]:
-    """Take one step.
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Gradient descent on a network.
 
     Args:
         optimizer: turns gradients into steps.
-        online: the network.
-        optimizer_state: of the optimizer.
-        losses_of: computes the loss of a network.
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
-
-    Returns:
-        The network, the optimizer's state, the errors [B], and metrics: "q_error" is the mean size
-        of those errors, whose kind the distribution defines.
+        sigma_rate: factor of the optimizer's steps where they change a sigma.
     """
 
-    def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-        network = flat.tree
-        loss, error, q = losses_of(network)
-        if sigma_penalty > 0:
-            sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(network).values()]
-            loss += sigma_penalty * sum(sigmas)
-        return loss, (error, q)
+    optimizer: optax.GradientTransformation
+    sigma_penalty: float
+    sigma_rate: float
 
-    (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(online)
-    step, optimizer_state = optimizer.update(gradient.vector, optimizer_state, online.vector)
-    online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
-    norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
-    metrics = {
-        "loss": loss,
-        "q_error": jnp.mean(jnp.abs(error)),
-        "q_mean": jnp.mean(q),
-        "q_min": jnp.min(q),
-        "q_max": jnp.max(q),
-        "gradient_norm": norm,
-        "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
-    }
-    return online, optimizer_state, error, metrics
+    def init(self, online: Flat[QNetwork]) -> Any:
+        """Make the optimizer's state."""
+        return self.optimizer.init(online.vector)
+
+    def step(
+        self, online: Flat[QNetwork], optimizer_state: Any, losses_of: Callable[[QNetwork], Losses]
+    ) -> tuple[Flat[QNetwork], Any, Float[Array, " batch"], Metrics]:
+        """Take one step.
+
+        Args:
+            online: the network.
+            optimizer_state: of the optimizer.
+            losses_of: computes the loss of a network.
+
+        Returns:
+            The network, the optimizer's state, the errors [B], and metrics: "q_error" is the mean
+            size of those errors, whose kind the distribution defines.
+        """
+
+        def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+            network = flat.tree
+            loss, error, q = losses_of(network)
+            if self.sigma_penalty > 0:
+                sigmas = [mean_abs_sigma(layer) for layer in noisy_layers(network).values()]
+                loss += self.sigma_penalty * sum(sigmas)
+            return loss, (error, q)
+
+        (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(online)
+        step: Any
+        step, optimizer_state = self.optimizer.update(
+            gradient.vector, optimizer_state, online.vector
+        )
+        if self.sigma_rate != 1:
+            step *= Flat.of(
+                with_sigma(jax.tree.map(jnp.ones_like, online.tree), self.sigma_rate)
+            ).vector
+        online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
+        norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
+        metrics = {
+            "loss": loss,
+            "q_error": jnp.mean(jnp.abs(error)),
+            "q_mean": jnp.mean(q),
+            "q_min": jnp.min(q),
+            "q_max": jnp.max(q),
+            "gradient_norm": norm,
+            "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
+        }
+        return online, optimizer_state, error, metrics

@@ -67,6 +67,9 @@ class LearningOptions:
     """Gamma, the discount of one step."""
     sigma_penalty: Annotated[float, at_least(0)] = 0.0
     """Coefficient of the mean |sigma| of each noisy layer in the loss."""
+    sigma_rate: Annotated[float, at_least(0)] = 1.0
+    """Step size of sigma, as a share of that of the other weights. Less than 1 keeps the noise
+    alive for longer where updates are many; 0 leaves every sigma as it starts."""
     schedule_updates: Annotated[int, at_least(1)] = 50_000
     """Number of updates over which step size, alpha and beta go from start to end."""
     schedule_share: Annotated[float | None, ABOVE_ZERO, between(0, 1)] = None

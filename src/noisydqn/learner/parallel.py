@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.distributions import Distribution
 from noisydqn.distributions.lambda_returns import Steps, lambda_returns
 from noisydqn.learner.agent import outputs
-from noisydqn.learner.gradient import Losses, Metrics, descend
+from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.trees import Flat
@@ -57,21 +56,19 @@ class ParallelAgent:
     """Noisy Q(lambda) on rollouts.
 
     Args:
-        optimizer: turns gradients into steps.
+        descent: takes the steps.
         discount: gamma, of one step.
         return_lambda: lambda.
-        sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
     """
 
-    optimizer: optax.GradientTransformation
+    descent: Descent
     discount: float
     return_lambda: float
-    sigma_penalty: float
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> ParallelLearner:
         """Start a learner from `network`; everything random that it does comes from `key`."""
         flat = Flat.of(network)
-        return ParallelLearner(flat, self.optimizer.init(flat.vector), jnp.int32(0), key)
+        return ParallelLearner(flat, self.descent.init(flat), jnp.int32(0), key)
 
     def targets(
         self,
@@ -122,7 +119,7 @@ class ParallelAgent:
             query: of the distribution, for each example, if it has queries.
 
         Returns:
-            The learner, and metrics as `descend` does.
+            The learner, and the metrics of `Descent.step`.
         """
 
         def losses_of(network: QNetwork) -> Losses:
@@ -133,8 +130,8 @@ class ParallelAgent:
             counted = jnp.sum(share * loss)
             return Losses(counted, error * batch.weight, jax.vmap(distribution.values)(said))
 
-        online, optimizer, _, metrics = descend(
-            self.optimizer, learner.online, learner.optimizer, losses_of, self.sigma_penalty
+        online, optimizer, _, metrics = self.descent.step(
+            learner.online, learner.optimizer, losses_of
         )
         learner = ParallelLearner(online, optimizer, learner.updates + 1, learner.key)
         return learner, metrics

@@ -17,7 +17,7 @@ separate sample of each example, vmap `sample_noise(..., shared=False)` over key
 over examples and samples.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -144,6 +144,8 @@ def _scaled(normals: Float[Array, " size"]) -> dict[NoiseKind, Float[Array, " si
     return {"independent": normals, "factorised": factorised}
 
 
+Network = TypeVar("Network")
+
 NetworkNoise = Any
 """A sample for a whole network: a tree like the network, with a `Noise` at each noisy layer."""
 
@@ -200,6 +202,18 @@ def is_shared(noise: NetworkNoise | None) -> bool:
 def without_noise(network: object) -> NetworkNoise:
     """Return the tree of `sample_noise` with None for every layer, which then uses its means."""
     return jax.tree.map(lambda _: None, network, is_leaf=is_noisy)
+
+
+def with_sigma(network: Network, sigma: float) -> Network:
+    """Return a network whose every sigma has one value."""
+
+    def of(node: Any) -> Any:
+        if not isinstance(node, NoisyLinear):
+            return node
+        sigmas = tuple(jnp.full_like(x, sigma) for x in (node.weight_sigma, node.bias_sigma))
+        return eqx.tree_at(lambda layer: (layer.weight_sigma, layer.bias_sigma), node, sigmas)
+
+    return jax.tree.map(of, network, is_leaf=is_noisy)
 
 
 def mean_abs_sigma(layer: NoisyLinear) -> Float[Array, ""]:

@@ -7,6 +7,7 @@ from jaxtyping import PRNGKeyArray
 from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import Agent
+from noisydqn.learner.gradient import Descent
 from noisydqn.learner.options import LearningOptions, ParallelOptions, ReplayOptions
 from noisydqn.learner.parallel import ParallelAgent
 from noisydqn.learner.policy import Policy
@@ -66,6 +67,10 @@ def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(options.max_gradient_norm), optimizer)
 
 
+def _make_descent(options: LearningOptions) -> Descent:
+    return Descent(_make_optimizer(options), options.sigma_penalty, options.sigma_rate)
+
+
 def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
     """Make the learning rule of the replay learner."""
     learner = options.learner
@@ -75,22 +80,20 @@ def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
         minimum=learner.munchausen_minimum,
     )
     return Agent(
-        optimizer=_make_optimizer(options.learning),
+        descent=_make_descent(options.learning),
         double=learner.double,
         munchausen=munchausen if learner.munchausen else None,
         target_period=learner.target_period,
         target_rate=learner.target_rate,
-        sigma_penalty=options.learning.sigma_penalty,
     )
 
 
 def make_parallel_agent(options: ProgramOptions[ParallelOptions]) -> ParallelAgent:
     """Make the learning rule of the parallel learner."""
     return ParallelAgent(
-        optimizer=_make_optimizer(options.learning),
+        descent=_make_descent(options.learning),
         discount=options.learning.discount,
         return_lambda=options.learner.return_lambda,
-        sigma_penalty=options.learning.sigma_penalty,
     )
 
 
