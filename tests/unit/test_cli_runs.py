@@ -266,7 +266,7 @@ def test_files_that_are_not_weights_are_refused(
         ("dueling", False, "does not fit the config beside it"),
         ("steps", "many", "cannot be used"),
         ("steps", -1, "--steps must be at least 1"),
-        ("version", 99, "version 99, expected 3 or older"),
+        ("version", 99, "version 99, expected 4 or older"),
         ("surprise", 1, "unknown option 'surprise'"),
     ],
 )

@@ -3,22 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import noisydqn
-from noisydqn.config.stored import from_stored
+from noisydqn.config.stored import VERSION, from_stored
 
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-RUNS = ["device", "host", "implicit"]
+RUNS = ["v1/device", "v1/host", "v1/implicit", "v3/parallel"]
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_of_format_1_is_loaded_and_evaluated(name: str) -> None:
-    folder = GOLDEN / "v1" / name
+def test_a_run_of_an_older_format_is_loaded_and_evaluated(name: str) -> None:
+    folder = GOLDEN / name
     policy = noisydqn.load_policy(folder)
     observation = np.array([0.01, 0.02, -0.03, 0.04], np.float32)
     assert policy.predict(observation)[0] in (0, 1)
@@ -28,17 +29,17 @@ def test_a_run_of_format_1_is_loaded_and_evaluated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_of_format_1_is_resumed(name: str, tmp_path: Path) -> None:
-    out = tmp_path / name
-    shutil.copytree(GOLDEN / "v1" / name, out)
+def test_a_run_of_an_older_format_is_resumed(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(GOLDEN / name, out)
     before = json.loads((out / "summary.json").read_text())
     noisydqn.resume(out, steps=before["steps"] + 200, quiet=True)
     after = json.loads((out / "summary.json").read_text())
     assert after["steps"] == before["steps"] + 200
     assert after["updates"] > before["updates"]
-    assert json.loads((out / "config.json").read_text())["version"] == 3
+    assert json.loads((out / "config.json").read_text())["version"] == VERSION
     episodes = (out / "episodes.csv").read_text()
-    assert episodes.startswith((GOLDEN / "v1" / name / "episodes.csv").read_text())
+    assert episodes.startswith((GOLDEN / name / "episodes.csv").read_text())
 
 
 @pytest.mark.parametrize("name", ["device", "exported", "implicit"])
@@ -64,10 +65,19 @@ def test_layer_norm_of_format_2_leaves_convolutions_alone() -> None:
     assert not from_stored(options, file).admit(trust=False).network.torso_layer_norm
 
 
-@pytest.mark.parametrize("name", json.loads((GOLDEN / "v2" / "presets.json").read_text()))
+def presets_of(form: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / form / "presets.json").read_text())
+
+
+@pytest.mark.parametrize("name", presets_of("v2"))
 def test_configs_of_format_1_and_2_mean_the_same(name: str) -> None:
-    old, new = (
-        from_stored(json.loads((GOLDEN / form / "presets.json").read_text())[name], Path(form))
-        for form in ("v1", "v2")
-    )
+    old, new = (from_stored(presets_of(form)[name], Path(form)) for form in ("v1", "v2"))
     assert old.options == new.options
+
+
+@pytest.mark.parametrize("name", presets_of("v3"))
+def test_sigma_of_format_3_learned_as_fast_as_the_rest(name: str) -> None:
+    stored = presets_of("v3")[name]
+    options = {option: x for option, x in stored.items() if option != "version"}
+    upgraded = from_stored(stored, Path("v3"))
+    assert json.loads(json.dumps(upgraded.options)) == options | {"sigma_rate": 1.0}

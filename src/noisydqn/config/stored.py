@@ -8,7 +8,7 @@ from noisydqn.config.gate import StoredConfig
 from noisydqn.errors import UserError
 from noisydqn.options import MAX_COUNT
 
-VERSION = 3
+VERSION = 4
 
 RENAMED = {
     "normalise_observations": "normalize_observations",
@@ -38,16 +38,14 @@ IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
 """The same, of the variants that version 1 knew."""
 
 
-IMPLIED_BY_2: dict[str, Any] = {
-    "learner": "replay",
-    "schedule_share": None,
-    "torso_layer_norm": False,
+ADDED: dict[int, dict[str, Any]] = {
+    3: {"learner": "replay", "schedule_share": None, "torso_layer_norm": False},
+    4: {"sigma_rate": 1.0},
 }
-"""Options that version 2 did not have, with the value that it implied."""
+"""Options that a version added, with the value that older versions implied."""
 
-IMPLIED_OF_VARIANTS_BY_2: dict[str, dict[str, Any]] = {
-    "epsilon-greedy": {"epsilon_share": None},
-    "both": {"epsilon_share": None},
+ADDED_TO_VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
+    3: {"epsilon-greedy": {"epsilon_share": None}, "both": {"epsilon_share": None}},
 }
 """The same, of variants."""
 
@@ -69,15 +67,12 @@ def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"version {version}, expected {VERSION} or older")
     if version == 1:
         stored = _from_version_1(stored)
-    return stored if version == VERSION else _from_version_2(stored)
-
-
-def _from_version_2(stored: dict[str, Any]) -> dict[str, Any]:
-    """Fill options that did not exist."""
-    implied = dict(IMPLIED_BY_2)
-    for section in VARIANTS:
-        implied |= IMPLIED_OF_VARIANTS_BY_2.get(str(stored.get(section)), {})
-    return implied | stored
+    for newer in range(version + 1, VERSION + 1):
+        stored = ADDED.get(newer, {}) | stored
+        for section in VARIANTS:
+            added = ADDED_TO_VARIANTS.get(newer, {}).get(str(stored.get(section)), {})
+            stored = added | stored
+    return stored
 
 
 def _from_version_1(stored: dict[str, Any]) -> dict[str, Any]:
