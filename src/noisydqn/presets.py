@@ -202,6 +202,48 @@ _ATARI = Config(
     video_seconds=60.0,
 )
 
+_ATARI_PARALLEL = _PARALLEL.replace(  # as Gallici et al. 2024 for Atari
+    preset="atari-parallel",
+    env="ALE/Pong-v5",
+    steps=50_000_000,
+    chunk_steps=40_960,
+    frame_stack=4,
+    reward_clip=1.0,
+    torso="nature",
+    torso_layer_norm=True,
+    hidden=(512,),
+    optimizer="radam",
+    learning_rate=2.5e-4,
+    learning_rate_final=None,
+    schedule_share=None,
+    epsilon_final=0.001,
+    spread_updates=True,
+    evaluation_every=1_000_000,
+    video_seconds=60.0,
+)
+
+_PONG_LAPTOP = _ATARI_PARALLEL.replace(
+    preset="pong-laptop",
+    env_kwargs='{"img_height": 42, "img_width": 42}',
+    steps=6_000_000,
+    num_envs=32,
+    rollout_steps=32,
+    minibatches=8,
+    chunk_steps=20_480,
+    torso="catcher",
+    torso_layer_norm=False,
+    hidden=(256,),
+    optimizer="adam",
+    learning_rate=5e-4,
+    learning_rate_final=0.0,
+    schedule_share=1.0,
+    epsilon_final=0.01,
+    stop_at_return=18.0,
+    window=32,
+    stop_at_evaluation=19.0,
+    evaluation_every=250_000,
+)
+
 _RAINBOW = _ATARI.replace(  # Hessel et al. 2018, table 1; a step is four frames
     preset="rainbow",
     steps=50_000_000,
@@ -272,6 +314,8 @@ PRESETS: dict[str, Config] = {
     "minatar-replay": _MINATAR_REPLAY,
     "default-parallel": _PARALLEL,
     "atari": _ATARI,
+    "atari-parallel": _ATARI_PARALLEL,
+    "pong-laptop": _PONG_LAPTOP,
     "rainbow": _RAINBOW,
     "rainbow-lunarlander": _RAINBOW_LUNARLANDER,
 }
@@ -305,6 +349,11 @@ DESCRIPTIONS = {
         "the games of Atari, with 4 frames of 84 x 84 and sticky actions; the preset itself trains "
         "on Pong"
     ),
+    "atari-parallel": "the same by the parallel learner, with the network and options of its paper",
+    "pong-laptop": (
+        "Pong from frames of 42 x 42, with a small network, until an evaluation averages 19; for "
+        "two cores"
+    ),
     "rainbow": (
         "Rainbow for Atari, with the network and options of its paper, for 200 million frames; the "
         "preset itself trains on Pong. Unlike the paper, it has 8 environments in lockstep, sticky "
@@ -324,8 +373,15 @@ FAMILIES = {ATARI: "atari", MINATAR: "minatar"}
 DEFAULTS = {"replay": "default", "parallel": "default-parallel"}
 """Presets of the environments that have none, by learner."""
 
-COUNTERPARTS = {"minatar": "minatar-replay"}
-"""Presets of the learner that another preset does not use."""
+COUNTERPARTS = {
+    "minatar": "minatar-replay",
+    "minatar-replay": "minatar",
+    "atari": "atari-parallel",
+    "rainbow": "atari-parallel",
+    "atari-parallel": "atari",
+    "pong-laptop": "atari",
+}
+"""For presets: the preset of the other learner, where it is not the default."""
 
 
 def config_for(env: str, learner: str | None = None) -> Config:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from noisydqn import PRESETS
+from noisydqn.config.config import variant_name
 from noisydqn.distributions import Categorical
 from noisydqn.envs.catcher import CatcherPixels
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.presets import DESCRIPTIONS
+from noisydqn.presets import COUNTERPARTS, DESCRIPTIONS, config_for, with_learner
 from noisydqn.runners import build
 
 
@@ -127,3 +128,42 @@ def test_the_notebooks_code_samples_independent_noise_with_kaiming_sigmas() -> N
         assert float(jnp.std(layer.weight_sigma)) == pytest.approx(bound / math.sqrt(3), rel=0.1)
     first = noisy_layers(network)["hidden.0"]
     assert not jnp.any(first.weight_sigma[:, 0] == first.bias_sigma)
+
+
+def test_a_preset_has_a_counterpart_of_the_other_learner() -> None:
+    for name, other in COUNTERPARTS.items():
+        learner = variant_name("learner", PRESETS[other].learner)
+        config = with_learner(PRESETS[name], learner)
+        assert config == PRESETS[other].replace(env=PRESETS[name].environment.env)
+        assert variant_name("learner", PRESETS[name].learner) != learner
+    assert config_for("ALE/Breakout-v5", "parallel").program == (
+        PRESETS["atari-parallel"].replace(env="ALE/Breakout-v5").program
+    )
+
+
+def test_atari_by_the_parallel_learner_as_published() -> None:
+    """Gallici et al. 2024, `pqn_atari.yaml` of their code; frames and stickiness are ALE's."""
+    wanted = {
+        "num_envs": 128,
+        "rollout_steps": 32,
+        "minibatches": 32,
+        "epochs": 2,
+        "return_lambda": 0.65,
+        "discount": 0.99,
+        "optimizer": "radam",
+        "learning_rate": 2.5e-4,
+        "learning_rate_final": None,
+        "max_gradient_norm": 10.0,
+        "epsilon": 1.0,
+        "epsilon_final": 0.001,
+        "epsilon_share": 0.1,
+        "layer_norm": True,
+        "torso_layer_norm": True,
+        "torso": "nature",
+        "hidden": (512,),
+        "frame_stack": 4,
+        "reward_clip": 1.0,
+        "steps": 200_000_000 // 4,
+    }
+    config = PRESETS["atari-parallel"].flat()
+    assert {name: config[name] for name in wanted} == wanted

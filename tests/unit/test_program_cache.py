@@ -194,7 +194,7 @@ def test_code_that_cannot_be_read_is_not_kept(
         assert kept(tmp_path) == []
 
 
-@pytest.mark.parametrize("runs", ["often", "seldom", "once"])
+@pytest.mark.parametrize("runs", ["always", "often", "seldom", "once"])
 def test_xla_knows_the_options(runs: compilation.Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the tests themselves are in `XLA_FLAGS`, which is left alone."""
     assert compilation.compile_options(runs) == {}

@@ -11,10 +11,11 @@ A learner is a core beside the others: `ReplayCore` learns from a replay buffer,
 rollouts. All act in the same way, by `Acting`.
 """
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from noisydqn.compilation import Runs
 from noisydqn.imports import PYTHON
 from noisydqn.learner.gradient import Metrics
 from noisydqn.runners.acting import Acting
@@ -38,6 +39,9 @@ class Core(Protocol):
     def schedule(self) -> Schedule:
         """When it learns."""
         ...
+
+    runs: ClassVar[Runs]
+    """How often a program of it and its environments runs, for the compiler."""
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Make the state before the first time step: as if an episode had ended everywhere."""

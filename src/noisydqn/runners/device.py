@@ -194,7 +194,7 @@ def programs(options: AnyProgram, env: DeviceEnvironment, num_seeds: int) -> Dev
     return DevicePrograms(
         runner,
         init,
-        Program("training", advance, shapes, donate=(0, 1), key=key),
+        Program("training", advance, shapes, donate=(0, 1), runs=runner.core.runs, key=key),
         Program("noise", end, lambda: init.shapes[:1], donate=(0,), runs="seldom", key=key),
     )
 

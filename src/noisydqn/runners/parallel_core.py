@@ -4,12 +4,13 @@ The learner's part is `learner/parallel.py`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from noisydqn.compilation import Runs
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_outputs
 from noisydqn.learner.gradient import Metrics
@@ -71,6 +72,9 @@ class ParallelCore:
     agent: ParallelAgent
     options: ParallelOptions
     schedule: RolloutSchedule
+
+    runs: ClassVar[Runs] = "always"
+    """Environments take much of the time: few updates are made for a step."""
 
     @staticmethod
     def create(options: ProgramOptions[ParallelOptions], spec: EnvironmentSpec) -> "ParallelCore":

@@ -5,12 +5,13 @@ The learner's part is `learner/agent.py`, the replay buffer's `learner/replay.py
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from noisydqn.compilation import Runs
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import Agent, UpdateNoise, sample_update_noise
 from noisydqn.learner.gradient import Metrics
@@ -55,6 +56,9 @@ class ReplayCore:
     batch_size: int
     schedule: UpdateSchedule
     exponents: PriorityExponents
+
+    runs: ClassVar[Runs] = "often"
+    """Updates take most of the time."""
 
     @staticmethod
     def create(options: ProgramOptions[ReplayOptions], spec: EnvironmentSpec) -> "ReplayCore":
