@@ -1,13 +1,14 @@
 """MinAtar's five games (Young & Tian 2019), over seeds: either learner, noise or epsilon.
 
-    python -m benchmarks.minatar [--steps 5000000] [--seeds 5] [--games Asterix ...] [--cores 1]
+    python -m benchmarks.minatar [--steps 5000000] [--seeds 0 1 ...] [--games Asterix ...]
     python -m benchmarks.minatar --exploration noisy
-    python -m benchmarks.minatar --learner replay --steps 300000 --seeds 3
+    python -m benchmarks.minatar --learner replay --steps 300000 --seeds 0 1 2
 
 Each run is the installed command on one core, with gymnax's games, which are compiled. A hundred
 episodes are played with mean weights after every tenth of the budget and at the end. The final
 weights then play thirty episodes of the `minatar` package's own games, with its sticky actions.
-Rows of other learners, explorations, budgets and games are kept.
+Rows are saved as they come; those of other learners, explorations, budgets, games and seeds are
+kept.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import json
 import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
 from pathlib import Path
 from queue import Queue
@@ -82,6 +83,7 @@ def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[
             "curve": curve,
             "mean_return": done.summary["evaluation"]["mean_return"],  # None: trained elsewhere
             "package_return": played.mean_return,
+            "commit": results.commit(),
         }
 
 
@@ -144,7 +146,7 @@ def main() -> None:
     """Train, save, plot, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=5_000_000)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
     parser.add_argument("--learner", choices=("replay", "parallel"), default="parallel")
     parser.add_argument("--exploration", help="another exploration than the preset's")
@@ -163,11 +165,13 @@ def main() -> None:
         print({name: x for name, x in done.items() if name != "curve"}, flush=True)
         return done
 
-    todo = [(game, seed) for seed in range(arguments.seeds) for game in arguments.games]
+    todo = [(game, seed) for seed in arguments.seeds for game in arguments.games]
+    runs: list[dict[str, Any]] = []
     with ThreadPoolExecutor(cores.qsize()) as pool:
-        runs = list(pool.map(lambda x: on_a_core(*x), todo))
-    runs += results.others(NAME, runs, IDENTITY)
-    results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
+        for done in as_completed([pool.submit(on_a_core, *x) for x in todo]):
+            row = done.result()
+            runs = [row, *results.others(NAME, [row], IDENTITY)]
+            results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
     draw(runs)
     print(table(runs))
 
