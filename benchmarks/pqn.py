@@ -1,0 +1,100 @@
+"""The parallel learner beside PQN as its authors publish it, on MinAtar's games of gymnax.
+
+    python -m benchmarks.pqn PYTHON PUREJAXQL [--games Breakout ...] [--steps 1000000] [--seeds 0 1]
+
+PYTHON is an interpreter that has purejaxql's requirements, which are older than ours; PUREJAXQL is
+a checkout of it (github.com/mttga/purejaxql). Both train one after the other on one core, for
+equally many steps, with the published settings for MinAtar: those of the preset `minatar`, and the
+same with their optimizer and normalized convolutions. Steps per second are those of training
+alone. Returns are of greedy play after the last update.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.minatar import GAMES
+from benchmarks.training import trained
+
+NAME = "pqn"
+PEER = Path(__file__).with_name("pqn_peer.py")
+OURS = {
+    "noisydqn, minatar": (),
+    "noisydqn, minatar with radam and normalized convolutions": (
+        *("--optimizer", "radam", "--torso-layer-norm"),
+    ),
+}
+
+
+def ours(options: tuple[str, ...], game: str, steps: int, seed: int, core: int) -> dict[str, Any]:
+    """Train with the installed command."""
+    words = ["--steps", str(steps), "--seed", str(seed), "--quiet", "--video-seconds", "0"]
+    with trained(
+        *("minatar", "--env", f"gymnax:{game}-MinAtar", *words, "--evaluation-episodes", "128"),
+        *options,
+        core=core,
+    ) as run:
+        lines = (run.folder / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("steps_per_second")
+        speeds = [float(line.split(",")[column]) for line in lines[2:]]  # the first has compiled
+        returned = run.summary["evaluation"]["mean_return"]
+    return {"steps_per_second": statistics.median(speeds), "mean_return": returned}
+
+
+def theirs(python: str, source: str, game: str, steps: int, seed: int, core: int) -> dict[str, Any]:
+    """Train with purejaxql."""
+    command = ["taskset", "-c", str(core), python, str(PEER), source, game, str(steps), str(seed)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Format speeds and returns as a table in Markdown."""
+
+    def group(run: dict[str, Any]) -> tuple[Any, ...]:
+        return GAMES.index(run["game"]), run["steps"], run["agent"]
+
+    rows: list[tuple[object, ...]] = []
+    for (game, steps, agent), of_group in groupby(sorted(runs, key=group), group):
+        own = sorted(of_group, key=lambda run: run["seed"])
+        speed = statistics.median(run["steps_per_second"] for run in own)
+        returns = ", ".join(f"{run['mean_return']:.1f}" for run in own)
+        rows.append((agent, GAMES[game], f"{steps:,}", f"{speed:,.0f}", returns))
+    header = ("agent", "game", "steps", "steps/s on one core", "mean return, each seed")
+    return results.markdown(header, rows)
+
+
+def main() -> None:
+    """Train, save, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("python")
+    parser.add_argument("purejaxql")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--games", nargs="+", choices=GAMES, default=["Breakout", "Asterix"])
+    arguments = parser.parse_args()
+    core, runs = min(os.sched_getaffinity(0)), list[dict[str, Any]]()
+    for game in arguments.games:
+        for seed in arguments.seeds:
+            work = game, arguments.steps, seed, core
+            done = {name: ours(options, *work) for name, options in OURS.items()}
+            done["purejaxql"] = theirs(arguments.python, arguments.purejaxql, *work)
+            for agent, figures in done.items():
+                run = {"agent": agent, "game": game, "steps": arguments.steps, "seed": seed}
+                runs.append(run | figures)
+                print(runs[-1], flush=True)
+    runs += results.others(NAME, runs, ("agent", "game", "steps", "seed"))
+    command = ["benchmarks.pqn PYTHON PUREJAXQL", *sys.argv[3:]]
+    results.save(NAME, "python -m " + " ".join(command), runs)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
