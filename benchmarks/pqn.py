@@ -37,7 +37,9 @@ def ours(options: tuple[str, ...], game: str, steps: int, seed: int, core: int) 
     """Train with the installed command."""
     words = ["--steps", str(steps), "--seed", str(seed), "--quiet", "--video-seconds", "0"]
     with trained(
-        *("minatar", "--env", f"gymnax:{game}-MinAtar", *words, "--evaluation-episodes", "128"),
+        f"gymnax:{game}-MinAtar",
+        *words,
+        *("--evaluation-episodes", "128"),
         *options,
         core=core,
     ) as run:

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
+from noisydqn.cli.train import parse_train
 from noisydqn.learner.agent import Agent, sample_update_noise
 from noisydqn.learner.gradient import Descent
 from noisydqn.nets.network import QNetwork
@@ -169,3 +171,16 @@ def test_docstring_examples_run(
     names = NAMES[module]()
     for block in docstring_examples()[module]:
         exec(compile(block, module, "exec"), names)  # noqa: S102
+
+
+def train_commands() -> list[str]:
+    blocks = [x for path in DOCS for x in re.findall(r"```\w*\n(.*?)```", path.read_text(), re.S)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return sorted({line for line in lines if line.startswith("noisydqn train ")})
+
+
+@pytest.mark.parametrize("line", train_commands())
+def test_the_options_of_a_shown_command_exist(line: str) -> None:
+    words = shlex.split(line, comments=True)[2:]
+    if not {"-h", "--help"} & set(words):
+        parse_train(words)
