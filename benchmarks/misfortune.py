@@ -36,6 +36,7 @@ TRACEBACK = (" ", "Traceback", "benchmarks.unlucky.")
 """Starts of lines of a traceback, which is shown beside the line that tells."""
 RUNNING = 2.0  # seconds that Python itself may take to start
 DISK = "3m"
+ATTEMPTS = 20
 
 Process = subprocess.Popen[bytes]
 
@@ -279,14 +280,16 @@ class Suite:
         return self._whole[work]
 
     def case(self, cause: str, work: str) -> dict[str, Any] | None:
-        """Run one case until its cause strikes before the end; None where it cannot be.
+        """Run one case until its cause comes before the end of the run; None where it cannot be.
 
         Raises:
-            RuntimeError: it did not end as it should.
+            RuntimeError: it did not end as it should, or its cause never came in time.
         """
-        while (ended := self._attempt(cause, work)) is not None and not ended["struck"]:
-            continue
-        return ended
+        for _ in range(ATTEMPTS):
+            ended = self._attempt(cause, work)
+            if ended is None or ended["struck"]:
+                return ended
+        raise RuntimeError(f"{cause} of {work}: too late {ATTEMPTS} times")
 
     def _attempt(self, cause: str, work: str) -> dict[str, Any] | None:
         length, expected = self.whole(work)

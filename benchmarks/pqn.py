@@ -10,6 +10,7 @@ alone. Returns are of greedy play after the last update.
 """
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -43,11 +44,11 @@ def ours(options: tuple[str, ...], game: str, steps: int, seed: int, core: int) 
         *options,
         core=core,
     ) as run:
-        lines = (run.folder / "metrics.csv").read_text().splitlines()
-        column = lines[0].split(",").index("steps_per_second")
-        speeds = [float(line.split(",")[column]) for line in lines[2:]]  # the first has compiled
+        with (run.folder / "metrics.csv").open(newline="") as file:
+            speeds = [float(row["steps_per_second"]) for row in csv.DictReader(file)]
         returned = run.summary["evaluation"]["mean_return"]
-    return {"steps_per_second": statistics.median(speeds), "mean_return": returned}
+    # The first chunk's includes compilation.
+    return {"steps_per_second": statistics.median(speeds[1:]), "mean_return": returned}
 
 
 def theirs(python: str, source: str, game: str, steps: int, seed: int, core: int) -> dict[str, Any]:

@@ -21,8 +21,6 @@ def main() -> None:
     settings = Path(source, "purejaxql", "config", "alg", "pqn_minatar.yaml").read_text()
     config = yaml.safe_load(settings) | {"ENV_NAME": f"{game}-MinAtar", "WANDB_MODE": "disabled"}
     config |= {"TOTAL_TIMESTEPS": int(steps), "TOTAL_TIMESTEPS_DECAY": int(steps)}
-    numbers = ("EPS_START", "EPS_FINISH", "EPS_DECAY", "LR", "MAX_GRAD_NORM", "GAMMA", "LAMBDA")
-    config |= {name: float(config[name]) for name in numbers}
 
     def trained(**changes: object) -> tuple[float, dict[str, jax.Array]]:
         train = pqn_minatar.make_train(config | changes)
@@ -34,7 +32,8 @@ def main() -> None:
 
     seconds, _ = trained(TEST_DURING_TRAINING=False)
     number = int(steps) // (config["NUM_STEPS"] * config["NUM_ENVS"])
-    # A test after the last update alone: the share is that of an update more than half of them.
+    # It tests after every `int(number * interval)` updates: here after the last alone, whatever the
+    # rounding.
     _, metrics = trained(TEST_DURING_TRAINING=True, TEST_INTERVAL=(number + 0.5) / number)
     done = number * config["NUM_STEPS"] * config["NUM_ENVS"]
     returned = float(metrics["test/returned_episode_returns"][-1])

@@ -31,9 +31,9 @@ CACHED_SECONDS = 0.15
 LEVEL, FUSIONS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 Runs = Literal["always", "often", "seldom", "once"]
 EFFORT: dict[Runs, dict[str, Any]] = {
-    # LLVM's third level steps environments written in JAX twice as fast as the second.
+    # At LLVM's third level, environments written in JAX step up to twice as fast as at the second.
     "always": {LEVEL: 3},
-    # It takes a fifth longer to compile, and updates gain nothing.
+    # Compilation at the third level takes a fifth longer, and updates run no faster.
     "often": {LEVEL: 2},
     # Half the time to compile; the code runs a tenth to a third slower, except small programs.
     "seldom": {LEVEL: 1, FUSIONS: False},

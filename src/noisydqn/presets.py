@@ -206,7 +206,6 @@ _ATARI_PARALLEL = _PARALLEL.replace(  # as Gallici et al. 2024 for Atari
     preset="atari-parallel",
     env="ALE/Pong-v5",
     steps=50_000_000,
-    chunk_steps=40_960,
     frame_stack=4,
     reward_clip=1.0,
     torso="nature",
@@ -227,7 +226,6 @@ _PONG_LAPTOP = _ATARI_PARALLEL.replace(
     env_kwargs='{"img_height": 42, "img_width": 42}',
     steps=6_000_000,
     num_envs=32,
-    rollout_steps=32,
     minibatches=8,
     chunk_steps=20_480,
     torso="catcher",
@@ -381,7 +379,7 @@ COUNTERPARTS = {
     "atari-parallel": "atari",
     "pong-laptop": "atari",
 }
-"""For presets: the preset of the other learner, where it is not the default."""
+"""For each preset: the one that the other learner has for it, if not its default."""
 
 
 def config_for(env: str, learner: str | None = None) -> Config:
