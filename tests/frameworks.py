@@ -174,13 +174,13 @@ class Keras:
         return self._named([to_numpy(x) for x in layer.trainable_variables])
 
     def _named(self, values: list[np.ndarray]) -> Arrays:
-        kernels, biases = [value.T for value in values[:2]], values[2:]
+        kernels, biases = [value.swapaxes(0, 1) for value in values[:2]], values[2:]
         return dict(zip(NAMES, [*kernels, *biases], strict=True))
 
     def put(self, layer: noisy_keras.NoisyDense, values: Arrays) -> noisy_keras.NoisyDense:
         """As `Framework`."""
         arrays = [values[name] for name in NAMES]
-        layer.set_weights([arrays[0].T, arrays[1].T, *arrays[2:]])
+        layer.set_weights([*(x.swapaxes(0, 1) for x in arrays[:2]), *arrays[2:]])
         return layer
 
     def outputs(

@@ -21,7 +21,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noisydqn.errors import MissingExtraError
-from noisydqn.nets.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
+from noisydqn.nets.initial import (
+    INDEX_DIM,
+    NoiseKind,
+    NoiseMode,
+    check_mode,
+    initial_values,
+    noise_size,
+)
 
 try:
     import keras
@@ -75,10 +82,13 @@ class NoisyDense(keras.layers.Layer):
         kernel_constraint: for the kernel's means.
         bias_constraint: for the biases' means.
         noise: `"factorised"` samples p + q normals for p inputs and multiplies them (equations 10
-            and 11); `"independent"` samples p * q + q.
+            and 11); `"independent"` samples p * q + q; `"indexed"` samples a point on the unit
+            sphere in M dimensions, which each weight's sigma, [M], is multiplied with.
+        index_dim: M of indexed noise.
         sigma_init: for factorised noise sigma_0, so that every sigma starts at
             `sigma_0 / sqrt(p)` (default 0.5); for independent noise the initial sigma (default
-            0.017).
+            0.017); for indexed noise sigma_0, every sigma is normal with deviation
+            `sigma_0 / sqrt(p)` (default 0.5).
         mode: `"sample"`, `"frozen"` or `"mean"`, see above.
         follow_training: if true, the layer uses its means unless it is called with
             `training=True`.
@@ -105,6 +115,7 @@ class NoisyDense(keras.layers.Layer):
         bias_constraint: Any = None,
         *,
         noise: NoiseKind = "factorised",
+        index_dim: int = INDEX_DIM,
         sigma_init: float | None = None,
         mode: NoiseMode = "sample",
         follow_training: bool = False,
@@ -120,7 +131,9 @@ class NoisyDense(keras.layers.Layer):
                 f"NoisyDense does not take the quantized dtype {self.dtype_policy.name}: give a "
                 'floating-point one, such as "float32" or "mixed_bfloat16"'
             )
-        initial_values(1, units, noise, sigma_init)  # refuse invalid arguments before `build`
+        initial_values(
+            1, units, noise, sigma_init, index_dim
+        )  # refuse invalid arguments before `build`
         check_mode(mode)
         self.units, self.use_bias = operator.index(units), use_bias
         function: Any = keras.activations.get(activation)
@@ -132,6 +145,7 @@ class NoisyDense(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.noise: NoiseKind = noise
+        self.index_dim = index_dim
         self.sigma_init = sigma_init
         self.mode: NoiseMode = mode
         self.follow_training = follow_training
@@ -144,8 +158,11 @@ class NoisyDense(keras.layers.Layer):
 
     @property
     def noise_size(self) -> int:
-        """Number of normals in one noise sample: p + q (factorised) or p * q + q (independent)."""
-        return noise_size(self.in_features, self.units, self.noise)
+        """Number of normals in one noise sample.
+
+        p + q (factorised), p * q + q (independent) or M (indexed).
+        """
+        return noise_size(self.in_features, self.units, self.noise, self.index_dim)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the parameters with their initial values."""
@@ -154,6 +171,7 @@ class NoisyDense(keras.layers.Layer):
             raise ValueError("NoisyDense needs inputs whose last axis has a size, got None")
         self.in_features = inputs
         bound, sigma = initial_values(inputs, self.units, self.noise, self.sigma_init)
+        index = (self.index_dim,) if self.noise == "indexed" else ()
 
         def pair(name: str, shape: tuple[int, ...]) -> list[Any]:
             uniform = keras.initializers.RandomUniform(-bound, bound, self.seed_generator)
@@ -162,9 +180,12 @@ class NoisyDense(keras.layers.Layer):
                 "regularizer": getattr(self, f"{name}_regularizer"),
                 "constraint": getattr(self, f"{name}_constraint"),
             }
-            constant = keras.initializers.Constant(sigma)
             mu = self.add_weight(name=f"{name}_mu", shape=shape, **given)
-            return [mu, self.add_weight(name=f"{name}_sigma", shape=shape, initializer=constant)]
+            start: Any = keras.initializers.Constant(sigma)
+            if self.noise == "indexed":
+                start = keras.initializers.RandomNormal(0.0, sigma, self.seed_generator)
+            shape = (*shape, *index)
+            return [mu, self.add_weight(name=f"{name}_sigma", shape=shape, initializer=start)]
 
         self.kernel_mu, self.kernel_sigma = pair("kernel", (inputs, self.units))
         self.bias_mu: Any = None
@@ -193,28 +214,35 @@ class NoisyDense(keras.layers.Layer):
 
         Args:
             inputs: [..., p].
-            normals: unit normals [noise_size]: of inputs and outputs (factorised), or of weights,
-                output by output, and biases (independent). None uses the means.
+            normals: unit normals [noise_size]: of inputs and outputs (factorised), of weights,
+                output by output, and biases (independent), or of the index, before it is scaled
+                to length 1 (indexed). None uses the means.
         """
         if normals is None:
             kernel, bias = self.kernel_mu, self.bias_mu
         else:
-            epsilon_kernel, epsilon_bias = self._epsilon(normals)
-            kernel = ops.add(self.kernel_mu, ops.multiply(self.kernel_sigma, epsilon_kernel))
-            bias = self.bias_mu
-            if bias is not None:
-                bias = ops.add(bias, ops.multiply(self.bias_sigma, epsilon_bias))
+            of_kernel, of_bias = self._deviations(normals)
+            kernel = ops.add(self.kernel_mu, of_kernel)
+            bias = None if of_bias is None else ops.add(self.bias_mu, of_bias)
         outputs: Tensor = ops.matmul(inputs, kernel)
         return self.activation(outputs if bias is None else ops.add(outputs, bias))
 
-    def _epsilon(self, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """Form eps_w [p, q], in the kernel's layout, and eps_b [q]."""
+    def _deviations(self, normals: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Form what a sample adds to kernel, [p, q] in the kernel's layout, and biases [q]."""
         inputs, outputs = self.in_features, self.units
+        kernel, bias = self.kernel_sigma, self.bias_sigma
+        if self.noise == "indexed":
+            index: Tensor = ops.divide(normals, ops.sqrt(ops.sum(ops.square(normals))))
+            of_bias = None if bias is None else ops.matmul(bias, index)
+            return ops.matmul(kernel, index), of_bias
         if self.noise == "factorised":
             scaled: Tensor = ops.multiply(ops.sign(normals), ops.sqrt(ops.abs(normals)))
-            return ops.outer(scaled[:inputs], scaled[inputs:]), scaled[inputs:]
-        weight: Tensor = ops.reshape(normals[: inputs * outputs], (outputs, inputs))
-        return ops.transpose(weight), normals[inputs * outputs :]
+            epsilon, of_outputs = ops.outer(scaled[:inputs], scaled[inputs:]), scaled[inputs:]
+        else:
+            weight: Tensor = ops.reshape(normals[: inputs * outputs], (outputs, inputs))
+            epsilon, of_outputs = ops.transpose(weight), normals[inputs * outputs :]
+        of_bias = None if bias is None else ops.multiply(bias, of_outputs)
+        return ops.multiply(kernel, epsilon), of_bias
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Return the shape of the outputs."""
@@ -234,6 +262,7 @@ class NoisyDense(keras.layers.Layer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "noise": self.noise,
+            "index_dim": self.index_dim,
             "sigma_init": self.sigma_init,
             "mode": self.mode,
             "follow_training": self.follow_training,

@@ -26,7 +26,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypedDict, TypeGuard, Unpack
 
 from noisydqn.errors import MissingExtraError, UserError
-from noisydqn.nets.initial import NoiseKind, NoiseMode, check_mode, initial_values, noise_size
+from noisydqn.nets.initial import (
+    INDEX_DIM,
+    NoiseKind,
+    NoiseMode,
+    check_mode,
+    initial_values,
+    noise_size,
+)
 
 try:
     import torch
@@ -43,6 +50,7 @@ class NoisyOptions(TypedDict, total=False):
     """Arguments of `NoisyLinear` that `torch.nn.Linear` does not have."""
 
     noise: NoiseKind
+    index_dim: int
     sigma_init: float | None
     mode: NoiseMode
     follow_training: bool
@@ -70,10 +78,13 @@ class NoisyLinear(nn.Module):
         device: device of the parameters.
         dtype: dtype of the parameters.
         noise: `"factorised"` samples p + q normals and multiplies them (equations 10 and 11);
-            `"independent"` samples p * q + q.
+            `"independent"` samples p * q + q; `"indexed"` samples a point on the unit sphere in M
+            dimensions, which each weight's sigma, [M], is multiplied with.
+        index_dim: M of indexed noise.
         sigma_init: for factorised noise sigma_0, so that every sigma starts at
             `sigma_0 / sqrt(p)` (default 0.5); for independent noise the initial sigma (default
-            0.017).
+            0.017); for indexed noise sigma_0, every sigma is normal with deviation
+            `sigma_0 / sqrt(p)` (default 0.5).
         mode: `"sample"`, `"frozen"` or `"mean"`, see above.
         follow_training: if true, the layer uses its means while `training` is false, so that
             `eval()` turns the noise off and `train()` turns it on again. Collecting experience in
@@ -103,16 +114,18 @@ class NoisyLinear(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         noise: NoiseKind = "factorised",
+        index_dim: int = INDEX_DIM,
         sigma_init: float | None = None,
         mode: NoiseMode = "sample",
         follow_training: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self._initial = initial_values(in_features, out_features, noise, sigma_init)
+        self._initial = initial_values(in_features, out_features, noise, sigma_init, index_dim)
         check_mode(mode)
         self.in_features, self.out_features = in_features, out_features
         self.noise: NoiseKind = noise
+        self.index_dim = index_dim
         self.mode: NoiseMode = mode
         self.follow_training = follow_training
         self.generator = generator
@@ -125,26 +138,35 @@ class NoisyLinear(nn.Module):
             raise ValueError(
                 f"a noisy layer needs a floating-point dtype, got {self.weight_mu.dtype}"
             )
-        self.weight_sigma = empty(out_features, in_features)
+        index = (index_dim,) if noise == "indexed" else ()
+        self.weight_sigma = empty(out_features, in_features, *index)
         self.register_parameter("bias_mu", empty(out_features) if bias else None)
-        self.register_parameter("bias_sigma", empty(out_features) if bias else None)
+        self.register_parameter("bias_sigma", empty(out_features, *index) if bias else None)
         held = torch.empty(self.noise_size, device=device, dtype=dtype)
         self.register_buffer("held_normals", held, persistent=False)
         self.reset_parameters()
 
     @property
     def noise_size(self) -> int:
-        """Number of normals in one noise sample: p + q (factorised) or p * q + q (independent)."""
-        return noise_size(self.in_features, self.out_features, self.noise)
+        """Number of normals in one noise sample.
+
+        p + q (factorised), p * q + q (independent) or M (indexed).
+        """
+        return noise_size(self.in_features, self.out_features, self.noise, self.index_dim)
 
     def reset_parameters(self) -> None:
-        """Initialize again: `mu` uniform within ±1/sqrt(p) or, if independent, ±sqrt(3/p)."""
+        """Initialize again: `mu` uniform within ±1/sqrt(p) or, if independent, ±sqrt(3/p).
+
+        Every sigma gets the same value or, if indexed, a normal one.
+        """
         bound, sigma = self._initial
         for mu in (self.weight_mu, self.bias_mu):
             if mu is not None:
                 nn.init.uniform_(mu, -bound, bound, generator=self.generator)
         for deviation in (self.weight_sigma, self.bias_sigma):
-            if deviation is not None:
+            if deviation is not None and self.noise == "indexed":
+                nn.init.normal_(deviation, 0.0, sigma, generator=self.generator)
+            elif deviation is not None:
                 nn.init.constant_(deviation, sigma)
         self.reset_noise()
 
@@ -154,8 +176,8 @@ class NoisyLinear(nn.Module):
 
         Args:
             normals: unit normals [noise_size] that form the noise: of inputs and outputs
-                (factorised), or of weights, row by row, and biases (independent). None samples
-                them.
+                (factorised), of weights, row by row, and biases (independent), or of the index,
+                before it is scaled to length 1 (indexed). None samples them.
         """
         if self.held_normals.is_meta and not self.weight_mu.is_meta:
             # `load_state_dict(..., assign=True)` replaced the parameters.
@@ -196,26 +218,32 @@ class NoisyLinear(nn.Module):
         # A copy, as it may be resampled before the backward pass.
         return self.held_normals.to(device, dtype, copy=True)
 
-    def _epsilon(self) -> tuple[Tensor, Tensor]:
-        """Form eps_w [q, p] and eps_b [q]."""
+    def _deviations(self) -> tuple[Tensor, Tensor | None]:
+        """Form what one noise sample adds to the weights [q, p] and biases [q]."""
         normals, inputs, outputs = self._normals(), self.in_features, self.out_features
+        bias_sigma = self.bias_sigma
+        if self.noise == "indexed":
+            index = normals / normals.square().sum().sqrt()
+            return self.weight_sigma @ index, None if bias_sigma is None else bias_sigma @ index
         if self.noise == "factorised":
             scaled = normals.sign() * normals.abs().sqrt()
             of_inputs, of_outputs = scaled.split([inputs, outputs])
-            return torch.outer(of_outputs, of_inputs), of_outputs
-        weight, bias = normals.split([inputs * outputs, outputs])
-        return weight.view(outputs, inputs), bias
+            weight, bias = torch.outer(of_outputs, of_inputs), of_outputs
+        else:
+            weight, bias = normals.split([inputs * outputs, outputs])
+            weight = weight.view(outputs, inputs)
+        return self.weight_sigma * weight, None if bias_sigma is None else bias_sigma * bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x` [..., p] under one noise sample; return [..., q]."""
         check_mode(self.mode)
         if self.mode == "mean" or (self.follow_training and not self.training):
             return nn.functional.linear(x, self.weight_mu, self.bias_mu)
-        epsilon_weight, epsilon_bias = self._epsilon()
-        weight = self.weight_mu + self.weight_sigma * epsilon_weight
-        if self.bias_mu is None or self.bias_sigma is None:
+        of_weight, of_bias = self._deviations()
+        weight = self.weight_mu + of_weight
+        if self.bias_mu is None or of_bias is None:
             return nn.functional.linear(x, weight)
-        return nn.functional.linear(x, weight, self.bias_mu + self.bias_sigma * epsilon_bias)
+        return nn.functional.linear(x, weight, self.bias_mu + of_bias)
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""

@@ -44,6 +44,7 @@ class Row(NamedTuple):
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     last: Bool[Array, ""]
+    perturbation: Float[Array, "*m"] | None = None  # a normal for each dimension of an index
 
 
 class Transition(NamedTuple):
@@ -54,6 +55,7 @@ class Transition(NamedTuple):
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
     s_t: Shaped[Array, "..."]
+    perturbation: Float[Array, "*m"] | None = None  # that of the first row
 
 
 class Batch(NamedTuple):

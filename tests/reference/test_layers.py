@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tests.frameworks import FRAMEWORKS, NAMES, Arrays, Framework, Keras
 
-from noisydqn.nets.initial import NoiseKind
+from noisydqn.nets.initial import INDEX_DIM, NoiseKind, noise_size
 
-KINDS: list[NoiseKind] = ["factorised", "independent"]
+KINDS: list[NoiseKind] = ["factorised", "independent", "indexed"]
 P, Q = 5, 3
 DRAWS = 40_000 if "KERAS_BACKEND_TESTED" not in os.environ else 4_000  # one by one there
 
@@ -65,6 +65,19 @@ def test_initial_values_independent(framework: Framework) -> None:
 
 
 @EVERY
+def test_initial_values_indexed(framework: Framework) -> None:
+    """Means as with factorised noise; every sigma is normal, so that components of xi differ."""
+    values = framework.get(framework.make(400, 300, "indexed"))
+    assert 0.95 / math.sqrt(400) < np.abs(values["weight_mu"]).max() <= 1 / math.sqrt(400)
+    for name, shape in (("weight_sigma", (300, 400)), ("bias_sigma", (300,))):
+        sigma = values[name]
+        assert sigma.shape == (*shape, INDEX_DIM)
+        deviation = 0.5 / math.sqrt(400)
+        np.testing.assert_allclose(sigma.std(), deviation, rtol=8 / math.sqrt(sigma.size))
+        assert abs(sigma.mean()) < 5 * deviation / math.sqrt(sigma.size)
+
+
+@EVERY
 @pytest.mark.parametrize("kind", KINDS)
 def test_sigma_init_zero_is_respected(framework: Framework, kind: NoiseKind) -> None:
     values = framework.get(framework.make(P, Q, kind, sigma_init=0.0))
@@ -113,6 +126,20 @@ def test_statistics_of_independent_noise(framework: Framework) -> None:
     assert np.abs(np.corrcoef((flat**2).T) - np.eye(P * Q + Q)).max() < 2 * bound
 
 
+@EVERY
+def test_statistics_of_an_index(framework: Framework) -> None:
+    """Uniform on the unit sphere: length 1, mean 0, covariance 1/M times the identity."""
+    layer = framework.make(1, INDEX_DIM, "indexed")
+    zero, of_bias = np.zeros((INDEX_DIM, 1), np.float32), np.eye(INDEX_DIM, dtype=np.float32)
+    arrays = [zero, np.zeros((INDEX_DIM, 1, INDEX_DIM), np.float32), zero[:, 0], of_bias]
+    layer = framework.put(layer, dict(zip(NAMES, arrays, strict=True)))
+    index = framework.sampled(layer, np.zeros((1, 1), np.float32), DRAWS)[:, 0]
+    np.testing.assert_allclose(np.linalg.norm(index, axis=1), 1, rtol=1e-5)
+    bound = 5 / math.sqrt(DRAWS * INDEX_DIM)
+    assert np.abs(index.mean(0)).max() < bound
+    np.testing.assert_allclose(np.cov(index.T), np.eye(INDEX_DIM) / INDEX_DIM, atol=bound)
+
+
 # Equality
 
 
@@ -123,9 +150,10 @@ def example(kind: NoiseKind) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    drawn = [normal(Q, P), normal(Q, P), normal(Q), normal(Q)]
+    index = (INDEX_DIM,) if kind == "indexed" else ()
+    drawn = [normal(Q, P), normal(Q, P, *index), normal(Q), normal(Q, *index)]
     values: Arrays = dict(zip(NAMES, drawn, strict=True))
-    size = P + Q if kind == "factorised" else P * Q + Q
+    size = noise_size(P, Q, kind)
     return values, normal(4, P), normal(size), normal(4, Q)
 
 
@@ -158,7 +186,7 @@ def test_gradients_equal_those_of_jax(framework: Framework, kind: NoiseKind) -> 
 GOOD: dict[str, Any] = {"p": P, "q": Q, "kind": "factorised"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"q": 0}, "at least one input and one output"),
-    ({"kind": "gaussian"}, 'must be "factorised" or "independent", got \'gaussian\''),
+    ({"kind": "gaussian"}, 'must be "factorised", "independent" or "indexed", got \'gaussian\''),
     ({"sigma_init": -0.1}, "sigma_init must be zero or more, got -0.1"),
     ({"sigma_init": math.nan}, "sigma_init must be zero or more, got nan"),
 ]

@@ -71,7 +71,7 @@ def test_errors_example_by_example(double: bool) -> None:
     online_noise, target_noise, selector_noise, _ = noise
     (_, errors), _ = agent.losses(learner.online.tree, learner.target.tree, batch, noise)
     for i in range(BATCH):
-        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
+        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions[:5])
         value = learner.target.tree(s_t, target_noise)
         chosen = learner.online.tree(s_t, selector_noise) if double else value
         target = float(r_t) + float(discount_t) * float(value[int(np.argmax(chosen))])
@@ -101,7 +101,7 @@ def test_sharing_a_sample_would_be_seen() -> None:
     (_, errors), _ = agent.losses(same.online.tree, same.target.tree, batch, noise)
     online_noise = noise.online
     for i in range(1, BATCH):
-        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions)
+        s_tm1, a_tm1, r_t, discount_t, s_t = (x[i] for x in batch.transitions[:5])
         q_t = same.online.tree(s_t, online_noise)
         shared = float(
             r_t + discount_t * jnp.max(q_t) - same.online.tree(s_tm1, online_noise)[a_tm1]

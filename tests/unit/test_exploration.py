@@ -15,7 +15,7 @@ from tests.probes import SMALL, CountingEnv, train
 from tests.unit.test_resume import results, tiny, train_until
 
 import noisydqn
-from noisydqn import Config, UserError
+from noisydqn import Config, NoisyLinear, UserError
 from noisydqn.config.stored import from_stored, to_stored
 from noisydqn.distributions import Expected
 from noisydqn.envs.spec import EnvironmentSpec
@@ -69,6 +69,38 @@ def test_greedy_actions_are_the_best() -> None:
     q = jax.random.normal(KEY, (50, 4))
     actions, _ = Greedy().act((), values_fn, q, STEP, KEY)
     np.testing.assert_array_equal(actions, np.argmax(q, -1))
+
+
+@pytest.mark.parametrize("acting_noise_shared", [True, False])
+@pytest.mark.parametrize("goal", [0.02, 0.2])
+def test_noise_is_scaled_until_it_changes_as_many_actions_as_it_should(
+    goal: float, acting_noise_shared: bool
+) -> None:
+    layer = NoisyLinear(1, 2, sigma_init=0.05, key=KEY)
+    x, envs = jnp.ones((64, 1)), 64
+
+    def values(observation: jax.Array, /, noise: Any = None) -> jax.Array:
+        axis = None if acting_noise_shared else 0
+        return jax.vmap(layer, in_axes=(0, None if noise is None else axis))(observation, noise)
+
+    explorer = Noisy("step", acting_noise_shared, noise_goal=goal, noise_goal_steps=64 * 200)
+    state = explorer.init(layer, envs, KEY)  # pyright: ignore[reportArgumentType]
+
+    def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
+        _, state = explorer.act(state, values, x, i * envs, KEY)
+        key = jax.random.fold_in(KEY, i)
+        nothing = jnp.zeros(envs, jnp.bool_)
+        state = explorer.resample(state, layer, updated=jnp.bool_(False), ended=nothing, key=key)  # pyright: ignore[reportArgumentType]
+        return state, explorer.metrics(state)
+
+    _, metrics = jax.lax.scan(step, state, jnp.arange(6_000))
+    assert metrics["noise_goal"][0] == 1.0
+    np.testing.assert_allclose(metrics["noise_goal"][100], (1 + goal) / 2, atol=0.01)
+    np.testing.assert_allclose(metrics["noise_goal"][-1], goal, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(metrics["changed_actions"][3_000:]), goal, rtol=0.15)
+    factor = np.asarray(metrics["noise_factor"])
+    assert factor[-1] > 2.0  # so little noise at the start changed nothing
+    assert factor.max() <= 1_000.01
 
 
 def test_random_actions_come_first() -> None:

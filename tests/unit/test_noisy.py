@@ -74,6 +74,7 @@ def test_mu_and_sigma_receive_the_gradient_of_the_formula(
     if isinstance(noise, FactorisedNoise):
         weight_noise, bias_noise = jnp.outer(noise.output, noise.input), noise.output
     else:
+        assert isinstance(noise, IndependentNoise)
         weight_noise, bias_noise = noise.weight, noise.bias
     # d/d mu_w = x, d/d sigma_w = x * eps_w, d/d mu_b = 1, d/d sigma_b = eps_b.
     np.testing.assert_allclose(gradient.weight_mu, np.tile(x, (Q, 1)), rtol=1e-5)

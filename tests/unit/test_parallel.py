@@ -149,6 +149,81 @@ def test_targets_are_those_of_a_slow_twin() -> None:
     assert (rollout.last & ~rollout.terminated).any()
 
 
+MATCHED: dict[str, Any] = {
+    "noise": "indexed",
+    "index_dim": 4,
+    "sigma_init": 3.0,
+    "prior_scale": 1.0,
+    "noise_samples": 3,
+    "matched_targets": True,
+}
+
+
+def test_matched_targets_value_states_under_each_sample() -> None:
+    """The samples are held for a rollout, and its updates learn under the same ones."""
+    states = play(2 * STEPS + 1, **MATCHED)
+    for before, after in itertools.pairwise(states[: STEPS - 1]):
+        network, seen = before.learner.online.tree, before.actor.time_step.observation
+        assert before.matched is not None
+        for k in range(3):
+            noise = jax.tree.map(lambda x, k=k: x[k], before.matched.tree)
+            best = np.max(values(network, seen, noise), axis=-1)
+            np.testing.assert_allclose(after.decision.value[:, k, 0], best, rtol=1e-4, atol=1e-5)
+    vectors = [np.asarray(state.matched and state.matched.vector) for state in states]
+    changed = [bool((a != b).any()) for a, b in itertools.pairwise(vectors)]
+    assert changed == [i % STEPS == 0 for i in range(1, 2 * STEPS + 2)]
+    for number in (1, 2):
+        lesson = states[number * STEPS].lesson
+        assert lesson.matched is not None
+        np.testing.assert_array_equal(lesson.matched.vector, vectors[number * STEPS - 1])
+
+
+def test_each_sample_has_returns_of_its_own() -> None:
+    """As if each had been the only one."""
+    states = play(STEPS * 4, rollout_steps=STEPS * 4, **MATCHED)
+    rollout, lesson = states[-1].rollout, states[-1].lesson
+    config = SMALL.replace(rollout_steps=STEPS * 4, **MATCHED)
+    core = DeviceRunner.create(config.program, adapted(CountingEnv())).core
+    single = DeviceRunner.create(
+        SMALL.replace(rollout_steps=STEPS * 4).program, adapted(CountingEnv())
+    ).core
+    assert isinstance(core, ParallelCore)
+    assert isinstance(single, ParallelCore)
+    distribution, key = states[-1].learner.online.tree.distribution, jax.random.key(0)
+    final = jax.random.normal(key, (ENVS, 3, 1))
+    got = core.agent.targets(distribution, rollout, final, 1.0, key)
+    assert got.shape == (STEPS * 4, ENVS, 3, 1)
+    for k in range(3):
+        of_k = rollout._replace(value=rollout.value[:, :, k])
+        alone = single.agent.targets(distribution, of_k, final[:, k], 1.0, key)
+        np.testing.assert_allclose(got[:, :, k], alone, rtol=1e-5)
+    assert lesson.targets.shape == (STEPS * 4 * ENVS, 3, 1)
+
+
+def test_an_update_averages_over_samples_and_their_targets() -> None:
+    core = DeviceRunner.create(SMALL.replace(**MATCHED).program, adapted(CountingEnv())).core
+    assert isinstance(core, ParallelCore)
+    learner = core.init(jax.random.key(1)).learner
+    noise = jax.vmap(lambda key: sample_noise(learner.online.tree, key))(
+        jax.random.split(jax.random.key(3), 3)
+    )
+    batch = Minibatch(
+        observation=jax.random.normal(jax.random.key(2), (6, 3)),
+        action=jnp.array([0, 1, 0, 1, 0, 1]),
+        target=jax.random.normal(jax.random.key(4), (6, 3, 1)),
+        weight=jnp.array([1.0, 1, 1, 0, 1, 0]),
+    )
+    _, metrics = core.agent.update(learner, batch, noise, None)
+    losses: list[float] = []
+    for k in range(3):
+        q = values(learner.online.tree, batch.observation, jax.tree.map(lambda x, k=k: x[k], noise))
+        chosen = np.asarray(q)[np.arange(6), batch.action]
+        error = np.abs(chosen - np.asarray(batch.target)[:, k, 0])
+        huber = np.where(error < 1, 0.5 * error**2, error - 0.5)
+        losses.append(float(np.sum(np.asarray(batch.weight) * huber) / 4))
+    np.testing.assert_allclose(float(metrics["loss"]), np.mean(losses), rtol=1e-4)
+
+
 def small_learner() -> tuple[ParallelAgent, Any, Minibatch]:
     core = DeviceRunner.create(SMALL.program, adapted(CountingEnv())).core
     assert isinstance(core, ParallelCore)

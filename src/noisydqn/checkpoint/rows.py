@@ -28,7 +28,7 @@ class Layout(NamedTuple):
         if rows is None:
             return Layout(1, 1)
         slots = rows.last.shape[axis]
-        slot_bytes = sum(size_of(x) for x in rows) // slots
+        slot_bytes = sum(map(size_of, jax.tree.leaves(rows))) // slots
         return Layout(slots, min(max(BLOCK_BYTES // slot_bytes, 1), slots))
 
     def span(self, block: int) -> tuple[int, int]:
@@ -62,16 +62,18 @@ def cut(rows: Row, axis: int, start: int, size: int) -> list[np.ndarray]:
 
     The slice is a separate array, so the ring's buffers can be donated to the next step.
     """
-    return [np.asarray(x) for x in _cut(rows, jnp.int32(start), size, axis)]
+    return [np.asarray(x) for x in jax.tree.leaves(_cut(rows, jnp.int32(start), size, axis))]
 
 
 def paste(rows: Row, axis: int, start: int, block: Iterable[np.ndarray]) -> Row:
     """Write slots into the ring, whose arrays are donated so that it never exists twice."""
-    return _paste(rows, Row(*map(jnp.asarray, block)), jnp.int32(start), axis)
+    new = jax.tree.unflatten(jax.tree.structure(rows), map(jnp.asarray, block))
+    return _paste(rows, new, jnp.int32(start), axis)
 
 
 def block_structs(rows: Any, axis: int, size: int) -> list[jax.ShapeDtypeStruct]:
     """Return shapes and dtypes of `size` slots, field by field."""
     return [
-        jax.ShapeDtypeStruct((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype) for x in rows
+        jax.ShapeDtypeStruct((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+        for x in jax.tree.leaves(rows)
     ]

@@ -109,12 +109,17 @@ class Config:
         for name, value in sections.items():
             object.__setattr__(self, name, value)
         own = isinstance(self.exploration, Imported)  # code of the user's, which is not run here
-        if self.network.noise_in == "head" and not own and not self.exploration.noisy_layers:
+        if not own and not self.exploration.noisy_layers:
+            name = variant_name("exploration", self.exploration)
+            self.network.check_noise(name)
+            self.learning.check_noise(name)
+        if self.network.prior_scale > 0 and self.distribution.support is not None:
             raise ConfigError(
-                f"--noise-in head and --exploration {variant_name('exploration', self.exploration)}"
-                " exclude each other: no layer is noisy then"
+                f"--prior-scale {self.network.prior_scale} and --distribution "
+                f"{variant_name('distribution', self.distribution)} exclude each other: its "
+                "outputs are logits, which no value can be added to"
             )
-        self.learner.check(self.runner.num_envs)
+        self.learner.check(self.runner.num_envs, self.learning, self.network)
         if self.learning.schedule_share is not None and self._num_updates is None:
             raise ConfigError(
                 f"--schedule-share {self.learning.schedule_share} and --updates-per-episode "

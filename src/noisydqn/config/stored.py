@@ -8,7 +8,7 @@ from noisydqn.config.gate import StoredConfig
 from noisydqn.errors import UserError
 from noisydqn.options import MAX_COUNT
 
-VERSION = 4
+VERSION = 5
 
 RENAMED = {
     "normalise_observations": "normalize_observations",
@@ -41,11 +41,30 @@ IMPLIED_OF_VARIANTS: dict[str, dict[str, Any]] = {
 ADDED: dict[int, dict[str, Any]] = {
     3: {"learner": "replay", "schedule_share": None, "torso_layer_norm": False},
     4: {"sigma_rate": 1.0},
+    5: {
+        "index_dim": 8,
+        "prior_scale": 0.0,
+        "update_noise": "sample",
+        "noise_samples": 1,
+        "matched_targets": False,
+    },
 }
 """Options that a version added, with the value that older versions implied."""
 
+NO_GOAL: dict[str, Any] = {
+    "noise_goal": None,
+    "noise_goal_start": 1.0,
+    "noise_goal_steps": 20_000,
+    "noise_goal_share": None,
+}
+
 ADDED_TO_VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
     3: {"epsilon-greedy": {"epsilon_share": None}, "both": {"epsilon_share": None}},
+    5: {
+        "replay": {"target_perturbation": 0.0},
+        "noisy": NO_GOAL,
+        "both": NO_GOAL,
+    },
 }
 """The same, of variants."""
 

@@ -18,13 +18,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
 from noisydqn.learner.gradient import Descent, Losses, Metrics
-from noisydqn.nets.network import QNetwork
+from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
+from noisydqn.nets.network import QNetwork, features
 from noisydqn.nets.noisy import (
     NetworkNoise,
     is_shared,
     sample_noise,
 )
-from noisydqn.nets.torsos import features
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState
 
@@ -33,7 +33,7 @@ def values(
     network: QNetwork, observations: Float[Array, "batch ..."], noise: NetworkNoise | None
 ) -> Float[Array, "batch actions"]:
     """Compute the action values of a batch under one shared noise sample (None: mean weights)."""
-    return jax.vmap(network.values, in_axes=(0, None))(features(network.torso, observations), noise)
+    return jax.vmap(network.values, in_axes=(0, None))(features(network, observations), noise)
 
 
 def outputs(
@@ -51,7 +51,7 @@ def outputs(
         query: a query for each example, if the distribution has queries.
     """
     of_batch = jax.vmap(network.outputs, in_axes=(0, None, 0))
-    return of_batch(features(network.torso, observations), noise, query)
+    return of_batch(features(network, observations), noise, query)
 
 
 def acting_values(
@@ -82,13 +82,16 @@ def acting_outputs(
     query = network.distribution.acting_query()
 
     def of_one(x: Array, noise: NetworkNoise | None) -> Array:
-        return network.outputs(network.torso(x), noise, query)
+        return network.outputs(network.features(x), noise, query)
 
     return jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
 
 
 class UpdateNoise(NamedTuple):
-    """The randomness of one update: three independent noise samples, each shared by the batch."""
+    """The randomness of one update: noise samples, each shared by the batch.
+
+    Of several samples for each network, [K, ...].
+    """
 
     online: NetworkNoise  # of the network that is trained, at the state
     target: NetworkNoise  # of the target network, which values the next state
@@ -96,16 +99,30 @@ class UpdateNoise(NamedTuple):
     queries: Queries | None  # of the distribution, if it has any
 
 
-def sample_update_noise(network: QNetwork, key: PRNGKeyArray, batch_size: int) -> UpdateNoise:
+def sample_update_noise(
+    network: QNetwork, key: PRNGKeyArray, batch_size: int, noise: NoiseRule = PUBLISHED
+) -> UpdateNoise:
     """Sample the randomness of one update of networks like `network`.
 
     Sample outside of the loop that updates: XLA would otherwise compute a sample anew for every
     weight that it enters.
     """
-    samples = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
-    online, target, selector = (jax.tree.map(lambda x, i=i: x[i], samples) for i in range(3))
     queries = network.distribution.sample_queries(jax.random.fold_in(key, 3), batch_size)
-    return UpdateNoise(online, target, selector, queries)
+    if noise.mean:
+        return UpdateNoise(None, None, None, queries)
+
+    def of_one(key: PRNGKeyArray) -> tuple[NetworkNoise, NetworkNoise, NetworkNoise]:
+        """Sample for the three networks."""
+        if noise.matched:
+            sample = sample_noise(network, key)
+            return sample, sample, sample
+        samples = jax.vmap(partial(sample_noise, network))(jax.random.split(key, 3))
+        online, target, selector = (jax.tree.map(lambda x, i=i: x[i], samples) for i in range(3))
+        return online, target, selector
+
+    if noise.samples == 1:
+        return UpdateNoise(*of_one(key), queries)
+    return UpdateNoise(*jax.vmap(of_one)(jax.random.split(key, noise.samples)), queries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +135,9 @@ class Agent:
         munchausen: targets of a soft policy with its log-probability as a reward, or None.
         target_period: updates of the online network for each update of the target network.
         target_rate: how far the target then moves to the online network; 1 is a copy.
+        noise: which noise samples an update learns under.
+        perturbation: what each transition's random vector is multiplied by before its product with
+            the index is added to the target (Osband et al. 2018, equation 3; Li et al. 2024).
     """
 
     descent: Descent
@@ -125,6 +145,8 @@ class Agent:
     munchausen: Munchausen | None
     target_period: int
     target_rate: float
+    noise: NoiseRule = PUBLISHED
+    perturbation: float = 0.0
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
         """Start a learner from `network`; everything random that it does comes from `key`."""
@@ -143,9 +165,12 @@ class Agent:
         """Compute loss and error [B] of every transition, and the values [B, A] at its state.
 
         The online network at the state, the target network and the selecting network at the next
-        state each have a separate noise sample (Fortunato et al. 2018, section 3.1).
+        state each have a noise sample of `noise`: as published, independent ones (Fortunato et al.
+        2018, section 3.1).
         """
-        s_tm1, a_tm1, r_t, discount_t, s_t = batch.transitions
+        s_tm1, a_tm1, r_t, discount_t, s_t, perturbation = batch.transitions
+        if perturbation is not None:
+            r_t += self.perturbation * (perturbation @ noise.online.advantage.index)
         distribution = online.distribution
         query_tm1, query_t = noise.queries or (None, None)
         outputs_tm1 = outputs(online, s_tm1, noise.online, query_tm1)
@@ -166,6 +191,19 @@ class Agent:
         example = Example(outputs_tm1, query_tm1, a_tm1, r_t, discount_t, outputs_t, choice)
         return jax.vmap(distribution.loss_of)(example), jax.vmap(distribution.values)(outputs_tm1)
 
+    def _losses(
+        self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise
+    ) -> tuple[Loss, Float[Array, "batch actions"]]:
+        """Compute `losses`, averaged over noise samples where there are several.
+
+        Only what depends on the sample is computed for each.
+        """
+        if self.noise.samples == 1:
+            return self.losses(online, target, batch, noise)
+        axes = UpdateNoise(online=0, target=0, selector=0, queries=None)
+        of_samples = jax.vmap(self.losses, in_axes=(None, None, None, axes))
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_samples(online, target, batch, noise))
+
     def update(
         self, learner: LearnerState, batch: Batch, noise: UpdateNoise
     ) -> tuple[LearnerState, Float[Array, " batch"], Metrics]:
@@ -176,7 +214,7 @@ class Agent:
         """
 
         def losses_of(online: QNetwork) -> Losses:
-            (losses, error), q = self.losses(online, learner.target.tree, batch, noise)
+            (losses, error), q = self._losses(online, learner.target.tree, batch, noise)
             return Losses(jnp.mean(batch.weights * losses), error, q)
 
         online, optimizer, error, metrics = self.descent.step(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,10 +82,8 @@ class Descent:
         step, optimizer_state = self.optimizer.update(
             gradient.vector, optimizer_state, online.vector
         )
-        if self.sigma_rate != 1:
-            step *= Flat.of(
-                with_sigma(jax.tree.map(jnp.ones_like, online.tree), self.sigma_rate)
-            ).vector
+        if (rates := self._rates(online.tree)) is not None:
+            step *= Flat.of(rates).vector
         online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
         norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
         metrics = {
@@ -97,3 +96,14 @@ class Descent:
             "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }
         return online, optimizer_state, error, metrics
+
+    def _rates(self, network: QNetwork) -> QNetwork | None:
+        """Return what the optimizer's steps are multiplied by; None if all of it is 1.
+
+        The prior stays as it is: weight decay, too, leaves it alone.
+        """
+        if self.sigma_rate == 1 and network.prior is None:
+            return None
+        rates = with_sigma(jax.tree.map(jnp.ones_like, network), self.sigma_rate)
+        fixed = jax.tree.map(jnp.zeros_like, network.prior)
+        return eqx.tree_at(lambda x: x.prior, rates, fixed, is_leaf=lambda x: x is None)

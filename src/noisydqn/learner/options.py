@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from noisydqn.errors import ConfigError
+from noisydqn.nets.options import NetworkOptions
 from noisydqn.options import (
     ABOVE_ZERO,
     MAX_COUNT,
@@ -32,6 +33,11 @@ MAX_ROLLOUT = 2**16
 """Limit on the steps and on the parts of a rollout."""
 MAX_EPOCHS = 1_000
 """Limit on the epochs of a rollout."""
+
+MAX_NOISE_SAMPLES = 1_024
+"""Limit on the noise samples of an update."""
+NEEDS_SAMPLES = ("noise_samples", "matched_targets")
+"""Options of updates under noise."""
 
 RATIO_DENOMINATOR = 1_000
 """Updates per step are kept as a fraction with no larger denominator."""
@@ -70,6 +76,15 @@ class LearningOptions:
     sigma_rate: Annotated[float, at_least(0)] = 1.0
     """Step size of sigma, as a share of that of the other weights. Less than 1 keeps the noise
     alive for longer where updates are many; 0 leaves every sigma as it starts."""
+    update_noise: Literal["sample", "mean"] = "sample"
+    """Weights of an update: those under noise samples (Fortunato et al. 2018), or the mean weights.
+    Then noise serves acting alone, and no sigma changes."""
+    noise_samples: Annotated[int, at_least(1), at_most(MAX_NOISE_SAMPLES)] = 1
+    """Noise samples of an update, whose losses are averaged."""
+    matched_targets: bool = False
+    """Value the next state under the same noise sample as the prediction at the state, so that
+    each sample learns its own values (Osband et al. 2018), instead of under independent samples.
+    The parallel learner then holds the samples of updates for a rollout."""
     schedule_updates: Annotated[int, at_least(1)] = 50_000
     """Number of updates over which step size, alpha and beta go from start to end."""
     schedule_share: Annotated[float | None, ABOVE_ZERO, between(0, 1)] = None
@@ -78,6 +93,24 @@ class LearningOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        if self.update_noise == "mean":
+            for name in NEEDS_SAMPLES:
+                self._refuse(name, "--update-noise mean", "give --update-noise sample")
+
+    def check_noise(self, exploration: str) -> None:
+        """Refuse options of noise in updates where no layer is noisy.
+
+        Raises:
+            ConfigError: one is given.
+        """
+        for name in ("update_noise", *NEEDS_SAMPLES):
+            self._refuse(name, f"--exploration {exploration}", "give --exploration noisy")
+
+    def _refuse(self, name: str, other: str, remedy: str) -> None:
+        value = getattr(self, name)
+        if value != LearningOptions.__dataclass_fields__[name].default:
+            given = flag(name) if value is True else f"{flag(name)} {value}"
+            raise ConfigError(f"{given} and {other} exclude each other: {remedy}, or leave it out")
 
 
 class LearnerOptions(abc.ABC):
@@ -102,8 +135,8 @@ class LearnerOptions(abc.ABC):
         """Count the updates of a run of so many environment steps; None if it is not known."""
 
     @abc.abstractmethod
-    def check(self, num_envs: int) -> None:
-        """Compare the options with the number of environments.
+    def check(self, num_envs: int, learning: LearningOptions, network: NetworkOptions) -> None:
+        """Compare the options with the number of environments and with those of other sections.
 
         Raises:
             ConfigError: they exclude each other.
@@ -155,6 +188,9 @@ class ReplayOptions(LearnerOptions):
     """Number of updates after which the target network is updated."""
     target_rate: Annotated[float, ABOVE_ZERO, between(0, 1)] = 0.005
     """Share of the way that the target network then moves to the online network; 1 copies it."""
+    target_perturbation: Annotated[float, at_least(0)] = 0.0
+    """Standard deviation, in units of scaled rewards, of what is added to the target of a
+    transition under an index: the same each time for the same index. Needs --noise indexed."""
     replay: Literal["prioritized", "uniform"] = "prioritized"
     """Sample in proportion to the priorities (Schaul et al. 2016), or uniformly."""
     replay_capacity: Annotated[int, at_least(1)] = 100_000
@@ -206,8 +242,16 @@ class ReplayOptions(LearnerOptions):
         made = max(int((steps - self.learning_starts) * self.update_ratio), 1)
         return made if self.max_updates is None else min(made, self.max_updates)
 
-    def check(self, num_envs: int) -> None:
+    def check(self, num_envs: int, learning: LearningOptions, network: NetworkOptions) -> None:
         """Refuse more updates at once than can be counted."""
+        needed = {"--noise": (network.noise, "indexed")}
+        needed["--update-noise"] = learning.update_noise, "sample"
+        for name, (value, need) in needed.items() if self.target_perturbation > 0 else ():
+            if value != need:
+                raise ConfigError(
+                    f"--target-perturbation {self.target_perturbation} and {name} {value} exclude "
+                    f"each other: give {name} {need}, or leave it out"
+                )
         at_once = num_envs * self.learn_every * self.update_ratio
         if self.updates_per_step > 0 and at_once > MAX_COUNT / RATIO_DENOMINATOR:
             raise ConfigError(
@@ -264,8 +308,14 @@ class ParallelOptions(LearnerOptions):
         """Count the updates of a run."""
         return max(steps // (num_envs * self.rollout_steps), 1) * self.rollout_updates
 
-    def check(self, num_envs: int) -> None:
+    def check(self, num_envs: int, learning: LearningOptions, network: NetworkOptions) -> None:
         """Refuse rollouts that cannot be divided into equal minibatches."""
+        del network
+        if self.return_noise == "acting" and learning.matched_targets:
+            raise ConfigError(
+                "--return-noise acting and --matched-targets exclude each other: matched targets "
+                "are valued under the samples of updates"
+            )
         size = num_envs * self.rollout_steps
         if size > MAX_COUNT // self.rollout_updates:
             raise ConfigError(

@@ -16,17 +16,21 @@ from noisydqn.distributions import Distribution
 from noisydqn.distributions.lambda_returns import Steps, lambda_returns
 from noisydqn.learner.agent import outputs
 from noisydqn.learner.gradient import Descent, Losses, Metrics
+from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.trees import Flat
 
 
 class Rollout(NamedTuple):
-    """Steps of all environments, [T, envs, ...]."""
+    """Steps of all environments, [T, envs, ...].
+
+    With matched targets a state has one greedy return for each of K noise samples.
+    """
 
     observation: Shaped[Array, "steps envs ..."]  # stack of frames that was acted on
     action: Int[Array, "steps envs"]
-    value: Float[Array, "steps envs m"]  # the greedy return there, as the network then said
+    value: Float[Array, "steps envs *k m"]  # the greedy return there, as the network then said
     reward: Float[Array, "steps envs"]  # of the step, clipped
     terminated: Bool[Array, "steps envs"]
     last: Bool[Array, "steps envs"]  # the step ended an episode
@@ -38,7 +42,7 @@ class Minibatch(NamedTuple):
 
     observation: Float[Array, "batch ..."]  # preprocessed
     action: Int[Array, " batch"]
-    target: Float[Array, "batch m"]  # the lambda return, as the distribution describes it
+    target: Float[Array, "batch *k m"]  # the lambda return, as the distribution describes it
     weight: Float[Array, " batch"]  # 0 for resets, else 1
 
 
@@ -59,11 +63,13 @@ class ParallelAgent:
         descent: takes the steps.
         discount: gamma, of one step.
         return_lambda: lambda.
+        noise: which noise samples an update learns under.
     """
 
     descent: Descent
     discount: float
     return_lambda: float
+    noise: NoiseRule = PUBLISHED
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> ParallelLearner:
         """Start a learner from `network`; everything random that it does comes from `key`."""
@@ -74,10 +80,10 @@ class ParallelAgent:
         self,
         distribution: Distribution,
         rollout: Rollout,
-        final: Float[Array, "envs m"],
+        final: Float[Array, "envs *k m"],
         reward_factor: Array | float,
         key: PRNGKeyArray,
-    ) -> Float[Array, "steps envs m"]:
+    ) -> Float[Array, "steps envs *k m"]:
         """Compute the lambda return from every step's state.
 
         Those of resets mean nothing. A step that leads to the end of an episode is followed by the
@@ -90,18 +96,24 @@ class ParallelAgent:
             reward_factor: what rewards are multiplied by before learning.
             key: of mixtures that sample.
         """
-        steps = Steps(
-            r_t=rollout.reward * reward_factor,
-            discount_t=self.discount * (1.0 - rollout.terminated),
-            last=rollout.last,
-            bootstrap=jnp.concatenate([rollout.value[1:], final[None]]),
-        )
+        bootstrap = jnp.concatenate([rollout.value[1:], final[None]])
 
-        def of_env(steps: Steps, key: PRNGKeyArray) -> Array:
+        def of_env(
+            reward: Array, terminated: Array, last: Array, bootstrap: Array, key: PRNGKeyArray
+        ) -> Array:
+            steps = Steps(
+                r_t=reward * reward_factor,
+                discount_t=self.discount * (1.0 - terminated),
+                last=last,
+                bootstrap=bootstrap,
+            )
             return lambda_returns(distribution, steps, self.return_lambda, key)
 
+        of_envs = jax.vmap(of_env, in_axes=(1, 1, 1, 1, 0), out_axes=1)
+        if self.noise.matched:  # every sample has returns of its own
+            of_envs = jax.vmap(of_envs, in_axes=(None, None, None, 2, None), out_axes=2)
         keys = jax.random.split(key, final.shape[0])
-        return jax.vmap(of_env, in_axes=(1, 0), out_axes=1)(steps, keys)
+        return of_envs(rollout.reward, rollout.terminated, rollout.last, bootstrap, keys)
 
     def update(
         self,
@@ -115,7 +127,7 @@ class ParallelAgent:
         Args:
             learner: the learner.
             batch: the minibatch.
-            noise: a sample that it shares. None uses the mean weights.
+            noise: a sample that it shares, or several, [K, ...]. None uses the mean weights.
             query: of the distribution, for each example, if it has queries.
 
         Returns:
@@ -123,15 +135,36 @@ class ParallelAgent:
         """
 
         def losses_of(network: QNetwork) -> Losses:
-            distribution = network.distribution
-            said = outputs(network, batch.observation, noise, query)
-            loss, error = jax.vmap(distribution.loss_to)(said, query, batch.action, batch.target)
+            loss, error, q = self._losses(network, batch, noise, query)
             share = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1)
-            counted = jnp.sum(share * loss)
-            return Losses(counted, error * batch.weight, jax.vmap(distribution.values)(said))
+            return Losses(jnp.sum(share * loss), error * batch.weight, q)
 
         online, optimizer, _, metrics = self.descent.step(
             learner.online, learner.optimizer, losses_of
         )
         learner = ParallelLearner(online, optimizer, learner.updates + 1, learner.key)
         return learner, metrics
+
+    def _losses(
+        self,
+        network: QNetwork,
+        batch: Minibatch,
+        noise: NetworkNoise | None,
+        query: Float[Array, "batch n"] | None,
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"], Float[Array, "batch actions"]]:
+        """Compute loss and error of every example, and the values at its state.
+
+        They are averaged over noise samples where there are several.
+        """
+        distribution = network.distribution
+
+        def under(noise: NetworkNoise | None, target: Array) -> tuple[Array, Array, Array]:
+            said = outputs(network, batch.observation, noise, query)
+            loss, error = jax.vmap(distribution.loss_to)(said, query, batch.action, target)
+            return loss, error, jax.vmap(distribution.values)(said)
+
+        if not self.noise.several:
+            return under(noise, batch.target)
+        of_samples = jax.vmap(under, in_axes=(0, 1 if self.noise.matched else None))
+        loss, error, q = (jnp.mean(x, axis=0) for x in of_samples(noise, batch.target))
+        return loss, error, q

@@ -147,6 +147,7 @@ class Replay:
             r_t=r_t,
             discount_t=jnp.where(rows.terminated[end, env], 0, discount_t),
             s_t=self.seen(rows, end, env),
+            perturbation=None if rows.perturbation is None else rows.perturbation[slot, env],
         )
 
     def seen(

@@ -16,6 +16,7 @@ from noisydqn.nets.impala import BTR_CHANNELS, BTR_POOL, IMPALA_CHANNELS, Impala
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.options import NetworkOptions
+from noisydqn.nets.prior import Prior
 from noisydqn.nets.torsos import (
     ConvTorso,
     Flatten,
@@ -63,17 +64,31 @@ def make_network(
         UserError: the torso does not fit the observations, or a torso of the user's failed.
     """
     torso_key, network_key, sigma_key = jax.random.split(key, 3)
+    name = torso_name(options, observation)
+    prior = None
+    if noisy and options.prior_scale > 0:
+        prior_torso_key, prior_key = jax.random.split(jax.random.fold_in(key, 3))
+        prior = Prior(
+            _make_torso(options, name, seen, prior_torso_key),
+            options.hidden,
+            num_actions,
+            index_dim=options.index_dim,
+            scale=options.prior_scale,
+            key=prior_key,
+        )
     network = QNetwork(
-        _make_torso(options, torso_name(options, observation), seen, torso_key),
+        _make_torso(options, name, seen, torso_key),
         options.hidden,
         num_actions,
         distribution=distribution,
         dueling=options.dueling,
         dueling_hidden=options.dueling_hidden,
         noisy=noisy,
-        noisy_hidden=options.noise_in == "all",
+        noisy_hidden=options.noisy_hidden,
         layer_norm=options.layer_norm,
         noise=options.noise,
+        index_dim=options.index_dim,
+        prior=prior,
         sigma_init=options.sigma_init,
         key=network_key,
     )

@@ -10,7 +10,10 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from noisydqn.distributions.base import Distribution, Embedding
 from noisydqn.distributions.expected import Expected
+from noisydqn.nets import torsos
+from noisydqn.nets.initial import INDEX_DIM
 from noisydqn.nets.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
+from noisydqn.nets.prior import Prior
 from noisydqn.nets.torsos import Torso
 
 Layer = NoisyLinear | eqx.nn.Linear
@@ -35,8 +38,11 @@ class QNetwork(eqx.Module):
     with the embedding of each number of the query: the torso's features where there is one hidden
     layer, as in Dabney et al. 2018b. With `dueling_hidden` what enters both streams is multiplied.
 
+    With a `prior`, under an index, its values are added to all outputs of an action. Mean weights
+    have none of it.
+
     Raises:
-        ValueError: `dueling_hidden` without `dueling`.
+        ValueError: `dueling_hidden` without `dueling`, or a prior without indexed noise.
     """
 
     torso: Torso
@@ -49,6 +55,7 @@ class QNetwork(eqx.Module):
     norms: Norms
     advantage_norms: Norms
     value_norms: Norms
+    prior: Prior | None
     distribution: Distribution = eqx.field(static=True)
 
     def __init__(
@@ -64,16 +71,22 @@ class QNetwork(eqx.Module):
         noisy_hidden: bool = True,
         layer_norm: bool = False,
         noise: NoiseKind = "factorised",
+        index_dim: int = INDEX_DIM,
         sigma_init: float | None = None,
+        prior: Prior | None = None,
         key: PRNGKeyArray,
     ) -> None:
         if dueling_hidden and not dueling:
             raise ValueError(f"dueling_hidden {dueling_hidden} needs dueling: there are no streams")
+        if prior is not None and (noise != "indexed" or not noisy):
+            raise ValueError("a prior needs indexed noise: it has one value for each index")
 
         def layer(inputs: int, outputs: int, key: PRNGKeyArray, noisy: bool = noisy) -> Layer:
             if not noisy:
                 return eqx.nn.Linear(inputs, outputs, key=key)
-            return NoisyLinear(inputs, outputs, noise=noise, sigma_init=sigma_init, key=key)
+            return NoisyLinear(
+                *(inputs, outputs), noise=noise, index_dim=index_dim, sigma_init=sigma_init, key=key
+            )
 
         def stack(
             inputs: int, widths: tuple[int, ...], keys: Key[Array, " layers"]
@@ -96,6 +109,7 @@ class QNetwork(eqx.Module):
         outputs = self.distribution.num_outputs
         self.advantage = layer(last, num_actions * outputs, keys[0])
         self.value = layer(last, outputs, keys[1]) if dueling else None
+        self.prior = prior
         width = sizes[self.embedded_depth]
         self.embedding = self.distribution.embedding(width, key=embedding_key)
 
@@ -113,12 +127,19 @@ class QNetwork(eqx.Module):
             x: the observation, preprocessed.
             noise: a sample of `sample_noise`. None uses the mean weights.
         """
-        return self.values(self.torso(x), noise)
+        return self.values(self.features(x), noise)
+
+    def features(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+        """Compute the features of one observation: the torso's, then the prior's."""
+        features = self.torso(x)
+        if self.prior is None:
+            return features
+        return jnp.concatenate([features, self.prior.features(x[None])[0]])
 
     def values(
         self, features: Float[Array, " features"], noise: NetworkNoise | None
     ) -> Float[Array, " actions"]:
-        """Compute the action values [A] of the torso's features: the mean returns."""
+        """Compute the action values [A] of features: the mean returns."""
         outputs = self.outputs(features, noise, self.distribution.acting_query())
         return self.distribution.values(outputs)
 
@@ -128,13 +149,26 @@ class QNetwork(eqx.Module):
         noise: NetworkNoise | None,
         query: Float[Array, " n"] | None = None,
     ) -> Float[Array, "actions n"]:
-        """Compute the distribution's outputs [A, N] of the torso's features.
+        """Compute the distribution's outputs [A, N] of features.
 
         Args:
-            features: of one observation.
+            features: of one observation, from `features`.
             noise: a sample of `sample_noise`. None uses the mean weights.
             query: numbers that a distribution with an embedding answers, one output for each.
         """
+        if self.prior is None or noise is None:
+            return self._outputs(features[: self.torso.out_features], noise, query)
+        own, of_prior = jnp.split(features, [self.torso.out_features])
+        outputs = self._outputs(own, noise, query)
+        return outputs + self.prior.values(of_prior, noise.advantage.index)[:, None]
+
+    def _outputs(
+        self,
+        features: Float[Array, " features"],
+        noise: NetworkNoise | None,
+        query: Float[Array, " n"] | None,
+    ) -> Float[Array, "actions n"]:
+        """Compute the outputs without the prior, of the torso's features."""
         sample = without_noise(self) if noise is None else noise
 
         def shared(x: Array, start: int, end: int) -> Array:
@@ -164,6 +198,16 @@ class QNetwork(eqx.Module):
             value = _apply(self.value, _hidden(*stream, x), sample.value)
             advantage = value + advantage - jnp.mean(advantage, axis=0)
         return advantage.reshape(-1, outputs)
+
+
+def features(
+    network: QNetwork, observations: Float[Array, "batch ..."]
+) -> Float[Array, "batch features"]:
+    """Compute the features of a batch: the torso's, then the prior's."""
+    own = torsos.features(network.torso, observations)
+    if network.prior is None:
+        return own
+    return jnp.concatenate([own, network.prior.features(observations)], axis=-1)
 
 
 def _hidden(layers: tuple[Layer, ...], norms: Norms, noise: tuple[Any, ...], x: Array) -> Array:

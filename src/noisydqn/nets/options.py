@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
-from noisydqn.options import NAME, at_least, convert_fields, each_at_least, each_at_most
+from noisydqn.nets.initial import INDEX_DIM
+from noisydqn.options import (
+    NAME,
+    at_least,
+    at_most,
+    convert_fields,
+    each_at_least,
+    each_at_most,
+    flag,
+)
 
 TORSOS = (
     *("auto", "flat", "mlp"),
@@ -13,6 +22,8 @@ TORSOS = (
 )
 TORSOS_WITH_WIDTHS = ("mlp", "impala", "btr")
 TORSOS_WITH_NORMS = ("auto", "catcher", "minatar", "nature", "impala", "btr", "notebook")
+MAX_INDEX = 1_024
+"""Limit on the dimensions of an index: sigma has that many numbers for each weight."""
 WIDTHS = each_at_most(2**20, length=64)
 
 
@@ -49,14 +60,23 @@ class NetworkOptions:
     dueling_hidden: Annotated[tuple[int, ...], each_at_least(1), WIDTHS] = ()
     """Widths of the separate hidden layers of the value stream and of the advantage stream, after
     those of `hidden` and noisy like them. Needs --dueling."""
-    noise: Literal["factorised", "independent"] = "factorised"
-    """Gaussian noise of a layer with p inputs and q outputs: "factorised" multiplies p + q samples,
-    "independent" takes p * q + q."""
-    noise_in: Literal["all", "head"] = "all"
-    """Which layers are noisy: the hidden layers and the heads, or only the heads."""
+    noise: Literal["factorised", "independent", "indexed"] = "factorised"
+    """Noise of a layer with p inputs and q outputs: "factorised" multiplies p + q Gaussian samples,
+    "independent" takes p * q + q, "indexed" multiplies a learned matrix for each output with one
+    random direction that all layers share."""
+    index_dim: Annotated[int, at_least(1), at_most(MAX_INDEX)] = INDEX_DIM
+    """Dimensions M of the direction of indexed noise."""
+    prior_scale: Annotated[float, at_least(0)] = 0.0
+    """Standard deviation of the values that a fixed random network adds under indexed noise, in
+    units of scaled rewards (Osband et al. 2018, randomized prior functions). About the size of the
+    returns there are to find; 0 has no such network."""
+    noise_in: Literal["all", "head"] | None = None
+    """Which layers are noisy: the hidden layers and the heads, or only the heads (default: the
+    heads if indexed, else all)."""
     sigma_init: Annotated[float | None, at_least(0)] = None
     """factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (default 0.5); independent: the
-    value at which each sigma starts (default 0.017)."""
+    value at which each sigma starts (default 0.017); indexed: sigma_0, each sigma starts normally
+    distributed with deviation sigma_0 / sqrt(p) (default 0.5)."""
     sigma_distribution: Literal["constant", "kaiming-uniform"] = "constant"
     """"kaiming-uniform" starts each sigma uniformly within ±sigma_init * sqrt(6 / p)."""
 
@@ -70,6 +90,43 @@ class NetworkOptions:
                 f"--dueling-hidden {' '.join(map(str, self.dueling_hidden))} and --no-dueling "
                 "exclude each other: give --dueling, or leave it out"
             )
+
+        self._check_index()
+
+    @property
+    def noisy_hidden(self) -> bool:
+        """Whether the hidden layers are noisy, if the heads are."""
+        if self.noise_in is None:
+            return self.noise != "indexed"
+        return self.noise_in == "all"
+
+    def check_noise(self, exploration: str) -> None:
+        """Refuse options of noise where no layer is noisy.
+
+        Raises:
+            ConfigError: one is given.
+        """
+        given = {"noise_in": self.noise_in == "head", "noise": self.noise == "indexed"}
+        for name in (name for name, refused in given.items() if refused):
+            raise ConfigError(
+                f"{flag(name)} {getattr(self, name)} and --exploration {exploration} exclude each "
+                "other: no layer is noisy then"
+            )
+
+    def _check_index(self) -> None:
+        if self.noise == "indexed":
+            if self.sigma_distribution == "kaiming-uniform":
+                raise ConfigError(
+                    "--sigma-distribution kaiming-uniform and --noise indexed exclude each other: "
+                    "its sigmas start normally distributed"
+                )
+            return
+        for name, default in {"index_dim": INDEX_DIM, "prior_scale": 0.0}.items():
+            if (value := getattr(self, name)) != default:
+                raise ConfigError(
+                    f"{flag(name)} {value} and --noise {self.noise} exclude each other: give "
+                    "--noise indexed, or leave it out"
+                )
 
     def _check_torso(self) -> None:
         if self.torso not in TORSOS and not self.torso.startswith(PYTHON):

@@ -8,6 +8,7 @@ from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.gradient import Descent
+from noisydqn.learner.noise_rule import NoiseRule
 from noisydqn.learner.options import LearningOptions, ParallelOptions, ReplayOptions
 from noisydqn.learner.parallel import ParallelAgent
 from noisydqn.learner.policy import Policy
@@ -71,6 +72,15 @@ def _make_descent(options: LearningOptions) -> Descent:
     return Descent(_make_optimizer(options), options.sigma_penalty, options.sigma_rate)
 
 
+def make_noise_rule(options: LearningOptions) -> NoiseRule:
+    """Make the rule by which updates sample noise."""
+    return NoiseRule(
+        samples=options.noise_samples,
+        matched=options.matched_targets,
+        mean=options.update_noise == "mean",
+    )
+
+
 def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
     """Make the learning rule of the replay learner."""
     learner = options.learner
@@ -81,10 +91,12 @@ def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
     )
     return Agent(
         descent=_make_descent(options.learning),
+        noise=make_noise_rule(options.learning),
         double=learner.double,
         munchausen=munchausen if learner.munchausen else None,
         target_period=learner.target_period,
         target_rate=learner.target_rate,
+        perturbation=learner.target_perturbation,
     )
 
 
@@ -92,6 +104,7 @@ def make_parallel_agent(options: ProgramOptions[ParallelOptions]) -> ParallelAge
     """Make the learning rule of the parallel learner."""
     return ParallelAgent(
         descent=_make_descent(options.learning),
+        noise=make_noise_rule(options.learning),
         discount=options.learning.discount,
         return_lambda=options.learner.return_lambda,
     )

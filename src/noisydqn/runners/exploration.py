@@ -4,16 +4,18 @@ A new explorer is a class with its options and one line in `EXPLORERS`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.network import QNetwork
-from noisydqn.nets.noisy import NetworkNoise, sample_noise
+from noisydqn.nets.noisy import NetworkNoise, sample_noise, scaled
 from noisydqn.options import ABOVE_ZERO, at_least, between, convert_fields
 from noisydqn.runners.explorer import (
     Actions,
@@ -29,6 +31,23 @@ from noisydqn.runners.explorer import (
 from noisydqn.trees import Flat
 
 Noise = Flat[NetworkNoise]
+
+GOAL_RATE = 0.1
+"""How fast noise is scaled to its goal: the change of the logarithm of its factor in a step of all
+environments, for each unit of difference between the goal and the share of actions changed."""
+GOAL_RANGE = math.log(1_000)
+"""Limit on the logarithm of the factor, in both directions."""
+GOAL_AVERAGE = 0.01
+"""Weight of the newest step in the reported share of actions changed."""
+
+
+class ScaledNoise(NamedTuple):
+    """The state of noise that is scaled to a goal."""
+
+    noise: Noise
+    log_factor: Float[Array, ""]
+    goal: Float[Array, ""]
+    changed: Float[Array, ""]  # moving average of the share of actions that noise changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +66,8 @@ class Greedy(Explorer):
 class Noisy(Explorer):
     """The greedy action under a noise sample, which is held for a while.
 
-    The state is the sample: one, if all environments share it, else [envs, ...].
+    The state is the sample: one, if all environments share it, else [envs, ...]. With a goal it is
+    a `ScaledNoise`.
     """
 
     acting_noise: Literal["step", "update", "episode"] = "update"
@@ -55,9 +75,26 @@ class Noisy(Explorer):
     when an update would be made."""
     acting_noise_shared: bool = False
     """All environments act under one noise sample; otherwise each has its own."""
+    noise_goal: Annotated[float | None, between(0, 1)] = None
+    """Share of greedy actions that noise is to change while acting. All noise is multiplied by a
+    factor that rises while noise changes fewer and falls while it changes more (adapted from
+    Plappert et al. 2018, "Parameter Space Noise"). If none, the factor is 1."""
+    noise_goal_start: Annotated[float, between(0, 1)] = 1.0
+    """That share at the start."""
+    noise_goal_steps: Annotated[int, at_least(1)] = 20_000
+    """Environment steps over which it goes from start to goal, linearly."""
+    noise_goal_share: Annotated[float | None, ABOVE_ZERO, between(0, 1)] = None
+    """Share of the run's steps over which it does, instead of `noise_goal_steps`."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
+
+    def of_run(self, steps: int) -> Explorer:
+        """Turn the share into steps."""
+        if self.noise_goal_share is None:
+            return self
+        number = max(round(self.noise_goal_share * steps), 1)
+        return dataclasses.replace(self, noise_goal_steps=number, noise_goal_share=None)
 
     @property
     def noisy_layers(self) -> bool:
@@ -69,9 +106,15 @@ class Noisy(Explorer):
         """Whether the noise changes also between updates."""
         return self.acting_noise != "update"
 
-    def init(self, network: QNetwork, num_envs: int, key: Key) -> Noise:
+    def init(self, network: QNetwork, num_envs: int, key: Key) -> Noise | ScaledNoise:
         """Sample noise: once if it is shared, else for each environment, [envs, ...]."""
+        sample = self._sample(network, num_envs, key)
+        if self.noise_goal is None:
+            return sample
+        start = jnp.float32(self.noise_goal_start)
+        return ScaledNoise(sample, jnp.float32(0), start, jnp.float32(0))
 
+    def _sample(self, network: QNetwork, num_envs: int, key: Key) -> Noise:
         def sample(key: Key) -> Noise:
             return Flat.of(sample_noise(network, key, shared=self.acting_noise_shared))
 
@@ -79,36 +122,79 @@ class Noisy(Explorer):
             return sample(key)
         return jax.vmap(sample)(jax.random.split(key, num_envs))
 
-    def noise(self, state: Noise) -> NetworkNoise:
-        """Return the noise held."""
+    def noise(self, state: Noise | ScaledNoise) -> NetworkNoise:
+        """Return the noise held, scaled to the goal if there is one."""
+        if isinstance(state, ScaledNoise):
+            return scaled(state.noise.tree, jnp.exp(state.log_factor))
         return state.tree
 
-    def values(self, state: Noise, values_fn: ValuesFn, observation: Observation) -> Values:
-        """Compute action values under the noise held."""
-        return values_fn(observation, self.noise(state))
-
     def act(
-        self, state: Noise, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
-    ) -> tuple[Actions, Noise]:
+        self,
+        state: Noise | ScaledNoise,
+        values_fn: ValuesFn,
+        observation: Observation,
+        step: Count,
+        key: Key,
+    ) -> tuple[Actions, Noise | ScaledNoise]:
         """Choose the greedy actions under the noise held."""
-        del step, key
-        return _greedy(self.values(state, values_fn, observation)), state
+        del key
+        actions = _greedy(values_fn(observation, self.noise(state)))
+        return actions, self.scale(state, actions, values_fn, observation, step)
+
+    def scale(
+        self,
+        state: Noise | ScaledNoise,
+        actions: Actions,
+        values_fn: ValuesFn,
+        observation: Observation,
+        step: Count,
+    ) -> Noise | ScaledNoise:
+        """Bring the factor of the noise nearer to its goal, given the greedy actions under it."""
+        if self.noise_goal is None or not isinstance(state, ScaledNoise):
+            return state
+        done = jnp.minimum(step / self.noise_goal_steps, 1)
+        goal = self.noise_goal_start + (self.noise_goal - self.noise_goal_start) * done
+        changed = jnp.mean(actions != _greedy(values_fn(observation)), dtype=jnp.float32)
+        log_factor = state.log_factor + GOAL_RATE * (goal - changed)
+        return ScaledNoise(
+            noise=state.noise,
+            log_factor=jnp.clip(log_factor, -GOAL_RANGE, GOAL_RANGE),
+            goal=goal.astype(jnp.float32),
+            changed=state.changed + GOAL_AVERAGE * (changed - state.changed),
+        )
 
     def resample(
-        self, state: Noise, network: QNetwork, *, updated: Flag, ended: Flags, key: Key
-    ) -> Noise:
+        self,
+        state: Noise | ScaledNoise,
+        network: QNetwork,
+        *,
+        updated: Flag,
+        ended: Flags,
+        key: Key,
+    ) -> Noise | ScaledNoise:
         """Keep the noise or resample it.
 
         "step": always resample. "update": when updates were scheduled. "episode": where an episode
         starts next; a shared sample is held until an episode starts in any environment.
         """
-        fresh = self.init(network, len(ended), key)
-        if self.acting_noise == "step":
-            return fresh
-        anew = updated if self.acting_noise == "update" else ended
-        if self.acting_noise_shared:
-            anew = jnp.any(anew)
-        return fresh.with_vector(jnp.where(anew[..., None], fresh.vector, state.vector))
+        held = state.noise if isinstance(state, ScaledNoise) else state
+        fresh = self._sample(network, len(ended), key)
+        if self.acting_noise != "step":
+            anew = updated if self.acting_noise == "update" else ended
+            if self.acting_noise_shared:
+                anew = jnp.any(anew)
+            fresh = held.with_vector(jnp.where(anew[..., None], fresh.vector, held.vector))
+        return state._replace(noise=fresh) if isinstance(state, ScaledNoise) else fresh
+
+    def metrics(self, state: Noise | ScaledNoise) -> dict[str, Float[Array, ""]]:
+        """Return the factor of the noise, its goal, and the share of actions that it changed."""
+        if not isinstance(state, ScaledNoise):
+            return {}
+        return {
+            "noise_factor": jnp.exp(state.log_factor),
+            "noise_goal": state.goal,
+            "changed_actions": state.changed,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +240,23 @@ class EpsilonGreedy(Explorer):
 class Both(Noisy, EpsilonGreedy):
     """A random action with probability epsilon, else the greedy one under a noise sample."""
 
+    def of_run(self, steps: int) -> Explorer:
+        """Turn the shares into steps."""
+        noisy = Noisy.of_run(self, steps)
+        return EpsilonGreedy.of_run(noisy, steps) if isinstance(noisy, EpsilonGreedy) else noisy
+
     def act(
-        self, state: Noise, values_fn: ValuesFn, observation: Observation, step: Count, key: Key
-    ) -> tuple[Actions, Noise]:
+        self,
+        state: Noise | ScaledNoise,
+        values_fn: ValuesFn,
+        observation: Observation,
+        step: Count,
+        key: Key,
+    ) -> tuple[Actions, Noise | ScaledNoise]:
         """Choose random actions, or greedy ones under the noise held."""
-        return self.choose(self.values(state, values_fn, observation), step, key), state
+        q = values_fn(observation, self.noise(state))
+        state = self.scale(state, _greedy(q), values_fn, observation, step)
+        return self.choose(q, step, key), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +322,10 @@ class RandomFirst(Explorer):
     ) -> Any:
         """Resample the other explorer's state."""
         return self.then.resample(state, network, updated=updated, ended=ended, key=key)
+
+    def metrics(self, state: Any) -> dict[str, Float[Array, ""]]:
+        """Return the other explorer's."""
+        return self.then.metrics(state)
 
 
 def _greedy(q: Values) -> Actions:

@@ -121,3 +121,8 @@ class Explorer(Protocol):
         """
         del network, updated, ended, key
         return state
+
+    def metrics(self, state: Any) -> dict[str, Float[Array, ""]]:
+        """Return numbers by name that describe exploration, for metrics.csv after each chunk."""
+        del state
+        return {}

@@ -16,6 +16,7 @@ from noisydqn.learner.agent import acting_outputs
 from noisydqn.learner.gradient import Metrics
 from noisydqn.learner.options import ParallelOptions
 from noisydqn.learner.parallel import Minibatch, ParallelAgent, ParallelLearner, Rollout
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.runners import build
 from noisydqn.runners.acting import Acting
@@ -26,22 +27,26 @@ from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.trees import Flat
 from noisydqn.types import Row, TimeStep
 
+MATCHED = 2**31 - 1
+"""What the learner's key is folded with for the samples of matched targets."""
+
 
 class Decision(NamedTuple):
     """The choice whose outcome is not known yet."""
 
     action: Int[Array, " envs"]
-    value: Float[Array, "envs m"]  # the greedy return where it was made
+    value: Float[Array, "envs *k m"]  # the greedy return where it was made
 
 
 class Lesson(NamedTuple):
     """A whole rollout [T * envs, ...] that is being learned from."""
 
     rollout: Rollout
-    targets: Float[Array, "size m"]
+    targets: Float[Array, "size *k m"]
     order: Int[Array, "updates batch"]  # the steps in each minibatch
     key: PRNGKeyArray  # of the updates' noise
     done: Int[Array, ""]  # updates made
+    matched: Flat[NetworkNoise] | None  # [K, ...], the samples that targets belong to
 
 
 class ParallelTraining(NamedTuple):
@@ -54,6 +59,7 @@ class ParallelTraining(NamedTuple):
     decision: Decision
     lesson: Lesson
     statistics: Statistics
+    matched: Flat[NetworkNoise] | None  # [K, ...], that values the rollout being filled
 
 
 class Learning(NamedTuple):
@@ -96,8 +102,9 @@ class ParallelCore:
         policy = self.acting.make_policy(policy_key)
         actor, statistics = self.acting.init(policy, actor_key, explorer_key)
         envs, steps = self.acting.num_envs, self.options.rollout_steps
-        outputs = jax.eval_shape(acting_outputs, policy.network, policy.preprocess(actor.stack))
-        value = jax.eval_shape(jax.vmap(policy.network.distribution.greedy_return), outputs)
+        matched = self._matched(policy.network, learner_key)
+        seen = policy.preprocess(actor.stack)
+        value = jax.eval_shape(self._values_under, policy.network, seen, None, matched)
         decision = Decision(jnp.zeros(envs, jnp.int32), jnp.zeros(value.shape, value.dtype))
         step = _step(actor, decision, actor)
         rollout = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step)
@@ -114,8 +121,10 @@ class ParallelCore:
                 order=jnp.zeros((updates, size // self.options.minibatches), jnp.int32),
                 key=learner_key,
                 done=jnp.int32(0),
+                matched=matched,
             ),
             statistics=statistics,
+            matched=matched,
         )
 
     def rows(self, state: ParallelTraining) -> None:
@@ -147,13 +156,43 @@ class ParallelCore:
         state, actions = self.acting.choose(state, step)
         return state._replace(decision=Decision(actions, value)), actions
 
-    def _value(self, state: ParallelTraining) -> Float[Array, "envs m"]:
+    def _value(self, state: ParallelTraining) -> Float[Array, "envs *k m"]:
         """Describe the greedy return at the newest observations."""
         policy, actor = self.acting.policy(state), state.actor
         acting = self.options.return_noise == "acting"
         noise = self.acting.explorer.noise(actor.explorer) if acting else None
-        outputs = acting_outputs(policy.network, policy.preprocess(actor.stack), noise)
-        return jax.vmap(policy.network.distribution.greedy_return)(outputs)
+        seen = policy.preprocess(actor.stack)
+        return self._values_under(policy.network, seen, noise, state.matched)
+
+    def _values_under(
+        self,
+        network: QNetwork,
+        seen: Float[Array, "envs ..."],
+        noise: NetworkNoise | None,
+        matched: Flat[NetworkNoise] | None,
+    ) -> Float[Array, "envs *k m"]:
+        """Describe the greedy return under noise or, with matched targets, under each sample."""
+
+        def under(noise: NetworkNoise | None) -> Array:
+            outputs = acting_outputs(network, seen, noise)
+            return jax.vmap(network.distribution.greedy_return)(outputs)
+
+        return under(noise) if matched is None else jax.vmap(under, out_axes=1)(matched.tree)
+
+    def _samples(self, network: QNetwork, key: PRNGKeyArray) -> Flat[NetworkNoise]:
+        """Sample the noise of an update."""
+        rule = self.agent.noise
+        if rule.mean:
+            return Flat.of(None)
+        if not rule.several:
+            return Flat.of(sample_noise(network, key))
+        keys = jax.random.split(key, rule.samples)
+        return jax.vmap(lambda key: Flat.of(sample_noise(network, key)))(keys)
+
+    def _matched(self, network: QNetwork, key: PRNGKeyArray) -> Flat[NetworkNoise] | None:
+        """Sample the noise that a rollout is valued under; None without matched targets."""
+        key = jax.random.fold_in(key, MATCHED)
+        return self._samples(network, key) if self.agent.noise.matched else None
 
     def resample(self, state: ParallelTraining, updated: Bool[Array, ""]) -> ParallelTraining:
         """Let the explorer resample its noise: an update, to it, is the end of a rollout."""
@@ -176,7 +215,9 @@ class ParallelCore:
         network = state.learner.online.tree
 
         def noise_of(i: Int[Array, ""]) -> Flat[NetworkNoise]:
-            return Flat.of(sample_noise(network, jax.random.fold_in(lesson.key, 2 * i)))
+            if lesson.matched is not None:
+                return lesson.matched
+            return self._samples(network, jax.random.fold_in(lesson.key, 2 * i))
 
         def update(i: Int[Array, ""], learning: Learning) -> Learning:
             learner, noise, sums = learning
@@ -192,7 +233,12 @@ class ParallelCore:
         done = lesson.done + number
         learning = Learning(state.learner._replace(key=key), noise_of(lesson.done), sums)
         learning = jax.lax.fori_loop(lesson.done, done, update, learning)
-        state = state._replace(learner=learning.learner, lesson=lesson._replace(done=done))
+        matched, fresh = state.matched, self._matched(network, key)
+        if matched is not None and fresh is not None:  # others for the next rollout
+            matched = matched.with_vector(jnp.where(full, fresh.vector, matched.vector))
+        state = state._replace(
+            learner=learning.learner, lesson=lesson._replace(done=done), matched=matched
+        )
         return state, learning.sums
 
     def _prepare(self, state: ParallelTraining, key: PRNGKeyArray) -> tuple[PRNGKeyArray, Lesson]:
@@ -206,7 +252,15 @@ class ParallelCore:
             jax.random.split(order_key, epochs)
         )
         order = order.astype(jnp.int32).reshape(self.options.rollout_updates, -1)
-        return key, Lesson(_flat(rollout), _flat(targets), order, updates_key, jnp.int32(0))
+        lesson = Lesson(
+            rollout=_flat(rollout),
+            targets=_flat(targets),
+            order=order,
+            key=updates_key,
+            done=jnp.int32(0),
+            matched=state.matched,
+        )
+        return key, lesson
 
     def _minibatch(
         self, state: ParallelTraining, lesson: Lesson, indices: Int[Array, " batch"]
@@ -227,7 +281,8 @@ class ParallelCore:
         seen = seen.reshape(-1, *seen.shape[2:])
         places = jnp.arange(PROBE_OBSERVATIONS) * len(seen) // PROBE_OBSERVATIONS
         policy = self.acting.policy(state)
-        probe = probe_noise(policy.network, policy.preprocess(seen[places]), probe_key)
+        exploration = self.acting.explorer.metrics(state.actor.explorer)
+        probe = probe_noise(policy.network, policy.preprocess(seen[places]), exploration, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
 

@@ -1,4 +1,4 @@
-"""A look at what the noise of a network is worth."""
+"""A look at exploration: what the noise of a network is worth, and how the explorer stands."""
 
 from typing import NamedTuple
 
@@ -19,15 +19,19 @@ class Probe(NamedTuple):
 
     sigma: Float[Array, " layers"]  # mean |sigma| of each noisy layer
     action_change: Float[Array, ""]  # share of observations where noise changes the greedy action
+    exploration: dict[str, Float[Array, ""]]  # the explorer's metrics
 
 
 def probe_noise(
-    network: QNetwork, observations: Float[Array, "batch ..."], key: PRNGKeyArray
+    network: QNetwork,
+    observations: Float[Array, "batch ..."],
+    exploration: dict[str, Float[Array, ""]],
+    key: PRNGKeyArray,
 ) -> Probe:
     """Measure sigma, and how often noise changes the greedy action on some observations."""
     layers = noisy_layers(network).values()
     if not layers:
-        return Probe(jnp.zeros(0), jnp.float32(0))
+        return Probe(jnp.zeros(0), jnp.float32(0), exploration)
     mean_action = jnp.argmax(values(network, observations, None), axis=-1)
 
     def changed(key: PRNGKeyArray) -> Array:
@@ -35,4 +39,5 @@ def probe_noise(
         return jnp.argmax(q, axis=-1) != mean_action
 
     change = jnp.mean(jax.lax.map(changed, jax.random.split(key, PROBE_SAMPLES)))
-    return Probe(jnp.stack([mean_abs_sigma(layer) for layer in layers]), change)
+    sigma = jnp.stack([mean_abs_sigma(layer) for layer in layers])
+    return Probe(sigma, change, exploration)

@@ -27,6 +27,9 @@ from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.trees import Flat
 from noisydqn.types import LearnerState, Row, TimeStep, Transition
 
+PERTURBATION = 2**31 - 1
+"""What the actor's key is folded with for the random vectors of transitions."""
+
 
 class ReplayTraining(NamedTuple):
     """Everything a run needs to resume, except its environments."""
@@ -54,6 +57,7 @@ class ReplayCore:
     agent: Agent
     replay: Replay
     batch_size: int
+    index_dim: int
     schedule: UpdateSchedule
     exponents: PriorityExponents
 
@@ -68,6 +72,7 @@ class ReplayCore:
             agent=build.make_agent(options),
             replay=build.make_replay(options),
             batch_size=options.learner.batch_size,
+            index_dim=options.network.index_dim,
             schedule=UpdateSchedule.create(options),
             exponents=PriorityExponents.create(options),
         )
@@ -77,7 +82,7 @@ class ReplayCore:
         learner_key, policy_key, explorer_key, actor_key = jax.random.split(key, 4)
         policy = self.acting.make_policy(policy_key)
         actor, statistics = self.acting.init(policy, actor_key, explorer_key)
-        row = _row(actor.time_step, jnp.zeros(self.acting.num_envs, jnp.int32))
+        row = self._row(actor, jnp.zeros(self.acting.num_envs, jnp.int32))
         return ReplayTraining(
             actor=actor,
             learner=self.agent.init(policy.network, learner_key),
@@ -108,7 +113,7 @@ class ReplayCore:
         alpha, _ = self.exponents.after(state.learner.updates)
         # The reward is that of the step that led to this observation, by the action in the row
         # before. So a time step is stored only now, a step after it was returned.
-        row = _row(state.actor.time_step, actions)
+        row = self._row(state.actor, actions)
         return state._replace(replay=self.replay.add(state.replay, row, alpha)), actions
 
     def resample(self, state: ReplayTraining, updated: Bool[Array, ""]) -> ReplayTraining:
@@ -148,8 +153,8 @@ class ReplayCore:
         batches = jax.vmap(lambda key: self.replay.sample(replay, key, size, beta))(
             jax.random.split(sample_key, most)
         )
-        network = learning.learner.online.tree
-        noises = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size)))(
+        network, rule = learning.learner.online.tree, self.agent.noise
+        noises = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size, rule)))(
             jax.random.split(noise_key, most)
         )
 
@@ -192,15 +197,22 @@ class ReplayCore:
         slots = (replay.position - 1 - newest // num_envs) % self.replay.slots
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
         policy = self.acting.policy(state)
-        probe = probe_noise(policy.network, policy.preprocess(seen), probe_key)
+        exploration = self.acting.explorer.metrics(state.actor.explorer)
+        probe = probe_noise(policy.network, policy.preprocess(seen), exploration, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
-
-def _row(time_step: TimeStep, action: Int[Array, " envs"]) -> Row:
-    return Row(
-        observation=time_step.observation,
-        action=action,
-        reward=time_step.reward,
-        terminated=time_step.terminated,
-        last=time_step.last,
-    )
+    def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:
+        """Return the newest step as the replay buffer stores it."""
+        perturbation = None
+        if self.agent.perturbation > 0:
+            shape = self.acting.num_envs, self.index_dim
+            perturbation = jax.random.normal(jax.random.fold_in(actor.key, PERTURBATION), shape)
+        time_step = actor.time_step
+        return Row(
+            observation=time_step.observation,
+            action=action,
+            reward=time_step.reward,
+            terminated=time_step.terminated,
+            last=time_step.last,
+            perturbation=perturbation,
+        )

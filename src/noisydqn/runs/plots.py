@@ -203,11 +203,21 @@ def _draw_noise(axes: "Axes", metrics: Columns) -> None:
     for name in [name for name in metrics if name.startswith("sigma.")][:MAX_LAYERS]:
         label = _label(name.removeprefix("sigma."))
         axes.plot(metrics["step"], metrics[name], label=label)
-    if axes.lines:
-        axes.set_ylim(bottom=0)
-        _legend(axes)
-    else:
+    if not axes.lines:
         _say(axes, "no layer is noisy")
+        return
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    if _known(metrics, "exploration.changed_actions"):
+        _draw_goal(axes.twinx(), metrics)
+
+
+def _draw_goal(axes: "Axes", metrics: Columns) -> None:
+    """Draw how many actions the noise changes beside how many it is to change."""
+    axes.set(ylabel="greedy actions changed, %", ylim=(0, 105))
+    for name, style in {"changed_actions": "-", "noise_goal": ":"}.items():
+        values = [100 * x for x in metrics[f"exploration.{name}"]]
+        axes.plot(metrics["step"], values, style, color="black", linewidth=1)
 
 
 def _label(name: str) -> str:

@@ -43,6 +43,9 @@ MEANINGS = {
         "returns, their losses, without importance weights; `q_error` in metrics.csv."
     ),
     "noise/action_change": "Share of observations on which noise changes the greedy action.",
+    "exploration/noise_factor": "Factor of all noise while acting, which brings it to its goal.",
+    "exploration/noise_goal": "Share of greedy actions that noise is to change while acting.",
+    "exploration/changed_actions": "Share of greedy actions that noise changed, a moving average.",
     "evaluation/mean_return": "Mean return of whole episodes played without noise.",
 }
 """Meanings of TensorBoard's tags, which it shows beside the plots."""
@@ -124,6 +127,7 @@ class FileTracker:
                 **chunk.metrics,
                 "action_change": chunk.action_change,
                 **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
+                **{f"exploration.{name}": value for name, value in chunk.exploration.items()},
             }
         )
         for episode in chunk.episodes:
@@ -199,6 +203,8 @@ class TensorBoardTracker:
         self._scalar("noise/action_change", chunk.action_change, steps)
         for layer, sigma in chunk.sigma.items():
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
+        for name, value in chunk.exploration.items():
+            self._scalar(f"exploration/{name}", value, steps)
         now = time.monotonic()
         if now - self._flushed >= FLUSH_SECONDS:
             self._writer.flush()
