@@ -1,5 +1,6 @@
 """Explorers: their actions, their state, and how a run finds one again."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -257,3 +258,17 @@ def test_a_run_whose_explorer_is_gone_is_refused(
     monkeypatch.delattr(explorers, "EzGreedy")
     with pytest.raises(UserError, match="EzGreedy names nothing that can be imported"):
         noisydqn.resume(tmp_path, steps=80, quiet=True, trust=True)
+
+
+@pytest.mark.slow
+def test_what_an_explorer_reports_is_in_the_files(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    noisydqn.train(out=out, **tiny(env="CartPole-v1", noise_goal=0.1, noise_goal_share=0.5))
+    with (out / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    goals = [float(row["exploration.noise_goal"]) for row in rows]
+    assert goals[0] > goals[-1]
+    np.testing.assert_allclose(goals[-1], 0.1, rtol=1e-5)
+    assert float(rows[-1]["exploration.noise_factor"]) > 0
+    assert 0 <= float(rows[-1]["exploration.changed_actions"]) <= 1
+    assert (out / "curves.png").stat().st_size > 10_000

@@ -41,6 +41,15 @@ CHUNKS = TINY["steps"] // TINY["chunk_steps"]
 SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, CountingHostEnv).spec
 
 
+INDEXED: dict[str, Any] = {
+    "noise": "indexed",
+    "index_dim": 3,
+    "prior_scale": 1.0,
+    "matched_targets": True,
+    "noise_samples": 2,
+}
+
+
 @pytest.mark.parametrize(
     ("env", "options"),
     [
@@ -57,6 +66,9 @@ SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, Co
         ("CartPole-v1", {"learner": "parallel", "exploration": "both", "frame_stack": 2}),
         ("Acrobot-v1", {"learner": "parallel", "distribution": "quantile", "quantiles": 5}),
         ("CartPole-v1", {"learner": "parallel", "spread_updates": True, "epochs": 3}),
+        ("CartPole-v1", {**INDEXED, "target_perturbation": 0.1, "acting_noise": "episode"}),
+        ("gymnax:Breakout-MinAtar", {**INDEXED, "learner": "parallel", "exploration": "noisy"}),
+        ("CartPole-v1", {"noise_goal": 0.1, "update_noise": "mean", "acting_noise": "step"}),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(
