@@ -218,10 +218,9 @@ class NoisyLinear(nn.Module):
         # A copy, as it may be resampled before the backward pass.
         return self.held_normals.to(device, dtype, copy=True)
 
-    def _deviations(self) -> tuple[Tensor, Tensor | None]:
-        """Form what one noise sample adds to the weights [q, p] and biases [q]."""
-        normals, inputs, outputs = self._normals(), self.in_features, self.out_features
-        bias_sigma = self.bias_sigma
+    def _deviations(self, normals: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Form what a noise sample adds to the weights [q, p] and biases [q]."""
+        inputs, outputs, bias_sigma = self.in_features, self.out_features, self.bias_sigma
         if self.noise == "indexed":
             index = normals / normals.square().sum().sqrt()
             return self.weight_sigma @ index, None if bias_sigma is None else bias_sigma @ index
@@ -239,7 +238,7 @@ class NoisyLinear(nn.Module):
         check_mode(self.mode)
         if self.mode == "mean" or (self.follow_training and not self.training):
             return nn.functional.linear(x, self.weight_mu, self.bias_mu)
-        of_weight, of_bias = self._deviations()
+        of_weight, of_bias = self._deviations(self._normals())
         weight = self.weight_mu + of_weight
         if self.bias_mu is None or of_bias is None:
             return nn.functional.linear(x, weight)

@@ -134,7 +134,7 @@ def test_converts_what_is_exactly_the_same(
         ("hidden", [64.5], r"--hidden must be whole numbers such as \(128, 128\), got \[64.5\]"),
         ("hidden", 64, r"--hidden must be whole numbers such as \(128, 128\), got 64"),
         ("hidden", np.ones((2, 2)), r"--hidden must be whole numbers .* got array\(\[\[1., 1.\], "),
-        ("noise", 3, "--noise must be one of factorised, independent, got 3"),
+        ("noise", 3, "--noise must be one of factorised, independent, indexed, got 3"),
         (
             "env_kwargs",
             {"size": {1, 2}},

@@ -75,9 +75,33 @@ def test_configs_of_format_1_and_2_mean_the_same(name: str) -> None:
     assert old.options == new.options
 
 
+NOISE_OF_FORMAT_4: dict[str, Any] = {
+    "index_dim": 8,
+    "prior_scale": 0.0,
+    "update_noise": "sample",
+    "noise_samples": 1,
+    "matched_targets": False,
+}
+GOAL_OF_FORMAT_4: dict[str, Any] = {
+    "noise_goal": None,
+    "noise_goal_start": 1.0,
+    "noise_goal_steps": 20_000,
+    "noise_goal_share": None,
+}
+
+
+@pytest.mark.parametrize("form", ["v3", "v4"])
 @pytest.mark.parametrize("name", presets_of("v3"))
-def test_sigma_of_format_3_learned_as_fast_as_the_rest(name: str) -> None:
-    stored = presets_of("v3")[name]
+def test_configs_of_later_formats_mean_the_same(form: str, name: str) -> None:
+    """In format 3 sigma learned as fast as the rest; in format 4 noise had no index and no goal."""
+    stored = presets_of(form)[name]
     options = {option: x for option, x in stored.items() if option != "version"}
-    upgraded = from_stored(stored, Path("v3"))
-    assert json.loads(json.dumps(upgraded.options)) == options | {"sigma_rate": 1.0}
+    expected = options | NOISE_OF_FORMAT_4
+    if form == "v3":
+        expected["sigma_rate"] = 1.0
+    if stored["exploration"] in ("noisy", "both"):
+        expected |= GOAL_OF_FORMAT_4
+    if stored["learner"] == "replay":
+        expected["target_perturbation"] = 0.0
+    upgraded = from_stored(stored, Path(form))
+    assert json.loads(json.dumps(upgraded.options)) == expected

@@ -61,7 +61,7 @@ def test_the_rainbow_of_its_paper() -> None:
 def test_both_rainbow_presets_have_every_part_of_rainbow(name: str) -> None:
     config = PRESETS[name]
     assert config.exploration.noisy_layers
-    assert config.network.noise_in == "all"
+    assert config.network.noisy_hidden
     assert config.network.dueling_hidden
     assert config.program.learner.double
     assert config.program.learner.replay == "prioritized"
