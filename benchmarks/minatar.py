@@ -1,11 +1,11 @@
 """MinAtar's five games (Young & Tian 2019), over seeds: either learner, noise or epsilon.
 
     python -m benchmarks.minatar [--steps 5000000] [--seeds 0 1 ...] [--games Asterix ...]
-    python -m benchmarks.minatar --exploration noisy
-    python -m benchmarks.minatar --learner replay --steps 300000 --seeds 0 1 2
+    python -m benchmarks.minatar --steps 2000000 --explore epsilon-greedy factorised indexed ...
+    python -m benchmarks.minatar --learner replay --explore factorised --steps 300000 --seeds 0 1 2
 
 Each run is the installed command on one core, with gymnax's games, which are compiled. A hundred
-episodes are played with mean weights after every tenth of the budget and at the end. The final
+episodes are played with mean weights after every half million steps and at the end. The final
 weights then play thirty episodes of the `minatar` package's own games, with its sticky actions.
 Rows are saved as they come; those of other learners, explorations, budgets, games and seeds are
 kept.
@@ -13,12 +13,11 @@ kept.
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -41,6 +40,21 @@ PUBLISHED = {
 }
 """Mean returns of a DQN after 5 million steps, as published with MinAtar."""
 GAMES = tuple(PUBLISHED)
+NOISY = ("--exploration", "noisy")
+EXPLORATIONS: dict[str, tuple[str, ...]] = {
+    "epsilon-greedy": ("--exploration", "epsilon-greedy"),
+    "factorised": NOISY,
+    "factorised, to a goal": (
+        *NOISY,
+        *("--update-noise", "mean", "--noise-goal", "0.05", "--noise-goal-share", "0.1"),
+    ),
+    "indexed": (
+        *(*NOISY, "--noise", "indexed", "--matched-targets", "--noise-samples", "4"),
+        *("--prior-scale", "0.1", "--acting-noise", "episode"),
+    ),
+}
+"""Ways to explore, by the options that choose them."""
+EVALUATION_EVERY = 500_000
 
 
 def package_game(game: str) -> Any:
@@ -57,24 +71,23 @@ def package_game(game: str) -> Any:
     return TransformObservation(env, lambda x: np.asarray(x, np.float32), shown)
 
 
-def run(game: str, seed: int, core: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def run(
+    game: str, exploration: str, seed: int, core: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Train one seed on one core, and play the package's game with its weights."""
-    steps, chosen = arguments.steps, {"learner": arguments.learner}
-    if arguments.exploration is not None:
-        chosen["exploration"] = arguments.exploration
-    options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    options += ["--seed", str(seed), "--steps", str(steps), "--quiet", "--video-seconds", "0"]
-    options += ["--evaluation-every", str(steps // 10), "--evaluation-episodes", "100"]
+    steps, learner = arguments.steps, arguments.learner
+    options = ["--learner", learner, *EXPLORATIONS[exploration], "--seed", str(seed)]
+    options += ["--steps", str(steps), "--quiet", "--video-seconds", "0"]
+    options += ["--evaluation-every", str(EVALUATION_EVERY), "--evaluation-episodes", "100"]
     with trained(f"gymnax:{game}-MinAtar", *options, core=core) as done:
         from noisydqn import evaluate
 
         with (done.folder / "evaluations.csv").open(newline="") as file:
             curve = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
         played = evaluate(done.folder, env=package_game(game), episodes=30, weights="final")
-        config = json.loads((done.folder / "config.json").read_text())
         return {
-            **chosen,
-            "exploration": config["exploration"],
+            "learner": learner,
+            "exploration": exploration,
             "game": game,
             "seed": seed,
             "steps": steps,
@@ -92,14 +105,15 @@ def table(runs: list[dict[str, Any]]) -> str:
     rows: list[tuple[object, ...]] = []
 
     def group(run: dict[str, Any]) -> tuple[Any, ...]:
-        return run["learner"], run["exploration"], -run["steps"], GAMES.index(run["game"])
+        exploration = tuple(EXPLORATIONS).index(run["exploration"])
+        return run["learner"], -run["steps"], GAMES.index(run["game"]), exploration
 
-    for (learner, exploration, steps, game), of_group in groupby(sorted(runs, key=group), group):
+    for (learner, steps, game, number), of_group in groupby(sorted(runs, key=group), group):
         seeds = sorted(of_group, key=lambda run: run["seed"])
         scores = [run["mean_return"] for run in seeds if run["mean_return"] is not None]
         rows.append(
             (
-                f"{learner}, {exploration}",
+                f"{learner}, {tuple(EXPLORATIONS)[number]}",
                 GAMES[game],
                 f"{-steps:,}",
                 ", ".join(f"{score:.1f}" for score in scores),
@@ -121,21 +135,22 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
-    """Plot the evaluations of every run of the largest budget over its steps."""
+    """Plot the evaluations of the parallel learner over steps: a line for each run and way."""
     from matplotlib.figure import Figure
 
-    most = max(run["steps"] for run in runs)
     figure = Figure(figsize=(14, 3), layout="constrained")
-    colors = {"epsilon-greedy": "tab:orange", "noisy": "tab:blue", "both": "tab:green"}
+    colors = dict(
+        zip(EXPLORATIONS, ("tab:orange", "tab:blue", "tab:cyan", "tab:green"), strict=True)
+    )
     for game, axes in zip(GAMES, figure.subplots(1, len(GAMES)), strict=True):
         named: set[str] = set()
         for run in runs:
-            if run["game"] == game and run["steps"] == most:
+            if run["game"] == game and run["learner"] == "parallel":
                 steps, scores = zip(*run["curve"], strict=True)
                 name = run["exploration"]
                 label = None if name in named else name
                 named.add(name)
-                axes.plot([x / 1e6 for x in steps], scores, color=colors.get(name), label=label)
+                axes.plot([x / 1e6 for x in steps], scores, color=colors[name], label=label, lw=1)
         axes.set(title=game, xlabel="million steps", ylim=(0, None))
     figure.axes[0].set(ylabel="mean return, without noise")
     figure.axes[-1].legend()
@@ -149,23 +164,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
     parser.add_argument("--learner", choices=("replay", "parallel"), default="parallel")
-    parser.add_argument("--exploration", help="another exploration than the preset's")
+    parser.add_argument(
+        "--explore", nargs="+", choices=EXPLORATIONS, default=["epsilon-greedy"], metavar="WAY"
+    )
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
     cores: Queue[int] = Queue()
     for core in sorted(os.sched_getaffinity(0))[: arguments.cores]:
         cores.put(core)
 
-    def on_a_core(game: str, seed: int) -> dict[str, Any]:
+    def on_a_core(game: str, exploration: str, seed: int) -> dict[str, Any]:
         core = cores.get()
         try:
-            done = run(game, seed, core, arguments)
+            done = run(game, exploration, seed, core, arguments)
         finally:
             cores.put(core)
         print({name: x for name, x in done.items() if name != "curve"}, flush=True)
         return done
 
-    todo = [(game, seed) for seed in arguments.seeds for game in arguments.games]
+    todo = list(product(arguments.games, arguments.explore, arguments.seeds))
+    todo.sort(key=lambda run: run[2])  # all of a seed before the next
     runs: list[dict[str, Any]] = []
     with ThreadPoolExecutor(cores.qsize()) as pool:
         for done in as_completed([pool.submit(on_a_core, *x) for x in todo]):
