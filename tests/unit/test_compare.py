@@ -146,6 +146,19 @@ def test_a_folder_that_is_taken(whole: Path, capsys: pytest.CaptureFixture[str])
     assert "is a file: name a folder that is new or empty" in refused(capsys, *command(file))
 
 
+def test_a_folder_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, *command(Path("/proc/out")))
+    assert "--out /proc/out cannot be written to: " in line
+
+    def denied(_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("noisydqn.study.compare.is_fresh", denied)
+    assert f"{tmp_path} cannot be read: Permission denied" in refused(capsys, *command(tmp_path))
+
+
 def test_a_different_grid_is_not_resumed(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, differing in [
         (("--seeds", "2", "--steps", "7"), "options"),

@@ -459,6 +459,20 @@ def test_accelerators_are_detected_without_jax(monkeypatch: pytest.MonkeyPatch) 
     assert compare.has_accelerator()
 
 
+def test_as_many_jobs_run_as_fit_into_memory() -> None:
+    """The largest job needs 20 bytes."""
+    sized = [
+        replace(x, cell=replace(x.cell, experience=10 + 10 * i)) for i, x in enumerate(jobs()[:2])
+    ]
+    fitting = compare._fitting  # pyright: ignore[reportPrivateUsage]
+    assert fitting(sized, 4, None, None) == fitting(sized, 4, 4, 80) == 4
+    assert fitting(sized, 4, None, 79) == 3
+    assert fitting(sized, 4, None, 5) == 1
+    assert fitting(sized, 1, 1, 5) == 1  # what does not fit alone is refused elsewhere
+    with pytest.raises(UserError, match=r"--jobs 4 need .* but .* are free: give --jobs 3, or"):
+        fitting(sized, 4, 4, 79)
+
+
 def test_an_empty_draft_is_not_a_grid() -> None:
     with pytest.raises(UserError, match="the grid is empty"):
         Draft().grid()

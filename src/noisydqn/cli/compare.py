@@ -53,7 +53,8 @@ class CompareArgs:
     """Continue the comparison in --out: skip runs that finished or diverged, resume the others with
     the same bits. The grid need not be given again."""
     jobs: int | None = None
-    """Jobs at a time. If not given, as many as the cores suffice for; 1 with an accelerator."""
+    """Jobs at a time. If not given, as many as cores and memory suffice for; 1 with an
+    accelerator."""
     cores: int | None = None
     """Cores of each job. If not given, 1; all with an accelerator."""
     together: Literal["auto", "always", "never"] = "auto"

@@ -15,12 +15,13 @@ from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
 from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.claim import unwritable
-from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, make_folder
+from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, make_folder, unreadable
+from noisydqn.runs.memory import free_bytes
 from noisydqn.study.board import Board
 from noisydqn.study.estimate import Whole, in_words, seconds_of, span
 from noisydqn.study.grid import Draft, Grid
 from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
-from noisydqn.study.ledger import NAME, Ledger, Stored, check_jobs, is_fresh, new, read
+from noisydqn.study.ledger import NAME, Entry, Ledger, Stored, check_jobs, is_fresh, new, read
 from noisydqn.study.perform import Performance
 from noisydqn.study.pool import Pool, usable_cores
 
@@ -140,7 +141,10 @@ def _check_folder(request: Request, out: Path | None) -> Stored | None:
         return None
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder that is new or empty")
-    fresh = is_fresh(Folder(out))
+    try:
+        fresh = is_fresh(Folder(out))
+    except OSError as error:
+        raise unreadable(out, error) from error
     if request.resume and not (fresh and not request.draft.is_empty):
         return read(out)
     if not fresh:
@@ -167,14 +171,34 @@ def _plan(request: Request, before: Stored | None) -> _Plan:
         grid = before.grid.checked() if draft.is_empty else draft.grid()
         _refuse_other(request, before, grid)
         cores, together = before.cores, before.together
-    slots = 1 if accelerated else max(usable // cores, 1)
-    slots = slots if request.slots is None else request.slots
     if accelerated:  # whose memory is for the jobs
         jax.config.update("jax_platforms", "cpu")
     typed = request.typed and not draft.is_empty
     cells = with_environments(cells_of(grid, trust=request.trust, typed=typed))
     jobs = jobs_of(cells, grid.seeds, together=together)
-    return _Plan(grid, jobs, min(slots, len(jobs)), cores, together)
+    slots = 1 if accelerated else max(usable // cores, 1)
+    slots = min(slots if request.slots is None else request.slots, len(jobs))
+    if not accelerated:
+        slots = _fitting(jobs, slots, request.slots, free_bytes())
+    return _Plan(grid, jobs, slots, cores, together)
+
+
+def _fitting(jobs: Sequence[Job], slots: int, given: int | None, free: int | None) -> int:
+    """Return how many jobs at a time fit into `free` bytes of memory: at most `slots`, at least 1.
+
+    Raises:
+        UserError: so many jobs were `given`, and do not fit.
+    """
+    largest = max(job.experience for job in jobs)
+    if free is None or slots * largest <= free:
+        return slots
+    fitting = max(free // largest, 1)
+    if given is not None and fitting < slots:
+        raise UserError(
+            f"--jobs {given} need {slots * largest / 1e9:,.1f} GB for what they learn from, but "
+            f"{free / 1e9:,.1f} GB are free: give --jobs {fitting}, or a smaller replay buffer"
+        )
+    return fitting
 
 
 def _refuse_other(request: Request, before: Stored, grid: Grid) -> None:
@@ -205,43 +229,41 @@ def has_accelerator() -> bool:
 
 def _say_plan(board: Board, plan: _Plan, before: Stored | None, out: Path) -> None:
     """Say what will be trained, and for how long."""
-    grid, statuses = plan.grid, {x.folder: x for x in before.jobs} if before is not None else {}
+    grid = plan.grid
     steps = sorted({job.cell.config.run.steps for job in plan.jobs})
     each = " to ".join(f"{x:,}" for x in dict.fromkeys((steps[0], steps[-1])))
     sizes = [
-        counted(len(names), noun)
-        for names, noun in (
-            (grid.environments, "environment"),
-            (grid.variants, "variant"),
-            (grid.seeds, "seed"),
-        )
+        counted(len(grid.environments), "environment"),
+        counted(len(grid.variants), "variant"),
+        counted(len(grid.seeds), "seed"),
     ]
     lines = [
         f"{counted(len(grid), 'run')} of {each} steps into {out}: {' x '.join(sizes)}",
         f"environments: {', '.join(grid.environments)}",
         f"variants: {'; '.join(variant.name for variant in grid.variants)}",
         f"seeds: {_range(grid.seeds)}",
+        *_left_lines(plan, [] if before is None else before.jobs),
     ]
-    known: list[Whole] = []
-    todo: list[Job] = []
-    for job in plan.jobs:
-        entry = statuses.get(job.runs[0].folder)
-        if entry is None or entry.status not in ("finished", "diverged"):
-            todo.append(job)
-        elif entry.status == "finished":
-            known.append(Whole(job.cell, job.steps, entry.seconds))
-    if before is not None:
-        runs = sum(len(job.runs) for job in todo)
-        lines.append(f"resuming: {len(grid) - runs} of {len(grid)} have ended, {runs} are left")
-    if todo:
-        seconds = span([seconds_of(job, known) for job in todo], plan.slots)
-        basis = "" if known else ", a guess until the first runs show their speed"
-        cores = counted(plan.cores, "core")
-        lines.append(
-            f"about {in_words(seconds)} with {counted(plan.slots, 'job')} at a time, {cores} "
-            f"each{basis}"
-        )
     board.say("\n".join(lines))
+
+
+def _left_lines(plan: _Plan, entries: Sequence[Entry]) -> list[str]:
+    """Say what is left to train, of runs that were listed before, and how long that takes."""
+    ended = {x.folder: x for x in entries if x.status in ("finished", "diverged")}
+    todo = [job for job in plan.jobs if job.runs[0].folder not in ended]
+    runs, total = sum(len(job.runs) for job in todo), len(plan.grid)
+    lines = [f"resuming: {total - runs} of {total} have ended, {runs} are left"] if entries else []
+    if not todo:
+        return lines
+    known = [
+        Whole(job.cell, job.steps, entry.seconds)
+        for job in plan.jobs
+        if (entry := ended.get(job.runs[0].folder)) is not None and entry.status == "finished"
+    ]
+    time = in_words(span([seconds_of(job, known) for job in todo], plan.slots))
+    slots, cores = counted(plan.slots, "job"), counted(plan.cores, "core")
+    basis = "" if known else ", a guess until the first runs show their speed"
+    return [*lines, f"about {time} with {slots} at a time, {cores} each{basis}"]
 
 
 def _range(seeds: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import make_environment
 from noisydqn.errors import ConfigError, UserError
-from noisydqn.runs.memory import check_memory
+from noisydqn.runs.memory import check_memory, experience_bytes
 from noisydqn.runs.messages import describe
 from noisydqn.runs.named import config_named
 from noisydqn.settings import own_settings
@@ -47,6 +47,7 @@ class Cell:
     config: Config  # of the first seed
     folder: str
     in_jax: bool = False
+    experience: int = 0  # bytes of what one seed learns from
 
     @property
     def label(self) -> str:
@@ -85,6 +86,11 @@ class Job:
     def steps(self) -> int:
         """The budget, in environment steps of each seed."""
         return self.cell.config.total_steps
+
+    @property
+    def experience(self) -> int:
+        """Bytes of what its seeds learn from: replay buffers or rollouts."""
+        return len(self.runs) * self.cell.experience
 
 
 def cells_of(grid: Grid, *, trust: bool, typed: bool) -> list[Cell]:
@@ -173,7 +179,9 @@ def with_environments(cells: Iterable[Cell]) -> list[Cell]:
             check_memory(cell.config, env)
         except UserError as error:
             raise UserError(f"{cell.label}: {error}") from error
-        found.append(dataclasses.replace(cell, in_jax=env.trains_seeds_together))
+        experience = experience_bytes(cell.config, env.spec)
+        in_jax = env.trains_seeds_together
+        found.append(dataclasses.replace(cell, in_jax=in_jax, experience=experience))
     return found
 
 

@@ -95,6 +95,7 @@ class Performance:
 
     def _run(self) -> None:
         stopped = False
+        self._say("")
         while self._running or (self._waiting and not self._stop.asked):
             for ended in self._pool.ended():
                 self._take(ended)
