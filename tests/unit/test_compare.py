@@ -170,6 +170,8 @@ def test_a_different_grid_is_not_resumed(whole: Path, capsys: pytest.CaptureFixt
         argv = ["compare", *GRID[:4], *SMALL, "--out", str(whole), "--resume", *more]
         line = refused(capsys, *argv)
         assert f"holds a comparison with other {differing}: resume it without options" in line
+    line = refused(capsys, "compare", "--out", str(whole), "--resume", "--steps", "7")
+    assert "--resume takes all of the grid or nothing of it: leave it out" in line
 
 
 def test_what_has_finished_is_not_trained_again(

@@ -51,6 +51,7 @@ def test_variants_that_set_several_options_are_varied_too() -> None:
 
 def test_a_grid_without_variants_compares_environments() -> None:
     assert draft().grid().variants == (Variant("default", {}),)
+    assert draft(variants=(Variant("", {}),)).grid() == draft().grid()
 
 
 def test_the_seed_is_the_first_of_the_seeds() -> None:
@@ -82,7 +83,7 @@ def test_values_are_named_as_they_are_typed(value: Any, text: str) -> None:
     [
         ({"environments": ()}, "the grid is empty, as it has no environment: give --env"),
         ({"environments": ("a", "a")}, "the environment a is there twice: leave one out"),
-        ({"environments": ("",)}, "the name of a environment is empty"),
+        ({"environments": ("",)}, "one environment has an empty name: give it one"),
         ({"seeds": 0}, "--seeds must be between 1 and 10000, got 0"),
         ({"seeds": -1}, "--seeds must be between 1 and 10000, got -1"),
         ({"options": {"seed": 2**32}}, "the seeds must differ and be between 0 and"),
@@ -97,7 +98,6 @@ def test_values_are_named_as_they_are_typed(value: Any, text: str) -> None:
         ({"vary": (("seed", (1, 2)),)}, "seed cannot be among the variant seed=1: every seed is"),
         ({"vary": (("env", ("x",)),)}, "env cannot be among the variant env=x: give --env A B"),
         ({"vary": (("xyzzy", (1,)),)}, "unknown option 'xyzzy' in the variant xyzzy=1: noisydqn"),
-        ({"variants": (Variant("", {}),), "vary": ()}, "the variant default"),
         (
             {"variants": (Variant("a", {"double": True}),), "vary": (("double", (True,)),)},
             "--vary double varies what the variant a sets: leave one out",
@@ -109,9 +109,6 @@ def test_values_are_named_as_they_are_typed(value: Any, text: str) -> None:
     ],
 )
 def test_grids_that_are_refused(changes: dict[str, Any], message: str) -> None:
-    if message == "the variant default":  # a nameless variant that sets nothing is the plain one
-        assert draft(**changes).grid().variants[0].name == "default"
-        return
     with pytest.raises(UserError) as refused:
         draft(**changes).grid()
     assert message in str(refused.value)

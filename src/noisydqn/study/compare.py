@@ -168,6 +168,8 @@ def _plan(request: Request, before: Stored | None) -> _Plan:
         cores = cores if request.cores is None else request.cores
         together = accelerated if request.together is None else request.together
     else:
+        if not draft.is_empty and not draft.environments:
+            raise UserError("--resume takes all of the grid or nothing of it: leave it out")
         grid = before.grid.checked() if draft.is_empty else draft.grid()
         _refuse_other(request, before, grid)
         cores, together = before.cores, before.together

@@ -199,7 +199,7 @@ def _refuse_names(what: str, given_by: str, names: Sequence[str]) -> None:
         raise UserError(f"the grid is empty, as it has no {what}: give {given_by}")
     for name in names:
         if not name:
-            raise UserError(f"the name of a {what} is empty: give it one")
+            raise UserError(f"one {what} has an empty name: give it one")
         NAME.check(given_by.strip("-"), name)
         if names.count(name) > 1:
             raise UserError(f"the {what} {name} is there twice: leave one out, or rename it")
