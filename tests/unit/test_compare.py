@@ -243,6 +243,23 @@ def test_ctrl_c_stops_and_saves_all_jobs(tmp_path: Path) -> None:
     assert {entry.status for entry in read(out).jobs} == {"waiting"}
 
 
+def test_the_second_ctrl_c_kills_the_jobs(tmp_path: Path) -> None:
+    """While the environment takes a step that lasts for minutes, so that nothing can be saved."""
+    out, env = tmp_path / "out", "python:tests.host_envs.Sleepy"
+    argv = ["compare", "--env", env, "--seeds", "1", *SMALL, "--steps", "400", "--out", str(out)]
+    process = start(*argv)
+    log = out / "python-tests.host_envs.Sleepy" / "default" / "seed-0.log"
+    wait_until(lambda: log.exists() and "asleep" in log.read_text(), process)
+    jobs = commands_of(process.pid)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+    printed = finish(process, 130, 10)
+    assert "interrupted: saving (repeat to quit without saving)" in printed
+    assert printed.splitlines()[-1] == "noisydqn: interrupted"
+    assert all_gone(jobs, 1)
+
+
 def test_diverged_runs_are_listed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     argv = ["compare", "--env", "CartPole-v1", "--seeds", "1", "--vary", "learning_rate=1e-3,1e30"]
