@@ -104,6 +104,10 @@ class NotSharedError(Exception):
     """A file of a run that is not shared; the message says which, and what is wrong with it."""
 
 
+DIVERGED = "training diverged"
+"""The beginning of the message of a `DivergedError`, by which other processes know it."""
+
+
 class DivergedError(UserError):
     """A loss, a gradient or a weight that is not finite. Earlier weights are kept."""
 

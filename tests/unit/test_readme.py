@@ -18,6 +18,7 @@ import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
 
 import noisydqn
+from noisydqn.cli.compare import parse_compare
 from noisydqn.cli.train import parse_train
 from noisydqn.learner.agent import Agent, sample_update_noise
 from noisydqn.learner.gradient import Descent
@@ -173,14 +174,21 @@ def test_docstring_examples_run(
         exec(compile(block, module, "exec"), names)  # noqa: S102
 
 
-def train_commands() -> list[str]:
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "train": parse_train,
+    "compare": parse_compare,
+}
+"""The commands that take options of a run."""
+
+
+def shown_commands() -> list[str]:
     blocks = [x for path in DOCS for x in re.findall(r"```\w*\n(.*?)```", path.read_text(), re.S)]
     lines = [line for block in blocks for line in block.splitlines()]
-    return sorted({line for line in lines if line.startswith("noisydqn train ")})
+    return sorted({x for x in lines if x.startswith(tuple(f"noisydqn {y} " for y in PARSERS))})
 
 
-@pytest.mark.parametrize("line", train_commands())
+@pytest.mark.parametrize("line", shown_commands())
 def test_the_options_of_a_shown_command_exist(line: str) -> None:
-    words = shlex.split(line, comments=True)[2:]
+    _, command, *words = shlex.split(line, comments=True)
     if not {"-h", "--help"} & set(words):
-        parse_train(words)
+        PARSERS[command](words)

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -20,8 +19,8 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import parse
+from noisydqn.cli.words import names_code, no_command
 from noisydqn.errors import FAILED, REFUSED, QuitError, UserError, counted, in_one_line
-from noisydqn.options import hint_of
 from noisydqn.output import discard, lasting_output, tell
 
 USAGE = """\
@@ -32,6 +31,7 @@ Value-based reinforcement learning that explores by learned noise in its own wei
 commands:
   train [NAME] [options]     train, evaluate and record an agent
   resume DIR [options]       continue a run that was stopped, or extend one
+  compare [FILE] [options]   train a grid of variants, environments and seeds
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       record a video of the best weights of a run
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
@@ -51,6 +51,7 @@ examples:
   noisydqn train ALE/Pong-v5 --steps 1000000
   noisydqn train catcher --seed 1 --out runs/one
   noisydqn resume runs/one
+  noisydqn compare --vary exploration=noisy,epsilon-greedy --env CartPole-v1 --seeds 10
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
   noisydqn export runs/one --format onnx
@@ -203,6 +204,14 @@ def _resume(argv: Sequence[str]) -> int:
     return _code(result.signal)
 
 
+def _compare(argv: Sequence[str]) -> int:
+    from noisydqn.cli.compare import run_compare
+
+    with lasting_output():
+        bad, stopped_by = run_compare(argv)
+    return _code(stopped_by) or (FAILED if bad else 0)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     args = parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
     from noisydqn.runs.saved import evaluate
@@ -278,6 +287,7 @@ def _pull(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "compare": _compare,
     "evaluate": _evaluate,
     "record": _record,
     "export": _export,
@@ -285,21 +295,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "pull": _pull,
     "presets": _presets,
 }
-
-
-def _no_command(argv: Sequence[str]) -> str:
-    """Say that a word is not a command, and which command was meant."""
-    import gymnasium
-
-    from noisydqn.presets import PRESETS
-
-    word = argv[0]
-    is_name = word in PRESETS or word in gymnasium.registry or ":" in word or "/" in word
-    if word.startswith("-") or is_name:
-        hint = f"did you mean noisydqn train {shlex.join(argv)}?"
-    else:
-        hint = hint_of(word, COMMANDS) or f"there are {', '.join(COMMANDS)}"
-    return f"no command {word!r}: {hint}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,7 +328,7 @@ def _command(argv: Sequence[str]) -> int:
         return 0
     try:
         if argv[0] not in COMMANDS:
-            raise UserError(_no_command(argv))
+            raise UserError(no_command(argv, COMMANDS))
         return COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         if isinstance(trace := getattr(error, "traceback", None), str) and trace:
@@ -351,21 +346,13 @@ def _command(argv: Sequence[str]) -> int:
         return FAILED
 
 
-def _names_code(argv: Sequence[str]) -> bool:
-    """Tell whether a command line names code of the user's, or trusts files that do."""
-    return any(
-        word.partition("=")[0] == "--trust" or (":" in word and not word.startswith("gymnax:"))
-        for word in argv
-    )
-
-
 def run() -> None:
     """Run the installed command; modules of the current folder are found if it asks for code.
 
     Otherwise a folder from a stranger, in which somebody works, could bring a module that some
     installed package tries to import.
     """
-    if _names_code(sys.argv[1:]):
+    if names_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     _open_standard_streams()
     try:

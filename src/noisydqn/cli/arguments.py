@@ -70,6 +70,8 @@ def read(options: Mapping[str, Hint], argv: Sequence[str], command: str) -> Give
         argv: the words of the command line.
         command: for messages.
 
+    An option of several texts takes all words up to the next option, and may be repeated.
+
     Raises:
         UserError: an option does not exist, is given twice, or has a value that cannot be used.
     """
@@ -82,6 +84,10 @@ def read(options: Mapping[str, Hint], argv: Sequence[str], command: str) -> Give
             continue
         spelled, equals, value = word.partition("=")
         name, negated = _option(spelled, options, command)
+        if _takes_words(options[name]):
+            words = _words(name, options[name], value if equals else None, rest)
+            given.values[name] = (*given.values.get(name, ()), *words)
+            continue
         if name in given.values:
             raise UserError(f"{flag(name)} is given twice: give it once")
         given.values[name] = _value(name, options[name], negated, value if equals else None, rest)
@@ -119,6 +125,15 @@ def fill(default: Args, given: Given, options: Mapping[str, Hint], command: str)
 def options_of(kind: type) -> dict[str, Hint]:
     """Return the type hints of a command's options by name, without its positionals."""
     return {name: hint for name, hint in hints_of(kind).items() if not _is_positional(hint)}
+
+
+def value_of(name: str, text: str, hint: Hint) -> Any:
+    """Return the value of an option that a text stands for.
+
+    Raises:
+        UserError: the text stands for no value of the option.
+    """
+    return _truth(name, text, False) if hint.kind is bool else _text_value(name, text, hint)
 
 
 def spell(options: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -165,6 +180,21 @@ def _value(name: str, hint: Hint, negated: bool, value: str | None, rest: list[s
         while get_origin(hint.kind) is tuple and rest and NUMBER.match(rest[0].strip("[]()")):
             value = f"{value} {rest.pop(0)}"
     return _text_value(name, value, hint)
+
+
+def _takes_words(hint: Hint) -> bool:
+    """Tell whether an option takes several texts."""
+    return get_origin(hint.kind) is tuple and get_args(hint.kind)[0] is str
+
+
+def _words(name: str, hint: Hint, value: str | None, rest: list[str]) -> list[str]:
+    """Return the words of an option: those up to the next option, or `value` if `=` gave one."""
+    words = [] if value is None else [value]
+    while value is None and rest and not rest[0].startswith("-"):
+        words.append(rest.pop(0))
+    if not all(words) or not words:
+        raise UserError(f"{flag(name)} needs a value: {_form(name, hint)}")
+    return words
 
 
 def _truth(name: str, value: str | None, negated: bool) -> bool:
@@ -216,6 +246,8 @@ def _label(name: str, hint: Hint) -> str:
 
 def _form(name: str, hint: Hint) -> str:
     """Say in words what an option takes on the command line."""
+    if _takes_words(hint):
+        return _metavar(hint)
     if get_origin(hint.kind) is tuple:
         words = f"whole numbers such as {flag(name)} 128 128 (none of them: {flag(name)} [])"
     else:

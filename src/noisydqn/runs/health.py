@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from noisydqn.errors import DivergedError
+from noisydqn.errors import DIVERGED, DivergedError
 from noisydqn.learner.policy import Policy
 from noisydqn.runners.report import SeedChunk
 from noisydqn.trees import named
@@ -34,6 +34,6 @@ def check_finite(chunk: SeedChunk, policy: Policy, before: int, steps: tuple[int
     )
     first = before + finite + 1 if finite < num_updates else chunk.updates
     raise DivergedError(
-        f"training diverged at update {first:,}, between steps {steps[0]:,} and {steps[1]:,} "
+        f"{DIVERGED} at update {first:,}, between steps {steps[0]:,} and {steps[1]:,} "
         f"({values}; {layers}): lower --learning-rate, or look for extreme rewards and observations"
     )

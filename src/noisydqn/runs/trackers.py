@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -17,10 +16,9 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from noisydqn.config.config import Config
-from noisydqn.errors import printable
-from noisydqn.output import lasting_streams
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runs.consoles import make_consoles, shown
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.tables import CsvFile
 
@@ -269,11 +267,6 @@ class _MetricsColumn(ProgressColumn):
         return Text(task.fields["metrics"], style="cyan")
 
 
-def _shown(lines: str) -> str:
-    """Return lines as a terminal may see them: they can quote a file."""
-    return "\n".join(map(printable, lines.split("\n")))
-
-
 class Terminal:
     """The live view: a progress bar in a terminal, plain lines elsewhere, nothing if quiet.
 
@@ -284,14 +277,7 @@ class Terminal:
     """
 
     def __init__(self, config: Config, *, quiet: bool) -> None:
-        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-        if Console().is_jupyter:  # a notebook would keep each frame of a bar
-            plain |= {"force_jupyter": False, "force_terminal": False}
-        output: Any
-        errors: Any
-        output, errors = lasting_streams()
-        self._console = Console(file=output, quiet=quiet, **plain)
-        self._errors = Console(file=errors, stderr=True, **plain)
+        self._console, self._errors = make_consoles(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._total, self._max_updates = config.run.steps, config.learner.update_limit
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
@@ -338,11 +324,11 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(_shown(line), soft_wrap=True)
+        self._console.print(shown(line), soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Print a line to standard error, even if quiet."""
-        self._errors.print(_shown(line), soft_wrap=True)
+        self._errors.print(shown(line), soft_wrap=True)
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Move the bar, or print a line if the last one is `PLAIN_SECONDS` old."""

@@ -1,0 +1,325 @@
+"""`compare`: a grid of runs is planned, trained in a pool of processes, and resumed."""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import jax
+
+from noisydqn.checkpoint.lock import Lock
+from noisydqn.errors import UserError, counted
+from noisydqn.folders import Folder
+from noisydqn.runners.stop import Stop, stoppable
+from noisydqn.runs.claim import unwritable
+from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, make_folder, unreadable
+from noisydqn.runs.memory import free_bytes
+from noisydqn.study.board import Board
+from noisydqn.study.estimate import Whole, in_words, seconds_of, span
+from noisydqn.study.grid import Draft, Grid
+from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
+from noisydqn.study.ledger import NAME, Entry, Ledger, Stored, check_jobs, is_fresh, new, read
+from noisydqn.study.perform import Performance
+from noisydqn.study.pool import Pool, usable_cores
+
+DEFAULT_NAME = "compare"
+
+MakePool = Callable[[int, int], Pool]
+"""Makes a pool from a number of slots and the cores of each job."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Args:
+        draft: what was said of the grid; empty to resume the grid of a folder.
+        typed: whether all of the draft was typed rather than read from a file.
+        command: the command line, for the record.
+        out: folder of the comparison; None makes a new one under `runs/`.
+        resume: whether `out` may hold the same comparison, which is then resumed.
+        slots: jobs at a time; None takes as many as the cores suffice for.
+        cores: of each job; None takes one, or all if there is an accelerator.
+        together: whether one program trains all seeds where the environment is in JAX; None where
+            it pays, which is on an accelerator.
+        only_plan: print the plan and do nothing else.
+        quiet: print only warnings.
+        trust: whether code that files name may be imported and run.
+    """
+
+    draft: Draft
+    typed: bool
+    command: str
+    out: Path | None = None
+    resume: bool = False
+    slots: int | None = None
+    cores: int | None = None
+    together: bool | None = None
+    only_plan: bool = False
+    quiet: bool = False
+    trust: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a comparison came to."""
+
+    bad: int  # runs that failed or diverged
+    signal: int | None = None  # that stopped it
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A grid with all that is decided about it."""
+
+    grid: Grid
+    jobs: list[Job]
+    slots: int
+    cores: int
+    together: bool
+
+
+def compare(
+    request: Request, arguments: Callable[[Job, Path], Sequence[str]], make_pool: MakePool
+) -> Outcome:
+    """Train every run of a grid, or those that are left.
+
+    Args:
+        request: what was asked for.
+        arguments: returns the arguments of `noisydqn` that train a job in a folder.
+        make_pool: makes the pool that runs them.
+
+    Raises:
+        UserError: the grid or the folder cannot be used, or another process is at work in it.
+        QuitError: a stop was requested twice.
+    """
+    before = _check_folder(request, request.out)
+    plan = _plan(request, before)
+    board = Board(len(plan.grid), quiet=request.quiet)
+    if request.only_plan:
+        _say_plan(board, plan, before, request.out or DEFAULT_PARENT / DEFAULT_NAME)
+        return Outcome(0)
+    out = _make(request.out)
+    _say_plan(board, plan, before, out)
+    with ExitStack() as stack:
+        folder = Folder(out)
+        stack.enter_context(Lock(folder, board.warn))
+        stop = stack.enter_context(stoppable(board.warn))
+        stored = _check_folder(request, out)  # another process may have been faster
+        if stored is None:
+            record = (request.command, plan.grid, plan.jobs)
+            stored = new(*record, cores=plan.cores, together=plan.together)
+        else:
+            _revive(stored, plan.jobs, out)
+        ledger = Ledger(folder, stored)
+        ledger.write()
+
+        def call(job: Job) -> Sequence[str]:
+            return arguments(job, folder.path / job.folder)
+
+        with board:
+            pool = make_pool(plan.slots, plan.cores)
+            Performance(folder, plan.jobs, ledger, pool, call, board, stop).run()
+        return _conclude(request, plan.jobs, ledger, board, stop)
+
+
+# The plan
+
+
+def _check_folder(request: Request, out: Path | None) -> Stored | None:
+    """Return the comparison in the folder `out` if it is resumed; refuse other contents.
+
+    Raises:
+        UserError: the folder holds something else, or what is to be resumed is not there.
+    """
+    if out is None:
+        if request.resume:
+            raise UserError("--resume needs --out: name the folder of the comparison to resume")
+        return None
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
+    try:
+        fresh = is_fresh(Folder(out))
+    except OSError as error:
+        raise unreadable(out, error) from error
+    if request.resume and not (fresh and not request.draft.is_empty):
+        return read(out)
+    if not fresh:
+        holds = (out / NAME).exists()
+        what = "already holds a comparison" if holds else "is not empty"
+        hint = "continue it with --resume, or name another folder" if holds else "name another"
+        raise UserError(f"--out {out} {what}, nothing was changed: {hint}")
+    return None
+
+
+def _plan(request: Request, before: Stored | None) -> _Plan:
+    """Decide what is trained, and how.
+
+    Raises:
+        UserError: the grid cannot be used, or is not that of the folder.
+    """
+    draft, accelerated, usable = request.draft, has_accelerator(), len(usable_cores())
+    if before is None:
+        grid = draft.grid()
+        cores = usable if accelerated else 1
+        cores = cores if request.cores is None else request.cores
+        together = accelerated if request.together is None else request.together
+    else:
+        if not draft.is_empty and not draft.environments:
+            raise UserError("--resume takes all of the grid or nothing of it: leave it out")
+        grid = before.grid.checked() if draft.is_empty else draft.grid()
+        _refuse_other(request, before, grid)
+        cores, together = before.cores, before.together
+    if accelerated:  # whose memory is for the jobs
+        jax.config.update("jax_platforms", "cpu")
+    typed = request.typed and not draft.is_empty
+    cells = with_environments(cells_of(grid, trust=request.trust, typed=typed))
+    jobs = jobs_of(cells, grid.seeds, together=together)
+    slots = 1 if accelerated else max(usable // cores, 1)
+    slots = min(slots if request.slots is None else request.slots, len(jobs))
+    if not accelerated:
+        slots = _fitting(jobs, slots, request.slots, free_bytes())
+    return _Plan(grid, jobs, slots, cores, together)
+
+
+def _fitting(jobs: Sequence[Job], slots: int, given: int | None, free: int | None) -> int:
+    """Return how many jobs at a time fit into `free` bytes of memory: at most `slots`, at least 1.
+
+    Raises:
+        UserError: so many jobs were `given`, and do not fit.
+    """
+    largest = max(job.experience for job in jobs)
+    if free is None or slots * largest <= free:
+        return slots
+    fitting = max(free // largest, 1)
+    if given is not None and fitting < slots:
+        raise UserError(
+            f"--jobs {given} need {slots * largest / 1e9:,.1f} GB for what they learn from, but "
+            f"{free / 1e9:,.1f} GB are free: give --jobs {fitting}, or a smaller replay buffer"
+        )
+    return fitting
+
+
+def _refuse_other(request: Request, before: Stored, grid: Grid) -> None:
+    """Refuse to resume a comparison with another grid, or with runs of another kind.
+
+    Raises:
+        UserError: it is another.
+    """
+    differing = grid.differing(before.grid.checked())
+    differing += ["--cores"] if request.cores not in (None, before.cores) else []
+    differing += ["--together"] if request.together not in (None, before.together) else []
+    if differing:
+        raise UserError(
+            f"--out {request.out} holds a comparison with other {', '.join(differing)}: resume it "
+            "without options of the grid, or name another folder"
+        )
+
+
+def has_accelerator() -> bool:
+    """Tell whether JAX will use an accelerator, without taking hold of it.
+
+    JAX finds devices besides the processor through plugins, or is told by `JAX_PLATFORMS`.
+    """
+    if platforms := os.environ.get("JAX_PLATFORMS", ""):
+        return platforms.split(",")[0] != "cpu"
+    return bool(entry_points(group="jax_plugins"))
+
+
+def _say_plan(board: Board, plan: _Plan, before: Stored | None, out: Path) -> None:
+    """Say what will be trained, and for how long."""
+    grid = plan.grid
+    steps = sorted({job.cell.config.run.steps for job in plan.jobs})
+    each = " to ".join(f"{x:,}" for x in dict.fromkeys((steps[0], steps[-1])))
+    sizes = [
+        counted(len(grid.environments), "environment"),
+        counted(len(grid.variants), "variant"),
+        counted(len(grid.seeds), "seed"),
+    ]
+    lines = [
+        f"{counted(len(grid), 'run')} of {each} steps into {out}: {' x '.join(sizes)}",
+        f"environments: {', '.join(grid.environments)}",
+        f"variants: {'; '.join(variant.name for variant in grid.variants)}",
+        f"seeds: {_range(grid.seeds)}",
+        *_left_lines(plan, [] if before is None else before.jobs),
+    ]
+    board.say("\n".join(lines))
+
+
+def _left_lines(plan: _Plan, entries: Sequence[Entry]) -> list[str]:
+    """Say what is left to train, of runs that were listed before, and how long that takes."""
+    ended = {x.folder: x for x in entries if x.status in ("finished", "diverged")}
+    todo = [job for job in plan.jobs if job.runs[0].folder not in ended]
+    runs, total = sum(len(job.runs) for job in todo), len(plan.grid)
+    lines = [f"resuming: {total - runs} of {total} have ended, {runs} are left"] if entries else []
+    if not todo:
+        return lines
+    known = [
+        Whole(job.cell, job.steps, entry.seconds)
+        for job in plan.jobs
+        if (entry := ended.get(job.runs[0].folder)) is not None and entry.status == "finished"
+    ]
+    time = in_words(span([seconds_of(job, known) for job in todo], plan.slots))
+    slots, cores = counted(plan.slots, "job"), counted(plan.cores, "core")
+    basis = "" if known else ", a guess until the first runs show their speed"
+    return [*lines, f"about {time} with {slots} at a time, {cores} each{basis}"]
+
+
+def _range(seeds: Sequence[int]) -> str:
+    first, last = seeds[0], seeds[-1]
+    if seeds == tuple(range(first, last + 1)):
+        return str(first) if first == last else f"{first} to {last}"
+    return ", ".join(map(str, seeds))
+
+
+# The folder
+
+
+def _make(out: Path | None) -> Path:
+    """Make the folder if it is missing."""
+    try:
+        if out is None:
+            return make_folder(DEFAULT_NAME)
+        Folder(out).make()
+    except OSError as error:
+        raise unwritable(out or DEFAULT_PARENT, error) from error
+    return out
+
+
+def _revive(stored: Stored, jobs: Sequence[Job], out: Path) -> None:
+    """Let runs wait that a kill left running, and those that finished but whose folder is gone.
+
+    Raises:
+        UserError: the runs are not those of the jobs.
+    """
+    check_jobs(stored, jobs, out)
+    for entry in stored.jobs:
+        is_there = RunFolder.at(out / entry.folder).summary.exists()
+        if entry.status == "running" or (entry.status == "finished" and not is_there):
+            entry.status = "waiting"
+
+
+def _conclude(
+    request: Request, jobs: Sequence[Job], ledger: Ledger, board: Board, stop: Stop
+) -> Outcome:
+    """Say what the comparison came to, and what to do next."""
+    out = ledger.folder.path
+    for job in jobs:
+        if ledger.status(job) in ("failed", "diverged"):
+            reason = ledger.entry(job.runs[0]).reason
+            board.say(f"{ledger.status(job)}: {job.label}: {reason} ({out / job.log})")
+    bad = len(ledger.tally("failed")) + len(ledger.tally("diverged"))
+    finished, total = len(ledger.tally("finished")), counted(len(ledger.stored.jobs), "run")
+    trust = ["--trust"] if request.trust else []
+    resume = shlex.join(["noisydqn", "compare", "--out", str(out), "--resume", *trust])
+    if stop.asked:
+        board.warn(f"{stop.word} after {finished} of {total}; to resume: {resume}")
+        return Outcome(bad, stop.signal)
+    board.say(f"{finished} of {total} finished, in {out}")
+    if ledger.tally("failed"):
+        board.say(f"to try again what failed: {resume}")
+    board.say(f"next: {shlex.join(['noisydqn', 'report', str(out)])}")
+    return Outcome(bad)
