@@ -1,6 +1,6 @@
 """The forms of an environment's name. They are told apart here, before anything is imported."""
 
-CATCHER = "noisydqn/Catcher-v0"
+CATCHER, DEEP_SEA = "noisydqn/Catcher-v0", "noisydqn/DeepSea-v0"
 
 ATARI, MINATAR = "ALE/", "MinAtar/"
 """Namespaces of ids that Gymnasium knows once their packages are imported."""
