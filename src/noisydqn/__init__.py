@@ -82,3 +82,4 @@ def __dir__() -> list[str]:
 gymnasium.register(
     "noisydqn/Catcher-v0", "noisydqn.envs.catcher_gymnasium:CatcherEnv", max_episode_steps=10_000
 )
+gymnasium.register("noisydqn/DeepSea-v0", "noisydqn.envs.deep_sea_gymnasium:DeepSeaEnv")

@@ -3,7 +3,7 @@
 import re
 
 from noisydqn.config.config import Config, variant_name
-from noisydqn.envs.names import ATARI, CATCHER, GYMNAX, MINATAR, namespace, prefix
+from noisydqn.envs.names import ATARI, BSUITE, CATCHER, DEEP_SEA, GYMNAX, MINATAR, namespace, prefix
 
 DEFAULT_PRESET = "catcher"
 
@@ -131,6 +131,32 @@ _LUNARLANDER = _CLASSIC.replace(
     quantiles=32,
     acting_noise="episode",
     schedule_updates=100_000,
+)
+
+_DEEP_SEA = Config(  # batch and rates of bsuite's bootstrapped DQN, layers of its DQN
+    preset="deepsea",
+    env=DEEP_SEA,
+    steps=510_000,  # 10,000 episodes of size 50, each with its reset
+    stop_at_return=0.9,  # only the treasure gives as much
+    window=100,
+    num_envs=1,
+    hidden=(64, 64),
+    dueling=False,
+    noise="indexed",
+    prior_scale=1.0,  # the worth of the treasure
+    noise_samples=8,
+    matched_targets=True,
+    acting_noise="episode",  # one wrong move loses the treasure
+    learning_rate=1e-3,
+    loss="squared",
+    double=False,
+    n_step=1,
+    batch_size=128,
+    updates_per_step=1.0,
+    learning_starts=128,
+    target_period=4,
+    target_rate=1.0,
+    replay="uniform",
 )
 
 _MINATAR_REPLAY = Config(
@@ -308,6 +334,7 @@ PRESETS: dict[str, Config] = {
         acting_noise="episode",
         schedule_updates=100_000,
     ),
+    "deepsea": _DEEP_SEA,
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
     "default-parallel": _PARALLEL,
@@ -340,6 +367,10 @@ DESCRIPTIONS = {
     "cartpole": "CartPole-v1 until 100 training returns average 475",
     "acrobot": "Acrobot-v1 until 100 training returns average -100",
     "mountaincar": "MountainCar-v0 until 100 training returns average -110",
+    "deepsea": (
+        "DeepSea of size 10 until 100 training returns average 0.9; --env-kwargs '{\"size\": 20}' "
+        "makes it larger"
+    ),
     "minatar": "the games of MinAtar by the parallel learner; the preset itself trains on Breakout",
     "minatar-replay": "the same by the replay learner, for shorter runs",
     "default-parallel": "for environments that have no preset, by the parallel learner",
@@ -395,6 +426,8 @@ def config_for(env: str, learner: str | None = None) -> Config:
     family = FAMILIES.get(namespace(env), "default")
     if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
+    if prefix(env) == BSUITE:
+        family = "deepsea"
     config = with_learner(PRESETS[family], learner)
     return config.replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))
 

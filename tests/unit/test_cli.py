@@ -58,7 +58,7 @@ def test_the_cache_is_passed_to_training(
         (
             ["fly"],
             "no command 'fly': there are train, resume, compare, evaluate, record, export, push, "
-            "pull, presets",
+            "pull, bsuite, presets",
         ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
@@ -86,7 +86,7 @@ def test_the_cache_is_passed_to_training(
         (["train", "--max-updates", "x"], "--max-updates must be a whole number or none, got 'x'"),
         (["train", "--discount", "1.1"], "--discount must be between 0 and 1, got 1.1"),
         (["train", "--discount", "nan"], "--discount must be between 0 and 1, got nan"),
-        (["train", "--noise", "white"], "must be one of factorised, independent, got 'white'"),
+        (["train", "--noise", "white"], "must be one of factorised, independent, indexed, got 'white'"),
         (["train", "--noise"], "--noise needs a value: one of factorised, independent"),
         (["train", "--learning-rte", "1"], "--learning-rte: did you mean --learning-rate?"),
         (["train", "--learning_rte=1"], "--learning_rte: did you mean --learning-rate?"),
@@ -173,7 +173,7 @@ def test_a_preset_is_shown_as_the_options_that_make_it(
 @pytest.mark.parametrize(
     "default",
     [
-        help_on(Config(), "catcher"),
+        help_on(Config(), TrainArgs("catcher")),
         ResumeArgs(Path()),
         EvaluateArgs(Path()),
         RecordArgs(Path()),

@@ -310,6 +310,21 @@ def test_options_that_exclude_each_other(options: dict[str, Any], message: str) 
     assert str(caught.value) == message
 
 
+def test_another_exploration_needs_none_of_a_presets_noise() -> None:
+    noisy = Config(
+        noise="indexed",
+        prior_scale=1.0,
+        matched_targets=True,
+        noise_samples=4,
+        target_perturbation=0.1,
+    )
+    assert noisy.replace(exploration="both").network.noise == "indexed"
+    plain = noisy.replace(exploration="epsilon-greedy")
+    assert plain == Config(exploration="epsilon-greedy")
+    with pytest.raises(ConfigError, match="--noise-samples 2 and --exploration greedy exclude"):
+        noisy.replace(exploration="greedy", noise_samples=2)
+
+
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_only_outputs_that_are_returns_have_a_prior(name: str) -> None:
     options: dict[str, Any] = {"noise": "indexed", "prior_scale": 1.0, "distribution": name}

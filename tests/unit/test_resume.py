@@ -54,6 +54,8 @@ INDEXED: dict[str, Any] = {
     ("env", "options"),
     [
         ("noisydqn/Catcher-v0", {}),
+        ("noisydqn/DeepSea-v0", {"env_kwargs": {"size": 3}}),
+        ("bsuite:cartpole/0", {}),
         (
             "gymnax:Breakout-MinAtar",
             {"learner": "replay", "normalize_rewards": True, "acting_noise_shared": True},

@@ -12,10 +12,11 @@ from tests.host_envs import CountingHostEnv
 
 from noisydqn.config.config import Config
 from noisydqn.envs.catcher import CAUGHT_FRACTION, CatcherPixels
+from noisydqn.envs.guard import GuardedEnv
 from noisydqn.envs.host import SUCCESS, HostEnvironment
 from noisydqn.errors import UserError
 from noisydqn.play.evaluate import Evaluation
-from noisydqn.runners.report import Episode, SeedChunk
+from noisydqn.runners.report import Episode, SeedChunk, as_arrays, of_arrays
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.messages import closing_lines
 from noisydqn.runs.plots import draw_curves, read_columns, running_mean
@@ -160,6 +161,66 @@ def test_success_comes_with_the_last_step_of_an_episode() -> None:
     finally:
         vector.close()
     assert successes == [[1, 1], [0, 0]]
+
+
+class CountedEnv(GoalEnv):
+    """Declares counts of which it reports one that no episode has, and one that is no number."""
+
+    episode_counts: Any = ("place", "rings", "missing")
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"rings": self.time}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vectorization", ["sync", "subprocess"])
+def test_counts_come_with_the_last_step_of_an_episode(vectorization: str) -> None:
+    vector = HostEnvironment(CountedEnv, "{}", None, vectorization).vector(2, processes=True)
+    assert vector.counts == ("place", "rings", "missing")
+    try:
+        vector.reset(0)
+        ended: list[dict[str, list[float]]] = []
+        for _ in range(4 + 6 + 3):
+            vector.step(np.zeros(2, np.int64))
+            if vector.stats:
+                ended.append({name: x.tolist() for name, x in vector.stats.items()})
+    finally:
+        vector.close()
+    first, second, third = ended
+    assert first == {"success": [1, 1], "rings": [3, 3]}
+    assert second == {"success": [0, 0], "rings": [5, 5]}
+    assert third == {"rings": [3, 3]}
+
+
+@pytest.mark.parametrize("declared", [None, 3, "rings", [1, "rings"], lambda: ("rings",)])
+def test_only_lists_of_names_declare_counts(declared: Any) -> None:
+    env = CountedEnv()
+    env.episode_counts = declared
+    wanted = ("rings",) if isinstance(declared, list) else ()
+    assert GuardedEnv(env, 0).episode_counts == wanted
+
+
+def test_counts_survive_a_checkpoint() -> None:
+    episodes = [
+        Episode(3, 1.0, 2, {"success": 1.0, "rings": 4.0}),
+        Episode(9, 2.0, 3, {"rings": 0.0}),
+        Episode(12, 0.5, 3),
+    ]
+    assert of_arrays(as_arrays(episodes, ("rings", "missing"))) == episodes
+    assert of_arrays(as_arrays(episodes)) == [
+        Episode(3, 1.0, 2, {"success": 1.0}),
+        Episode(9, 2.0, 3),
+        Episode(12, 0.5, 3),
+    ]
+
+
+def test_counts_reach_the_files(folder: RunFolder) -> None:
+    files = FileTracker(folder)
+    files.chunk(9, 1.0, 9.0, chunk(Episode(3, 1.0, 2, {"rings": 4.0}), Episode(9, 2.0, 3)))
+    files.close()
+    lines = folder.episodes.path.read_text().splitlines()
+    assert lines == ["step,return,length,success,rings", "3,1.0,2,,4.0", "9,2.0,3,,"]
 
 
 def test_success_reaches_the_files_and_the_live_view(

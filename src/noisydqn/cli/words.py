@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
+from noisydqn.envs.names import BSUITE, GYMNAX, prefix
 from noisydqn.options import hint_of
 
 
@@ -24,6 +25,7 @@ def no_command(argv: Sequence[str], commands: Iterable[str]) -> str:
 def names_code(argv: Sequence[str]) -> bool:
     """Tell whether a command line names code of the user's, or trusts files that do."""
     return any(
-        word.partition("=")[0] == "--trust" or (":" in word and not word.startswith("gymnax:"))
+        word.partition("=")[0] == "--trust"
+        or (":" in word and prefix(word) not in (BSUITE, GYMNAX))
         for word in argv
     )

@@ -47,6 +47,14 @@ VARIANTS: dict[str, Mapping[str, type]] = {
 """Sections of which there are variants, by the name that chooses one."""
 
 
+OF_NOISE = {
+    "network": ("noise", "index_dim", "prior_scale", "noise_in"),
+    "learning": ("update_noise", "noise_samples", "matched_targets"),
+    "learner": ("target_perturbation",),
+}
+"""Options that need noisy layers, by section."""
+
+
 def _defaults() -> dict[str, Any]:
     fixed = {section: kind() for section, kind in SECTIONS.items()}
     variants = {"learner": ReplayOptions(), "distribution": Expected(), "exploration": Noisy()}
@@ -199,6 +207,23 @@ def _changed(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
             changed[section] = dataclasses.replace(changed[section], **own)
     for section in VARIANTS:
         changed[section] = _changed_variant(section, changed[section], options)
+    return changed | (_without_noise(changed, options) if "exploration" in options else {})
+
+
+def _without_noise(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sections whose options of noise are put back, where exploration has none.
+
+    So a preset's noise does not stand in the way of another exploration. Those that are given
+    beside the exploration stay, and are refused.
+    """
+    exploration = sections["exploration"]
+    if isinstance(exploration, Imported) or exploration.noisy_layers:
+        return {}
+    changed: dict[str, Any] = {}
+    for section, names in OF_NOISE.items():
+        own = {x.name: x.default for x in dataclasses.fields(sections[section])}
+        put_back = {name: own[name] for name in names if name in own and name not in options}
+        changed[section] = dataclasses.replace(sections[section], **put_back)
     return changed
 
 

@@ -50,6 +50,8 @@ class Backend(Protocol):
     vector: Any  # a `VectorEnv`, whose own annotations do not know seeds for each environment
     renders: bool
     """True if `vector.render` returns pictures."""
+    counts: tuple[str, ...]
+    """Names of numbers beside "success" that environments report at an episode's end."""
 
     @property
     def period(self) -> int | None:
@@ -109,13 +111,20 @@ class GuardedBackend:
     Args:
         vector: of `GuardedEnv`s.
         renders: whether the environments were made to render pictures.
+        counts: the `episode_counts` of the environments.
     """
 
     period: int | None = 1  # guards seed every episode
 
-    def __init__(self, vector: VectorEnv[Any, Any, Any], *, renders: bool = False) -> None:
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        *,
+        renders: bool = False,
+        counts: tuple[str, ...] = (),
+    ) -> None:
         self.vector: Any = vector
-        self.renders = renders
+        self.renders, self.counts = renders, counts
         self._seeds: list[int] = []
 
     def _call(self, name: str, *args: Any) -> Any:
@@ -218,6 +227,7 @@ class NativeBackend:
     """
 
     renders = False
+    counts: tuple[str, ...] = ()
 
     def __init__(self, vector: VectorEnv[Any, Any, Any], seeding: Seeding | None = None) -> None:
         self.vector: Any = vector

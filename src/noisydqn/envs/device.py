@@ -183,7 +183,12 @@ class DeviceEnvironment:
     def counts(self) -> tuple[str, ...]:
         """The names in `info` that are summed over episodes."""
         names = [name for statistic in self.statistics for name in statistic.counts]
-        return tuple(dict.fromkeys([*names, *self.panel]))
+        return tuple(dict.fromkeys([*names, *self.panel, *self.episode_counts]))
+
+    @property
+    def episode_counts(self) -> tuple[str, ...]:
+        """The names in `info` whose sums are recorded with each training episode."""
+        return tuple(getattr(self.env, "episode_counts", ()))
 
     def reset(self, key: PRNGKeyArray) -> Any:
         """Start an episode; returns the state."""
@@ -255,8 +260,8 @@ class DeviceEnvironment:
         missing = [name for name in self.counts if name not in info]
         if missing:
             raise UserError(
-                f"the info of {self.name}.step_env has no {missing[0]!r}, which its statistics or "
-                "its panel name"
+                f"the info of {self.name}.step_env has no {missing[0]!r}, which its statistics, "
+                "its panel or its episode_counts name"
             )
         return {name: self._scalar(name, info[name]) for name in self.counts}
 

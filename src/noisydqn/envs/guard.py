@@ -2,7 +2,7 @@
 
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,13 +20,23 @@ SUCCESS_KEYS = ("is_success", "success")
 """Where environments report in `info` that an episode reached its goal."""
 
 
-def success(info: Any) -> dict[str, float]:
-    """Return {"success": x} if the `info` of an episode's last step reports one number, else {}."""
-    for key in SUCCESS_KEYS:
-        value = cast(Mapping[str, Any], info).get(key) if isinstance(info, Mapping) else None
-        if isinstance(value, bool | int | float | np.number | np.bool_):
-            return {"success": float(value)}
-    return {}
+def reported(info: Any, counts: Sequence[str] = ()) -> dict[str, float]:
+    """Return the numbers that the `info` of an episode's last step reports.
+
+    Args:
+        info: anything; what is not a mapping reports none.
+        counts: the names of numbers beside "success".
+    """
+    known = cast(Mapping[str, Any], info) if isinstance(info, Mapping) else {}
+    numbers = {
+        name: float(known[name])
+        for name in (*SUCCESS_KEYS, *counts)
+        if isinstance(known.get(name), bool | int | float | np.number | np.bool_)
+    }
+    for key in reversed(SUCCESS_KEYS):
+        if key in numbers:
+            numbers["success"] = numbers.pop(key)
+    return numbers
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -61,6 +71,13 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     @cached_property
     def _reader(self) -> Reader:
         return Reader(self.env.observation_space)
+
+    @cached_property
+    def episode_counts(self) -> tuple[str, ...]:
+        """The names of numbers that the environment declares to report at an episode's end."""
+        names = getattr(self.env.unwrapped, "episode_counts", ())
+        listed: list[Any] = list(names) if isinstance(names, tuple | list) else []
+        return tuple(name for name in listed if isinstance(name, str))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -101,7 +118,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             truncated = read_flag(truncated, "truncated")
         except WrongValueError as error:
             raise self._failure(str(error)) from None
-        stats = success(info) if terminated or truncated else {}
+        stats = reported(info, self.episode_counts) if terminated or truncated else {}
         return observation, reward, terminated, truncated, stats
 
     def render(self) -> Any:

@@ -49,6 +49,7 @@ class _Probe(NamedTuple):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     rate: float | None  # pictures per second; None if it renders none
+    counts: tuple[str, ...]  # its `episode_counts`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +100,8 @@ class HostEnvironment:
         vector = self.vector(1)
         try:
             observation_space, action_space = vector.spaces
-            return _Probe(vector.spec, observation_space, action_space, self._rate(vector))
+            rate = self._rate(vector)
+            return _Probe(vector.spec, observation_space, action_space, rate, vector.counts)
         finally:
             vector.close()
 
@@ -251,12 +253,13 @@ class HostEnvironment:
                 notice=self.notices,
                 check=check,
             )
-            return HostVector(GuardedBackend(workers), self.notices)
+            return HostVector(GuardedBackend(workers, counts=self._probe.counts), self.notices)
         renders = pictures and self._probe.rate is not None
         mode = "rgb_array" if renders else None
         envs = self._made(num_envs, mode, max_steps, fewer=fewer)
         vector = SyncVectorEnv([partial(_given, env) for env in envs], copy=False)
-        return HostVector(GuardedBackend(vector, renders=renders), self.notices)
+        backend = GuardedBackend(vector, renders=renders, counts=envs[0].episode_counts)
+        return HostVector(backend, self.notices)
 
     def _made(
         self, num_envs: int, render_mode: str | None, max_steps: int | None, *, fewer: bool

@@ -28,6 +28,8 @@ class JaxEnvironment(Protocol):
     - `action_names`: a name for each action, to display.
     - `statistics`: a tuple of `Statistic`, each computed from the `info` of `step_env`.
     - `panel`: names in `info` whose sums a video shows.
+    - `episode_counts`: names in `info` whose sums over an episode are recorded for each training
+      episode. One called "success" is drawn as the success of training episodes.
     - `observe(state)`: the observation, if it depends on the state alone. It is then not kept
       with the state.
     """

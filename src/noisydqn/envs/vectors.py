@@ -56,6 +56,8 @@ class HostVector:
         self._first_action = self._encoding.actions.start
         self._history: History | None = None
         self._steps = 0
+        self.counts = backend.counts
+        """The names of numbers beside "success" that environments report at an episode's end."""
         self.stats: dict[str, np.ndarray] = {}
         """Statistics [envs] of the episodes that the newest step ended, such as "success"; NaN
         where an environment reported none."""
@@ -91,7 +93,7 @@ class HostVector:
         )
         time_step = self._time_step(observation, reward, terminated, truncated)
         last = np.asarray(time_step.last)
-        self.stats = _final_stats(infos, last) if infos else {}
+        self.stats = _final_stats(infos, last, self.counts) if infos else {}
         if history is not None:
             history.record(actions, np.asarray(time_step.reward), last, starts)
         return time_step
@@ -214,11 +216,18 @@ class HostVector:
             ) from None
 
 
-def _final_stats(infos: dict[str, Any], last: np.ndarray) -> dict[str, np.ndarray]:
-    """Return "success" [envs] from a vector's infos where an episode ended, else NaN."""
-    for key in SUCCESS_KEYS:
+def _final_stats(
+    infos: dict[str, Any], last: np.ndarray, counts: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Return "success" and `counts` [envs] from a vector's infos where an episode ended, else NaN.
+
+    What no episode reported is missing.
+    """
+    found: dict[str, np.ndarray] = {}
+    for key in (*SUCCESS_KEYS, *counts):
+        name = "success" if key in SUCCESS_KEYS else key
         values = np.asarray(infos.get(key))
-        if values.shape == last.shape and values.dtype.kind in "biuf":
-            reported = last & np.asarray(infos.get(f"_{key}", last), bool)
-            return {"success": np.where(reported, values, np.nan)} if reported.any() else {}
-    return {}
+        if name not in found and values.shape == last.shape and values.dtype.kind in "biuf":
+            said = last & np.asarray(infos.get(f"_{key}", last), bool)
+            found |= {name: np.where(said, values, np.nan)} if said.any() else {}
+    return found

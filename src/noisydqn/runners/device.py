@@ -38,6 +38,7 @@ class DeviceState(NamedTuple):
     env_states: Any
     episode_return: Float[Array, " envs"]  # of the episodes under way
     episode_length: Int[Array, " envs"]
+    episode_counts: dict[str, Float[Array, " envs"]]  # those that the environment declares
 
 
 class ChunkLog(NamedTuple):
@@ -46,6 +47,7 @@ class ChunkLog(NamedTuple):
     ended: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
     episode_length: Int[Array, "steps envs"]
+    episode_counts: dict[str, Float[Array, "steps envs"]]
     sums: Flat[Metrics]  # over all updates
 
 
@@ -76,6 +78,11 @@ class DeviceRunner:
         """Environments that step in lockstep."""
         return self.core.acting.num_envs
 
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """The names of what is counted over each episode."""
+        return self.vector.env.episode_counts
+
     def init(self, key: PRNGKeyArray) -> DeviceState:
         """Make the state of one seed before its first step."""
         env_key, training_key = jax.random.split(key)
@@ -85,6 +92,7 @@ class DeviceRunner:
             env_states=env_states,
             episode_return=jnp.zeros(self.num_envs),
             episode_length=jnp.zeros(self.num_envs, jnp.int32),
+            episode_counts={name: jnp.zeros(self.num_envs) for name in self.counts},
         )
 
     def step(
@@ -110,6 +118,10 @@ class DeviceRunner:
             env_states=env_states,
             episode_return=jnp.where(started, 0, state.episode_return) + time_step.reward,
             episode_length=jnp.where(started, 0, state.episode_length + 1),
+            episode_counts={
+                name: jnp.where(started, 0, count) + time_step.info[name].astype(jnp.float32)
+                for name, count in state.episode_counts.items()
+            },
         )
         return state, sums
 
@@ -120,6 +132,7 @@ class DeviceRunner:
             ended=jnp.zeros(shape, jnp.bool_),
             episode_return=jnp.zeros(shape, jnp.float32),
             episode_length=jnp.zeros(shape, jnp.int32),
+            episode_counts={name: jnp.zeros(shape) for name in self.counts},
             sums=no_metrics(),
         )
 
@@ -147,6 +160,10 @@ class DeviceRunner:
                 ended=log.ended.at[i].set(state.training.actor.time_step.last),
                 episode_return=log.episode_return.at[i].set(state.episode_return),
                 episode_length=log.episode_length.at[i].set(state.episode_length),
+                episode_counts={
+                    name: log.episode_counts[name].at[i].set(count)
+                    for name, count in state.episode_counts.items()
+                },
                 sums=sums,
             )
 
@@ -328,6 +345,7 @@ class _Run:
                 step=self.steps_before + (int(i) + 1) * self.num_envs,
                 episode_return=float(log.episode_return[i, e]),
                 length=int(log.episode_length[i, e]),
+                stats={name: float(x[i, e]) for name, x in log.episode_counts.items()},
             )
             for i, e in np.argwhere(log.ended[: self._vector_steps])
         ]

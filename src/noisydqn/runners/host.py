@@ -335,7 +335,7 @@ class _Run:
             "time_step": jax.tree.map(np.asarray, self.time_step),
             "actions": none if self.actions is None else self.actions.astype(np.int32),
             "episodes": self.episodes.counts,
-            "ended": as_arrays(self.ended),
+            "ended": as_arrays(self.ended, self.vector.counts),
             "sums": self.sums,
             "history": history,
         }
@@ -357,8 +357,9 @@ class _Run:
         if not saved.is_possible(num_actions):
             raise checkpoint.unfit("the history of its environments is impossible")
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
-        no_episodes = [np.broadcast_to(x[:1], ended) for x in as_arrays([Episode(0, 0.0, 0)])]
-        self.ended = of_arrays(checkpoint.read("ended", tuple(no_episodes)))
+        blank = as_arrays([Episode(0, 0.0, 0)], self.vector.counts)
+        no_episodes = jax.tree.map(lambda x: np.broadcast_to(x, ended), blank)
+        self.ended = of_arrays(checkpoint.read("ended", no_episodes))
         self.sums = checkpoint.read("sums", structs(self.sums))
         actions = checkpoint.read("actions", np.zeros(self.num_envs, np.int32))
         if (actions >= num_actions).any():

@@ -77,24 +77,35 @@ def seed_chunk(
     )
 
 
-EpisodeArrays = tuple[np.ndarray, ...]
+EpisodeArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 """Episodes as a checkpoint holds them."""
 
 
-def as_arrays(episodes: list[Episode]) -> EpisodeArrays:
-    """Return steps, returns, lengths and successes of episodes, NaN where none is known."""
+def as_arrays(episodes: list[Episode], counts: Sequence[str] = ()) -> EpisodeArrays:
+    """Return steps, returns, lengths, successes and `counts` of episodes, NaN where unknown."""
+
+    def stats(name: str) -> np.ndarray:
+        return np.array([episode.stats.get(name, np.nan) for episode in episodes], np.float64)
+
     return (
         np.array([episode.step for episode in episodes], np.int64),
         np.array([episode.episode_return for episode in episodes], np.float64),
         np.array([episode.length for episode in episodes], np.int64),
-        np.array([episode.stats.get("success", np.nan) for episode in episodes], np.float64),
+        stats("success"),
+        {name: stats(name) for name in counts},
     )
 
 
 def of_arrays(arrays: EpisodeArrays) -> list[Episode]:
     """Undo `as_arrays`."""
-    rows = zip(*(array.tolist() for array in arrays), strict=True)
+    step, episode_return, length, success, counts = arrays
+    stats = {"success": success} | counts
     return [
-        Episode(step, episode_return, length, {} if np.isnan(success) else {"success": success})
-        for step, episode_return, length, success in rows
+        Episode(
+            int(step[i]),
+            float(episode_return[i]),
+            int(length[i]),
+            {name: float(x[i]) for name, x in stats.items() if not np.isnan(x[i])},
+        )
+        for i in range(len(step))
     ]

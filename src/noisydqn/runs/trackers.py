@@ -91,7 +91,8 @@ class FileTracker:
 
     The first column of each, `step`, counts environment steps, summed over environments, up to
     the end of the chunk, the end of the episode, or the weights that were evaluated. An
-    episode's `success` is empty where the environment reports none.
+    episode's `success` is empty where the environment reports none; other statistics of episodes
+    follow it.
 
     Args:
         folder: folder of the run.
@@ -134,7 +135,8 @@ class FileTracker:
                     "step": episode.step,
                     "return": episode.episode_return,
                     "length": episode.length,
-                    "success": episode.stats.get("success", ""),
+                    "success": "",
+                    **episode.stats,
                 }
             )
 

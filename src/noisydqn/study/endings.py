@@ -8,7 +8,7 @@ from noisydqn.errors import printable
 from noisydqn.folders import File
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SIGNALLED = {code for number in STOPS for code in (-number, 128 + number)}
+STOP_CODES = {code for number in STOPS for code in (-number, 128 + number)}
 """Exit codes of a command that was asked to stop, whether or not it could save its run."""
 TOLD = "noisydqn: "
 """The beginning of the line in which a command says why it failed."""
@@ -26,7 +26,7 @@ def reason_of(code: int, log: File, start: int) -> str:
     told = [line for line in _tail(log, start).splitlines() if line.startswith(TOLD)]
     if told:
         return printable(told[-1].removeprefix(TOLD))
-    if code in SIGNALLED:
+    if code in STOP_CODES:
         return f"it was stopped by {_signal(code)}"
     if code < 0:
         hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""

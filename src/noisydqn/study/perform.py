@@ -12,7 +12,7 @@ from noisydqn.folders import File, Folder
 from noisydqn.runners.stop import Stop
 from noisydqn.runs.folder import RunFolder, read_summary
 from noisydqn.study.board import Board
-from noisydqn.study.endings import SIGNALLED, reason_of
+from noisydqn.study.endings import STOP_CODES, reason_of
 from noisydqn.study.estimate import Pace, Whole, read_pace, seconds_of, span
 from noisydqn.study.jobs import Job
 from noisydqn.study.ledger import Ledger
@@ -154,7 +154,7 @@ class Performance:
         if ended.code == 0:
             self._ledger.note(job, "finished", seconds=seconds)
             self._say(f"finished: {job.label} in {seconds:.0f} s{self._returns(job)}")
-        elif self._stop.asked and ended.code in SIGNALLED:
+        elif self._stop.asked and ended.code in STOP_CODES:
             self._ledger.note(job, "waiting", seconds=seconds)
         else:
             reason = reason_of(ended.code, running.log, running.log_start)
