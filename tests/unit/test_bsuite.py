@@ -166,6 +166,17 @@ def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--env-kwargs: bsuite:catch/0 takes none, as bsuite sets its arguments" in line
 
 
+def test_data_that_cannot_be_downloaded_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(bsuite, "load", offline)
+    line = refused(capsys, "train", "bsuite:mnist/0")
+    assert "bsuite's mnist/0 cannot be made (OSError: no route): bsuite downloads its data" in line
+
+
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,7 +266,9 @@ def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None
     assert "usage: noisydqn" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["train", "--help"], ["evaluate", "-h"], ["record", "-h"]])
+@pytest.mark.parametrize(
+    "argv", [["train", "--help"], ["evaluate", "-h"], ["record", "-h"], ["bsuite", "--help"]]
+)
 def test_help(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)

@@ -22,7 +22,7 @@ LABEL = re.compile(r"[\w+-][\w+.-]*")
 
 @dataclasses.dataclass(frozen=True)
 class BsuiteArgs:
-    """Train an agent on experiments of bsuite, print its scores beside those of other agents.
+    """Train an agent on experiments of bsuite, and print its scores beside those of others.
 
     EXPERIMENTS are names of experiments (deep_sea), tags (exploration) or settings (deep_sea/7),
     with commas between them. Settings that the agent has been trained on are left out, so the same

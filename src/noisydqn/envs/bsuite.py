@@ -21,7 +21,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.names import BSUITE
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
-from noisydqn.errors import MissingExtraError, UserError
+from noisydqn.errors import MissingExtraError, UserError, in_one_line
 
 DEEP_SEAS = {"deep_sea": True, "deep_sea_stochastic": False}
 """Experiments with DeepSea, and whether they are deterministic."""
@@ -72,13 +72,20 @@ class BsuiteEnv(gymnasium.Env[np.ndarray, np.int64]):
         bsuite_id: the experiment and the number of its setting, such as "catch/0".
 
     Raises:
-        UserError: there is no such setting, or bsuite is not installed.
+        UserError: there is no such setting, bsuite is not installed, or its data cannot be
+            downloaded.
     """
 
     def __init__(self, bsuite_id: str) -> None:
         settings = settings_of(bsuite_id)
         bsuite: Any = importlib.import_module("bsuite")
-        self._env: Any = bsuite.load(bsuite_id.partition("/")[0], settings)
+        try:
+            self._env: Any = bsuite.load(bsuite_id.partition("/")[0], settings)
+        except OSError as error:  # of mnist, which fetches its images
+            raise UserError(
+                f"bsuite's {bsuite_id} cannot be made ({in_one_line(error)}): bsuite downloads its "
+                "data when it is first made; go online, or leave it out"
+            ) from error
         self.observation_space = _box(self._env.observation_spec())
         self.action_space = spaces.Discrete(self._env.action_spec().num_values)
         self._before = self._counts()

@@ -157,7 +157,7 @@ def draw_radar(scores: Mapping[str, Scores]) -> bytes:
     for name, of_agent in scores.items():
         means = [of_agent.tags[tag].mean if tag in of_agent.tags else 0.0 for tag in tags]
         closed = [*angles, angles[0]], [*means, means[0]]
-        (line,) = axes.plot(*closed, "o-", label=name)
+        (line,) = axes.plot(*closed, "o-", label=name, clip_on=False)
         axes.fill(*closed, alpha=0.15, color=line.get_color())
     axes.set_xticks(angles, [tag.replace("_", " ") for tag in tags])
     axes.set(ylim=(0, 1), yticks=[0.25, 0.5, 0.75, 1], title="bsuite: score by tag")
