@@ -5,6 +5,8 @@ from typing import Any
 
 FAILED, REFUSED = 1, 2
 """Exit codes of the command: a run ended with an error and was saved; nothing was done."""
+SIGNALLED = 128
+"""Exit codes of commands that a signal stopped begin after this one, as in a shell."""
 
 MAX_REASON = 300
 """Characters shown of another error's message."""

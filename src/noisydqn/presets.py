@@ -3,7 +3,7 @@
 import re
 
 from noisydqn.config.config import Config, variant_name
-from noisydqn.envs.names import ATARI, CATCHER, DEEP_SEA, GYMNAX, MINATAR, namespace, prefix
+from noisydqn.envs.names import ATARI, BSUITE, CATCHER, DEEP_SEA, GYMNAX, MINATAR, namespace, prefix
 
 DEFAULT_PRESET = "catcher"
 
@@ -420,6 +420,8 @@ def config_for(env: str, learner: str | None = None) -> Config:
     family = FAMILIES.get(namespace(env), "default")
     if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
+    if prefix(env) == BSUITE:
+        family = "deepsea"
     config = with_learner(PRESETS[family], learner)
     return config.replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))
 

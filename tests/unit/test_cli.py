@@ -58,7 +58,7 @@ def test_the_cache_is_passed_to_training(
         (
             ["fly"],
             "no command 'fly': there are train, resume, evaluate, record, export, push, pull, "
-            "presets",
+            "bsuite, presets",
         ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
@@ -173,7 +173,7 @@ def test_a_preset_is_shown_as_the_options_that_make_it(
 @pytest.mark.parametrize(
     "default",
     [
-        help_on(Config(), "catcher"),
+        help_on(Config(), TrainArgs("catcher")),
         ResumeArgs(Path()),
         EvaluateArgs(Path()),
         RecordArgs(Path()),
@@ -266,7 +266,9 @@ def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None
     assert "usage: noisydqn" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["train", "--help"], ["evaluate", "-h"], ["record", "-h"]])
+@pytest.mark.parametrize(
+    "argv", [["train", "--help"], ["evaluate", "-h"], ["record", "-h"], ["bsuite", "--help"]]
+)
 def test_help(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)

@@ -41,6 +41,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"env": "MinAtar/Breakout-v1"},
     {"env": "noisydqn/Catcher-v0"},
     {"env": "gymnax:CartPole-v1"},
+    {"env": "bsuite:catch/0"},
     {"env": "no-such-environment"},
     {"env": "GymV26Environment-v0", "env_kwargs": '{"env_id": "CartPole-v1"}'},
     {"env": "FrozenLake-v1", "env_kwargs": '{"map_name": "8x8", "is_slippery": false}'},

@@ -46,6 +46,7 @@ SPEC = HostEnvironment.create(noisydqn.Config(env="CartPole-v1").environment, Co
     [
         ("noisydqn/Catcher-v0", {}),
         ("noisydqn/DeepSea-v0", {"env_kwargs": {"size": 3}}),
+        ("bsuite:cartpole/0", {}),
         (
             "gymnax:Breakout-MinAtar",
             {"learner": "replay", "normalize_rewards": True, "acting_noise_shared": True},

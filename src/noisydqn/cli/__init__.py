@@ -20,7 +20,8 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import parse
-from noisydqn.errors import FAILED, REFUSED, QuitError, UserError, counted, in_one_line
+from noisydqn.envs.names import BSUITE, GYMNAX, prefix
+from noisydqn.errors import FAILED, REFUSED, SIGNALLED, QuitError, UserError, counted, in_one_line
 from noisydqn.options import hint_of
 from noisydqn.output import discard, lasting_output, tell
 
@@ -37,13 +38,14 @@ commands:
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
+  bsuite [EXPERIMENTS]       train on experiments of bsuite, and compare agents
   presets [NAME]             list the presets, or the options of one
 
 noisydqn COMMAND --help shows a command's options.
 
 NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that your module registers,
-'python:module.function' for one that your function makes, 'gymnax:Name', or the folder or
-config.json of a run, whose options are used again.
+'python:module.function' for one that your function makes, 'gymnax:Name', 'bsuite:catch/0', or the
+folder or config.json of a run, whose options are used again.
 
 examples:
   noisydqn train                            learn Catcher from pixels
@@ -54,10 +56,8 @@ examples:
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
   noisydqn export runs/one --format onnx
+  noisydqn bsuite deep_sea,catch
 """
-
-SIGNALLED = 128
-"""Exit codes of commands that a signal stopped begin after this one, as in a shell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,12 @@ def _presets(argv: Sequence[str]) -> int:
     return presets(argv)
 
 
+def _bsuite(argv: Sequence[str]) -> int:
+    from noisydqn.cli.bsuite import bsuite
+
+    return bsuite(argv)
+
+
 def _cache(given: str | None) -> str | None:
     return "" if given == "none" else given
 
@@ -283,6 +289,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": _export,
     "push": _push,
     "pull": _pull,
+    "bsuite": _bsuite,
     "presets": _presets,
 }
 
@@ -354,7 +361,8 @@ def _command(argv: Sequence[str]) -> int:
 def _names_code(argv: Sequence[str]) -> bool:
     """Tell whether a command line names code of the user's, or trusts files that do."""
     return any(
-        word.partition("=")[0] == "--trust" or (":" in word and not word.startswith("gymnax:"))
+        word.partition("=")[0] == "--trust"
+        or (":" in word and prefix(word) not in (BSUITE, GYMNAX))
         for word in argv
     )
 

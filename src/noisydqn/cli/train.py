@@ -23,9 +23,9 @@ class TrainArgs:
 
     NAME sets the defaults of the options. It is a preset (noisydqn presets lists them), an id of
     Gymnasium, 'module:Id' for an environment that your module registers, 'python:module.function'
-    for one that your function makes, 'gymnax:Name', or the folder or config.json of a run, whose
-    options are used again. Steps are decisions of the agent, summed over environments; updates are
-    optimizer steps.
+    for one that your function makes, 'gymnax:Name', 'bsuite:catch/0', or the folder or config.json
+    of a run, whose options are used again. Steps are decisions of the agent, summed over
+    environments; updates are optimizer steps.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
@@ -76,15 +76,21 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
         name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
         words = [part for word in argv for part in word.split("=", 1)]
         learner = next((x for word, x in pairwise(words) if word == "--learner"), None)
-        show_help(help_on(config_named(name, (), learner=learner), name), f"train {name}")
+        config = config_named(name, (), learner=learner)
+        show_help(help_on(config, TrainArgs(name)), f"train {name}")
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")
     return args, {name: x for name, x in given.values.items() if name in config_options()}
 
 
-def help_on(config: Config, name: str) -> Any:
-    """Make a dataclass from which tyro prints the help of train: flat flags in sections."""
+def help_on(config: Config, args: Any) -> Any:
+    """Make a dataclass from which tyro prints a command's help: flat flags in sections.
+
+    Args:
+        config: the defaults of the options of a run.
+        args: an instance of the dataclass of the command's own arguments.
+    """
     fields: list[tuple[str, Any, Any]] = []
     for section in SECTIONS:
         value = _section(getattr(config, section))
@@ -92,9 +98,9 @@ def help_on(config: Config, name: str) -> Any:
     for section in VARIANTS:
         value = _variants(section, getattr(config, section))
         fields += [(section, type(value), dataclasses.field(default=value))]
-    kind = dataclasses.make_dataclass("Train", fields, bases=(TrainArgs,), frozen=True)
-    kind.__doc__ = TrainArgs.__doc__
-    return kind(name=name)
+    kind = dataclasses.make_dataclass("Arguments", fields, bases=(type(args),), frozen=True)
+    kind.__doc__ = args.__doc__
+    return kind(**vars(args))
 
 
 def _section(options: Any) -> Any:

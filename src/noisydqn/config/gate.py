@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from noisydqn.config.config import Config
-from noisydqn.envs.names import GYMNAX, prefix
+from noisydqn.envs.names import BSUITE, GYMNAX, prefix
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON, inert, is_inert
 
@@ -26,8 +26,8 @@ ALL = ("env", *NETWORK)
 def named_code(options: Mapping[str, Any]) -> dict[str, str]:
     """Find what options name that would be imported, by option.
 
-    Ids that Gymnasium or gymnax registers need no trust: their code is installed. Their arguments
-    need it where they could name a module, a file or an address.
+    Ids that Gymnasium, gymnax or bsuite registers need no trust: their code is installed. Their
+    arguments need it where they could name a module, a file or an address.
 
     Args:
         options: of a config, by their flat names.
@@ -35,7 +35,7 @@ def named_code(options: Mapping[str, Any]) -> dict[str, str]:
     env = str(options["env"])
     named = {name: str(options[name]) for name in NETWORK}
     code = {name: value for name, value in named.items() if value.startswith(PYTHON)}
-    if prefix(env) not in ("", GYMNAX):
+    if prefix(env) not in ("", BSUITE, GYMNAX):
         code["env"] = env
     elif any(map(_leads_out, _texts(json.loads(options["env_kwargs"])))):
         code["env"] = f"{env} with {options['env_kwargs']}"

@@ -5,8 +5,8 @@ CATCHER, DEEP_SEA = "noisydqn/Catcher-v0", "noisydqn/DeepSea-v0"
 ATARI, MINATAR = "ALE/", "MinAtar/"
 """Namespaces of ids that Gymnasium knows once their packages are imported."""
 
-GYMNAX = "gymnax:"
-"""The prefix of gymnax's names; that of functions is `imports.PYTHON`, any other is a module."""
+GYMNAX, BSUITE = "gymnax:", "bsuite:"
+"""Prefixes of packages' names; that of functions is `imports.PYTHON`, any other is a module."""
 
 
 def namespace(name: str) -> str:

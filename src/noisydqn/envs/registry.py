@@ -6,12 +6,12 @@ from typing import Any
 
 import gymnasium
 
-from noisydqn.envs import catcher, deep_sea, gymnax, python
+from noisydqn.envs import bsuite, catcher, deep_sea, gymnax, python
 from noisydqn.envs import gymnasium as by_id
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import accept
 from noisydqn.envs.jax_interface import JaxEnvironment
-from noisydqn.envs.names import CATCHER, DEEP_SEA, GYMNAX, prefix
+from noisydqn.envs.names import BSUITE, CATCHER, DEEP_SEA, GYMNAX, prefix
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.protocol import Environment
@@ -27,6 +27,7 @@ means the environment of the options."""
 FAMILIES: dict[str, Callable[[EnvironmentOptions, Notices | None], Environment]] = {
     CATCHER: catcher.make,
     DEEP_SEA: deep_sea.make,
+    BSUITE: bsuite.make,
     GYMNAX: gymnax.make,
     PYTHON: python.make,
 }
