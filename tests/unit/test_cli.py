@@ -86,7 +86,10 @@ def test_the_cache_is_passed_to_training(
         (["train", "--max-updates", "x"], "--max-updates must be a whole number or none, got 'x'"),
         (["train", "--discount", "1.1"], "--discount must be between 0 and 1, got 1.1"),
         (["train", "--discount", "nan"], "--discount must be between 0 and 1, got nan"),
-        (["train", "--noise", "white"], "must be one of factorised, independent, indexed, got 'white'"),
+        (
+            ["train", "--noise", "white"],
+            "must be one of factorised, independent, indexed, got 'white'",
+        ),
         (["train", "--noise"], "--noise needs a value: one of factorised, independent"),
         (["train", "--learning-rte", "1"], "--learning-rte: did you mean --learning-rate?"),
         (["train", "--learning_rte=1"], "--learning_rte: did you mean --learning-rate?"),

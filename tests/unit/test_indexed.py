@@ -321,6 +321,12 @@ def test_another_exploration_needs_none_of_a_presets_noise() -> None:
     assert noisy.replace(exploration="both").network.noise == "indexed"
     plain = noisy.replace(exploration="epsilon-greedy")
     assert plain == Config(exploration="epsilon-greedy")
+    other = noisy.replace(noise="independent")
+    assert other == Config(noise="independent", matched_targets=True, noise_samples=4)
+    parallel = noisy.replace(learner="parallel", exploration="greedy")
+    assert parallel == Config(learner="parallel", exploration="greedy")
+    with pytest.raises(ConfigError, match=r"--prior-scale 2\.0 and --noise independent exclude"):
+        noisy.replace(noise="independent", prior_scale=2.0)
     with pytest.raises(ConfigError, match="--noise-samples 2 and --exploration greedy exclude"):
         noisy.replace(exploration="greedy", noise_samples=2)
 

@@ -47,12 +47,10 @@ VARIANTS: dict[str, Mapping[str, type]] = {
 """Sections of which there are variants, by the name that chooses one."""
 
 
-OF_NOISE = {
-    "network": ("noise", "index_dim", "prior_scale", "noise_in"),
-    "learning": ("update_noise", "noise_samples", "matched_targets"),
-    "learner": ("target_perturbation",),
-}
-"""Options that need noisy layers, by section."""
+OF_NOISE = ("noise", "noise_in", "update_noise", "noise_samples", "matched_targets")
+"""Options that need noisy layers."""
+OF_INDEX = ("index_dim", "prior_scale", "target_perturbation")
+"""Options that need indexed noise."""
 
 
 def _defaults() -> dict[str, Any]:
@@ -197,6 +195,7 @@ def variant_name(section: str, variant: Any) -> str:
 def _changed(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return sections with some options changed, checked again."""
     refuse_unknown(options, option_hints())
+    options = {**_put_back(sections, options), **options}
     changed = dict(sections)
     if "preset" in options:
         changed["preset"] = convert("preset", options["preset"], option_hints()["preset"])
@@ -207,24 +206,32 @@ def _changed(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
             changed[section] = dataclasses.replace(changed[section], **own)
     for section in VARIANTS:
         changed[section] = _changed_variant(section, changed[section], options)
-    return changed | (_without_noise(changed, options) if "exploration" in options else {})
-
-
-def _without_noise(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sections whose options of noise are put back, where exploration has none.
-
-    So a preset's noise does not stand in the way of another exploration. Those that are given
-    beside the exploration stay, and are refused.
-    """
-    exploration = sections["exploration"]
-    if isinstance(exploration, Imported) or exploration.noisy_layers:
-        return {}
-    changed: dict[str, Any] = {}
-    for section, names in OF_NOISE.items():
-        own = {x.name: x.default for x in dataclasses.fields(sections[section])}
-        put_back = {name: own[name] for name in names if name in own and name not in options}
-        changed[section] = dataclasses.replace(sections[section], **put_back)
     return changed
+
+
+def _put_back(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of options of noise that others make pointless, but for those given.
+
+    So a preset's noise does not stand in the way of another kind of noise or exploration. One that
+    is given beside them stays, and is refused.
+    """
+    exploration = options.get("exploration")
+    if isinstance(exploration, str) and exploration in EXPLORERS:
+        exploration = EXPLORERS[exploration]()
+    known = isinstance(exploration, Explorer) and not isinstance(exploration, Imported)
+    names: tuple[str, ...] = ()
+    if known and not exploration.noisy_layers:
+        names = (*OF_NOISE, *OF_INDEX)
+    elif options.get("noise", "indexed") != "indexed":
+        names = OF_INDEX
+    defaults = {
+        field.name: field.default
+        for section in ("network", "learning", "learner")
+        for field in dataclasses.fields(sections[section])
+    }
+    if "learner" in options:  # which starts from its own defaults
+        names = tuple(name for name in names if name in homes())
+    return {name: defaults[name] for name in names if name in defaults and name not in options}
 
 
 def _changed_variant(section: str, current: Any, options: Mapping[str, Any]) -> Any:
