@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import parse
+from noisydqn.cli.report import report_runs
 from noisydqn.errors import FAILED, REFUSED, QuitError, UserError, counted, in_one_line
 from noisydqn.options import hint_of
 from noisydqn.output import discard, lasting_output, tell
@@ -34,6 +35,7 @@ commands:
   resume DIR [options]       continue a run that was stopped, or extend one
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       record a video of the best weights of a run
+  report DIR... [options]    compare runs on one page, with intervals
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
@@ -53,6 +55,7 @@ examples:
   noisydqn resume runs/one
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
+  noisydqn report runs --out report.html
   noisydqn export runs/one --format onnx
 """
 
@@ -280,6 +283,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "record": _record,
+    "report": report_runs,
     "export": _export,
     "push": _push,
     "pull": _pull,
