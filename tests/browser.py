@@ -102,7 +102,10 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=page.absolute().as_uri())
         self.wait("document.readyState === 'complete'")
-        self.wait("!document.querySelector('[data-figure]') || !!document.querySelector('svg')")
+        self.wait(
+            "[...document.querySelectorAll('[data-figure]')].every("
+            "x => !x.checkVisibility() || x.firstChild)"
+        )
 
     def run(self, script: str) -> Any:
         """Evaluate JavaScript; returns its value, or that of its promise."""

@@ -43,7 +43,9 @@ def test_figures_are_drawn_without_a_request_or_an_error(browser: Browser, page:
     browser.open(page)
     assert browser.requests == [page.as_uri()]
     assert browser.problems == []
-    open_figures = "[...document.querySelectorAll('[data-figure]')].filter(x => x.clientWidth)"
+    open_figures = (
+        "[...document.querySelectorAll('[data-figure]')].filter(x => x.checkVisibility())"
+    )
     assert browser.run(f"{open_figures}.length") >= 6
     assert browser.run(f"{open_figures}.every(x => x.querySelector('svg path, svg circle'))")
     assert paths(browser) == 2
@@ -87,6 +89,12 @@ def test_closed_parts_are_drawn_when_they_are_opened(browser: Browser, page: Pat
     browser.open(page)
     browser.run("document.querySelectorAll('details').forEach(x => x.open = true)")
     browser.wait("[...document.querySelectorAll('[data-figure]')].every(x => !!x.firstChild)")
+    browser.run("document.querySelectorAll('details').forEach(x => x.open = false)")
+    browser.run("document.querySelector('input[value=seconds]').click()")
+    browser.run("document.querySelectorAll('details').forEach(x => x.open = true)")
+    shown = "[...document.querySelectorAll('details [data-figure] text')].map(x => x.textContent)"
+    browser.wait(f"{shown}.includes('seconds of training')")
+    browser.wait(f"!{shown}.includes('environment steps')")
     assert browser.problems == []
 
 
@@ -106,7 +114,7 @@ def test_the_page_is_readable(width: int, dark: bool, browser: Browser, page: Pa
     browser.open(page, width, dark=dark)
     assert browser.run("document.documentElement.scrollWidth") <= width
     smallest = "Math.min(...[...document.querySelectorAll('svg text, td, p, li')].filter("
-    smallest += "x => x.clientWidth !== 0).map(x => parseFloat(getComputedStyle(x).fontSize)))"
+    smallest += "x => x.checkVisibility()).map(x => parseFloat(getComputedStyle(x).fontSize)))"
     assert browser.run(smallest) >= 11
     scale = f"{FIRST}.clientWidth / {FIRST}.viewBox.baseVal.width"
     assert browser.run(scale) == pytest.approx(1, abs=0.05)

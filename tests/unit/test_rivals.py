@@ -154,8 +154,11 @@ def write_events(file: Path, points: Sequence[tuple[str, int, float]]) -> None:
         writer.flush()
 
 
-EPISODES = [("charts/episodic_return", 10, 1.0), ("charts/SPS", 10, 9.0)]
-EPISODES += [("charts/episodic_return", 20, 2.0)]
+EPISODES = [
+    ("charts/episodic_return", 10, 1.0),
+    ("charts/SPS", 10, 9.0),
+    ("charts/episodic_return", 20, 2.0),
+]
 
 
 def test_events_of_cleanrl(tmp_path: Path) -> None:

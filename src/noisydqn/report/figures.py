@@ -266,12 +266,17 @@ def column(run: Run, table: str, name: str) -> Series:
 def measured(
     scene: Scene, colors: Mapping[str, int], table: str, name: str, words: str
 ) -> Figure | None:
-    """Return a column of the runs' tables over training; None if no run has it."""
+    """Return a column of the runs' tables over training, from 0 on; None if no run has it."""
     groups = [
         _group(cell, colors, [column(run, table, name) for run in cell.runs])
         for cell in scene.cells.values()
     ]
-    return lines(scene.env, words, groups, seeds=False, band=False)
+    return _from_zero(lines(scene.env, words, groups, seeds=False, band=False))
+
+
+def _from_zero(figure: Figure | None) -> Figure | None:
+    """Let the vertical axis include 0."""
+    return figure and figure | {"floor": 0}
 
 
 def sigmas(cell: Cell) -> Figure | None:
@@ -292,7 +297,8 @@ def sigmas(cell: Cell) -> Figure | None:
         for color, name in enumerate(list(names)[:MAX_LAYERS])
     ]
     title = f"{cell.variant} on {cell.env}"
-    return lines(title, "mean |sigma| of each layer", groups, seeds=False, band=False)
+    words = "mean |sigma| of each layer"
+    return _from_zero(lines(title, words, groups, seeds=False, band=False))
 
 
 def statistics_of(scene: Scene) -> list[str]:

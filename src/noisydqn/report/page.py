@@ -87,6 +87,7 @@ class Page:
     axes: Mapping[str, str]
     curves: Sequence[Figure]
     several_seeds: bool
+    one_env: bool  # which figures need not name
     sections: Sequence[Section]
 
 
@@ -114,6 +115,7 @@ def make_page(results: Results, tuned: Sequence[int] | None = None) -> Page:
         axes=axes,
         curves=curves,
         several_seeds=max(seeds) > 1,
+        one_env=len(results.scenes) == 1 == len(results.variants),
         sections=[x for x in _sections(results, colors, few=few) if x.filled],
     )
 

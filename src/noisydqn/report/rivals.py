@@ -275,7 +275,7 @@ def _events(file: File) -> Iterator[tuple[str, tuple[float, float, float]]]:
     from tensorboard.compat.proto import event_pb2
     from tensorboard.util import tensor_util
 
-    make_event: Any = event_pb2.Event  # protobuf makes the class at run time, without types
+    protocol: Any = event_pb2  # protobuf makes its classes at run time, without types
     wanted, number, read = {*EPISODE_TAGS, *EVALUATION_TAGS}, 0, 0
     try:
         _limit(file, MAX_LOG_BYTES)
@@ -283,7 +283,7 @@ def _events(file: File) -> Iterator[tuple[str, tuple[float, float, float]]]:
             for record in RawEventFileLoader(path).Load():
                 number += 1
                 read += len(record) + RECORD_FRAME
-                event = make_event.FromString(record)
+                event = protocol.Event.FromString(record)
                 for value in event.summary.value:
                     if value.tag in wanted:
                         x = (

@@ -41,7 +41,7 @@ def _alone(cell: Cell) -> Verdict:
         trained += f" in {run.seconds:,.0f} s" if run.seconds == run.seconds else ""
         return Verdict(
             f"{cell.variant} on {cell.env}, seed {run.seed}",
-            f"final return {show(float(cell.finals[0]))} after {trained}",
+            f"final return {show(float(cell.finals[0]))} after {trained}{_best(run)}",
         )
     interval = statistics.aggregate([cell.finals], resampling())
     few = "" if interval.known else f" (no interval below {MIN_SEEDS} seeds)"
@@ -51,6 +51,12 @@ def _alone(cell: Cell) -> Verdict:
         f"final return {show(interval)}{few}, from {show(low)} to {show(high)}, "
         f"{counted(len(cell.runs), 'seed')}",
     )
+
+
+def _best(run: Run) -> str:
+    if run.best_return is None:
+        return ""
+    return f"; the best weights return {show(run.best_return)} in episodes that did not choose them"
 
 
 def warnings(results: Results, tuned: Sequence[int] | None = None) -> list[str]:

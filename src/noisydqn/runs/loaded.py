@@ -1,6 +1,7 @@
 """Runs as tables, for notebooks."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def load_runs(
     Raises:
         UserError: there is no run or no return, or a file cannot be read.
     """
-    given = [paths] if not isinstance(paths, list | tuple) else paths
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
     results = make_results(read_recorded(given, env), threshold)
     rows = [
         dict(zip(SEED_COLUMNS, row, strict=True)) | {"status": status_of(run), "folder": run.place}

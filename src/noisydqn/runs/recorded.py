@@ -165,7 +165,7 @@ def _read_job(folder: Folder, job: _Job, command: str) -> Run:
     else:
         run = Run(place=str(place), env=job.environment, seed=job.seed)
         ended = job.status
-    about = run.about | ({"command": command} if command else {})
+    about = {**run.about, **({"command": command} if command else {})}
     return dataclasses.replace(
         run, variant=job.variant, status=ended, reason=job.reason or "", about=about
     )
@@ -201,6 +201,7 @@ def read_run(folder: RunFolder) -> Run:
         evaluations=clock.series(known["evaluations"], "mean_return"),
         episodes=clock.series(known["episodes"], "return"),
         solved_at=_solved(summary),
+        best_return=_number(summary.get("evaluation") or {}, "mean_return"),
         options=options,
         about=_about(folder, summary),
         tables=known,
@@ -211,8 +212,9 @@ def read_run(folder: RunFolder) -> Run:
 def _number(summary: Mapping[str, Any], name: str) -> float | None:
     """Read a number of a summary; None if it is something else."""
     value = summary.get(name)
-    is_number = isinstance(value, int | float) and abs(value) < MAX_NUMBER
-    return float(value) if is_number else None
+    if isinstance(value, int | float) and abs(value) < MAX_NUMBER:
+        return float(value)
+    return None
 
 
 def _last(values: Sequence[float], otherwise: float) -> float:

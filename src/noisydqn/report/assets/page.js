@@ -65,7 +65,8 @@
       const { y, low = [], high = [] } = group.middle[axis];
       values.push(...y, ...low, ...high, ...group.seeds.flatMap((seed) => seed.y));
     }
-    const [low, high] = extent(values, [0, 1]);
+    let [low, high] = extent(values, [0, 1]);
+    if (figure.floor !== undefined) low = Math.min(low < figure.floor ? low : figure.floor, high);
     if (figure.level === undefined) return [low, high];
     const around = extent([low, high, figure.level], [0, 1]);
     // A threshold far away would leave no room for the curves.
@@ -237,7 +238,7 @@
   const draw = { lines: drawLines, dots: drawDots };
   const hosts = [...document.querySelectorAll("[data-figure]")];
   const redraw = (host) => {
-    if (host.clientWidth === 0) return; // in a closed part
+    if (!host.checkVisibility()) return; // in a closed part
     const figure = figures[host.dataset.figure];
     draw[figure.kind](host, figure);
   };
@@ -253,6 +254,9 @@
   });
   hosts.forEach((host) => observer.observe(host));
 
+  for (const part of document.querySelectorAll("details")) {
+    part.addEventListener("toggle", () => hosts.filter((x) => part.contains(x)).forEach(redraw));
+  }
   for (const input of document.querySelectorAll("input[name=axis]")) {
     input.addEventListener("change", () => {
       state.axis = input.value;
