@@ -183,8 +183,11 @@ def finals(scene: Scene, colors: Mapping[str, int]) -> Figure:
 
 
 def solved(scene: Scene, colors: Mapping[str, int]) -> Figure | None:
-    """Return the share of seeds that are solved, over steps and seconds (Kaplan-Meier)."""
-    if scene.threshold is None:
+    """Return the share of seeds that are solved, over steps and seconds (Kaplan-Meier).
+
+    None if there is no threshold, or no seed reached it.
+    """
+    if scene.threshold is None or not any(cell.solved.any() for cell in scene.cells.values()):
         return None
     groups: list[dict[str, Any]] = []
     has_seconds = all(np.isfinite(cell.solved_seconds).all() for cell in scene.cells.values())

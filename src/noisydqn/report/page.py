@@ -147,6 +147,7 @@ def _subtitle(results: Results) -> str:
 
 
 def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list[Section]:
+    several = len(results.complete) > 1
     tables = [summaries.aggregate_table(results)]
     overall = [figures.profile(results, colors)]
     closed = [] if few else [*_measured(results, colors)]
@@ -155,13 +156,22 @@ def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list
     dots = [] if few else [figures.finals(scene, colors) for scene in results.scenes]
     return [
         Section("Returns", dots, [summaries.return_table(results)]),
-        Section("Comparisons", tables=_tables(summaries.comparison_table(results))),
+        Section(
+            "Comparisons",
+            tables=_tables(summaries.comparison_table(results)),
+            matrix={} if several else _matrix(results),
+        ),
         Section(
             "Time to solve",
             _kept(figures.solved(scene, colors) for scene in results.scenes) if not few else [],
             _tables(summaries.time_table(results)),
         ),
-        Section("Over environments", _kept(overall), _tables(*tables), _matrix(results)),
+        Section(
+            "Over environments",
+            _kept(overall),
+            _tables(*tables),
+            _matrix(results) if several else {},
+        ),
         Section("Noise", noise, closed=len(noise) > MAX_OPEN),
         Section("Training episodes" if _evaluated(results) else "Evaluations", others, closed=True),
         Section("Other measurements", closed, closed=True),

@@ -285,7 +285,7 @@ def _events(file: File) -> Iterator[tuple[str, tuple[float, float, float]]]:
                 read += len(record) + RECORD_FRAME
                 event = protocol.Event.FromString(record)
                 for value in event.summary.value:
-                    if value.tag in wanted:
+                    if value.tag in wanted and not value.tensor.tensor_shape.dim:  # a scalar
                         x = (
                             float(tensor_util.make_ndarray(value.tensor))
                             if value.HasField("tensor")

@@ -167,7 +167,7 @@ def comparison_table(results: Results) -> Table | None:
         "The probability of improvement is that of a run of the variant having a higher final "
         "return than a run of the other; ties count one half. p is that of Mann and Whitney's "
         "rank test. Above and below need both intervals and p < 0.05. Each line is judged by "
-        f"itself: of {len(pairs)} comparisons of equal variants, one in twenty would mislead."
+        "itself: of twenty comparisons of equal variants, one would mislead."
     )
     return Table("Comparisons", header, tuple(map(_comparison_row, pairs)), note)
 
@@ -209,9 +209,12 @@ def aggregate_table(results: Results) -> Table | None:
 
 
 def improvement_matrix(results: Results) -> dict[tuple[str, str], Interval]:
-    """Return the probabilities of improvement over all environments that are complete."""
-    several = len(results.variants) > 1 and results.complete
-    return improvements(results) if several else {}
+    """Return the probabilities of improvement over all environments that are complete.
+
+    There are none where the comparisons say the same: of two variants in one environment.
+    """
+    more = len(results.variants) > 2 or len(results.complete) > 1
+    return improvements(results) if more and results.complete else {}
 
 
 def difference_table(results: Results) -> Table | None:
