@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from html import unescape
 from html.parser import HTMLParser
@@ -254,6 +255,14 @@ def test_bad_input_is_refused_in_one_line(
     Path("damaged/episodes.csv").write_text("step,return\n1,2\n3,x\n")
     assert line in refused(capsys, "report", *argv)
     assert not Path("report.html").exists()
+
+
+def test_training_does_not_import_what_its_page_needs() -> None:
+    code = (
+        "import noisydqn.runs.api, sys\n"
+        "assert not {'jinja2', 'scipy.stats', 'noisydqn.report.page'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_from_python_an_unknown_option_is_refused() -> None:
