@@ -57,8 +57,8 @@ def test_the_cache_is_passed_to_training(
     [
         (
             ["fly"],
-            "no command 'fly': there are train, resume, evaluate, record, export, push, pull, "
-            "presets",
+            "no command 'fly': there are train, resume, evaluate, record, report, export, push, "
+            "pull, presets",
         ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),

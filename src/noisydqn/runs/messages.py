@@ -97,7 +97,7 @@ def closing_lines(
     is_call = is_inert(config.environment.env)
     played = folders[0].path if is_call else out  # a call takes the folder of one seed
     page = RunFolder.at(out).report
-    look = [f"open {page} for returns, noise and the video"] if page.exists() else []
+    look = [f"all of it on one page: {page}"] if page.exists() else []
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
         f"without noise {weights}: {achieved}",
