@@ -21,6 +21,7 @@ from noisydqn.report.results import Cell, make_results
 NAME = "coverage"
 SEEDS, SIMULATIONS, RESAMPLES = (5, 10, 20), 1_000, 1_000
 LARGE = 2_000_000
+MEASURED = ("iqm", "improvement", "difference", "wrong")
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 DISTRIBUTIONS: dict[str, Draw] = {
@@ -57,7 +58,7 @@ def measure(draw: Draw, seeds: int, rng: np.random.Generator) -> dict[str, float
     """Simulate; returns the shares of intervals that contain the truth and of wrong verdicts."""
     large = np.sort(draw(rng, LARGE))
     true_iqm = float(large[LARGE // 4 : -LARGE // 4].mean())
-    counts = dict.fromkeys(("iqm", "improvement", "difference", "wrong"), 0)
+    counts: dict[str, int] = dict.fromkeys(MEASURED, 0)
     for _ in range(SIMULATIONS):
         x, y = draw(rng, seeds), draw(rng, seeds)
         for name, strata, statistic, truth in (
@@ -75,9 +76,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Format the results."""
     header = ("returns", "seeds", "interquartile mean", "probability of improvement")
     header = (*header, "difference of medians", "wrong verdicts")
-    names = ("iqm", "improvement", "difference", "wrong")
     lines = [
-        [row["returns"], row["seeds"], *(f"{row[name]:.1%}" for name in names)] for row in rows
+        [row["returns"], row["seeds"], *(f"{row[name]:.1%}" for name in MEASURED)] for row in rows
     ]
     return results.markdown(header, lines)
 

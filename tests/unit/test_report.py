@@ -207,6 +207,7 @@ def test_the_page_of_a_run_is_small(tmp_path: Path) -> None:
     assert ("CartPole-v1", "return of training episodes, exploring") in titles
     assert ("noisy on CartPole-v1", "mean |sigma| of each layer") in titles
     assert "One seed says little" in page
+    assert f"these options: noisydqn train {tmp_path / 'run'} --seed 1<" in page
 
 
 def test_the_page_of_several_seeds(tmp_path: Path) -> None:

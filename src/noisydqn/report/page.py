@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -177,7 +178,12 @@ def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list
         Section("Other measurements", closed, closed=True),
         Section("Videos", videos=_videos(results)),
         Section("Seeds", tables=[summaries.seed_table(results)]),
-        Section("Options", tables=_options(results), closed=len(results.variants) == 1),
+        Section(
+            "Options",
+            tables=_options(results),
+            lines=_again(results.runs[0]) if few else (),
+            closed=len(results.variants) == 1,
+        ),
         Section("Origin", tables=_tables(summaries.about_table(results.runs))),
         Section("How to read this page", lines=METHODS, closed=True),
     ]
@@ -240,6 +246,12 @@ def _options(results: Results) -> list[Table]:
     options = next((run.options for run in results.runs if run.options), {})
     rows = tuple((name, shown(value)) for name, value in options.items())
     return [Table("All options", ("option", "value"), rows)] if rows else []
+
+
+def _again(run: Run) -> list[str]:
+    """Say how to train with the options of a run again."""
+    command = f"noisydqn train {shlex.quote(run.place)} --seed {run.seed + 1}"
+    return [f"Another seed with these options: {command}"] if run.options else []
 
 
 def _videos(results: Results) -> list[Video]:
