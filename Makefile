@@ -48,6 +48,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.throughput --peer --atari
 	$(BIN)/python -m benchmarks.solve
 	$(BIN)/python -m benchmarks.checkpoint
+	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.readme

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     catcher,
     checkpoint,
+    coverage,
     minatar,
     misfortune,
     notebook_update,
@@ -22,9 +23,10 @@ from benchmarks import (
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *(ROOT / "docs" / page for page in ("design.md", "resume.md", "benchmarks.md")))
+DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
+PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(catcher, checkpoint, minatar, misfortune, notebook_update),
+    *(catcher, checkpoint, coverage, minatar, misfortune, notebook_update),
     *(replay, throughput, torso, update),
 )
 TABLES = {

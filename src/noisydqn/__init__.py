@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noisydqn.runs.api import resume, train
     from noisydqn.runs.callbacks import Callback, Training
     from noisydqn.runs.folder import load_config
+    from noisydqn.runs.loaded import load_runs
     from noisydqn.runs.result import Result
     from noisydqn.runs.saved import evaluate, load_policy, record
     from noisydqn.runs.trackers import Tracker
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "load_policy",
+    "load_runs",
     "record",
     "resume",
     "sample_noise",
@@ -59,6 +61,7 @@ _HOMES = {
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",
     "load_policy": "noisydqn.runs.saved",
+    "load_runs": "noisydqn.runs.loaded",
     "record": "noisydqn.runs.saved",
     "resume": "noisydqn.runs.api",
     "sample_noise": "noisydqn.nets.noisy",

@@ -16,29 +16,30 @@ from tests.strangers.spoil import (
     options,
     write,
 )
-from tests.strangers.victim import EVERY, OPTIONS, PLAY, POLICY, PUSH, RESUME, Victim
+from tests.strangers.victim import EVERY, OPTIONS, PLAY, POLICY, PUSH, REPORT, RESUME, Victim
 
 # What has the path of a file
 
 ON, ENDS = {"resume"}, {"resume the end"}
 TOUCHED: dict[str, Set[str]] = {
-    "config.json": EVERY,
+    "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS,
     "best.safetensors": PLAY | POLICY | PUSH | ON,
     "final.safetensors": PUSH | ON,
-    "summary.json": {"export"} | PUSH | ON,
-    "policy.mp4": {"record"} | PUSH | ON,
+    "summary.json": {"export"} | PUSH | ON | REPORT,
+    "policy.mp4": {"record"} | PUSH | ON | REPORT,
     "policy.safetensors": {"export"},
     "policy.safetensors.json": {"export"},
     "curves.png": PUSH | ON,
-    "metrics.csv": PUSH | ON,
-    "episodes.csv": PUSH | ON,
-    "evaluations.csv": PUSH | ON,
+    "report.html": ON,
+    "metrics.csv": PUSH | ON | REPORT,
+    "episodes.csv": PUSH | ON | REPORT,
+    "evaluations.csv": PUSH | ON | REPORT,
     "tensorboard": ON,
     "checkpoints": RESUME,
     "lock": RESUME,
     "checkpoints/none-yet": ON,
-    spoil.MANIFEST: ON,
+    spoil.MANIFEST: ON | REPORT,
     spoil.STATE: ON,
     "checkpoints/rows-00000001-000000.bin": ON,
     "checkpoints/checkpoint-00000002.json": ON,
@@ -47,7 +48,7 @@ TOUCHED: dict[str, Set[str]] = {
 }
 """The paths of a run, and the commands that read or write them."""
 READ: dict[str, Set[str]] = {
-    "config.json": EVERY,
+    "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS - PUSH,
     "best.safetensors": PLAY | POLICY,
 }
@@ -116,9 +117,9 @@ def code() -> Iterator[Attack]:
 # Contents
 
 JSON: dict[str, Set[str]] = {
-    "config.json": EVERY,
+    "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS - PUSH,
-    "summary.json": {"export"} | PUSH | ON,
+    "summary.json": {"export"} | PUSH | ON | REPORT,
 }
 """Files of JSON, and the commands that read them."""
 
@@ -161,7 +162,7 @@ EVALUATIONS: dict[str, Any] = {
 
 def summaries() -> Iterator[Attack]:
     """Change the summary, whose evaluation is repeated in the last lines and on the hub."""
-    tried = {"export"} | PUSH | ENDS
+    tried = {"export"} | PUSH | ENDS | REPORT
 
     def summary(**changes: Any) -> Spoil:
         return lambda victim: spoil.edit(victim, "summary.json", **changes)
@@ -214,7 +215,7 @@ def configs() -> Iterator[Attack]:
     """Give options values that no machine can hold, and names that lead elsewhere."""
     for name, changes in LARGE.items():
         yield Attack(name, options(**changes), OPTIONS | POLICY | {"evaluate", "resume"})
-    few = {"train", "load_policy", "evaluate"}
+    few = {"train", "load_policy", "evaluate"} | REPORT
     for option in ("preset", "env", "torso", "exploration", "distribution", "env_kwargs"):
         for value in NAMES:
             yield Attack(f"{value[:12]!r} as {option}", options(**{option: value}), few)
@@ -245,7 +246,8 @@ def seeds() -> Iterator[Attack]:
             inside.rename(victim.run / name)
 
         refused = frozenset[str]() if name == "seed1" else {"load_config", "evaluate"}
-        yield Attack(f"a run in {name!r}", nest, {"load_config", "evaluate", "resume"}, refused)
+        tried = {"load_config", "evaluate", "resume"} | REPORT
+        yield Attack(f"a run in {name!r}", nest, tried, refused)
 
 
 # Files of metrics
@@ -281,4 +283,4 @@ def tables() -> Iterator[Attack]:
                 (victim.run / name).write_bytes(data)
             spoil.manifest(lambda m: m["run"].update(file_sizes=[[2**40] * 3]))(victim)
 
-        yield Attack(f"tables with {kind}", spoiled, {"plot"} | PUSH | ENDS)
+        yield Attack(f"tables with {kind}", spoiled, {"plot"} | PUSH | ENDS | REPORT)

@@ -25,6 +25,7 @@ from noisydqn.export import export_run
 from noisydqn.play import video
 from noisydqn.runs import api, plots
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.reporting import report
 
 CONFIG = Config(
     env="CartPole-v1",
@@ -142,6 +143,7 @@ COMMANDS: dict[str, Callable[[Victim], object]] = {
     "train --resume": _train_on,
     "plot": lambda victim: real_curves(RunFolder.at(victim.run)).savefig(BytesIO(), format="png"),
     "load file": lambda victim: noisydqn.load_policy(victim.given).predict(np.zeros(4)),
+    "report": lambda victim: report(victim.run, out=victim.new / "report.html"),
     "resume the end": lambda victim: noisydqn.resume(victim.run, cache=""),
 }
 """Everything that reads a run."""
@@ -151,7 +153,8 @@ PLAY = {"evaluate", "record"}
 POLICY = {"load_policy", "export"}
 RESUME = {"resume", "train --resume"}
 PUSH = {"push"}
-EVERY = set(COMMANDS) - {"resume the end", "load file", "plot"}
+REPORT = {"report"}
+EVERY = set(COMMANDS) - {"resume the end", "load file", "plot", "report"}
 
 
 def attempt(victim: Victim, command: Callable[[Victim], object]) -> UserError | None:

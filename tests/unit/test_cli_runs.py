@@ -41,11 +41,12 @@ def test_plain_lines_where_there_is_no_terminal(run_and_lines: tuple[Path, list[
     assert lines[0] == f"catcher: 1,200 steps of noisydqn/Catcher-v0 into {folder}"
     assert any("of 1,200 steps" in line and "steps/s  sigma" in line for line in lines)
     assert sum("evaluation without noise: return" in line for line in lines) == 2
-    trained, played, places, following = lines[-4:]
+    trained, played, places, page, following = lines[-5:]
     assert trained.startswith("trained for 1,200 steps in ")
     assert played.startswith("without noise the best of 2 evaluated: ")
     assert played.endswith("% of the fruit caught")
     assert places == f"the video, curves, metrics and weights are in {folder}"
+    assert page == f"all of it on one page: {folder / 'report.html'}"
     assert following == f"next: noisydqn evaluate '{folder}'"
     assert max(map(len, lines)) < 80 + len(str(folder))
 
@@ -76,6 +77,7 @@ def test_a_run_leaves_these_files(run_folder: Path) -> None:
         "lock",
         "metrics.csv",
         "policy.mp4",
+        "report.html",
         "spaces.json",
         "summary.json",
         "checkpoints",
@@ -289,7 +291,7 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     argv[argv.index("--video-seconds") + 1] = "0"
     assert main(["train", *argv]) == 0
     assert capsys.readouterr() == ("", "")
-    names = {"checkpoints", "lock", "seed3", "seed4", "summary.json"}
+    names = {"checkpoints", "lock", "report.html", "seed3", "seed4", "summary.json"}
     assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [3, 4]

@@ -16,6 +16,7 @@ import optax
 import pytest
 import torch
 from benchmarks.readme import PAGES, README, ROOT, with_tables
+from tests.recorded import write_study
 
 import noisydqn
 from noisydqn.cli.compare import parse_compare
@@ -143,6 +144,11 @@ def for_policy() -> dict[str, Any]:
     return {"noisydqn": noisydqn, "observation": np.zeros(4)}
 
 
+def for_runs() -> dict[str, Any]:
+    write_study(Path("runs"), seeds=2)
+    return {"noisydqn": noisydqn}
+
+
 NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "learner/agent.py": for_agent,
     "nets/noisy.py": lambda: {
@@ -155,6 +161,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "runners/explorer.py": for_explorer,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "runs/api.py": for_run,
+    "runs/loaded.py": for_runs,
     "runs/saved.py": for_policy,
 }
 """Names that the examples in a module's docstrings use, by module."""

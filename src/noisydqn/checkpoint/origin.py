@@ -2,9 +2,12 @@
 
 import os
 import platform
+import subprocess
 import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -35,6 +38,7 @@ class Origin(msgspec.Struct, frozen=True):
     device: str  # JAX's kind of device
     cores: int  # that the process could use
     xla_flags: str
+    commit: str = ""  # of noisydqn's repository, "+" for changes since; "" if it is installed
 
     @classmethod
     def here(cls) -> "Origin":
@@ -49,6 +53,7 @@ class Origin(msgspec.Struct, frozen=True):
             device=current_device().device_kind,
             cores=usable_cores(),
             xla_flags=os.environ.get("XLA_FLAGS", ""),
+            commit=_commit(),
         )
 
     def differences(self, here: "Origin") -> str:
@@ -73,6 +78,20 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # it is used from its source
         return "unknown"
+
+
+@lru_cache
+def _commit() -> str:
+    """Name the commit of the repository that the package is used from."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    options: dict[str, Any] = {"cwd": root, "capture_output": True, "text": True, "timeout": 5}
+    try:
+        return subprocess.run(command, check=True, **options).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):  # without git, say
+        return ""
 
 
 def _processor() -> str:

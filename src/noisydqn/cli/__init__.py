@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import parse
+from noisydqn.cli.report import report_runs
 from noisydqn.cli.words import names_code, no_command
 from noisydqn.errors import FAILED, REFUSED, SIGNALLED, QuitError, UserError, counted, in_one_line
 from noisydqn.output import discard, lasting_output, tell
@@ -34,6 +35,7 @@ commands:
   compare [FILE] [options]   train a grid of variants, environments and seeds
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       record a video of the best weights of a run
+  report DIR... [options]    compare runs on one page, with intervals
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
@@ -55,6 +57,7 @@ examples:
   noisydqn compare --vary exploration=noisy,epsilon-greedy --env CartPole-v1 --seeds 10
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
+  noisydqn report runs --out report.html
   noisydqn export runs/one --format onnx
   noisydqn bsuite deep_sea,catch
 """
@@ -295,6 +298,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": _compare,
     "evaluate": _evaluate,
     "record": _record,
+    "report": report_runs,
     "export": _export,
     "push": _push,
     "pull": _pull,

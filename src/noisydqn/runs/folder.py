@@ -78,6 +78,11 @@ class RunFolder:
         return self.files.file("curves.png")
 
     @property
+    def report(self) -> File:
+        """The page about the run."""
+        return self.files.file("report.html")
+
+    @property
     def metrics(self) -> File:
         """A row for each chunk of steps."""
         return self.files.file("metrics.csv")
@@ -101,7 +106,8 @@ class RunFolder:
     def results(self) -> list[File]:
         """All files that training makes, but for checkpoints and TensorBoard events."""
         tables = [self.metrics, self.episodes, self.evaluations]
-        return [self.final, self.best, self.summary, self.video, self.curves, *tables]
+        shown = [self.video, self.curves, self.report]
+        return [self.final, self.best, self.summary, *shown, *tables]
 
     @property
     def checkpoints(self) -> Folder:

@@ -20,10 +20,12 @@ from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.messages import closing_lines, describe, stopped_line
+from noisydqn.runs.pages import write_page
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
 from noisydqn.runs.session import Session
 from noisydqn.runs.trackers import Terminal
+from noisydqn.runs.walls import Wall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,10 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
             if job.config.run.num_seeds > 1 and results:
                 keeper.restore()
                 job.claim.whole.summary.write_json({"seeds": [x.summary for x in results]})
+        if job.config.run.num_seeds > 1 and not ending.near:
+            Wall("writing the page", terminal.warn).call(
+                "", write_page, job.claim.whole, job.folders
+            )
         ending.conclude(job.out, job.config)
         if stopped_by is None:
             terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))

@@ -96,10 +96,13 @@ def closing_lines(
     video = "the video, " if any(folder.video.exists() for folder in folders) else ""
     is_call = is_inert(config.environment.env)
     played = folders[0].path if is_call else out  # a call takes the folder of one seed
+    page = RunFolder.at(out).report
+    look = [f"all of it on one page: {page}"] if page.exists() else []
     return [
         f"trained for {summaries[0]['steps']:,} steps in {seconds:.0f} s{reached}",
         f"without noise {weights}: {achieved}",
         f"{video}curves, metrics and weights are in {out}",
+        *look,
         f"next: {how_to('evaluate', played, config)}",
     ]
 

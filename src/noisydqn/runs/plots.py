@@ -1,12 +1,12 @@
 """Plots of a run, made from its CSV files."""
 
-import csv
 import math
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from noisydqn.errors import UserError, in_one_line, printable
 from noisydqn.folders import File
+from noisydqn.report.csv_table import MAX_CSV_BYTES, read_csv
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.tables import OLD_NAMES
 
@@ -19,10 +19,8 @@ Columns = dict[str, list[float]]
 MAX_WINDOW = 20
 """Largest number of episodes that the curve of training episodes averages."""
 
-MAX_CSV_BYTES = 2**26
-"""Bytes of the largest file that is read: two million episodes, or 200,000 rows of metrics."""
-MAX_DRAWN, MAX_LAYERS, MAX_LABEL = 1e35, 32, 60
-"""The largest number, the most layers and the longest name that are drawn."""
+MAX_LAYERS, MAX_LABEL = 32, 60
+"""The most layers and the longest name that are drawn."""
 
 COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
 """Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
@@ -47,28 +45,16 @@ def read_columns(file: File, *needed: str) -> Columns:
         if file.size() > MAX_CSV_BYTES:
             raise ValueError(f"it has more than {MAX_CSV_BYTES:,} bytes")
         with TextIOWrapper(file.reading(), encoding="utf-8", newline="") as text:
-            rows = filter(None, csv.reader(text))
-            names = [OLD_NAMES.get(name, name) for name in next(rows, [])]
-            columns: list[list[float]] = [[] for _ in names]
-            for row in rows:
-                for column, x in zip(columns, row, strict=True):
-                    column.append(_number(x))
-        if not any(columns):
-            return {}
-        if missing := {"step", *needed}.difference(names):
+            columns = read_csv(text, renamed=OLD_NAMES)
+        if columns and (missing := {"step", *needed}.difference(columns)):
             raise ValueError(f"it has no column {min(missing)}")
-        return dict(zip(names, columns, strict=True))
+        return columns
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{file} is damaged ({in_one_line(error)}): restore it from a copy, or remove it"
         ) from error
-
-
-def _number(text: str) -> float:
-    number = float(text or math.nan)
-    return number if abs(number) < MAX_DRAWN else math.nan
 
 
 def running_mean(values: list[float], window: int) -> list[float]:

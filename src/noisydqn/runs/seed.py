@@ -24,6 +24,7 @@ from noisydqn.runs.extensions import Callbacks, Extensions, Watchers
 from noisydqn.runs.folder import RunFolder, read_summary
 from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.keys import seed_keys
+from noisydqn.runs.pages import write_page
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
@@ -236,6 +237,7 @@ class SeedSession:
             if future is not None:
                 wait(future, take)
             take()
+        Wall("writing the page", warn).call("", write_page, self.folder)
 
     def _take_report(self, evaluation: Evaluation) -> None:
         if self.summary["evaluation"] is None:
