@@ -218,9 +218,13 @@ def _put_back(sections: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     exploration = options.get("exploration")
     if isinstance(exploration, str) and exploration in EXPLORERS:
         exploration = EXPLORERS[exploration]()
-    known = isinstance(exploration, Explorer) and not isinstance(exploration, Imported)
+    plain = (
+        isinstance(exploration, Explorer)
+        and not isinstance(exploration, Imported)  # which may have noisy layers
+        and not exploration.noisy_layers
+    )
     names: tuple[str, ...] = ()
-    if known and not exploration.noisy_layers:
+    if plain:
         names = (*OF_NOISE, *OF_INDEX)
     elif options.get("noise", "indexed") != "indexed":
         names = OF_INDEX
