@@ -365,6 +365,7 @@ def test_two_commands_at_once(tmp_path: Path) -> None:
     assert config(out)["seed"] == 1 + winner
     assert json.loads((out / "summary.json").read_text())["seed"] == 1 + winner
     files = {name.split("/")[0] for name in names(out)}
-    tables = {"metrics.csv", "episodes.csv", "evaluations.csv", "curves.png", "tensorboard"}
+    tables = {"metrics.csv", "episodes.csv", "evaluations.csv", "tensorboard"}
+    tables |= {"curves.png", "report.html"}
     weights = {"final.safetensors", "best.safetensors", "summary.json", "checkpoints"}
     assert files == EARLY | tables | weights

@@ -16,6 +16,7 @@ from tests.commands import TINY, refused
 
 from noisydqn import load_config
 from noisydqn.cli import main
+from noisydqn.config.stored import VERSION
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compiler")]
 
@@ -268,7 +269,7 @@ def test_files_that_are_not_weights_are_refused(
         ("dueling", False, "does not fit the config beside it"),
         ("steps", "many", "cannot be used"),
         ("steps", -1, "--steps must be at least 1"),
-        ("version", 99, "version 99, expected 4 or older"),
+        ("version", 99, f"version 99, expected {VERSION} or older"),
         ("surprise", 1, "unknown option 'surprise'"),
     ],
 )

@@ -49,7 +49,10 @@ RUNS = [f"CartPole-v1/{variant}/seed-{seed}" for seed in (0, 1) for variant in V
         (["--vary", "double"], "--vary double has a value that is empty: the form is --vary doub"),
         (["--vary", "double=yes,"], "has a value that is empty"),
         (["--vary", "n_step=1,two"], "--n-step must be a whole number, got 'two'"),
-        (["--vary", "noise=white"], "--noise must be one of factorised, independent, got 'white'"),
+        (
+            ["--vary", "noise=white"],
+            "--noise must be one of factorised, independent, indexed, got 'white'",
+        ),
         (
             ["--vary", "exploration=noisy,fly", "--env", "CartPole-v1"],
             "CartPole-v1, exploration=fly: --exploration must be one of",

@@ -72,6 +72,9 @@ ALLOWED = {
     ("runs.exported", "safetensors.safe_open"): "of the path that `File.opened` gives",
     ("runs.session", ".open"): "a seed's session, which is no file",
     ("keras", ".replace"): "a tensor of Keras, which is no path",
+    ("report.page", ".read_text"): "the page's own parts, which the package brings",
+    ("report.rivals", "numpy.load"): "of bytes that were read",
+    ("report.rivals", "zipfile.BadZipFile"): "an error, no file",
 }
 """What else touches files, by module and call, and why it is no file of a run."""
 

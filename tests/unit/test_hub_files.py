@@ -14,7 +14,7 @@ import safetensors.numpy
 from tests.hub import Hub, make_run, raising, serve, tree
 
 from noisydqn import PRESETS, UserError, hub
-from noisydqn.config.stored import to_stored
+from noisydqn.config.stored import VERSION, to_stored
 from noisydqn.runs import shared
 
 
@@ -67,13 +67,17 @@ def deep(data: bytes) -> bytes:
 def nested(data: bytes) -> bytes:
     """An object that holds lists ten thousand deep."""
     del data
-    return b'{"version": 4, "steps": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+    return b'{"version": %d, "steps": ' % VERSION + b"[" * 10_000 + b"]" * 10_000 + b"}"
 
 
 HOSTILE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("config.json", lambda _: b"\x80\x04garbage", "config.json cannot be used (JSON is malformed"),
     ("config.json", lambda _: b"[]", "config.json cannot be used (Expected `object`"),
-    ("config.json", lambda x: x.replace(b'"version": 4', b'"version": 9'), "version 9, expected 4"),
+    (
+        "config.json",
+        lambda x: x.replace(b'"version": %d' % VERSION, b'"version": 99'),
+        f"version 99, expected {VERSION}",
+    ),
     ("config.json", lambda x: x.replace(b'"steps"', b'"stops"'), "unknown option 'stops'"),
     ("config.json", lambda x: x.replace(b'"env"', b'"' + b"e" * 9_999 + b'"'), "unknown option"),
     ("config.json", nested, "config.json cannot be used ("),

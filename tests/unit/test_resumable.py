@@ -20,6 +20,8 @@ from noisydqn.checkpoint.reader import read_manifests
 from noisydqn.cli import main
 from noisydqn.config.config import Config
 from noisydqn.errors import UserError
+from noisydqn.options import hints_of
+from noisydqn.runners.exploration import Noisy
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.progress import StoredRun
 from noisydqn.runs.resumable import FREE, differing
@@ -187,7 +189,7 @@ def test_no_other_option_may_change(changes: dict[str, Any], words: str, run: Pa
     assert record is not None
     edit(run, **changes)
     if "exploration" in changes:
-        edit_away(run, "acting_noise", "acting_noise_shared")
+        edit_away(run, *hints_of(Noisy))
     before = contents(run)
     with pytest.raises(UserError) as caught:
         resume(run, quiet=True)
