@@ -43,6 +43,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.torso
 	$(BIN)/python -m benchmarks.notebook_update
 	$(BIN)/python -m benchmarks.update
+	$(BIN)/python -m benchmarks.parallel
 	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.catcher
 	$(BIN)/python -m benchmarks.throughput --peer --atari

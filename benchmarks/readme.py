@@ -10,9 +10,11 @@ from benchmarks import (
     catcher,
     checkpoint,
     coverage,
+    deepsea,
     minatar,
     misfortune,
     notebook_update,
+    parallel,
     replay,
     results,
     solve,
@@ -26,7 +28,7 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(catcher, checkpoint, coverage, minatar, misfortune, notebook_update),
+    *(catcher, checkpoint, coverage, deepsea, minatar, misfortune, notebook_update, parallel),
     *(replay, throughput, torso, update),
 )
 TABLES = {
