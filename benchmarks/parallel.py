@@ -11,6 +11,7 @@ is several rollouts. The difference of two versions is what the larger one does 
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -159,8 +160,8 @@ def main() -> None:
     for game in arguments.games:
         row = measure(game, arguments)
         print({name: x for name, x in row.items() if name != "rounds"}, flush=True)
-        rows = [row, *results.others(NAME, [row, *rows], IDENTITY)]
-        command = f"python -m benchmarks.parallel --games {game}"
+        rows = [row, *results.others(NAME, [row], IDENTITY)]
+        command = "python -m benchmarks.parallel " + " ".join(sys.argv[1:])
         results.save(NAME, command, rows)
     print(table(rows))
 
