@@ -11,22 +11,18 @@ compilation. Rows are saved as they come.
 """
 
 import argparse
-import csv
 import json
 import math
-import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import groupby, product
-from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
 
 from benchmarks import results
-from benchmarks.training import trained
+from benchmarks.training import on_cores, trained
 
 NAME = "deepsea"
 IDENTITY = ("stochastic", "size", "exploration", "seed")
@@ -41,7 +37,7 @@ EPISODES = 10_000
 
 
 def run(
-    size: int, exploration: str, seed: int, core: int, arguments: argparse.Namespace
+    arguments: argparse.Namespace, size: int, exploration: str, seed: int, core: int
 ) -> dict[str, Any]:
     """Train one seed on one core."""
     kwargs = {"size": size, "deterministic": not arguments.stochastic}
@@ -53,14 +49,17 @@ def run(
     options += ["--window", "1000", "--chunk-steps", str(100 * (size + 1))]
     with trained("deepsea", *options, core=core) as done:
         from noisydqn.envs.deep_sea import solved_after
+        from noisydqn.runs.folder import RunFolder
+        from noisydqn.runs.plots import read_columns
 
-        played = rows_of(done.folder / "episodes.csv")
-        good = [row["success"] for row in played]
+        folder = RunFolder.at(done.folder)
+        played, metrics = read_columns(folder.episodes), read_columns(folder.metrics)
+        good = played["success"]
         bad = np.cumsum(1 - np.array(good))
         episodes = np.arange(1, len(bad) + 1)
         solved = solved_after(episodes, bad, deterministic=not arguments.stochastic)
-        end = math.inf if solved is None else played[solved - 1]["step"]
-        metrics = rows_of(done.folder / "metrics.csv")
+        end = math.inf if solved is None else played["step"][solved - 1]
+        ends = zip(metrics["step"], metrics["seconds"], strict=True)
         return {
             "stochastic": arguments.stochastic,
             "size": size,
@@ -69,17 +68,9 @@ def run(
             "solved": solved,
             "first": next((i for i, x in enumerate(good, 1) if x), None),
             "episodes": len(good),
-            "seconds": next((x["seconds"] for x in metrics if x["step"] >= end), done.seconds),
+            "seconds": next((seconds for step, seconds in ends if step >= end), done.seconds),
             "commit": results.commit(),
         }
-
-
-def rows_of(path: Path) -> list[dict[str, float]]:
-    """Read a table of a run."""
-    with path.open(newline="") as file:
-        return [
-            {name: float(x or "nan") for name, x in row.items()} for row in csv.DictReader(file)
-        ]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -102,7 +93,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{statistics.median(row['seconds'] for row in runs):.0f} s",
             )
         )
-    header = ("size", "exploration", "solved", "after episodes, each seed", "median")
+    header = ("size", "exploration", "solved", "after episodes, each seed", "median time")
     return results.markdown(header, lines)
 
 
@@ -114,28 +105,14 @@ def main() -> None:
     parser.add_argument("--explore", nargs="+", choices=EXPLORATIONS, default=["indexed"])
     parser.add_argument("--stochastic", action="store_true")
     parser.add_argument("--episodes", type=int, default=EPISODES)
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--cores", type=int, help="runs at a time (default: all)")
     arguments = parser.parse_args()
-    cores: Queue[int] = Queue()
-    for core in sorted(os.sched_getaffinity(0))[: arguments.cores]:
-        cores.put(core)
-
-    def on_a_core(size: int, exploration: str, seed: int) -> dict[str, Any]:
-        core = cores.get()
-        try:
-            done = run(size, exploration, seed, core, arguments)
-        finally:
-            cores.put(core)
-        print(done, flush=True)
-        return done
-
     todo = product(arguments.sizes, arguments.explore, arguments.seeds)
     rows: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        for future in as_completed([pool.submit(on_a_core, *x) for x in todo]):
-            rows.append(future.result())
-            saved = [*rows, *results.others(NAME, rows, IDENTITY)]
-            results.save(NAME, "python -m benchmarks.deepsea " + " ".join(sys.argv[1:]), saved)
+    for row in on_cores(todo, partial(run, arguments), arguments.cores):
+        print(row, flush=True)
+        rows = [row, *results.others(NAME, [row], IDENTITY)]
+        results.save(NAME, "python -m benchmarks.deepsea " + " ".join(sys.argv[1:]), rows)
     print(table(rows))
 
 

@@ -12,20 +12,17 @@ kept.
 """
 
 import argparse
-import csv
-import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
 
 from benchmarks import results
-from benchmarks.training import trained
+from benchmarks.training import on_cores, trained
 
 NAME = "minatar"
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "minatar.png"
@@ -72,7 +69,7 @@ def package_game(game: str) -> Any:
 
 
 def run(
-    game: str, exploration: str, seed: int, core: int, arguments: argparse.Namespace
+    arguments: argparse.Namespace, game: str, exploration: str, seed: int, core: int
 ) -> dict[str, Any]:
     """Train one seed on one core, and play the package's game with its weights."""
     steps, learner = arguments.steps, arguments.learner
@@ -81,9 +78,11 @@ def run(
     options += ["--evaluation-every", str(EVALUATION_EVERY), "--evaluation-episodes", "100"]
     with trained(f"gymnax:{game}-MinAtar", *options, core=core) as done:
         from noisydqn import evaluate
+        from noisydqn.runs.folder import RunFolder
+        from noisydqn.runs.plots import read_columns
 
-        with (done.folder / "evaluations.csv").open(newline="") as file:
-            curve = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
+        columns = read_columns(RunFolder.at(done.folder).evaluations)
+        curve = list(zip(map(int, columns["step"]), columns["mean_return"], strict=True))
         played = evaluate(done.folder, env=package_game(game), episodes=30, weights="final")
         return {
             "learner": learner,
@@ -167,29 +166,15 @@ def main() -> None:
     parser.add_argument(
         "--explore", nargs="+", choices=EXPLORATIONS, default=["epsilon-greedy"], metavar="WAY"
     )
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--cores", type=int, help="runs at a time (default: all)")
     arguments = parser.parse_args()
-    cores: Queue[int] = Queue()
-    for core in sorted(os.sched_getaffinity(0))[: arguments.cores]:
-        cores.put(core)
-
-    def on_a_core(game: str, exploration: str, seed: int) -> dict[str, Any]:
-        core = cores.get()
-        try:
-            done = run(game, exploration, seed, core, arguments)
-        finally:
-            cores.put(core)
-        print({name: x for name, x in done.items() if name != "curve"}, flush=True)
-        return done
-
     todo = list(product(arguments.games, arguments.explore, arguments.seeds))
     todo.sort(key=lambda run: run[2])  # all of a seed before the next
     runs: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        for done in as_completed([pool.submit(on_a_core, *x) for x in todo]):
-            row = done.result()
-            runs = [row, *results.others(NAME, [row], IDENTITY)]
-            results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
+    for row in on_cores(todo, partial(run, arguments), arguments.cores):
+        print({name: x for name, x in row.items() if name != "curve"}, flush=True)
+        runs = [row, *results.others(NAME, [row], IDENTITY)]
+        results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
     draw(runs)
     print(table(runs))
 

@@ -1,4 +1,4 @@
-"""A run of the installed command in a separate process."""
+"""Runs of the installed command in separate processes."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from queue import Queue
+from typing import Any, NamedTuple, TypeVar
 
 
 class Trained(NamedTuple):
@@ -36,3 +38,32 @@ def trained(*arguments: str, core: int | None = None) -> Generator[Trained]:
         seconds = time.time() - started
         summary = json.loads((folder / "summary.json").read_text())
         yield Trained(folder, summary, started, seconds)
+
+
+Row = TypeVar("Row")
+
+
+def on_cores(
+    jobs: Iterable[tuple[Any, ...]], run: Callable[..., Row], most: int | None = None
+) -> Iterator[Row]:
+    """Run jobs side by side, each on a core of its own; yield what they return as they end.
+
+    Args:
+        jobs: the arguments of each.
+        run: called with a job's arguments and the number of its core.
+        most: jobs at a time at most; None takes as many as there are cores.
+    """
+    cores: Queue[int] = Queue()
+    for core in sorted(os.sched_getaffinity(0))[:most]:
+        cores.put(core)
+
+    def on_a_core(job: tuple[Any, ...]) -> Row:
+        core = cores.get()
+        try:
+            return run(*job, core)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        for ended in as_completed([pool.submit(on_a_core, job) for job in jobs]):
+            yield ended.result()

@@ -131,9 +131,8 @@ class NoisyDense(keras.layers.Layer):
                 f"NoisyDense does not take the quantized dtype {self.dtype_policy.name}: give a "
                 'floating-point one, such as "float32" or "mixed_bfloat16"'
             )
-        initial_values(
-            1, units, noise, sigma_init, index_dim
-        )  # refuse invalid arguments before `build`
+        # Refuse invalid arguments before `build`.
+        initial_values(1, units, noise, sigma_init, index_dim)
         check_mode(mode)
         self.units, self.use_bias = operator.index(units), use_bias
         function: Any = keras.activations.get(activation)

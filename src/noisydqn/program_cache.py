@@ -231,15 +231,15 @@ def _settings() -> str:
     names = sorted(name for name in jax.config.values if "cache" not in name)
     values = [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in names]
     device = current_device()
-    about = f"{device.device_kind}, {device.client.platform_version}, {usable_cores()} cores"
+    about = f"{device.device_kind}, {device.client.platform_version}, {len(usable_cores())} cores"
     return "\n".join([*values, os.environ.get("XLA_FLAGS", ""), about])
 
 
-def usable_cores() -> int:
-    """Count the processor's cores that this process may use."""
+def usable_cores() -> list[int]:
+    """List the processor's cores that this process may use, by number."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def current_device() -> Any:

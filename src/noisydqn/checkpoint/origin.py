@@ -51,9 +51,9 @@ class Origin(msgspec.Struct, frozen=True):
             machine=platform.machine(),
             processor=_processor(),
             device=current_device().device_kind,
-            cores=usable_cores(),
+            cores=len(usable_cores()),
             xla_flags=os.environ.get("XLA_FLAGS", ""),
-            commit=_commit(),
+            commit=commit(),
         )
 
     def differences(self, here: "Origin") -> str:
@@ -81,8 +81,8 @@ def _version(package: str) -> str:
 
 
 @lru_cache
-def _commit() -> str:
-    """Name the commit of the repository that the package is used from."""
+def commit() -> str:
+    """Name the commit of the repository that the package is used from; "+" marks changes since."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return ""

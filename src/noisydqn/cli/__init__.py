@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from noisydqn.cli.arguments import parse
+from noisydqn.cli.arguments import cache_folder, parse
 from noisydqn.cli.report import report_runs
 from noisydqn.cli.words import names_code, no_command
 from noisydqn.errors import FAILED, REFUSED, SIGNALLED, QuitError, UserError, counted, in_one_line
@@ -170,7 +170,7 @@ def _train(argv: Sequence[str]) -> int:
             quiet=args.quiet,
             resume=args.resume,
             trust=args.trust,
-            cache=_cache(args.cache),
+            cache=cache_folder(args.cache),
             **options,
         )
     return _code(result.signal)
@@ -188,10 +188,6 @@ def _bsuite(argv: Sequence[str]) -> int:
     return bsuite(argv)
 
 
-def _cache(given: str | None) -> str | None:
-    return "" if given == "none" else given
-
-
 def _code(stopped_by: int | None) -> int:
     return 0 if stopped_by is None else SIGNALLED + stopped_by
 
@@ -207,7 +203,7 @@ def _resume(argv: Sequence[str]) -> int:
             restart=args.restart,
             quiet=args.quiet,
             trust=args.trust,
-            cache=_cache(args.cache),
+            cache=cache_folder(args.cache),
         )
     return _code(result.signal)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from noisydqn.cli.arguments import fill, options_of, read, show_help, wants_help
+from noisydqn.cli.arguments import cache_folder, fill, options_of, read, show_help, wants_help
 from noisydqn.cli.train import config_options, help_on
 from noisydqn.envs.names import BSUITE
 from noisydqn.errors import SIGNALLED, UserError
@@ -57,9 +57,8 @@ def bsuite(argv: Sequence[str]) -> int:
     with lasting_output():
         if settings:
             agent = Agent.create(out / args.label, args.episodes, **options)
-            cache = "" if args.cache == "none" else args.cache
             say = partial(print, flush=True)  # a sweep takes hours
-            stopped_by = run_sweep(agent, settings, say=say, cache=cache)
+            stopped_by = run_sweep(agent, settings, say=say, cache=cache_folder(args.cache))
             if stopped_by is not None:
                 say("the sweep was stopped: the same command continues it")
                 return SIGNALLED + stopped_by

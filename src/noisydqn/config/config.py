@@ -21,7 +21,13 @@ from noisydqn.distributions import DISTRIBUTIONS, Distribution, Expected
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import ConfigError
 from noisydqn.imports import PYTHON
-from noisydqn.learner.options import LEARNERS, LearnerOptions, LearningOptions, ReplayOptions
+from noisydqn.learner.options import (
+    LEARNERS,
+    NEEDS_SAMPLES,
+    LearnerOptions,
+    LearningOptions,
+    ReplayOptions,
+)
 from noisydqn.nets.options import NetworkOptions
 from noisydqn.options import NAME, Hint, convert, flag, hints_of, refuse_unknown, shown
 from noisydqn.preprocessing.options import PreprocessingOptions
@@ -47,7 +53,7 @@ VARIANTS: dict[str, Mapping[str, type]] = {
 """Sections of which there are variants, by the name that chooses one."""
 
 
-OF_NOISE = ("noise", "noise_in", "update_noise", "noise_samples", "matched_targets")
+OF_NOISE = ("noise", "noise_in", "update_noise", *NEEDS_SAMPLES)
 """Options that need noisy layers."""
 OF_INDEX = ("index_dim", "prior_scale", "target_perturbation")
 """Options that need indexed noise."""

@@ -57,6 +57,7 @@ NO_GOAL: dict[str, Any] = {
     "noise_goal_steps": 20_000,
     "noise_goal_share": None,
 }
+"""The options of noise without a goal."""
 
 ADDED_TO_VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
     3: {"epsilon-greedy": {"epsilon_share": None}, "both": {"epsilon_share": None}},

@@ -78,7 +78,7 @@ class LearningOptions:
     alive for longer where updates are many; 0 leaves every sigma as it starts."""
     update_noise: Literal["sample", "mean"] = "sample"
     """Weights of an update: those under noise samples (Fortunato et al. 2018), or the mean weights.
-    Then noise serves acting alone, and no sigma changes."""
+    With the mean weights noise serves acting alone, and sigma stays as it starts."""
     noise_samples: Annotated[int, at_least(1), at_most(MAX_NOISE_SAMPLES)] = 1
     """Noise samples of an update, whose losses are averaged."""
     matched_targets: bool = False
@@ -189,8 +189,8 @@ class ReplayOptions(LearnerOptions):
     target_rate: Annotated[float, ABOVE_ZERO, between(0, 1)] = 0.005
     """Share of the way that the target network then moves to the online network; 1 copies it."""
     target_perturbation: Annotated[float, at_least(0)] = 0.0
-    """Standard deviation, in units of scaled rewards, of what is added to the target of a
-    transition under an index: the same each time for the same index. Needs --noise indexed."""
+    """Standard deviation, in units of scaled rewards, of a perturbation of each transition's
+    target. It depends on the transition and the index alone. Needs --noise indexed."""
     replay: Literal["prioritized", "uniform"] = "prioritized"
     """Sample in proportion to the priorities (Schaul et al. 2016), or uniformly."""
     replay_capacity: Annotated[int, at_least(1)] = 100_000

@@ -16,8 +16,8 @@ A noise sample also says whether a batch shares it, because the cheapest computa
 separate sample of each example, vmap `sample_noise(..., shared=False)` over keys and the network
 over examples and samples.
 
-Indexed noise is not that paper's. Its sigma is a matrix for each output, and epsilon a point `xi`
-on the unit sphere in M dimensions, the index, which all layers of a network share:
+Indexed noise is not from that paper. Its sigma is a matrix for each output, and its epsilon a
+point `xi` on the unit sphere in M dimensions, the index, which all layers of a network share:
 
     y = (mu_w + S_w xi) x + mu_b + S_b xi
 
@@ -131,7 +131,8 @@ class NoisyLinear(eqx.Module):
 
     def noise_from_normals(self, normals: Float[Array, " size"], *, shared: bool = True) -> Noise:
         """Form a noise sample from `noise_size` independent unit normals."""
-        return self.noise_from(_scaled(normals)[self.noise], shared=shared)
+        values = _index(normals) if self.noise == "indexed" else _scaled(normals)[self.noise]
+        return self.noise_from(values, shared=shared)
 
     def noise_from(self, values: Float[Array, " size"], *, shared: bool = True) -> Noise:
         """Form a noise sample from `noise_size` numbers.
@@ -183,10 +184,14 @@ class NoisyLinear(eqx.Module):
 
 
 def _scaled(normals: Float[Array, " size"]) -> dict[NoiseKind, Float[Array, " size"]]:
-    """Return normals x (independent), f(x) = sgn(x) sqrt(|x|) (factorised) or x / |x| (indexed)."""
+    """Return normals x for independent noise, f(x) = sgn(x) sqrt(|x|) for factorised noise."""
     factorised = jnp.sign(normals) * jnp.sqrt(jnp.abs(normals))
-    index = normals / jnp.sqrt(jnp.sum(jnp.square(normals)))
-    return {"independent": normals, "factorised": factorised, "indexed": index}
+    return {"independent": normals, "factorised": factorised}
+
+
+def _index(normals: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Return the point on the unit sphere in the direction of normals, uniformly distributed."""
+    return normals / jnp.sqrt(jnp.sum(jnp.square(normals)))
 
 
 Network = TypeVar("Network")
@@ -215,7 +220,7 @@ def sample_noise(network: object, key: PRNGKeyArray, *, shared: bool = True) -> 
 
     The result has the shape of the network itself: where the network has a noisy layer, it has
     that layer's noise, and everywhere else None. So a network passes `noise.value` to
-    `self.value`. All normals come from one call and no two layers share any of them, but for an
+    `self.value`. All normals come from one call, and no two layers share any of them, except for an
     index, which is the same in every layer.
 
     Args:
@@ -233,7 +238,7 @@ def sample_noise(network: object, key: PRNGKeyArray, *, shared: bool = True) -> 
     normals = jax.random.normal(key, (own + sum(index_dims),))
     # f is applied to all of them together: the slices are then no more than parts of one array.
     values = _scaled(normals[:own] if index_dims else normals)
-    index = _scaled(normals[own:])["indexed"] if index_dims else normals
+    index = _index(normals[own:]) if index_dims else normals
     samples: list[Noise | None] = []
     start = 0
     for node, size in zip(nodes, sizes, strict=True):
@@ -252,7 +257,7 @@ def _own_size(node: Any) -> int:
 
 
 def scaled(noise: NetworkNoise, factor: Float[Array, ""]) -> NetworkNoise:
-    """Multiply a sample: what it adds to every weight and bias becomes `factor` times as large."""
+    """Scale a sample, so that what it adds to every weight and bias is `factor` times as large."""
 
     def of(node: Any) -> Any:
         if isinstance(node, FactorisedNoise):

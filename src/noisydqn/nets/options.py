@@ -62,14 +62,14 @@ class NetworkOptions:
     those of `hidden` and noisy like them. Needs --dueling."""
     noise: Literal["factorised", "independent", "indexed"] = "factorised"
     """Noise of a layer with p inputs and q outputs: "factorised" multiplies p + q Gaussian samples,
-    "independent" takes p * q + q, "indexed" multiplies a learned matrix for each output with one
-    random direction that all layers share."""
+    "independent" takes p * q + q, "indexed" multiplies a learned matrix for each output by one
+    random direction, which all layers share."""
     index_dim: Annotated[int, at_least(1), at_most(MAX_INDEX)] = INDEX_DIM
     """Dimensions M of the direction of indexed noise."""
     prior_scale: Annotated[float, at_least(0)] = 0.0
     """Standard deviation of the values that a fixed random network adds under indexed noise, in
-    units of scaled rewards (Osband et al. 2018, randomized prior functions). About the size of the
-    returns there are to find; 0 has no such network."""
+    units of scaled rewards (Osband et al. 2018, randomized prior functions). A good start is the
+    size of the returns to be found. 0: no such network."""
     noise_in: Literal["all", "head"] | None = None
     """Which layers are noisy: the hidden layers and the heads, or only the heads (default: the
     heads if indexed, else all)."""

@@ -1,9 +1,8 @@
 """A fixed random network beside the one that learns: the prior of indexed noise.
 
-Osband et al. 2018, "Randomized Prior Functions for Deep Reinforcement Learning". An agent that has
-seen nothing still disagrees with itself about what it has not seen, under one index and another,
-because the prior differs and nothing has been learned there to make up for it. Learned noise alone
-has no such source: gradient descent only ever lowers it.
+Osband et al. 2018, "Randomized Prior Functions for Deep Reinforcement Learning". Where the agent
+has not been, values under different indices disagree, because their priors differ and nothing was
+learned there to cancel them. Learned noise alone has no such source: gradient descent shrinks it.
 """
 
 import math

@@ -12,8 +12,8 @@ import numpy as np
 
 from noisydqn.report import statistics
 from noisydqn.report.comparison import normalized, resampling
-from noisydqn.report.records import AXES, Columns, Run, Series
-from noisydqn.report.results import BINS, KINDS, Cell, Kind, Results, Scene
+from noisydqn.report.records import AXES, EMPTY, EVALUATION_COLUMNS, Columns, Run, Series
+from noisydqn.report.results import KINDS, Cell, Kind, Results, Scene, curve_of
 from noisydqn.report.statistics import MIN_SEEDS
 
 Figure = dict[str, Any]
@@ -28,8 +28,6 @@ DIGITS = 5
 """Significant digits of a number in a figure."""
 THRESHOLDS = np.linspace(0, 1, 101)
 """Scores at which a performance profile is drawn."""
-TABLE_COLUMNS = {"step", "seconds", "episodes", "mean_return", "truncated_episodes"}
-"""Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
 
 
 class Group(NamedTuple):
@@ -155,14 +153,10 @@ def other_curves(scene: Scene, colors: Mapping[str, int]) -> Figure | None:
     """Return the curves of the other kind of returns."""
     kind: Kind = "episodes" if scene.curve == "evaluations" else "evaluations"
     groups = [
-        _group(cell, colors, [_other(run, kind) for run in cell.runs])
+        _group(cell, colors, [curve_of(run, kind) for run in cell.runs])
         for cell in scene.cells.values()
     ]
     return lines(scene.env, KINDS[kind], groups)
-
-
-def _other(run: Run, kind: Kind) -> Series:
-    return run.evaluations if kind == "evaluations" else run.episodes.binned(BINS)
 
 
 def finals(scene: Scene, colors: Mapping[str, int]) -> Figure:
@@ -260,7 +254,7 @@ def column(run: Run, table: str, name: str) -> Series:
     """Return a column of a run's table as a series; an empty one if the run has none."""
     columns: Columns = run.tables.get(table, {})
     if not {"step", name} <= columns.keys():
-        return Series.of([], [])
+        return EMPTY
     metrics = run.tables.get("metrics", {})
     updates = columns.get("updates", metrics.get("updates") if table == "metrics" else None)
     return Series.of(columns["step"], columns[name], updates, columns.get("seconds"))
@@ -311,6 +305,6 @@ def statistics_of(scene: Scene) -> list[str]:
         for cell in scene.cells.values()
         for run in cell.runs
         for name in run.tables.get("evaluations", {})
-        if name not in TABLE_COLUMNS
+        if name not in EVALUATION_COLUMNS
     )
     return list(names)[:MAX_STATISTICS]

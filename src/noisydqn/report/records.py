@@ -6,14 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-Status = Literal["finished", "unfinished", "failed", "diverged", "running", "waiting"]
-"""The state of a run. An unfinished one was stopped, or killed, before its end."""
+JobStatus = Literal["waiting", "running", "finished", "failed", "diverged"]
+"""The state of a run of a comparison."""
+Status = JobStatus | Literal["unfinished"]
+"""The state of any run. An unfinished one was stopped, or killed, before its end."""
 
 AXES = {"steps": "environment steps", "updates": "updates", "seconds": "seconds of training"}
 """What a curve can be drawn over, in words."""
 
 Columns = Mapping[str, np.ndarray]
 """The columns of a table by name, each [rows]."""
+
+EVALUATION_COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
+"""Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
 
 NEWEST = 20
 """Training episodes whose mean is the final return of a run without evaluations."""

@@ -161,7 +161,7 @@ def _threshold(runs: Sequence[Run], given: float | None) -> Threshold | None:
 
 def _cell(runs: Sequence[Run], curve: Kind, final: Kind, threshold: Threshold | None) -> Cell:
     runs = sorted(runs, key=lambda run: run.seed)
-    curves = [_curve(run, curve) for run in runs]
+    curves = [curve_of(run, curve) for run in runs]
     times = [_time(run, curve, threshold) for run in runs]
     return Cell(
         env=runs[0].env,
@@ -176,7 +176,8 @@ def _cell(runs: Sequence[Run], curve: Kind, final: Kind, threshold: Threshold | 
     )
 
 
-def _curve(run: Run, kind: Kind) -> Series:
+def curve_of(run: Run, kind: Kind) -> Series:
+    """Return what is drawn of a run: its evaluations, or means of its training episodes."""
     return run.evaluations if kind == "evaluations" else run.episodes.binned(BINS)
 
 

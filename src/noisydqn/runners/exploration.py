@@ -50,6 +50,20 @@ class ScaledNoise(NamedTuple):
     changed: Float[Array, ""]  # moving average of the share of actions that noise changed
 
 
+State = Noise | ScaledNoise
+"""The state of a noisy explorer, without a goal and with one."""
+
+
+def _in_steps(share: float | None, otherwise: int, steps: int) -> int:
+    """Return the environment steps of a schedule: a share of the run's if there is one."""
+    return otherwise if share is None else max(round(share * steps), 1)
+
+
+def _between(start: float, end: float, step: Count, steps: int) -> Float[Array, ""]:
+    """Return what goes from start to end within so many steps, linearly."""
+    return start + (end - start) * jnp.minimum(step / steps, 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Greedy(Explorer):
     """The greedy action of mean weights, without exploration."""
@@ -91,9 +105,7 @@ class Noisy(Explorer):
 
     def of_run(self, steps: int) -> Explorer:
         """Turn the share into steps."""
-        if self.noise_goal_share is None:
-            return self
-        number = max(round(self.noise_goal_share * steps), 1)
+        number = _in_steps(self.noise_goal_share, self.noise_goal_steps, steps)
         return dataclasses.replace(self, noise_goal_steps=number, noise_goal_share=None)
 
     @property
@@ -106,7 +118,7 @@ class Noisy(Explorer):
         """Whether the noise changes also between updates."""
         return self.acting_noise != "update"
 
-    def init(self, network: QNetwork, num_envs: int, key: Key) -> Noise | ScaledNoise:
+    def init(self, network: QNetwork, num_envs: int, key: Key) -> State:
         """Sample noise: once if it is shared, else for each environment, [envs, ...]."""
         sample = self._sample(network, num_envs, key)
         if self.noise_goal is None:
@@ -122,7 +134,7 @@ class Noisy(Explorer):
             return sample(key)
         return jax.vmap(sample)(jax.random.split(key, num_envs))
 
-    def noise(self, state: Noise | ScaledNoise) -> NetworkNoise:
+    def noise(self, state: State) -> NetworkNoise:
         """Return the noise held, scaled to the goal if there is one."""
         if isinstance(state, ScaledNoise):
             return scaled(state.noise.tree, jnp.exp(state.log_factor))
@@ -130,12 +142,12 @@ class Noisy(Explorer):
 
     def act(
         self,
-        state: Noise | ScaledNoise,
+        state: State,
         values_fn: ValuesFn,
         observation: Observation,
         step: Count,
         key: Key,
-    ) -> tuple[Actions, Noise | ScaledNoise]:
+    ) -> tuple[Actions, State]:
         """Choose the greedy actions under the noise held."""
         del key
         actions = _greedy(values_fn(observation, self.noise(state)))
@@ -143,17 +155,16 @@ class Noisy(Explorer):
 
     def scale(
         self,
-        state: Noise | ScaledNoise,
+        state: State,
         actions: Actions,
         values_fn: ValuesFn,
         observation: Observation,
         step: Count,
-    ) -> Noise | ScaledNoise:
+    ) -> State:
         """Bring the factor of the noise nearer to its goal, given the greedy actions under it."""
         if self.noise_goal is None or not isinstance(state, ScaledNoise):
             return state
-        done = jnp.minimum(step / self.noise_goal_steps, 1)
-        goal = self.noise_goal_start + (self.noise_goal - self.noise_goal_start) * done
+        goal = _between(self.noise_goal_start, self.noise_goal, step, self.noise_goal_steps)
         changed = jnp.mean(actions != _greedy(values_fn(observation)), dtype=jnp.float32)
         log_factor = state.log_factor + GOAL_RATE * (goal - changed)
         return ScaledNoise(
@@ -165,13 +176,13 @@ class Noisy(Explorer):
 
     def resample(
         self,
-        state: Noise | ScaledNoise,
+        state: State,
         network: QNetwork,
         *,
         updated: Flag,
         ended: Flags,
         key: Key,
-    ) -> Noise | ScaledNoise:
+    ) -> State:
         """Keep the noise or resample it.
 
         "step": always resample. "update": when updates were scheduled. "episode": where an episode
@@ -186,7 +197,7 @@ class Noisy(Explorer):
             fresh = held.with_vector(jnp.where(anew[..., None], fresh.vector, held.vector))
         return state._replace(noise=fresh) if isinstance(state, ScaledNoise) else fresh
 
-    def metrics(self, state: Noise | ScaledNoise) -> dict[str, Float[Array, ""]]:
+    def metrics(self, state: State) -> dict[str, Float[Array, ""]]:
         """Return the factor of the noise, its goal, and the share of actions that it changed."""
         if not isinstance(state, ScaledNoise):
             return {}
@@ -216,15 +227,12 @@ class EpsilonGreedy(Explorer):
 
     def of_run(self, steps: int) -> Explorer:
         """Turn the share into steps."""
-        if self.epsilon_share is None:
-            return self
-        number = max(round(self.epsilon_share * steps), 1)
+        number = _in_steps(self.epsilon_share, self.epsilon_steps, steps)
         return dataclasses.replace(self, epsilon_steps=number, epsilon_share=None)
 
     def choose(self, q: Values, step: Count, key: Key) -> Actions:
         """Choose actions by their values."""
-        done = jnp.minimum(step / self.epsilon_steps, 1)
-        epsilon = self.epsilon + (self.epsilon_final - self.epsilon) * done
+        epsilon = _between(self.epsilon, self.epsilon_final, step, self.epsilon_steps)
         choice_key, action_key = jax.random.split(key)
         explore = jax.random.uniform(choice_key, q.shape[:1]) < epsilon
         return jnp.where(explore, _uniform(action_key, q.shape), _greedy(q))
@@ -242,17 +250,22 @@ class Both(Noisy, EpsilonGreedy):
 
     def of_run(self, steps: int) -> Explorer:
         """Turn the shares into steps."""
-        noisy = Noisy.of_run(self, steps)
-        return EpsilonGreedy.of_run(noisy, steps) if isinstance(noisy, EpsilonGreedy) else noisy
+        return dataclasses.replace(
+            self,
+            noise_goal_steps=_in_steps(self.noise_goal_share, self.noise_goal_steps, steps),
+            noise_goal_share=None,
+            epsilon_steps=_in_steps(self.epsilon_share, self.epsilon_steps, steps),
+            epsilon_share=None,
+        )
 
     def act(
         self,
-        state: Noise | ScaledNoise,
+        state: State,
         values_fn: ValuesFn,
         observation: Observation,
         step: Count,
         key: Key,
-    ) -> tuple[Actions, Noise | ScaledNoise]:
+    ) -> tuple[Actions, State]:
         """Choose random actions, or greedy ones under the noise held."""
         q = values_fn(observation, self.noise(state))
         state = self.scale(state, _greedy(q), values_fn, observation, step)

@@ -17,6 +17,8 @@ from noisydqn.files import Place, free_path, given_path
 from noisydqn.folders import File, Folder, json_bytes
 
 DEFAULT_PARENT = Path("runs")
+COMPARISON = "compare.json"
+"""The file of a comparison, in the folder that holds those of its runs."""
 MAX_JSON_BYTES = 2**24
 SEED = re.compile(r"seed[0-9]+")
 """Names of the folders of seeds that were trained together."""

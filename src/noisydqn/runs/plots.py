@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from noisydqn.errors import UserError, in_one_line, printable
 from noisydqn.folders import File
 from noisydqn.report.csv_table import MAX_CSV_BYTES, read_csv
+from noisydqn.report.records import EVALUATION_COLUMNS
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.tables import OLD_NAMES
 
@@ -22,8 +23,6 @@ MAX_WINDOW = 20
 MAX_LAYERS, MAX_LABEL = 32, 60
 """The most layers and the longest name that are drawn."""
 
-COLUMNS = ("step", "seconds", "episodes", "mean_return", "truncated_episodes")
-"""Columns of `evaluations.csv` that every run has; others are the environment's statistics."""
 
 DPI = 110
 BLUE, GREEN = "tab:blue", "tab:green"
@@ -97,7 +96,7 @@ def _draw(figure: Any, folder: RunFolder) -> None:
     evaluations = read_columns(folder.evaluations, "mean_return")
     left, middle, right = figure.subplots(1, 3)
     _draw_returns(left, episodes, evaluations)
-    statistics = [x for x in evaluations if x not in COLUMNS and _known(evaluations, x)]
+    statistics = [x for x in evaluations if x not in EVALUATION_COLUMNS and _known(evaluations, x)]
     if _known(episodes, "success"):
         _draw_successes(middle, episodes)
     elif statistics:

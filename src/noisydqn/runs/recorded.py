@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,14 +16,20 @@ from noisydqn.errors import DamagedError, UserError
 from noisydqn.files import Place, given_path
 from noisydqn.folders import File, Folder
 from noisydqn.report.csv_table import MAX_NUMBER
-from noisydqn.report.records import Columns, Run, Series, Status
+from noisydqn.report.records import EMPTY, Columns, JobStatus, Run, Series, Status
 from noisydqn.report.rivals import Log, as_runs, logs_in, read_plain
 from noisydqn.report.variants import environment_name, name_variants
-from noisydqn.runs.folder import MAX_JSON_BYTES, RunFolder, read_config, read_summary, unreadable
+from noisydqn.runs.folder import (
+    COMPARISON,
+    MAX_JSON_BYTES,
+    RunFolder,
+    read_config,
+    read_summary,
+    unreadable,
+)
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.progress import StoredRun
 
-COMPARISON = "compare.json"
 MAX_DEPTH = 8
 """Folders inside one another that are searched for runs."""
 MAX_FOLDERS = 100_000
@@ -38,7 +44,7 @@ class _Job(msgspec.Struct):
     variant: str
     seed: int
     folder: str
-    status: Literal["waiting", "running", "finished", "failed", "diverged"]
+    status: JobStatus
     reason: str | None = None
 
 
@@ -238,7 +244,7 @@ class _Clock:
     def series(self, columns: Columns, name: str) -> Series:
         """Return a column of a table as a series."""
         if not columns:
-            return Series.of([], [])
+            return EMPTY
         steps = columns["step"]
         seconds = columns["seconds"] if "seconds" in columns else self._at(steps, "seconds")
         return Series.of(steps, columns[name], self._at(steps, "updates"), seconds)

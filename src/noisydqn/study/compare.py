@@ -13,17 +13,18 @@ import jax
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
+from noisydqn.program_cache import usable_cores
 from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.claim import unwritable
-from noisydqn.runs.folder import DEFAULT_PARENT, RunFolder, make_folder, unreadable
+from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder, make_folder, unreadable
 from noisydqn.runs.memory import free_bytes
 from noisydqn.study.board import Board
 from noisydqn.study.estimate import Whole, in_words, seconds_of, span
 from noisydqn.study.grid import Draft, Grid
 from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
-from noisydqn.study.ledger import NAME, Entry, Ledger, Stored, check_jobs, is_fresh, new, read
+from noisydqn.study.ledger import Entry, Ledger, Stored, check_jobs, is_fresh, new, read
 from noisydqn.study.perform import Performance
-from noisydqn.study.pool import Pool, usable_cores
+from noisydqn.study.pool import Pool
 
 DEFAULT_NAME = "compare"
 
@@ -148,7 +149,7 @@ def _check_folder(request: Request, out: Path | None) -> Stored | None:
     if request.resume and not (fresh and not request.draft.is_empty):
         return read(out)
     if not fresh:
-        holds = (out / NAME).exists()
+        holds = (out / COMPARISON).exists()
         what = "already holds a comparison" if holds else "is not empty"
         hint = "continue it with --resume, or name another folder" if holds else "name another"
         raise UserError(f"--out {out} {what}, nothing was changed: {hint}")

@@ -4,11 +4,11 @@ import os
 import signal
 from contextlib import suppress
 
-from noisydqn.errors import printable
+from noisydqn.errors import SIGNALLED, printable
 from noisydqn.folders import File
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-STOP_CODES = {code for number in STOPS for code in (-number, 128 + number)}
+STOP_CODES = {code for number in STOPS for code in (-number, SIGNALLED + number)}
 """Exit codes of a command that was asked to stop, whether or not it could save its run."""
 TOLD = "noisydqn: "
 """The beginning of the line in which a command says why it failed."""
@@ -35,7 +35,7 @@ def reason_of(code: int, log: File, start: int) -> str:
 
 
 def _signal(code: int) -> str:
-    number = -code if code < 0 else code - 128
+    number = -code if code < 0 else code - SIGNALLED
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"

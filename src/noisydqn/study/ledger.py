@@ -3,21 +3,20 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from noisydqn.checkpoint.lock import NAME as LOCK
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.folders import PART, File, Folder, json_bytes
-from noisydqn.runs.folder import MAX_JSON_BYTES
+from noisydqn.report.records import JobStatus
+from noisydqn.runs.folder import COMPARISON, MAX_JSON_BYTES
 from noisydqn.study.grid import Grid, Variant
 from noisydqn.study.jobs import Job, Run
 
-NAME = "compare.json"
 VERSION = 1
 
-Status = Literal["waiting", "running", "finished", "failed", "diverged"]
 Cores = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 
 
@@ -28,7 +27,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     variant: str
     seed: int
     folder: str  # in that of the comparison
-    status: Status = "waiting"
+    status: JobStatus = "waiting"
     reason: str | None = None  # one line, of a run that failed or diverged
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of all its processes, by the clock
 
@@ -68,7 +67,7 @@ class Ledger:
         """Return what has become of a run."""
         return self._entries[run.folder]
 
-    def status(self, job: Job) -> Status:
+    def status(self, job: Job) -> JobStatus:
         """Return what has become of a job, whose runs share it."""
         return self.entry(job.runs[0]).status
 
@@ -77,7 +76,7 @@ class Ledger:
         return self.entry(job.runs[0]).seconds
 
     def note(
-        self, job: Job, status: Status, reason: str | None = None, *, seconds: float = 0.0
+        self, job: Job, status: JobStatus, reason: str | None = None, *, seconds: float = 0.0
     ) -> None:
         """Note what has become of a job, after further seconds.
 
@@ -96,7 +95,7 @@ class Ledger:
         Raises:
             UserError: it cannot be written.
         """
-        file = self.folder.file(NAME)
+        file = self.folder.file(COMPARISON)
         try:
             file.write(json_bytes(msgspec.to_builtins(self.stored)))
         except OSError as error:
@@ -105,7 +104,7 @@ class Ledger:
                 f"repeat with --resume"
             ) from error
 
-    def tally(self, status: Status) -> list[Entry]:
+    def tally(self, status: JobStatus) -> list[Entry]:
         """List the runs of a status."""
         return [entry for entry in self.stored.jobs if entry.status == status]
 
@@ -128,7 +127,7 @@ def new(command: str, grid: Grid, jobs: Iterable[Job], *, cores: int, together: 
 
 def is_fresh(folder: Folder) -> bool:
     """Tell whether a comparison may begin in a folder: it is new, empty, or has only its lock."""
-    return not folder.exists() or set(folder.names()) <= {LOCK, NAME + PART}
+    return not folder.exists() or set(folder.names()) <= {LOCK, COMPARISON + PART}
 
 
 def read(path: Path) -> Stored:
@@ -139,10 +138,11 @@ def read(path: Path) -> Stored:
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: name that of a comparison (compare's --out)")
-    file = File.at(path / NAME)
+    file = File.at(path / COMPARISON)
     if not file.taken():
         raise UserError(
-            f"{path} holds no comparison (no {NAME}): name a folder that noisydqn compare made"
+            f"{path} holds no comparison (no {COMPARISON}): name a folder that noisydqn compare "
+            "made"
         )
     try:
         stored = msgspec.json.decode(file.read(MAX_JSON_BYTES), type=Stored)
@@ -166,5 +166,5 @@ def check_jobs(stored: Stored, jobs: Sequence[Job], path: Path) -> None:
     runs = [dataclasses.astuple(run) for job in jobs for run in job.runs]
     if sorted(listed) != sorted(runs):
         raise UserError(
-            f"{path / NAME} lists other runs than those of its grid: restore it from a copy"
+            f"{path / COMPARISON} lists other runs than those of its grid: restore it from a copy"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from noisydqn.folders import File
+from noisydqn.program_cache import usable_cores
 
 CORES_VARIABLE = "NOISYDQN_CORES"
 """Environment variable that names the cores of a job, such as "0,1"."""
@@ -132,10 +133,3 @@ class ProcessPool:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
         self.wait()
-
-
-def usable_cores() -> list[int]:
-    """List the cores that this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
