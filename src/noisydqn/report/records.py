@@ -100,7 +100,7 @@ class Run:
     evaluations: Series = EMPTY  # mean returns of evaluations without exploration
     episodes: Series = EMPTY  # returns of training episodes
     solved_at: tuple[float, float] | None = None  # steps and seconds, by its own goal
-    best_return: float | None = None  # of its best weights, in episodes that chose nothing
+    best_return: float | None = None  # of its best weights, in an evaluation after their selection
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     tables: Mapping[str, Columns] = dataclasses.field(default_factory=dict[str, Columns])
     """Its files as they are: `metrics`, `episodes` and `evaluations`."""

@@ -56,7 +56,7 @@ def _alone(cell: Cell) -> Verdict:
 def _best(run: Run) -> str:
     if run.best_return is None:
         return ""
-    return f"; the best weights return {show(run.best_return)} in episodes that did not choose them"
+    return f"; the best weights return {show(run.best_return)} in a separate evaluation"
 
 
 def warnings(results: Results, tuned: Sequence[int] | None = None) -> list[str]:

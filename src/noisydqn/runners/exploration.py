@@ -94,11 +94,11 @@ class Noisy(Explorer):
     factor that rises while noise changes fewer and falls while it changes more (adapted from
     Plappert et al. 2018, "Parameter Space Noise"). If none, the factor is 1."""
     noise_goal_start: Annotated[float, between(0, 1)] = 1.0
-    """That share at the start."""
+    """Share of greedy actions that noise is to change at the start."""
     noise_goal_steps: Annotated[int, at_least(1)] = 20_000
-    """Environment steps over which it goes from start to goal, linearly."""
+    """Environment steps over which that share goes from start to goal, linearly."""
     noise_goal_share: Annotated[float | None, ABOVE_ZERO, between(0, 1)] = None
-    """Share of the run's steps over which it does, instead of `noise_goal_steps`."""
+    """Share of the run's steps over which it does so, instead of `noise_goal_steps`."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
