@@ -31,7 +31,7 @@ def flags_in(text: str) -> set[str]:
         name
         for word in re.findall(r"(?<=[ │])--[a-z][a-z-]+", text)
         if (name := word.removeprefix("--").removeprefix("no-").replace("-", "_"))
-        not in ("help", "help_all", "show")
+        not in ("help", "help_all")
     }
 
 

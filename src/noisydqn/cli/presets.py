@@ -13,7 +13,7 @@ from noisydqn.presets import DESCRIPTIONS, PRESETS
 
 @dataclasses.dataclass(frozen=True)
 class PresetsArgs:
-    """List the presets, or show one as a file that noisydqn train --preset-file takes."""
+    """List the presets, or show one as a preset file for noisydqn train."""
 
     show: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
     """Print all options of a preset as TOML."""

@@ -31,7 +31,7 @@ class TrainArgs:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
     """A preset, an environment or a run. If not given, what the preset file names, or catcher."""
     preset_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A TOML file of options, such as noisydqn presets --show prints."""
+    """A TOML file of options, such as the command presets prints."""
     out: Path | None = None
     """Folder for the run, new or empty. If not given, a new folder under runs/."""
     quiet: bool = False

@@ -84,23 +84,21 @@ def config_over(
     file = _read(path)
     preset, learner = file.pop("preset", None), file.get("learner", flags.get("learner"))
     uses = [option for option in uses if option not in flags]
-    if name is not None:
+    if name is None:
+        with _naming(path):
+            base = _base(preset, file.get("env"), learner)
+    else:
         file.pop("env", None)
         others = [option for option in uses if option not in file]
         base = config_named(name, others, trust=trust, learner=learner)
     with _naming(path):
-        if name is None:
-            base = _base(preset, file.get("env"), learner)
         config = base.replace(**file)
     code = _code(config, file, flags)
     if (asked := {option: code[option] for option in uses if option in code}) and not trust:
         refuse_code(path, asked, " or give NAME" if "env" in file and "env" in asked else "")
-    if "env" in file and "env" in uses and not prefix(env := config.environment.env):
-        from noisydqn.envs.catalogue import is_registered, unknown
-
+    if "env" in file and "env" in uses:
         with _naming(path):
-            if not is_registered(env):
-                raise UserError(unknown(env))
+            _check_environment(config.environment.env)
     return config
 
 
@@ -131,6 +129,14 @@ def _base(preset: str | None, env: str | None, learner: str | None) -> Config:
     if preset is None and env is not None:
         return config_for(env, learner)
     return with_learner(preset_named(DEFAULT_PRESET if preset is None else preset), learner)
+
+
+def _check_environment(env: str) -> None:
+    """Refuse an id that Gymnasium does not know; other names are found when they are used."""
+    from noisydqn.envs.catalogue import is_registered, unknown
+
+    if not prefix(env) and not is_registered(env):
+        raise UserError(unknown(env))
 
 
 def _code(config: Config, file: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, str]:
