@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from noisydqn.runs.callbacks import Callback, Training
     from noisydqn.runs.folder import load_config
     from noisydqn.runs.loaded import load_runs
+    from noisydqn.runs.preset_file import load_preset
     from noisydqn.runs.result import Result
     from noisydqn.runs.saved import evaluate, load_policy, record
     from noisydqn.runs.trackers import Tracker
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "load_policy",
+    "load_preset",
     "load_runs",
     "record",
     "resume",
@@ -61,6 +63,7 @@ _HOMES = {
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",
     "load_policy": "noisydqn.runs.saved",
+    "load_preset": "noisydqn.runs.preset_file",
     "load_runs": "noisydqn.runs.loaded",
     "record": "noisydqn.runs.saved",
     "resume": "noisydqn.runs.api",

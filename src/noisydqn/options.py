@@ -11,6 +11,7 @@ import inspect
 import itertools
 import json
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -149,6 +150,12 @@ def help_of(kind: type) -> Mapping[str, str]:
         ):
             texts[field.target.id] = inspect.cleandoc(str(text.value.value))
     return texts
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text in one line, without its full stop."""
+    (first, *_) = re.split(r"(?<!et al)\. ", " ".join(text.split()), maxsplit=1)
+    return first.removesuffix(".")
 
 
 def choices(names: tuple[str, ...]) -> Any:
@@ -334,6 +341,7 @@ NOTES = {
     "device": "JAX chooses it; set JAX_PLATFORMS=cpu to stay on the processor",
     "env": "the environment is NAME: noisydqn train CartPole-v1",
     "preset": "the preset is NAME: noisydqn train cartpole",
+    "preset_file": "noisydqn train takes it; in Python, noisydqn.load_preset reads it",
 }
 """Explanations of options that are given in another way, or not at all."""
 
@@ -342,6 +350,9 @@ NOTES_OF_RUNS = {
     "preset": "the options are those that the run was started with",
 }
 """The same, for commands that take a run."""
+
+WITH_HELP_ALL = ("train", "bsuite")
+"""Commands whose --help shows only some of their options."""
 
 _CANONICAL = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
 
@@ -375,13 +386,21 @@ def _key(name: str) -> str:
     return name.lower().strip("-").replace("-", "_")
 
 
-def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "train") -> None:
+def help_command(command: str) -> str:
+    """Return the command that lists all options of a command."""
+    return f"noisydqn {command} {'--help-all' if command in WITH_HELP_ALL else '--help'}"
+
+
+def refuse_unknown(
+    given: Iterable[str], names: Iterable[str], command: str = "train", where: str = ""
+) -> None:
     """Refuse options that do not exist.
 
     Args:
         given: what was given.
         names: what there is.
         command: whose help lists them.
+        where: they were given, as in " in the options", for messages.
 
     Raises:
         ConfigError: one of `given` is not one of `names`.
@@ -389,9 +408,9 @@ def refuse_unknown(given: Iterable[str], names: Iterable[str], command: str = "t
     names = list(names)
     for name in given:
         if name not in names:
-            listed = f"noisydqn {command} --help lists the options"
+            listed = f"{help_command(command)} lists the options"
             hint = hint_of(name, names, command=command) or listed
-            raise ConfigError(f"unknown option {name!r}: {hint}")
+            raise ConfigError(f"unknown option {shown(name)}{where}: {hint}")
 
 
 def field_names(kind: type) -> list[str]:

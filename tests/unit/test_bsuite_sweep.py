@@ -146,7 +146,7 @@ def test_bad_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["catch", "--seed", "4294967000"], "--seed must be at most 4294867295 for bsuite, got 42"),
         (["--discount", "0.5"], "--discount needs EXPERIMENTS: name some, such as noisydqn bsuite"),
         (["catch", "more"], "unexpected 'more': the form is noisydqn bsuite [EXPERIMENTS]"),
-        (["catch", "--xyzzy", "1"], "unknown option --xyzzy: see noisydqn bsuite --help"),
+        (["catch", "--xyzzy", "1"], "unknown option --xyzzy: see noisydqn bsuite --help-all"),
         ([], "out holds no results: name experiments, such as noisydqn bsuite deep_sea"),
     ):
         assert message in refused(capsys, "bsuite", "--out", out, *argv)

@@ -186,7 +186,7 @@ def test_no_number_is_infinite(value: float) -> None:
         ({"learning_rte": 1e-3}, "unknown option 'learning_rte': did you mean learning_rate?"),
         ({"verbose": 0}, "unknown option 'verbose': did you mean quiet?"),
         ({"callback": print}, "unknown option 'callback': did you mean callbacks"),
-        ({"xyzzy": 0}, "unknown option 'xyzzy': noisydqn train --help lists the options"),
+        ({"xyzzy": 0}, "unknown option 'xyzzy': noisydqn train --help-all lists the options"),
         ({"preset": "cartpole"}, "preset='cartpole': give it first, as in train('cartpole')"),
         ({"steps": "many"}, "--steps must be a whole number, got 'many'"),
         ({"config": {"steps": 3}}, "the config is {'steps': 3}, expected a Config or a name"),

@@ -62,6 +62,7 @@ def test_the_seed_is_the_first_of_the_seeds() -> None:
 
 
 def test_values_get_the_types_of_their_options() -> None:
+    assert draft(options={"sigma_init": "none"}).grid().options == {"sigma_init": None}
     vary = (("hidden", ([8, 8], [])), ("sigma_init", (1, 0.5)))
     grid = draft(vary=vary, options={"steps": 1e3}).grid()
     assert grid.options == {"steps": 1_000}

@@ -197,5 +197,5 @@ def shown_commands() -> list[str]:
 @pytest.mark.parametrize("line", shown_commands())
 def test_the_options_of_a_shown_command_exist(line: str) -> None:
     _, command, *words = shlex.split(line, comments=True)
-    if not {"-h", "--help"} & set(words):
+    if not {"-h", "--help", "--help-all"} & set(words):
         PARSERS[command](words)

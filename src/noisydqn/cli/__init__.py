@@ -40,9 +40,9 @@ commands:
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
   bsuite [EXPERIMENTS]       train on experiments of bsuite, and compare agents
-  presets [NAME]             list the presets, or the options of one
+  presets [--show NAME]      list the presets, or print one as a file for train
 
-noisydqn COMMAND --help shows a command's options.
+noisydqn COMMAND --help shows a command's options; for train, those that matter first.
 
 NAME is a preset, an id of Gymnasium, 'module:Id' for an environment that your module registers,
 'python:module.function' for one that your function makes, 'gymnax:Name', 'bsuite:catch/0', or the
@@ -53,6 +53,7 @@ examples:
   noisydqn train lunarlander
   noisydqn train ALE/Pong-v5 --steps 1000000
   noisydqn train catcher --seed 1 --out runs/one
+  noisydqn train --preset-file mine.toml
   noisydqn resume runs/one
   noisydqn compare --vary exploration=noisy,epsilon-greedy --env CartPole-v1 --seeds 10
   noisydqn evaluate runs/one --episodes 20
@@ -158,14 +159,14 @@ class PullArgs:
 
 
 def _train(argv: Sequence[str]) -> int:
-    from noisydqn.cli.train import parse_train
+    from noisydqn.cli.train import config_of, parse_train
 
     args, options = parse_train(argv)
     from noisydqn.runs.api import train
 
     with lasting_output():
         result = train(
-            args.name,
+            config_of(args, options),
             out=args.out,
             quiet=args.quiet,
             resume=args.resume,
@@ -177,7 +178,7 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _presets(argv: Sequence[str]) -> int:
-    from noisydqn.cli.train import presets
+    from noisydqn.cli.presets import presets
 
     return presets(argv)
 

@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin
 import tyro
 
 from noisydqn.errors import UserError
-from noisydqn.options import Hint, expected, flag, hint_of, hints_of, shown
+from noisydqn.options import Hint, expected, flag, help_command, hint_of, hints_of, shown
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 NUMBER = re.compile(r"[-+]?[.\d]|-?inf|-?nan", re.IGNORECASE)
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 BRACKETS = str.maketrans(dict.fromkeys("[](),", " "))
 
 Args = TypeVar("Args")
@@ -31,22 +32,32 @@ class Given(NamedTuple):
 
 def wants_help(argv: Sequence[str]) -> bool:
     """Tell whether a command line asks for help."""
-    return "-h" in argv or "--help" in argv
+    return any(word in argv for word in (*HELP, HELP_ALL))
 
 
-def show_help(default: Any, command: str) -> None:
+def show_help(default: Any, command: str, more: str = "") -> None:
     """Print a command's options.
+
+    Args:
+        default: an instance of the dataclass of the arguments.
+        command: the command.
+        more: a line to print after them.
 
     Raises:
         SystemExit: always, with code 0.
     """
-    tyro.cli(
-        type(default),
-        args=["--help"],
-        prog=f"noisydqn {command}",
-        default=default,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    try:
+        tyro.cli(
+            type(default),
+            args=["--help"],
+            prog=f"noisydqn {command}",
+            default=default,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except SystemExit:
+        if more:
+            print(more)
+        raise
 
 
 def parse(default: Args, argv: Sequence[str], command: str) -> Args:
@@ -168,7 +179,7 @@ def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[st
     positive = name.removeprefix("no_")
     if spelled.startswith("--no") and positive in options and options[positive].kind is bool:
         return positive, True
-    hint = hint_of(spelled, options, flag, command) or f"see noisydqn {command} --help"
+    hint = hint_of(spelled, options, flag, command) or f"see {help_command(command)}"
     raise UserError(f"unknown option {spelled}: {hint}")
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from noisydqn.cli.arguments import cache_folder, fill, options_of, read, show_help, wants_help
-from noisydqn.cli.train import config_options, help_on
+from noisydqn.cli.arguments import cache_folder, fill, options_of, read, wants_help
+from noisydqn.cli.option_help import show_options
+from noisydqn.cli.train import config_options
 from noisydqn.envs.names import BSUITE
 from noisydqn.errors import SIGNALLED, UserError
 from noisydqn.options import at_least, flag, shown
@@ -74,7 +75,7 @@ def parse_bsuite(argv: Sequence[str]) -> tuple[BsuiteArgs, dict[str, Any]]:
         SystemExit: help was asked for and given.
     """
     if wants_help(argv):
-        show_help(help_on(config_for(BSUITE), BsuiteArgs()), "bsuite")
+        show_options(config_for(BSUITE), BsuiteArgs(), argv, "bsuite")
     known = options_of(BsuiteArgs) | config_options()
     given = read(known, argv, "bsuite")
     args = fill(BsuiteArgs(), given, known, "bsuite")

@@ -22,7 +22,7 @@ from noisydqn.cli.train import config_options
 from noisydqn.config.config import option_hints
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
-from noisydqn.options import at_least, hint_of
+from noisydqn.options import at_least, help_command, hint_of
 from noisydqn.study.grid import Draft, read_draft
 
 TOGETHER = {"auto": None, "always": True, "never": False}
@@ -32,8 +32,8 @@ TOGETHER = {"auto": None, "always": True, "never": False}
 class CompareArgs:
     """Train every variant in every environment with every seed: noisydqn compare [FILE] [options].
 
-    Every option of train may be given, too, and then holds for all runs (noisydqn train --help);
-    --seed is the first seed. Each run is a folder as train makes it,
+    Every option of train may be given, too, and then holds for all runs (noisydqn train
+    --help-all); --seed is the first seed. Each run is a folder as train makes it,
     OUT/environment/variant/seed-0, and OUT/compare.json says what has become of it. FILE is a TOML
     file with env, seeds, [options], [vary] and [[variant]]; options given beside it come first.
     """
@@ -105,7 +105,7 @@ def _varied(text: str) -> tuple[str, tuple[Any, ...]]:
     name = spelled.strip().removeprefix("--").replace("-", "_")
     hints = option_hints()
     if name not in hints:
-        hint = hint_of(name, hints) or "noisydqn train --help lists the options"
+        hint = hint_of(name, hints) or f"{help_command('train')} lists the options"
         raise UserError(f"unknown option {spelled!r} in --vary {text}: {hint}")
     words = divided(values)
     if not equals or not all(words):

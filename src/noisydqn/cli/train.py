@@ -1,19 +1,18 @@
-"""The commands that read or show the options of a run: train and presets."""
+"""The command train: its arguments, and the options of a run."""
 
 import dataclasses
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from noisydqn.cli.arguments import fill, options_of, parse, read, show_help, spell, wants_help
-from noisydqn.config.config import SECTIONS, VARIANTS, Config, option_hints, owners, variant_name
-from noisydqn.errors import UserError
-from noisydqn.options import Hint, choices, help_of, hint_of, hints_of
-from noisydqn.presets import DEFAULT_PRESET, DESCRIPTIONS, PRESETS
+from noisydqn.cli.arguments import fill, options_of, read, wants_help
+from noisydqn.cli.option_help import show_options
+from noisydqn.config.config import Config, option_hints
+from noisydqn.options import Hint
+from noisydqn.presets import DEFAULT_PRESET
 from noisydqn.runs.named import config_named
 
 
@@ -24,12 +23,15 @@ class TrainArgs:
     NAME sets the defaults of the options. It is a preset (noisydqn presets lists them), an id of
     Gymnasium, 'module:Id' for an environment that your module registers, 'python:module.function'
     for one that your function makes, 'gymnax:Name', 'bsuite:catch/0', or the folder or config.json
-    of a run, whose options are used again. Steps are decisions of the agent, summed over
-    environments; updates are optimizer steps.
+    of a run, whose options are used again. A preset file changes the options of NAME, and those
+    given here change both. Steps are decisions of the agent, summed over environments; updates are
+    optimizer steps.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = DEFAULT_PRESET
-    """A preset, an environment or a run."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
+    """A preset, an environment or a run. If not given, what the preset file names, or catcher."""
+    preset_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A TOML file of options, such as the command presets prints."""
     out: Path | None = None
     """Folder for the run, new or empty. If not given, a new folder under runs/."""
     quiet: bool = False
@@ -40,23 +42,8 @@ class TrainArgs:
     resume: bool = False
     """If --out holds a run, resume it, as noisydqn resume does."""
     trust: bool = False
-    """Import code that the config of the run NAME names, such as an environment of your own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PresetsArgs:
-    """List the presets, or the options of one."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
-    """A preset."""
-
-
-ABOUT_VARIANTS = {
-    "learner": "What the agent learns from, and how",
-    "distribution": "What the network learns about returns",
-    "exploration": "How actions are chosen in training",
-}
-"""The first words of the help on a section with variants."""
+    """Import code that the preset file or the config of the run NAME names, such as an environment
+    of your own."""
 
 
 def config_options() -> dict[str, Hint]:
@@ -73,108 +60,43 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
         SystemExit: help was asked for and given.
     """
     if wants_help(argv):
-        name = DEFAULT_PRESET if argv[0].startswith("-") else argv[0]
-        words = [part for word in argv for part in word.split("=", 1)]
-        learner = next((x for word, x in pairwise(words) if word == "--learner"), None)
-        config = config_named(name, (), learner=learner)
-        show_help(help_on(config, TrainArgs(name)), f"train {name}")
+        _show(argv)
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")
     return args, {name: x for name, x in given.values.items() if name in config_options()}
 
 
-def help_on(config: Config, args: Any) -> Any:
-    """Make a dataclass from which tyro prints a command's help: flat flags in sections.
+def config_of(args: TrainArgs, flags: Mapping[str, Any]) -> Config | str | None:
+    """Return what `noisydqn.train` trains with: a preset file's options, or NAME if it is given.
 
     Args:
-        config: the defaults of the options of a run.
-        args: an instance of the dataclass of the command's own arguments.
+        args: the arguments of train.
+        flags: the options of the run that are given beside them.
+
+    Raises:
+        UserError: as `config_over`.
     """
-    fields: list[tuple[str, Any, Any]] = []
-    for section in SECTIONS:
-        value = _section(getattr(config, section))
-        fields += [(section, type(value), dataclasses.field(default=value))]
-    for section in VARIANTS:
-        value = _variants(section, getattr(config, section))
-        fields += [(section, type(value), dataclasses.field(default=value))]
-    kind = dataclasses.make_dataclass("Arguments", fields, bases=(type(args),), frozen=True)
-    kind.__doc__ = args.__doc__
-    return kind(**vars(args))
+    if args.preset_file is None:
+        return args.name or None
+    from noisydqn.runs.preset_file import config_over
+
+    return config_over(args.preset_file, args.name or None, flags, trust=args.trust)
 
 
-def _section(options: Any) -> Any:
-    """Make a dataclass of a section's options, whose help texts have no line breaks."""
-    kind = type(options)
-    fields = [
-        _field(name, hint, help_of(kind)[name], getattr(options, name))
-        for name, hint in hints_of(kind).items()
-    ]
-    made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
-    made.__doc__ = kind.__doc__
-    return made()
-
-
-def _variants(section: str, chosen: Any) -> Any:
-    """Make a dataclass of the options of all variants of a section."""
-    kinds = VARIANTS[section]
-    words = " ".join(f'"{name}": {_first_sentence(kind)}.' for name, kind in kinds.items())
-    name = variant_name(section, chosen)  # which may be one of the user's
-    names = Hint(choices(tuple(dict.fromkeys([*kinds, name]))), False, ())
-    fields = [_field(section, names, words, name)]
-    for option, variants in owners(section).items():
-        kind = kinds[variants[0]]
-        default = getattr(chosen if isinstance(chosen, kind) else kind(), option)
-        text = f"{', '.join(variants)}: {help_of(kind)[option]}"
-        fields += [_field(option, hints_of(kind)[option], text, default)]
-    made = dataclasses.make_dataclass(section.capitalize(), fields, frozen=True)
-    owned = f"Each option starts with the choices of --{section} that it belongs to."
-    made.__doc__ = f"{ABOUT_VARIANTS[section]}. {owned}"
-    return made()
-
-
-def _field(name: str, hint: Hint, text: str, default: Any) -> tuple[str, Any, Any]:
-    kind = hint.kind | None if hint.optional else hint.kind
-    shown = tyro.conf.arg(help=" ".join(text.split()))
-    return name, Annotated[kind, *hint.marks, shown], dataclasses.field(default=default)
-
-
-def _first_sentence(kind: type) -> str:
-    return " ".join((kind.__doc__ or "").split()).partition(". ")[0].removesuffix(".")
-
-
-def presets(argv: Sequence[str]) -> int:
-    """Run the command presets."""
-    args = parse(PresetsArgs(), argv, "presets")
-    if args.name:
-        return _preset(args.name)
-    width = max(map(len, PRESETS))
-    for name in PRESETS:
-        print(f"{name:{width}}  {DESCRIPTIONS[name]}")
-    return 0
-
-
-def _preset(name: str) -> int:
-    """Print a preset: its purpose, and its options that differ from the defaults."""
-    if name not in PRESETS:
-        hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
-        raise UserError(f"no preset {name!r}: {hint}")
-    config = PRESETS[name]
-    print(f"{name}: {DESCRIPTIONS[name]}\n")
-    trains = f"noisydqn train {name} trains on {config.environment.env}"
-    if options := list(spell(differing(config))):
-        print(f"{trains} with these options:")
-        for words in options:
-            print(f"  {shlex.join(words)}")
-        print("Other options have their defaults; noisydqn train --help explains all of them.")
+def _show(argv: Sequence[str]) -> None:
+    """Show the options with the values that NAME and a preset file give; no code is imported."""
+    name = "" if argv[0].startswith("-") else argv[0]
+    words = [part for word in argv for part in word.split("=", 1)]
+    given = {word.replace("_", "-"): value for word, value in pairwise(words)}
+    learner, file = given.get("--learner"), given.get("--preset-file")
+    if file is None:
+        name = name or DEFAULT_PRESET
+        config, command = config_named(name, (), learner=learner), f"train {name}"
     else:
-        print(f"{trains}. All options have their defaults, which noisydqn train --help explains.")
-    return 0
+        from noisydqn.runs.preset_file import config_over
 
-
-def differing(config: Config) -> dict[str, Any]:
-    """Return the options with a flag that differ from the defaults of the chosen variants."""
-    chosen = {section: type(getattr(config, section))() for section in VARIANTS}
-    default = Config(**chosen).flat() | {name: Config().flat()[name] for name in VARIANTS}
-    flags, options = config_options(), config.flat().items()
-    return {name: value for name, value in options if name in flags and value != default[name]}
+        flags = {} if learner is None else {"learner": learner}
+        config = config_over(file, name or None, flags, (), trust=False).replace(**flags)
+        command = " ".join(["train", *([name] if name else []), "--preset-file", file])
+    show_options(config, TrainArgs(name or config.preset), argv, command)

@@ -29,7 +29,16 @@ from noisydqn.learner.options import (
     ReplayOptions,
 )
 from noisydqn.nets.options import NetworkOptions
-from noisydqn.options import NAME, Hint, convert, flag, hints_of, refuse_unknown, shown
+from noisydqn.options import (
+    NAME,
+    Hint,
+    convert,
+    flag,
+    help_of,
+    hints_of,
+    refuse_unknown,
+    shown,
+)
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners.exploration import EXPLORERS, Imported, Noisy
 from noisydqn.runners.explorer import Explorer
@@ -43,7 +52,7 @@ SECTIONS: dict[str, type] = {
     "network": NetworkOptions,
     "learning": LearningOptions,
 }
-"""Sections of fixed options, in the order of `--help`."""
+"""Sections of fixed options, in the order of `--help-all`."""
 
 VARIANTS: dict[str, Mapping[str, type]] = {
     "learner": LEARNERS,
@@ -51,6 +60,13 @@ VARIANTS: dict[str, Mapping[str, type]] = {
     "exploration": EXPLORERS,
 }
 """Sections of which there are variants, by the name that chooses one."""
+
+ABOUT_VARIANTS = {
+    "learner": "What the agent learns from, and how",
+    "distribution": "What the network learns about returns",
+    "exploration": "How actions are chosen in training",
+}
+"""The first words of the help on a section with variants."""
 
 
 OF_NOISE = ("noise", "noise_in", "update_noise", *NEEDS_SAMPLES)
@@ -89,6 +105,18 @@ def option_hints() -> dict[str, Hint]:
         for kind in kinds.values():
             hints |= hints_of(kind)
     return hints
+
+
+def option_texts() -> dict[str, str]:
+    """Return the help of every option by its flat name."""
+    texts = {"preset": "Name of the options that these change"}
+    for kind in SECTIONS.values():
+        texts |= help_of(kind)
+    for section, kinds in VARIANTS.items():
+        texts[section] = ABOUT_VARIANTS[section]
+        for name, variants in owners(section).items():
+            texts[name] = help_of(kinds[variants[0]])[name]
+    return texts
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from noisydqn.config.config import Config
 from noisydqn.envs.names import BSUITE, GYMNAX, prefix
@@ -62,6 +62,24 @@ def _leads_out(text: str) -> bool:
     return text.startswith((".", "~")) or any(sign in text for sign in ":/\\")
 
 
+def refuse_code(path: Path, code: Mapping[str, str], otherwise: str = "") -> NoReturn:
+    """Refuse a file that is not trusted.
+
+    Args:
+        path: of the file.
+        code: what it names, by option, as `named_code` finds it.
+        otherwise: what else than trust helps.
+
+    Raises:
+        UserError: always.
+    """
+    named = ", ".join(f"{name} {value}" for name, value in code.items())
+    raise UserError(
+        f"{path} names code that would be imported and run ({named}): if you trust whoever wrote "
+        f"it, repeat with --trust (in Python trust=True){otherwise}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredConfig:
     """The options that a file holds, checked as those of a config; nothing in it is imported.
@@ -88,11 +106,6 @@ class StoredConfig:
         used, code = set(uses), named_code(self.options)
         asked = {name: value for name, value in code.items() if name in used}
         if asked and not trust:
-            named = ", ".join(f"{name} {value}" for name, value in asked.items())
-            handed = " or pass env= yourself" if "env" in asked else ""
-            raise UserError(
-                f"{self.path} names code that would be imported and run ({named}): if you trust "
-                f"whoever wrote it, repeat with --trust (in Python trust=True){handed}"
-            )
+            refuse_code(self.path, asked, " or pass env= yourself" if "env" in asked else "")
         idle = {name: inert(str(self.options[name])) for name in code if name not in used}
         return Config(**{**self.options, **idle})

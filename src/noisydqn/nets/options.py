@@ -74,9 +74,10 @@ class NetworkOptions:
     """Which layers are noisy: the hidden layers and the heads, or only the heads (default: the
     heads if indexed, else all)."""
     sigma_init: Annotated[float | None, at_least(0)] = None
-    """factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p) (default 0.5); independent: the
-    value at which each sigma starts (default 0.017); indexed: sigma_0, each sigma starts normally
-    distributed with deviation sigma_0 / sqrt(p) (default 0.5)."""
+    """Size of the noise at the start. factorised: sigma_0, each sigma starts at sigma_0 / sqrt(p)
+    (default 0.5); independent: the value at which each sigma starts (default 0.017); indexed:
+    sigma_0, each sigma starts normally distributed with deviation sigma_0 / sqrt(p) (default
+    0.5)."""
     sigma_distribution: Literal["constant", "kaiming-uniform"] = "constant"
     """"kaiming-uniform" starts each sigma uniformly within ±sigma_init * sqrt(6 / p)."""
 

@@ -7,6 +7,7 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import ALL
 from noisydqn.envs.names import prefix
 from noisydqn.errors import UserError
+from noisydqn.options import hint_of, shown
 from noisydqn.presets import PRESETS, config_for, with_learner
 
 
@@ -27,6 +28,8 @@ def config_named(
     """
     if name in PRESETS:
         return with_learner(PRESETS[name], learner)
+    if name.endswith(".toml") and not prefix(name):
+        raise UserError(f"{name} is not a run: did you mean --preset-file {name}?")
     if _is_path(name):
         from noisydqn.runs.folder import find_config
 
@@ -37,6 +40,18 @@ def config_named(
         if not is_registered(name):
             raise UserError(unknown(name, PRESETS))
     return config_for(name, learner)
+
+
+def preset_named(name: str) -> Config:
+    """Find a preset.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in PRESETS:
+        hint = hint_of(name, PRESETS) or f"there are {', '.join(PRESETS)}"
+        raise UserError(f"no preset {shown(name)}: {hint}")
+    return PRESETS[name]
 
 
 def _is_path(name: str) -> bool:

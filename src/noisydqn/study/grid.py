@@ -4,7 +4,6 @@
 """
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import msgspec
 
 from noisydqn.config.config import option_hints
 from noisydqn.config.run import MAX_SEEDS
-from noisydqn.errors import UserError, in_one_line
-from noisydqn.folders import File
-from noisydqn.options import MAX_SEED, NAME, convert, hint_of, shown
+from noisydqn.config.toml_file import from_toml, read_toml
+from noisydqn.errors import UserError
+from noisydqn.options import MAX_SEED, NAME, convert
 
-MAX_FILE_BYTES = 2**20
 MAX_RUNS = 10_000
 DEFAULT_SEEDS = 10
 PLAIN = "default"
@@ -183,14 +181,10 @@ def converted(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: one does not exist or is fixed, or a value is not one of it; `where` it is.
     """
-    hints = option_hints()
     for name in options:
         if name in FIXED:
             raise UserError(f"{name} cannot be among {where}: {FIXED[name]}")
-        if name not in hints:
-            hint = hint_of(name, hints) or "noisydqn train --help lists the options"
-            raise UserError(f"unknown option {shown(name)} in {where}: {hint}")
-    return {name: convert(name, value, hints[name]) for name, value in options.items()}
+    return from_toml(options, f" in {where}")
 
 
 def _refuse_names(what: str, given_by: str, names: Sequence[str]) -> None:
@@ -224,15 +218,7 @@ def read_draft(path: Path) -> Draft:
     Raises:
         UserError: the file cannot be read, or has another form.
     """
-    try:
-        text = File.at(path).read(MAX_FILE_BYTES).decode()
-        file = msgspec.convert(tomllib.loads(text), _File)
-    except (OSError, ValueError, RecursionError) as error:  # the last two also of the parsers
-        reason = error.strerror if isinstance(error, OSError) else in_one_line(error)
-        raise UserError(
-            f"{path} cannot be used ({reason}): give a TOML file with env, seeds, [options], "
-            "[vary] and [[variant]]"
-        ) from error
+    file = read_toml(path, _File, "env, seeds, [options], [vary] and [[variant]]")
     return Draft(
         (file.env,) if isinstance(file.env, str) else file.env,
         file.variant,
