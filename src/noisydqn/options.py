@@ -100,6 +100,7 @@ _SHORT = f"printable text of at most {MAX_NAME:,} characters"
 NAME = Constraint(lambda x: len(x) <= MAX_NAME and x.isprintable(), _SHORT)
 ABOVE_ZERO = Constraint(lambda x: x > 0, "above zero")
 FINITE = Constraint(lambda x: abs(x) < math.inf, "a number")
+DISTINCT = Constraint(lambda x: len(set(x)) == len(x), "names that each come once")
 
 
 class Hint(NamedTuple):
@@ -275,10 +276,17 @@ def _json(value: Any) -> Any:
     )
 
 
+def takes_names(kind: Any) -> bool:
+    """Tell whether an option takes several of some names: `tuple[Literal[...], ...]`."""
+    return get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal
+
+
 def expected(kind: Any) -> str:
     """Say in words what an option of some kind takes."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
+    if takes_names(kind):
+        return f"names out of {', '.join(get_args(get_args(kind)[0]))}"
     if get_origin(kind) is tuple:
         return "whole numbers such as (128, 128)"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -336,8 +344,8 @@ OTHER_NAMES = {
 
 NOTES = {
     "callbacks": "noisydqn.train and noisydqn.resume take them, in Python",
-    "trackers": "noisydqn.train and noisydqn.resume take them, in Python; metrics, episodes and "
-    "TensorBoard events are files of the run's folder",
+    "trackers": "noisydqn.train and noisydqn.resume take them, in Python; --track names services "
+    "such as wandb, and metrics, episodes and TensorBoard events are files of the run's folder",
     "device": "JAX chooses it; set JAX_PLATFORMS=cpu to stay on the processor",
     "env": "the environment is NAME: noisydqn train CartPole-v1",
     "preset": "the preset is NAME: noisydqn train cartpole",

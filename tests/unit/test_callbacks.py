@@ -1,21 +1,24 @@
 """Trackers and callbacks of the user's: what they see, and how callbacks end a run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.host_envs import CountingHostEnv
 from tests.unit.test_resume import results, tiny
 
 import noisydqn
 from noisydqn import Callback, Config, Evaluation, Training, UserError
-from noisydqn.checkpoint.reader import newest_whole
+from noisydqn.checkpoint.reader import newest_whole, read_manifests
 from noisydqn.errors import ExtensionFailedError
 from noisydqn.play.policy import GreedyPolicy
-from noisydqn.runners.report import SeedChunk
+from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.progress import StoredRun
 
 OPTIONS: dict[str, Any] = tiny(env=CountingHostEnv, steps=160)
 
@@ -166,6 +169,54 @@ def test_a_callback_ends_training(tmp_path: Path) -> None:
     assert results(out) == before
     noisydqn.resume(out, env=CountingHostEnv, steps=200, callbacks=[watching], quiet=True)
     assert watching.calls[-1] == ("end", 200)
+
+
+class Acting(Callback):
+    """Counts episodes, logs, and saves after some step."""
+
+    def __init__(self, value: Any = 0.5) -> None:
+        self.value = value
+        self.episodes: list[int] = []
+
+    def on_episode(self, training: Training, episode: Episode) -> None:
+        assert episode.step <= training.steps
+        self.episodes.append(episode.step)
+
+    def on_chunk(self, training: Training, *_: Any) -> None:
+        if training.steps == 80:
+            training.save()
+        training.log({"mine/half": self.value})
+
+
+class Listening(Collecting):
+    """A tracker that also takes values."""
+
+    def values(self, steps: int, values: Mapping[str, float]) -> None:
+        self.heard.append((steps, dict(values)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[int, dict[str, float]]] = []
+
+
+def test_a_callback_sees_each_episode_saves_and_logs(tmp_path: Path) -> None:
+    out, acting, tracker = tmp_path / "run", Acting(np.float32(0.5)), Listening()
+    options: dict[str, Any] = OPTIONS | {"checkpoint_seconds": 0, "keep": 9}
+    noisydqn.train(out=out, callbacks=[acting], trackers=[tracker, Collecting()], **options)
+    rows = (out / "episodes.csv").read_text().splitlines()[1:]
+    assert acting.episodes == [int(row.split(",")[0]) for row in rows]
+    expected = [(steps, 0.5) for steps in (40, 80, 120, 160)]
+    assert tracker.heard == [(steps, {"mine/half": value}) for steps, value in expected]
+    events = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("mine/half")
+    assert [(event.step, event.value) for event in events] == expected
+    manifests = read_manifests(RunFolder.at(out).checkpoints)[0]
+    assert sorted(StoredRun.decode(x.run).progress.steps for x in manifests) == [80, 160]
+
+
+def test_only_numbers_are_logged(tmp_path: Path) -> None:
+    line = "callback Acting failed in on_chunk after 40 .*must hold numbers by name"
+    with pytest.raises(ExtensionFailedError, match=line):
+        noisydqn.train(out=tmp_path / "run", callbacks=[Acting("high")], **OPTIONS)
 
 
 class StopsAtOnce(Callback):

@@ -13,7 +13,16 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin
 import tyro
 
 from noisydqn.errors import UserError
-from noisydqn.options import Hint, expected, flag, help_command, hint_of, hints_of, shown
+from noisydqn.options import (
+    Hint,
+    expected,
+    flag,
+    help_command,
+    hint_of,
+    hints_of,
+    shown,
+    takes_names,
+)
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 NUMBER = re.compile(r"[-+]?[.\d]|-?inf|-?nan", re.IGNORECASE)
@@ -200,17 +209,21 @@ def _value(name: str, hint: Hint, negated: bool, value: str | None, rest: list[s
 
 def _takes_words(hint: Hint) -> bool:
     """Tell whether an option takes several texts."""
-    return get_origin(hint.kind) is tuple and get_args(hint.kind)[0] is str
+    texts = get_origin(hint.kind) is tuple and get_args(hint.kind)[0] is str
+    return texts or takes_names(hint.kind)
 
 
-def _words(name: str, hint: Hint, value: str | None, rest: list[str]) -> list[str]:
-    """Return the words of an option: those up to the next option, or `value` if `=` gave one."""
+def _words(name: str, hint: Hint, value: str | None, rest: list[str]) -> Sequence[str]:
+    """Return the words of an option: those up to the next option, or `value` if `=` gave one.
+
+    Names may also be in one word, with commas; `[]` is none of them.
+    """
     words = [] if value is None else [value]
     while value is None and rest and not rest[0].startswith("-"):
         words.append(rest.pop(0))
     if not all(words) or not words:
         raise UserError(f"{flag(name)} needs a value: {_form(name, hint)}")
-    return words
+    return _text_value(name, " ".join(words), hint) if takes_names(hint.kind) else words
 
 
 def _truth(name: str, value: str | None, negated: bool) -> bool:
@@ -233,6 +246,8 @@ def _text_value(name: str, text: str, hint: Hint) -> Any:
         if not text or "\0" in text:
             raise UserError(f"{_label(name, hint)} must be {_form(name, hint)}, got {shown(text)}")
         return kind(text)
+    if takes_names(kind):
+        return tuple(text.translate(BRACKETS).split())
     if hint.optional and text.lower() == "none":
         return None
     try:
@@ -262,6 +277,8 @@ def _label(name: str, hint: Hint) -> str:
 
 def _form(name: str, hint: Hint) -> str:
     """Say in words what an option takes on the command line."""
+    if takes_names(hint.kind):
+        return f"{expected(hint.kind)} (none of them: {flag(name)} [])"
     if _takes_words(hint):
         return _metavar(hint)
     if get_origin(hint.kind) is tuple:

@@ -1,11 +1,12 @@
 """The options of a run that do not affect its compiled program."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from noisydqn.errors import ConfigError
 from noisydqn.options import (
     ABOVE_ZERO,
+    DISTINCT,
     FINITE,
     MAX_SEED,
     at_least,
@@ -18,6 +19,8 @@ MAX_VIDEO_SECONDS = 3_600
 MAX_SEEDS = 10_000
 MAX_EPISODES = 10_000
 """Largest number of episodes: more, played in lockstep, may not fit into memory."""
+ServiceName = Literal["wandb", "mlflow", "trackio"]
+"""Names of services that track experiments, which are those of their packages and extras."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,9 @@ class RunOptions:
     one cannot stall the run. 27,000 steps are half an hour of Atari."""
     video_seconds: Annotated[float, at_least(0), at_most(MAX_VIDEO_SECONDS)] = 20.0
     """Length of the video of the best weights. 0: no video."""
+    track: Annotated[tuple[ServiceName, ...], DISTINCT] = ()
+    """Services that also receive metrics, options and the video: wandb, mlflow, trackio. Each needs
+    the extra of its name; its own settings say where it sends them."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -47,6 +47,7 @@ ADDED: dict[int, dict[str, Any]] = {
         "update_noise": "sample",
         "noise_samples": 1,
         "matched_targets": False,
+        "track": (),
     },
 }
 """Options that a version added, with the value that older versions implied."""

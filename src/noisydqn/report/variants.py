@@ -12,7 +12,7 @@ ENVIRONMENT = {"env", "env_kwargs"}
 INCIDENTAL = {
     *ENVIRONMENT,
     *("seed", "num_seeds", "preset"),
-    *("video_seconds", "checkpoint_seconds", "keep", "step_timeout", "vectorization"),
+    *("video_seconds", "checkpoint_seconds", "keep", "step_timeout", "vectorization", "track"),
 }
 """Options that do not make runs variants: they name them, or change nothing that is learned."""
 

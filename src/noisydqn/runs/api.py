@@ -37,6 +37,7 @@ from noisydqn.runs.resumable import (
     refuse_part,
 )
 from noisydqn.runs.trackers import Tracker
+from noisydqn.runs.tracking import check_installed
 from noisydqn.settings import own_settings
 
 ARGUMENTS = ["out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"]
@@ -93,12 +94,14 @@ def train(
         trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
             several seeds need functions. One that raises is reported and left out from then on.
+            Services such as Weights & Biases are named by the option `track`.
         callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
         options: changes to the config, such as `seed=1`.
 
     Raises:
         UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
             written to.
+        MissingExtraError: a service of `track` needs a package that is not installed.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         ExtensionFailedError: a callback raised; what was trained is saved.
         DivergedError: a loss, a gradient or a weight became NaN or infinite.
@@ -122,6 +125,7 @@ def train(
     learner = learner if isinstance(learner, str) else None
     config = _config(_given_config(config, uses, trust, learner), env, learner).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
+    check_installed(config.run.track)
     out = None if out is None else given_path(out)
     if resume and out is None:
         raise UserError("--resume needs --out: name the folder of the run to resume")

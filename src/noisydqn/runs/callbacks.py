@@ -1,7 +1,7 @@
 """Callbacks: user code that training calls and that may end training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from noisydqn.config.config import Config
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
+from noisydqn.options import shown
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.play.policy import GreedyPolicy
-from noisydqn.runners.report import SeedChunk
+from noisydqn.runners.report import Episode, SeedChunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Training:
     _weights: Policy | None = dataclasses.field(repr=False)
     _spec: EnvironmentSpec = dataclasses.field(repr=False)
     _stop: Callable[[], None] = dataclasses.field(repr=False)
+    _save: Callable[[], None] = dataclasses.field(repr=False)
+    _log: Callable[[int, Mapping[str, float]], None] = dataclasses.field(repr=False)
 
     @property
     def policy(self) -> GreedyPolicy:
@@ -48,6 +51,25 @@ class Training:
     def stop(self) -> None:
         """Request that training ends after this chunk, for all seeds that are trained together."""
         self._stop()
+
+    def save(self) -> None:
+        """Request a checkpoint of all seeds that are trained together, after this chunk."""
+        self._save()
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Record values of your own, by name, as those after `steps`.
+
+        TensorBoard, the services of `--track` and trackers with a method `values` receive them; the
+        CSV files have fixed columns.
+
+        Raises:
+            UserError: a value is not a number.
+        """
+        try:
+            numbers = {name: float(value) for name, value in values.items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"log: {shown(values)} must hold numbers by name ({error})") from error
+        self._log(self.steps, numbers)
 
 
 class Callback:
@@ -67,6 +89,12 @@ class Callback:
 
     def on_chunk(self, training: Training, chunk: SeedChunk, /) -> bool | None:
         """React to a trained chunk; its row is already in `metrics.csv`."""
+
+    def on_episode(self, training: Training, episode: Episode, /) -> bool | None:
+        """React to a training episode that ended in a chunk, before `on_chunk`.
+
+        `training` is that after the chunk; `episode.step` says when the episode ended.
+        """
 
     def on_evaluation(
         self, training: Training, steps: int, evaluation: Evaluation, /

@@ -1,6 +1,6 @@
 """The user's trackers and callbacks: accepting them, making them for each seed, calling them."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 from noisydqn.config.config import Config
 from noisydqn.errors import ExtensionFailedError, UserError, in_one_line, is_stop
+from noisydqn.folders import File
 from noisydqn.options import shown
 from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import SeedChunk
 from noisydqn.runs.callbacks import Callback, Training
-from noisydqn.runs.trackers import Tracker
+from noisydqn.runs.trackers import Tracker, ValueTracker
+from noisydqn.runs.tracking import SERVICES
+from noisydqn.runs.tracking.service import ServiceTracker
 from noisydqn.runs.walls import Wall
 
 TrackerMaker = Callable[[Path, Config], Tracker]
@@ -35,9 +38,11 @@ class Extensions(NamedTuple):
         watching, called = _items("trackers", trackers), _items("callbacks", callbacks)
         for tracker in watching:
             if not (isinstance(tracker, Tracker) or callable(tracker)):
+                service = isinstance(tracker, str) and tracker in SERVICES
+                hint = f": give track=[{tracker!r}]" if service else ""
                 raise UserError(
                     f"trackers: {shown(tracker)} lacks a method of noisydqn.Tracker (chunk, "
-                    "evaluation, close), and is not a function that makes a tracker"
+                    f"evaluation, close), and is not a function that makes a tracker{hint}"
                 )
         for callback in called:
             if not isinstance(callback, Callback):
@@ -60,7 +65,7 @@ class Extensions(NamedTuple):
 
 
 def _items(name: str, given: object) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable):
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise UserError(f"{name} must be a list, got {shown(given)}: put it in brackets")
     return tuple(given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
@@ -108,6 +113,18 @@ class Watchers:
             action = f"in evaluation of step {steps:,}"
             wall.call(action, tracker.evaluation, steps, seconds, evaluation)
 
+    def values(self, steps: int, values: Mapping[str, float]) -> None:
+        """Announce values that a callback logged after `steps`, to the trackers that take them."""
+        for tracker, wall in self._trackers:
+            if isinstance(tracker, ValueTracker):
+                wall.call(f"in values after {steps:,} steps", tracker.values, steps, values)
+
+    def result(self, steps: int, evaluation: Mapping[str, Any], video: File | None) -> None:
+        """Announce the final evaluation and the video to services."""
+        for tracker, wall in self._trackers:
+            if isinstance(tracker, ServiceTracker):
+                wall.call("in result", tracker.result, steps, evaluation, video)
+
     def close(self) -> None:
         """Close the trackers, each once, also those that failed."""
         while self._trackers:
@@ -149,8 +166,12 @@ class Callbacks:
                 callback.on_start(training)
 
     def chunk(self, training: Training, chunk: SeedChunk) -> None:
-        """Announce a chunk."""
+        """Announce a chunk, and before it the episodes that ended in it."""
         for callback in self._callbacks:
+            for episode in chunk.episodes:
+                with _blamed(callback, f"on_episode of step {episode.step:,}"):
+                    if callback.on_episode(training, episode):
+                        training.stop()
             with _blamed(callback, f"on_chunk after {training.steps:,} steps"):
                 if callback.on_chunk(training, chunk):
                     training.stop()

@@ -105,11 +105,16 @@ class RunFolder:
         return self.files.folder("tensorboard")
 
     @property
+    def tracking(self) -> File:
+        """The id by which services that track experiments know the run."""
+        return self.files.file("tracking.json")
+
+    @property
     def results(self) -> list[File]:
         """All files that training makes, but for checkpoints and TensorBoard events."""
         tables = [self.metrics, self.episodes, self.evaluations]
         shown = [self.video, self.curves, self.report]
-        return [self.final, self.best, self.summary, *shown, *tables]
+        return [self.final, self.best, self.summary, *shown, *tables, self.tracking]
 
     @property
     def checkpoints(self) -> Folder:

@@ -19,9 +19,12 @@ from noisydqn.runs.claim import Claim
 from noisydqn.runs.folder import SEED, Found, RunFolder
 from noisydqn.runs.progress import StoredRun
 
-FREE = ("steps", "max_seconds", "checkpoint_seconds", "keep", "video_seconds", "step_timeout")
-"""Options that may change when a run is resumed: they decide when it ends and what it saves, not
-what it trains."""
+FREE = (
+    *("steps", "max_seconds", "checkpoint_seconds", "keep"),
+    *("video_seconds", "step_timeout", "track"),
+)
+"""Options that may change when a run is resumed: they decide when it ends, what it saves and who
+watches, not what it trains."""
 WORDS = {"preset": "preset (NAME)", "env": "environment (NAME)"}
 """Options that have no flag."""
 

@@ -1,7 +1,7 @@
 """One seed's part of a session: its trackers, evaluations, weights and report."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from noisydqn.runs.pages import write_page
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
+from noisydqn.runs.tracking import SERVICES, open_tracker
 from noisydqn.runs.walls import Wall
 from noisydqn.runs.weights import save_policy
 
@@ -72,6 +73,7 @@ class SeedSession:
         self.callbacks = Callbacks(context.extensions.callbacks)
         self._terminal = context.terminal if shown else None
         self._watchers = Watchers(context.terminal.warn)
+        self._services = Watchers(context.terminal.warn)  # which also get the result
         self._best_wall = Wall(str(folder.best), context.terminal.warn)
 
     def restore(self, progress: SeedProgress, checkpoint: Checkpoint, name: str) -> None:
@@ -100,12 +102,17 @@ class SeedSession:
         if (terminal := self._terminal) is not None:
             watchers.add("the live view", lambda: terminal)
         watchers.add_given(self.context.extensions, folder.path, config)
+        say = self.context.terminal.say
+        for name in config.run.track:
+            make = partial(open_tracker, name, folder, config, say)
+            self._services.add(f"tracking with {SERVICES[name].title}", make)
 
     # Training
 
     def record_chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Record a chunk, which ended after `steps`."""
-        self._watchers.chunk(steps, seconds, speed, chunk)
+        for watchers in (self._watchers, self._services):
+            watchers.chunk(steps, seconds, speed, chunk)
 
     def queue_evaluation(self, steps: int) -> None:
         """Keep the newest weights until they are evaluated."""
@@ -128,13 +135,20 @@ class SeedSession:
         if best:
             self.best = policy
             self._best_wall.finish("", self._save_best, policy)
-        self._watchers.evaluation(steps, seconds, evaluation)
+        for watchers in (self._watchers, self._services):
+            watchers.evaluation(steps, seconds, evaluation)
 
     def _save_best(self, policy: Policy) -> None:
         self.context.keeper.restore()
         save_policy(self.folder.best, policy)
 
-    def training(self, progress: Progress, index: int, stop: Callable[[], None]) -> Training:
+    def _log(self, steps: int, values: Mapping[str, float]) -> None:
+        for watchers in (self._watchers, self._services):
+            watchers.values(steps, values)
+
+    def training(
+        self, progress: Progress, index: int, stop: Callable[[], None], save: Callable[[], None]
+    ) -> Training:
         """Return what callbacks see of this seed, whose index in `progress` is `index`."""
         seed = progress.seeds[index]
         return Training(
@@ -147,6 +161,8 @@ class SeedSession:
             _weights=self.final,
             _spec=self.context.env.spec,
             _stop=stop,
+            _save=save,
+            _log=self._log,
         )
 
     # Saving
@@ -195,9 +211,14 @@ class SeedSession:
         save_policy(self.folder.final, final)
         save_policy(self.folder.best, self.best_policy)
 
+    def close_watchers(self) -> None:
+        """Close all trackers but those that get the result; a second call does nothing."""
+        self._watchers.close()
+
     def close(self) -> None:
         """Close the trackers; a second call does nothing."""
         self._watchers.close()
+        self._services.close()
 
     # The report
 
@@ -238,6 +259,9 @@ class SeedSession:
                 wait(future, take)
             take()
         Wall("writing the page", warn).call("", write_page, self.folder)
+        if (evaluation := self.summary["evaluation"]) is not None:
+            video = self.folder.video if records_video and self.folder.video.exists() else None
+            self._services.result(self.summary["steps"], evaluation, video)
 
     def _take_report(self, evaluation: Evaluation) -> None:
         if self.summary["evaluation"] is None:

@@ -68,6 +68,7 @@ class Session:
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
         ]
         self.progress = Progress.start(len(configs))
+        self._save_requested = False  # by a callback
         sizes: Sequence[FileSizes] = [(0, 0, 0)] * len(configs)
         if checkpoint is not None:
             sizes = self._restore(checkpoint)
@@ -158,9 +159,10 @@ class Session:
                 if ending.near or self.progress.should_stop(self.goals):
                     return sound
                 lost = self._folder_wall.finish("", self.context.keeper.restore) or lost
-                if (lost or now - saved >= interval) and not self.writer.busy:
+                due = lost or self._save_requested or now - saved >= interval
+                if due and not self.writer.busy:
                     self._save_checkpoint(chunk)
-                    saved, lost = time.perf_counter(), False
+                    saved, lost, self._save_requested = time.perf_counter(), False, False
                 newest, sound = chunk, None  # its arrays are the next chunk's, if there is one
             return newest
         return sound
@@ -257,10 +259,14 @@ class Session:
         self._take_evaluations(block=self.progress.needs_confirmation(self.goals))
 
     def _training(self, index: int) -> Training:
-        return self.seeds[index].training(self.progress, index, self._request_stop)
+        seed, stop = self.seeds[index], self._request_stop
+        return seed.training(self.progress, index, stop, self._request_save)
 
     def _request_stop(self) -> None:
         self.progress = self.progress.after_stop_request(self.goals)
+
+    def _request_save(self) -> None:
+        self._save_requested = True
 
     # Evaluations
 
@@ -328,12 +334,13 @@ class Session:
         self.writer.save(snapshot, stored.encode())
 
     def save(self) -> None:
-        """Wait for the last checkpoint, write weights and summaries, and close the trackers."""
+        """Wait for the last checkpoint, write weights and summaries, and close the tables."""
         self.writer.wait()
         self.progress = self.progress.after_training(time.perf_counter() - self._start)
         if not self.context.ending.lost:
             self._save_weights()
-        self.close()
+        for seed in self.seeds:
+            seed.close_watchers()
 
     def _save_weights(self) -> None:
         if self.progress.steps == 0:

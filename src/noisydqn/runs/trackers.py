@@ -5,7 +5,7 @@ import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -20,6 +20,7 @@ from noisydqn.play.evaluate import Evaluation
 from noisydqn.runners.report import Episode, SeedChunk
 from noisydqn.runs.consoles import make_consoles, shown
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.rows import episode_row, evaluation_row, metrics_row
 from noisydqn.runs.tables import CsvFile
 
 RECENT_EPISODES = 20
@@ -86,6 +87,14 @@ class Tracker(Protocol):
         """Finish writing: training has ended."""
 
 
+@runtime_checkable
+class ValueTracker(Protocol):
+    """A tracker that also takes the values that callbacks log."""
+
+    def values(self, steps: int, values: Mapping[str, float]) -> None:
+        """Record values by name, which a callback logged after `steps`."""
+
+
 class FileTracker:
     """A tracker that writes `metrics.csv`, `episodes.csv` and `evaluations.csv`.
 
@@ -117,35 +126,13 @@ class FileTracker:
 
     def chunk(self, steps: int, seconds: float, speed: float, chunk: SeedChunk) -> None:
         """Write a row of metrics, and one for each episode that ended."""
-        self._metrics.write(
-            {
-                "step": steps,
-                "seconds": round(seconds, 3),
-                "updates": chunk.updates,
-                "steps_per_second": round(speed, 1),
-                **chunk.metrics,
-                "action_change": chunk.action_change,
-                **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
-                **{f"exploration.{name}": value for name, value in chunk.exploration.items()},
-            }
-        )
+        self._metrics.write(metrics_row(steps, seconds, speed, chunk))
         for episode in chunk.episodes:
-            self._episodes.write(
-                {
-                    "step": episode.step,
-                    "return": episode.episode_return,
-                    "length": episode.length,
-                    "success": "",
-                    **episode.stats,
-                }
-            )
+            self._episodes.write(episode_row(episode))
 
     def evaluation(self, steps: int, seconds: float, evaluation: Evaluation) -> None:
-        """Write a row for the evaluation; a statistic without a value is empty."""
-        row = {"step": steps, "seconds": round(seconds, 3), **evaluation.summary()}
-        for statistic in evaluation.statistics:
-            row.setdefault(statistic.name, "")
-        self._evaluations.write(row)
+        """Write a row for the evaluation."""
+        self._evaluations.write(evaluation_row(steps, seconds, evaluation))
 
     def close(self) -> None:
         """Close the files."""
@@ -216,6 +203,11 @@ class TensorBoardTracker:
         self._scalar("evaluation/mean_return", evaluation.mean_return, steps)
         for statistic, value in evaluation.reported:
             self._scalar(f"evaluation/{statistic.name}", value, steps, statistic.meaning)
+
+    def values(self, steps: int, values: Mapping[str, float]) -> None:
+        """Write values that a callback logs."""
+        for name, value in values.items():
+            self._scalar(name, value, steps)
 
     def close(self) -> None:
         """Flush and close the file."""
