@@ -35,6 +35,7 @@ TOUCHED: dict[str, Set[str]] = {
     "metrics.csv": PUSH | ON | REPORT,
     "episodes.csv": PUSH | ON | REPORT,
     "evaluations.csv": PUSH | ON | REPORT,
+    "tracking.json": ON,
     "tensorboard": ON,
     "checkpoints": RESUME,
     "lock": RESUME,

@@ -70,7 +70,7 @@ def test_the_option_compiles_nothing_anew() -> None:
 def test_a_name_among_trackers_is_told_its_place(given: Any, tmp_path: Path) -> None:
     line = "put it in brackets" if given == "wandb" else r"give track=\['wandb'\]"
     with pytest.raises(UserError, match=line):
-        noisydqn.train(**(SMALL | {"out": tmp_path / "run", "trackers": given}))
+        noisydqn.train(**SMALL, out=tmp_path / "run", trackers=given)
 
 
 def test_a_missing_package_is_refused_before_a_folder_is_made(
