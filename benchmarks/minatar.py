@@ -5,7 +5,8 @@
     python -m benchmarks.minatar --learner replay --explore factorised --steps 300000 --seeds 0 1 2
 
 Each run is the installed command on one core, with gymnax's games, which are compiled. A hundred
-episodes are played with mean weights after every half million steps and at the end. The final
+episodes are played with mean weights after every half million steps (a quarter of a short run) and
+at the end. The final
 weights then play thirty episodes of the `minatar` package's own games, with its sticky actions.
 Rows are saved as they come; those of other learners, explorations, budgets, games and seeds are
 kept.
@@ -38,6 +39,10 @@ PUBLISHED = {
 """Mean returns of a DQN after 5 million steps, as published with MinAtar."""
 GAMES = tuple(PUBLISHED)
 NOISY = ("--exploration", "noisy")
+INDEXED = (
+    *("--noise", "indexed", "--matched-targets", "--noise-samples", "4"),
+    *("--prior-scale", "0.1", "--acting-noise", "episode"),
+)
 EXPLORATIONS: dict[str, tuple[str, ...]] = {
     "epsilon-greedy": ("--exploration", "epsilon-greedy"),
     "factorised": NOISY,
@@ -45,13 +50,12 @@ EXPLORATIONS: dict[str, tuple[str, ...]] = {
         *NOISY,
         *("--update-noise", "mean", "--noise-goal", "0.05", "--noise-goal-share", "0.1"),
     ),
-    "indexed": (
-        *(*NOISY, "--noise", "indexed", "--matched-targets", "--noise-samples", "4"),
-        *("--prior-scale", "0.1", "--acting-noise", "episode"),
-    ),
+    "indexed": (*NOISY, *INDEXED),
+    "indexed and epsilon": ("--exploration", "both", *INDEXED),
 }
 """Ways to explore, by the options that choose them."""
 EVALUATION_EVERY = 500_000
+"""Steps, or a quarter of a run that is shorter than four times this."""
 
 
 def package_game(game: str) -> Any:
@@ -75,7 +79,8 @@ def run(
     steps, learner = arguments.steps, arguments.learner
     options = ["--learner", learner, *EXPLORATIONS[exploration], "--seed", str(seed)]
     options += ["--steps", str(steps), "--quiet", "--video-seconds", "0"]
-    options += ["--evaluation-every", str(EVALUATION_EVERY), "--evaluation-episodes", "100"]
+    every = min(EVALUATION_EVERY, steps // 4)
+    options += ["--evaluation-every", str(every), "--evaluation-episodes", "100"]
     with trained(f"gymnax:{game}-MinAtar", *options, core=core) as done:
         from noisydqn import evaluate
         from noisydqn.runs.folder import RunFolder
@@ -138,9 +143,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 3), layout="constrained")
-    colors = dict(
-        zip(EXPLORATIONS, ("tab:orange", "tab:blue", "tab:cyan", "tab:green"), strict=True)
-    )
+    colors = {name: f"C{i}" for i, name in enumerate(EXPLORATIONS)}
     for game, axes in zip(GAMES, figure.subplots(1, len(GAMES)), strict=True):
         named: set[str] = set()
         for run in runs:

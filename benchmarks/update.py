@@ -5,8 +5,9 @@
 Noisy dueling double-DQN updates at batch 32 on one core: three samples of factorised noise,
 importance weights, Adam, the target's copy. "mlp" is 8-128-128-128 with 4 actions, "nature" the
 convolutions of Mnih et al. 2015 on 84 x 84 x 4 bytes as floats, 512 and 6 actions. Heads have their
-papers' sizes and others; the large network is measured with two heads. If PyTorch is installed, its
-update of expected values and of C51, as PyTorch's users write it, takes turns with ours.
+papers' sizes and others; the large network is measured with two heads. Other kinds and numbers of
+noise samples are measured with the small network. If PyTorch is installed, its update of expected
+values and of C51, as PyTorch's users write it, takes turns with ours.
 """
 
 import argparse
@@ -40,6 +41,16 @@ HEADS: dict[str, dict[str, Any]] = {
         "quantiles": 8,
         "acting_quantiles": 8,
     },
+    "expected, factorised noise in heads": {"noise_in": "head"},
+    "expected, factorised noise in heads, 8 samples": {"noise_in": "head", "noise_samples": 8},
+    "expected, indexed noise": {"noise": "indexed"},
+    "expected, indexed noise, 8 samples": {"noise": "indexed", "noise_samples": 8},
+    "expected, indexed noise with a prior, 8 matched samples": {
+        "noise": "indexed",
+        "noise_samples": 8,
+        "matched_targets": True,
+        "prior_scale": 1.0,
+    },
 }
 PEERS = ("expected", "categorical, 51")
 
@@ -71,6 +82,9 @@ def jax_round(network: str, head: str) -> Round:
     r_t, weights = jax.random.normal(keys[2], (BATCH,)), jax.random.uniform(keys[3], (BATCH,))
     discount_t = jnp.full(BATCH, 0.99)
 
+    def sample(key: jax.Array) -> UpdateNoise:
+        return sample_update_noise(network_like, key, BATCH, agent.noise)
+
     def update(
         i: jax.Array, carry: tuple[LearnerState, UpdateNoise]
     ) -> tuple[LearnerState, UpdateNoise]:
@@ -80,13 +94,11 @@ def jax_round(network: str, head: str) -> Round:
         transitions = Transition(s_tm1, a_tm1, r_t, discount_t, s_t)
         batch = Batch(transitions, jnp.arange(BATCH), weights)
         learner = agent.update(learner, batch, noise)[0]
-        return learner, sample_update_noise(network_like, jax.random.fold_in(keys[5], i), BATCH)
+        return learner, sample(jax.random.fold_in(keys[5], i))
 
     run = jax.jit(lambda carry: jax.lax.fori_loop(0, number, update, carry))
     network_like = build.make_policy(config.program, spec, keys[6]).network
-    carry = run(
-        (agent.init(network_like, keys[0]), sample_update_noise(network_like, keys[5], BATCH))
-    )
+    carry = run((agent.init(network_like, keys[0]), sample(keys[5])))
     jax.block_until_ready(carry)
 
     def one_round() -> float:
