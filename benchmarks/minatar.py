@@ -6,10 +6,9 @@
 
 Each run is the installed command on one core, with gymnax's games, which are compiled. A hundred
 episodes are played with mean weights after every half million steps (a quarter of a short run) and
-at the end. The final
-weights then play thirty episodes of the `minatar` package's own games, with its sticky actions.
-Rows are saved as they come; those of other learners, explorations, budgets, games and seeds are
-kept.
+at the end. The final weights then play thirty episodes of the `minatar` package's own games, with
+its sticky actions. Rows are saved as they come; those of other learners, explorations, budgets,
+games and seeds are kept.
 """
 
 import argparse
