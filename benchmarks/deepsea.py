@@ -83,7 +83,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for (stochastic, size, number), of_group in groupby(sorted(rows, key=group), group):
         runs = sorted(of_group, key=lambda row: row["seed"])
         solved = [row["solved"] for row in runs if row["solved"] is not None]
-        each = ", ".join("-" if row["solved"] is None else f"{row['solved']:,}" for row in runs)
+        each = ", ".join(
+            f">{row['episodes']:,}" if row["solved"] is None else f"{row['solved']:,}"
+            for row in runs
+        )
         lines.append(
             (
                 f"{size}, stochastic" if stochastic else size,
