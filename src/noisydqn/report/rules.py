@@ -194,7 +194,7 @@ def returns_flat(run: Run) -> Finding | None:
             "shape the reward",
         )
     third = len(returns) // 3
-    start, end = np.mean(returns[:third]), np.mean(returns[-third:])
+    start, end = float(np.mean(returns[:third])), float(np.mean(returns[-third:]))
     return Finding(
         "returns-flat",
         f"returns stayed flat, {_number(start)} in the first third and {_number(end)} in the last, "

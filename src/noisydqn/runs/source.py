@@ -221,15 +221,20 @@ def _words(layer: str) -> str:
 def _of_replay(there: Interface, here: Interface) -> Iterator[str]:
     """Say what keeps a replay buffer from being used."""
     old, new = there.config, here.config
-    for config, where in ((old, "there"), (new, "here")):
-        if not isinstance(config.learner, ReplayOptions):
+    for perturbation, where in ((_perturbation(old), "there"), (_perturbation(new), "here")):
+        if perturbation is None:
             yield f"no replay buffer {where}: {flag('learner')} parallel"
             return
     if (before := old.runner.num_envs) != (now := new.runner.num_envs):
         yield f"{flag('num_envs')} {before} there, {now} here, and a replay buffer keeps them apart"
-    needs = [x.learner.target_perturbation > 0 for x in (old, new)]
-    if needs[1] and not needs[0]:
+    if _perturbation(new) and not _perturbation(old):
         yield f"{flag('target_perturbation')} 0 there, above 0 here"
+
+
+def _perturbation(config: Config) -> float | None:
+    """Return `target_perturbation`; None without a replay buffer."""
+    learner = config.learner
+    return learner.target_perturbation if isinstance(learner, ReplayOptions) else None
 
 
 # Checkpoints of the other run
@@ -312,7 +317,7 @@ def _rows(
     if problem := problem_of_rows(rows, there.spec.num_actions):
         raise checkpoint.unfit(problem)
     rows.last[-1] = True
-    if here.config.learner.target_perturbation == 0:
+    if not _perturbation(here.config):
         rows = rows._replace(perturbation=None)
     return jax.tree.map(jnp.asarray, rows)
 

@@ -18,6 +18,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.errors import UserError, counted
 from noisydqn.learner.policy import Policy
+from noisydqn.preprocessing import normalize
 from noisydqn.preprocessing.normalize import Moments
 from noisydqn.runners.core import Core
 from noisydqn.runners.replay_core import ReplayCore
@@ -28,7 +29,7 @@ from noisydqn.types import Row
 Which = Literal["best", "final"]
 RETURNS = "returns"
 """The name of the moments of returns, by which rewards are scaled."""
-RETURN_MOMENTS = Moments(*[jax.ShapeDtypeStruct((), np.dtype(np.float32))] * 3)
+RETURN_MOMENTS: Moments = jax.eval_shape(lambda: normalize.init(()).rounded)
 
 
 class StartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
