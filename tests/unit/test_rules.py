@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from tests.commands import refused
 from tests.recorded import write_run
+from tests.runs import flags, tiny
 
 import noisydqn
 from noisydqn import PRESETS, Config
 from noisydqn.cli import main
 from noisydqn.report.records import Run, Series
 from noisydqn.report.rules import RULES, diagnose, rises
+from noisydqn.runs.diagnosis import findings_of
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.pages import write_page
 
@@ -298,6 +300,24 @@ def test_the_command_prints_json(sick: Path, capsys: pytest.CaptureFixture[str])
     assert told["findings"][0]["rule"] == "starts-too-late"
     (same,) = noisydqn.doctor(sick)
     assert same.findings[0].problem == told["findings"][0]["problem"]
+
+
+def test_a_finding_of_several_seeds_is_one_line(sick: Path) -> None:
+    other = write_run(sick.parent / "other", 1, learning_starts=5_000)
+    (line,) = findings_of([RunFolder.at(sick), RunFolder.at(other)])
+    assert line.endswith("; try: raise --steps, or lower --learning-starts (seed 0, 1)")
+
+
+@pytest.mark.slow
+def test_training_ends_with_the_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*flags(tiny(learning_starts=500, steps=80))[1:], "--out", str(tmp_path / "run")]
+    assert main(["train", "CartPole-v1", *argv]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("what looks wrong, and what to try:")
+    assert lines[at + 1].startswith("- learning starts after 500 steps, and the run has 80")
+    assert lines[-1].startswith("next: ")
 
 
 def test_the_page_of_a_run_shows_the_findings(sick: Path) -> None:

@@ -72,15 +72,19 @@ def _look_at_runs(paths: Sequence[str], args: DoctorArgs) -> int:
 
 def _look_at_environment(name: str, args: DoctorArgs) -> int:
     from noisydqn.envs.check import examine
+    from noisydqn.envs.notices import Notices
     from noisydqn.envs.options import EnvironmentOptions
     from noisydqn.envs.registry import make_environment
 
-    found = examine(make_environment(EnvironmentOptions(env=name, env_kwargs=args.env_kwargs)))
+    held: list[str] = []
+    options = EnvironmentOptions(env=name, env_kwargs=args.env_kwargs)
+    found = examine(make_environment(options, notices=Notices(held.append)))
+    problems = [*found.problems, *held]
     if args.json:
-        print(json.dumps({"env": name} | found._asdict()))
+        print(json.dumps({"env": name, "facts": found.facts, "problems": problems}))
         return 0
     for line in found.facts:
         print(f"{name}: {line}")
-    for line in found.problems or [NOTHING]:
+    for line in problems or [NOTHING]:
         print(f"  {line}")
     return 0
