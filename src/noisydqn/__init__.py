@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from noisydqn.runners.explorer import Explorer
     from noisydqn.runs.api import resume, train
     from noisydqn.runs.callbacks import Callback, Training
+    from noisydqn.runs.diagnosis import doctor
     from noisydqn.runs.folder import load_config
     from noisydqn.runs.loaded import load_runs
     from noisydqn.runs.preset_file import load_preset
@@ -36,6 +37,7 @@ __all__ = [
     "Tracker",
     "Training",
     "UserError",
+    "doctor",
     "evaluate",
     "load_config",
     "load_policy",
@@ -60,6 +62,7 @@ _HOMES = {
     "Tracker": "noisydqn.runs.trackers",
     "Training": "noisydqn.runs.callbacks",
     "UserError": "noisydqn.errors",
+    "doctor": "noisydqn.runs.diagnosis",
     "evaluate": "noisydqn.runs.saved",
     "load_config": "noisydqn.runs.folder",
     "load_policy": "noisydqn.runs.saved",

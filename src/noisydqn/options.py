@@ -117,7 +117,7 @@ class _RefusedError(Exception):
 
 def flag(name: str) -> str:
     """Spell an option as on the command line."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 @lru_cache

@@ -18,7 +18,7 @@ from tests.strangers.spoil import (
     state,
     write,
 )
-from tests.strangers.victim import EVERY, OPTIONS, PLAY, POLICY, PUSH, Victim
+from tests.strangers.victim import EVERY, OPTIONS, PLAY, POLICY, PUSH, START, Victim
 
 Named = tuple[str, Spoil]
 
@@ -107,7 +107,8 @@ def _raw() -> Iterator[tuple[str, bytes]]:
 
 def weights() -> Iterator[Attack]:
     """Forge weights."""
-    tried = POLICY | PLAY
+    tried = POLICY | PLAY | START
+    yield Attack("weights that are not finite", spoil.infinite_weights, tried, START)
     for kind, header in HEADERS.items():
         change = spoil.with_arrays(header)
         yield Attack(f"{kind} in weights", write("best.safetensors", change), tried, tried)
@@ -224,13 +225,14 @@ ARRAYS: dict[str, list[Any]] = {
 def manifests() -> Iterator[Attack]:
     """Forge manifests, what they say about a run, and the arrays."""
     tried = {"resume"}
+    yield Attack("impossible rows of a replay buffer", spoil.rows, START, START)
     for name in FILE_NAMES:
         forged = manifest(lambda m, name=name: m["state"].update(name=name))
-        yield Attack(f"a manifest that names {name[:20]!r}", forged, tried, tried)
+        yield Attack(f"a manifest that names {name[:20]!r}", forged, tried | START, tried | START)
     for key in FIELDS:
         for value in SIZES:
             forged = manifest(lambda m, key=key, value=value: m.update({key: value}))
-            yield Attack(f"{key} {value!r} in a manifest", forged, tried)
+            yield Attack(f"{key} {value!r} in a manifest", forged, tried | START)
     for key, values in PROGRESS.items():
         for i, value in enumerate(values):
             yield Attack(f"{key} of kind {i}", progress(**{key: value}), tried)

@@ -16,7 +16,17 @@ from tests.strangers.spoil import (
     options,
     write,
 )
-from tests.strangers.victim import EVERY, OPTIONS, PLAY, POLICY, PUSH, REPORT, RESUME, Victim
+from tests.strangers.victim import (
+    EVERY,
+    OPTIONS,
+    PLAY,
+    POLICY,
+    PUSH,
+    REPORT,
+    RESUME,
+    START,
+    Victim,
+)
 
 # What has the path of a file
 
@@ -24,9 +34,9 @@ ON, ENDS = {"resume"}, {"resume the end"}
 TOUCHED: dict[str, Set[str]] = {
     "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS,
-    "best.safetensors": PLAY | POLICY | PUSH | ON,
+    "best.safetensors": PLAY | POLICY | PUSH | ON | START,
     "final.safetensors": PUSH | ON,
-    "summary.json": {"export"} | PUSH | ON | REPORT,
+    "summary.json": {"export"} | PUSH | ON | REPORT | START,
     "policy.mp4": {"record"} | PUSH | ON | REPORT,
     "policy.safetensors": {"export"},
     "policy.safetensors.json": {"export"},
@@ -37,12 +47,12 @@ TOUCHED: dict[str, Set[str]] = {
     "evaluations.csv": PUSH | ON | REPORT,
     "tracking.json": ON,
     "tensorboard": ON,
-    "checkpoints": RESUME,
+    "checkpoints": RESUME | START,
     "lock": RESUME,
     "checkpoints/none-yet": ON,
-    spoil.MANIFEST: ON | REPORT,
-    spoil.STATE: ON,
-    "checkpoints/rows-00000001-000000.bin": ON,
+    spoil.MANIFEST: ON | REPORT | START,
+    spoil.STATE: ON | START,
+    "checkpoints/rows-00000001-000000.bin": ON | START,
     "checkpoints/checkpoint-00000002.json": ON,
     "checkpoints/state-00000002.bin": ON,
     "checkpoints/rows-00000002-000000.bin": ON,
@@ -51,7 +61,7 @@ TOUCHED: dict[str, Set[str]] = {
 READ: dict[str, Set[str]] = {
     "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS - PUSH,
-    "best.safetensors": PLAY | POLICY,
+    "best.safetensors": PLAY | POLICY | START,
 }
 """Files whose loss a command cannot do without."""
 
@@ -120,7 +130,7 @@ def code() -> Iterator[Attack]:
 JSON: dict[str, Set[str]] = {
     "config.json": EVERY | REPORT,
     "spaces.json": EVERY - OPTIONS - PUSH,
-    "summary.json": {"export"} | PUSH | ON | REPORT,
+    "summary.json": {"export"} | PUSH | ON | REPORT | START,
 }
 """Files of JSON, and the commands that read them."""
 
@@ -137,12 +147,12 @@ def contents() -> Iterator[Attack]:
     for kind, damage in numbers("steps").items():
         yield Attack(f"{kind} in summary.json", write("summary.json", damage), {"export"} | PUSH)
     for kind, damage in spoil.DAMAGED.items():
-        yield Attack(f"{kind} as a manifest", write(spoil.MANIFEST, damage), ON, ON)
+        yield Attack(f"{kind} as a manifest", write(spoil.MANIFEST, damage), ON | START, ON | START)
 
         def inside(data: bytes, damage: spoil.Change = damage) -> bytes:
             return spoil.sign(damage(data.partition(b"\n")[2]))
 
-        yield Attack(f"{kind} in a manifest", write(spoil.MANIFEST, inside), ON)
+        yield Attack(f"{kind} in a manifest", write(spoil.MANIFEST, inside), ON | START)
         if kind != "UTF-16":
             weights = write("best.safetensors", damage)
             refused = {"load_policy"} if kind != "a byte order mark" else frozenset[str]()

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from noisydqn.config.config import VARIANTS, owners
 from noisydqn.runs.exported import card_checksum
+from noisydqn.runs.weights import checksum
 from tests.strangers.victim import EVERY, Victim, remove
 
 DEPTH = 100_000
@@ -236,6 +237,28 @@ def computed(array: str, values: Callable[[np.ndarray], Any]) -> Spoil:
         manifest(change)(victim)
 
     return spoil
+
+
+def rows(victim: Victim) -> None:
+    """Fill the replay buffer of the newest checkpoint with impossible numbers, and sign it."""
+
+    def change(contents: Any) -> None:
+        for file in contents["rows"].values():
+            data = b"\xff" * file["size"]
+            (victim.run / "checkpoints" / file["name"]).write_bytes(data)
+            file["sha256"] = hashlib.sha256(data).hexdigest()
+
+    manifest(change)(victim)
+
+
+def infinite_weights(victim: Victim) -> None:
+    """Let a weight be infinite, with a right checksum."""
+    path = victim.run / "best.safetensors"
+    arrays = safetensors.numpy.load(path.read_bytes())
+    arrays[min(arrays)].flat[0] = np.inf
+    header, _ = header_of(path.read_bytes())
+    about = json.loads(header["__metadata__"]["noisydqn"]) | {"sha256": checksum(arrays)}
+    path.write_bytes(safetensors.numpy.save(arrays, {"noisydqn": json.dumps(about)}))
 
 
 def tensors(header: dict[str, Any], data: bytes = b"") -> bytes:

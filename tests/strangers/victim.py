@@ -130,6 +130,13 @@ def _train_on(victim: Victim) -> None:
     noisydqn.train(CONFIG, out=victim.run, resume=True, quiet=True, cache="")
 
 
+def _start_from(victim: Victim) -> None:
+    """Copy what a new run starts from; the training itself is none of the stranger's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "launch", lambda *_, **__: None)
+        noisydqn.train(start_from=victim.run, from_replay=True, out=victim.new, quiet=True)
+
+
 COMMANDS: dict[str, Callable[[Victim], object]] = {
     "load_config": lambda victim: noisydqn.load_config(victim.run),
     "train": lambda victim: _train_like(victim.run, victim),
@@ -141,9 +148,11 @@ COMMANDS: dict[str, Callable[[Victim], object]] = {
     "push": lambda victim: hub.push(victim.run, "me/run"),
     "resume": lambda victim: noisydqn.resume(victim.run, steps=16, quiet=True, cache=""),
     "train --resume": _train_on,
+    "train --from": _start_from,
     "plot": lambda victim: real_curves(RunFolder.at(victim.run)).savefig(BytesIO(), format="png"),
     "load file": lambda victim: noisydqn.load_policy(victim.given).predict(np.zeros(4)),
     "report": lambda victim: report(victim.run, out=victim.new / "report.html"),
+    "doctor": lambda victim: noisydqn.doctor(victim.run),
     "resume the end": lambda victim: noisydqn.resume(victim.run, cache=""),
 }
 """Everything that reads a run."""
@@ -153,8 +162,9 @@ PLAY = {"evaluate", "record"}
 POLICY = {"load_policy", "export"}
 RESUME = {"resume", "train --resume"}
 PUSH = {"push"}
-REPORT = {"report"}
-EVERY = set(COMMANDS) - {"resume the end", "load file", "plot", "report"}
+REPORT = {"report", "doctor"}
+START = {"train --from"}
+EVERY = set(COMMANDS) - {"resume the end", "load file", "plot", *REPORT}
 
 
 def attempt(victim: Victim, command: Callable[[Victim], object]) -> UserError | None:

@@ -151,6 +151,7 @@ LINES = {
     "resume": ["resume", "RUN"],
     "train": ["train", "RUN"],
     "push": ["push", "RUN", "me/run"],
+    "train --from": ["train", "--from", "RUN", "--from-replay"],
 }
 SOME = [
     "env python:os.system",

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -203,14 +203,19 @@ class Checkpoint:
         """Fill the rows of a new replay buffer; the arrays of `rows` are donated."""
         if rows is None:
             return None
+        for start, fields in self.blocks(rows, axis):
+            rows = ring.paste(rows, axis, start, fields)
+        return rows
+
+    def blocks(self, like: Row, axis: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yield the first slot and the fields of each stored block of rows, after `check_rows`."""
         stored = ring.Layout(self.manifest.slots, self.manifest.block_slots)
-        for block, file in self.manifest.rows.items():
+        for block, file in sorted(self.manifest.rows.items()):
             start, size = stored.span(block)
             with _reading(self.folder.file(file.name)) as opened:
                 data = np.frombuffer(opened.read(file.size), np.uint8)
             fields: list[np.ndarray] = []
-            for struct in ring.block_structs(rows, axis, size):
+            for struct in ring.block_structs(like, axis, size):
                 part, data = np.split(data, [size_of(struct)])
                 fields.append(part.view(struct.dtype).reshape(struct.shape))
-            rows = ring.paste(rows, axis, start, fields)
-        return rows
+            yield start, fields

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import tyro
 
 from noisydqn.cli.arguments import cache_folder, parse
+from noisydqn.cli.doctor import run_doctor
 from noisydqn.cli.report import report_runs
 from noisydqn.cli.words import names_code, no_command
 from noisydqn.errors import FAILED, REFUSED, SIGNALLED, QuitError, UserError, counted, in_one_line
@@ -36,6 +37,7 @@ commands:
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       record a video of the best weights of a run
   report DIR... [options]    compare runs on one page, with intervals
+  doctor DIR... [options]    say what looks wrong with runs, and what to try
   export DIR [options]       write the policy as ONNX, for PyTorch, or as safetensors
   push DIR USER/NAME         share a run on the Hugging Face hub
   pull USER/NAME [options]   fetch a run from there
@@ -59,6 +61,8 @@ examples:
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
   noisydqn report runs --out report.html
+  noisydqn doctor runs/one
+  noisydqn train --from runs/one --learning-rate 1e-4
   noisydqn export runs/one --format onnx
   noisydqn bsuite deep_sea,catch
 """
@@ -172,6 +176,9 @@ def _train(argv: Sequence[str]) -> int:
             resume=args.resume,
             trust=args.trust,
             cache=cache_folder(args.cache),
+            start_from=args.from_,
+            from_weights=args.from_weights,
+            from_replay=args.from_replay,
             **options,
         )
     return _code(result.signal)
@@ -296,6 +303,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "record": _record,
     "report": report_runs,
+    "doctor": run_doctor,
     "export": _export,
     "push": _push,
     "pull": _pull,

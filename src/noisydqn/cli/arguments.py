@@ -5,6 +5,7 @@ becomes one line that shows the right form.
 """
 
 import dataclasses
+import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,6 +184,7 @@ def _metavar(hint: Hint) -> str:
 def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[str, bool]:
     """Return the name of an option, and whether it was spelled `--no-name`."""
     name = spelled.removeprefix("--").replace("-", "_")
+    name += "_" * keyword.iskeyword(name)  # --from is a field that Python cannot call so
     if spelled.startswith("--") and name in options:
         return name, False
     positive = name.removeprefix("no_")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,13 @@ class TrainArgs:
     """A preset, an environment or a run. If not given, what the preset file names, or catcher."""
     preset_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A TOML file of options, such as the command presets prints."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """Start from the weights of another run, with its options unless NAME is given. The optimizer
+    and all counts start anew."""
+    from_weights: Literal["best", "final"] = "best"
+    """Which weights of that run: best or final."""
+    from_replay: bool = False
+    """Also start with the replay buffer of that run's newest checkpoint."""
     out: Path | None = None
     """Folder for the run, new or empty. If not given, a new folder under runs/."""
     quiet: bool = False
@@ -42,8 +49,8 @@ class TrainArgs:
     resume: bool = False
     """If --out holds a run, resume it, as noisydqn resume does."""
     trust: bool = False
-    """Import code that the preset file or the config of the run NAME names, such as an environment
-    of your own."""
+    """Import code that the preset file or the config of a run names, such as an environment of your
+    own."""
 
 
 def config_options() -> dict[str, Hint]:
@@ -81,7 +88,8 @@ def config_of(args: TrainArgs, flags: Mapping[str, Any]) -> Config | str | None:
         return args.name or None
     from noisydqn.runs.preset_file import config_over
 
-    return config_over(args.preset_file, args.name or None, flags, trust=args.trust)
+    name = args.name or (None if args.from_ is None else str(args.from_.absolute()))
+    return config_over(args.preset_file, name, flags, trust=args.trust)
 
 
 def _show(argv: Sequence[str]) -> None:
@@ -90,6 +98,8 @@ def _show(argv: Sequence[str]) -> None:
     words = [part for word in argv for part in word.split("=", 1)]
     given = {word.replace("_", "-"): value for word, value in pairwise(words)}
     learner, file = given.get("--learner"), given.get("--preset-file")
+    if not name and (other := given.get("--from")) is not None:
+        name = str(Path(other).expanduser().absolute())  # never a preset of that name
     if file is None:
         name = name or DEFAULT_PRESET
         config, command = config_named(name, (), learner=learner), f"train {name}"

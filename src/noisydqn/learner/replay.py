@@ -114,6 +114,14 @@ class Replay:
         tree = sum_tree.put(state.tree, leaves, priority.reshape(-1))
         return state._replace(rows=rows, tree=tree, position=(slot + 1) % self.slots)
 
+    def extend(self, state: ReplayState, rows: Row) -> ReplayState:
+        """Write rows [steps, environments, ...] one after the other, with the largest priority."""
+
+        def add(state: ReplayState, row: Row) -> tuple[ReplayState, None]:
+            return self.add(state, row, jnp.float32(1)), None
+
+        return jax.lax.scan(add, state, rows)[0]
+
     def sample(
         self, state: ReplayState, key: PRNGKeyArray, batch_size: int, beta: Float[Array, ""]
     ) -> Batch:

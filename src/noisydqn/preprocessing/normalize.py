@@ -52,6 +52,25 @@ def init(shape: tuple[int, ...]) -> RunningMoments:
     return RunningMoments(jnp.uint32(0), compensated.zero(shape), compensated.zero(shape))
 
 
+MAX_RESUMED = 2**30
+"""The most values that moments start from, so that their count still cannot overflow."""
+
+
+def resumed(moments: Moments) -> RunningMoments:
+    """Return moments that continue from those of another run."""
+    seen = jnp.minimum(jnp.asarray(moments.seen, jnp.float32), MAX_RESUMED)
+
+    def sum_of(value: Float[Array, "..."]) -> Sum:
+        value = jnp.array(value, jnp.float32)
+        return Sum(value, jnp.zeros_like(value))
+
+    return RunningMoments(
+        seen=seen.astype(jnp.uint32),
+        mean=sum_of(moments.mean),
+        squares=sum_of(moments.variance * seen),
+    )
+
+
 def update(
     moments: RunningMoments,
     values: Shaped[Array, "batch ..."],

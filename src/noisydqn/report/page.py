@@ -23,8 +23,9 @@ from noisydqn.report import figures, summaries
 from noisydqn.report.figures import Figure
 from noisydqn.report.records import AXES, Run
 from noisydqn.report.results import Results
+from noisydqn.report.rules import Finding, diagnose
 from noisydqn.report.statistics import Interval
-from noisydqn.report.tables import Table, show
+from noisydqn.report.tables import Table, Value, show
 from noisydqn.report.variants import shown
 from noisydqn.report.verdict import Verdict, verdicts, warnings
 
@@ -156,6 +157,7 @@ def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list
     noise = [] if few else _noise(results, colors)
     dots = [] if few else [figures.finals(scene, colors) for scene in results.scenes]
     return [
+        Section("Diagnosis", tables=_tables(_diagnosis(results))),
         Section("Returns", dots, [summaries.return_table(results)]),
         Section(
             "Comparisons",
@@ -187,6 +189,23 @@ def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list
         Section("Origin", tables=_tables(summaries.about_table(results.runs))),
         Section("How to read this page", lines=METHODS, closed=True),
     ]
+
+
+def _diagnosis(results: Results) -> Table | None:
+    """Return what looks wrong with runs, the same finding of several seeds in one row."""
+    found: dict[tuple[str, str, str], list[tuple[Run, Finding]]] = {}
+    for run in results.runs:
+        for finding in diagnose(run):
+            found.setdefault((run.env, run.variant, finding.rule), []).append((run, finding))
+    rows: list[tuple[Value, ...]] = []
+    for (env, variant, _), having in found.items():
+        finding = having[0][1]
+        seeds = ", ".join(str(run.seed) for run, _ in having)
+        rows.append((env, variant, seeds, finding.problem, finding.remedy))
+    header = ("environment", "variant", "seed", "what looks wrong", "what to try")
+    note = "The numbers are those of the first seed."
+    several = any(len(having) > 1 for having in found.values())
+    return Table("Diagnosis", header, tuple(rows), note if several else "") if rows else None
 
 
 def _tables(*made: Table | None) -> list[Table]:

@@ -11,8 +11,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
+from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
@@ -122,6 +123,23 @@ class Acting:
         )
         return actor, statistics
 
+    def with_statistics(
+        self,
+        state: State,
+        moments: normalize.Moments | None,
+        returns: normalize.Moments | None,
+    ) -> State:
+        """Let the statistics of observations and of returns continue from those of another run.
+
+        None leaves them as they are.
+        """
+        before, scale = state.statistics
+        if moments is not None:
+            before = normalize.resumed(moments)
+        if scale is not None and returns is not None:
+            scale = scale._replace(moments=normalize.resumed(returns))
+        return replaced(state, statistics=Statistics(before, scale))
+
     def observe(self, state: State, time_step: TimeStep) -> State:
         """Take in what the environments show next; after the last step that is a reset.
 
@@ -146,6 +164,11 @@ class Acting:
         """Return what rewards are multiplied by before learning."""
         scale = statistics.return_scale
         return (1.0 if scale is None else scale.scale) * self.preprocessing.reward_scale
+
+    def numbers(self, observations: Shaped[Array, "rows ..."]) -> Shaped[Array, "rows ..."]:
+        """Return observations, none of whose elements stand for a category, or none at all."""
+        boxes = all(isinstance(part, Box) for part, _ in self.spec.encoding.parts)
+        return observations if boxes else jnp.zeros((len(observations), 0), jnp.bool_)
 
     def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs"]]:
         """Choose the actions [envs].

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from noisydqn.compilation import Runs
 from noisydqn.imports import PYTHON
 from noisydqn.learner.gradient import Metrics
+from noisydqn.nets.network import QNetwork
 from noisydqn.runners.acting import Acting
 from noisydqn.runners.exploration import Imported
 from noisydqn.runners.options import AnyProgram
@@ -73,6 +74,10 @@ class Core(Protocol):
 
     def probe(self, state: Any) -> tuple[Any, Probe]:
         """Measure sigma and, on recent observations, how often noise changes the action."""
+        ...
+
+    def with_network(self, state: Any, network: QNetwork) -> Any:
+        """Replace the weights in a state before the first step; the optimizer starts anew."""
         ...
 
     def rows(self, state: Any) -> Row | None:

@@ -241,6 +241,7 @@ def run(
     total_steps: int,
     checkpoint: Checkpoint | None = None,
     *,
+    begin: Callable[[Any], Any] | None = None,
     stop: Stop | None = None,
     compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
@@ -251,6 +252,8 @@ def run(
         keys: a key for each seed.
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
+        begin: changes the `TrainingState` of all seeds before the first step of a run that is not
+            resumed.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
 
@@ -263,6 +266,8 @@ def run(
     training = _Run(made, keys, total_steps, stop or Stop())
     if checkpoint is not None:
         training.restore(checkpoint)
+    elif begin is not None:
+        training.state = training.state._replace(training=begin(training.state.training))
     yield from training.chunks()
 
 

@@ -179,6 +179,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     warn: Callable[[str], None] = warnings.warn,
     *,
+    begin: Callable[[Any], Any] | None = None,
     stop: Stop | None = None,
     compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
@@ -191,6 +192,7 @@ def run(
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
         warn: told of environments that could not be put back to where they were.
+        begin: changes the `TrainingState` before the first step of a run that is not resumed.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
 
@@ -216,6 +218,8 @@ def run(
         training = _Run(made, vector, (state, first), total_steps, stop)
         if checkpoint is not None:
             training.restore(checkpoint, warn)
+        elif begin is not None:
+            training.state = begin(training.state)
         yield from training.chunks()
     finally:
         vector.close()

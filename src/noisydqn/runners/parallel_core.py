@@ -21,7 +21,13 @@ from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.runners import build
 from noisydqn.runners.acting import Acting
 from noisydqn.runners.options import ProgramOptions
-from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
+from noisydqn.runners.probe import (
+    MOST_ROWS,
+    PROBE_OBSERVATIONS,
+    Probe,
+    probe_data,
+    probe_noise,
+)
 from noisydqn.runners.schedule import RolloutSchedule
 from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.trees import Flat
@@ -126,6 +132,11 @@ class ParallelCore:
             statistics=statistics,
             matched=matched,
         )
+
+    def with_network(self, state: ParallelTraining, network: QNetwork) -> ParallelTraining:
+        """Replace the weights before the first step."""
+        online = state.learner.online.with_vector(jnp.array(Flat.of(network).vector))
+        return state._replace(learner=state.learner._replace(online=online))
 
     def rows(self, state: ParallelTraining) -> None:
         """Return None: the rollout is saved with the rest."""
@@ -282,7 +293,15 @@ class ParallelCore:
         places = jnp.arange(PROBE_OBSERVATIONS) * len(seen) // PROBE_OBSERVATIONS
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
-        probe = probe_noise(policy.network, policy.preprocess(seen[places]), exploration, probe_key)
+        known = min(MOST_ROWS, len(seen))
+        some = seen[jnp.arange(known) * len(seen) // known]
+        data = probe_data(
+            state.rollout.reward * self.acting.reward_factor(state.statistics),
+            self.acting.numbers(some[:, -1] if self.acting.frames > 1 else some),
+            jnp.int32(known),
+        )
+        shown = policy.preprocess(seen[places])
+        probe = probe_noise(policy.network, shown, exploration, data, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
 

@@ -1,10 +1,10 @@
-"""A look at exploration: what the noise of a network is worth, and how the explorer stands."""
+"""A look at a run: what the noise is worth, how the explorer stands, what is learned from."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
@@ -14,24 +14,55 @@ PROBE_SAMPLES, PROBE_OBSERVATIONS = 8, 32
 """Noise samples and recent observations on which greedy actions are compared."""
 
 
+MOST_ROWS, FEWEST_ROWS = 256, 32
+"""Observations in which elements are looked for that never change; with fewer, none is."""
+
+
 class Probe(NamedTuple):
-    """The worth of a network's noise at some moment."""
+    """The worth of a network's noise at some moment, and what is learned from."""
 
     sigma: Float[Array, " layers"]  # mean |sigma| of each noisy layer
     action_change: Float[Array, ""]  # share of observations where noise changes the greedy action
     exploration: dict[str, Float[Array, ""]]  # the explorer's metrics
+    data: dict[str, Float[Array, ""]]  # as `probe_data` returns it
+
+
+def probe_data(
+    rewards: Float[Array, "..."], observations: Shaped[Array, "rows ..."], rows: Int[Array, ""]
+) -> dict[str, Float[Array, ""]]:
+    """Measure what is learned from.
+
+    Args:
+        rewards: as they are learned from, clipped and scaled; where there is none yet, 0.
+        observations: some of those that are kept, as they are stored.
+        rows: how many different ones are among them.
+
+    Returns:
+        The least and the greatest reward, and the number of elements that are the same in all
+        observations: NaN where these are not vectors of numbers, or too few.
+    """
+    constant = jnp.float32(jnp.nan)
+    if observations.ndim == 2 and jnp.issubdtype(observations.dtype, jnp.floating):
+        same = jnp.sum(jnp.all(observations == observations[:1], axis=0), dtype=jnp.float32)
+        constant = jnp.where(rows < FEWEST_ROWS, jnp.nan, same)
+    return {
+        "reward_min": jnp.min(rewards),
+        "reward_max": jnp.max(rewards),
+        "constant_observations": constant,
+    }
 
 
 def probe_noise(
     network: QNetwork,
     observations: Float[Array, "batch ..."],
     exploration: dict[str, Float[Array, ""]],
+    data: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,
 ) -> Probe:
     """Measure sigma, and how often noise changes the greedy action on some observations."""
     layers = noisy_layers(network).values()
     if not layers:
-        return Probe(jnp.zeros(0), jnp.float32(0), exploration)
+        return Probe(jnp.zeros(0), jnp.float32(0), exploration, data)
     mean_action = jnp.argmax(values(network, observations, None), axis=-1)
 
     def changed(key: PRNGKeyArray) -> Array:
@@ -40,4 +71,4 @@ def probe_noise(
 
     change = jnp.mean(jax.lax.map(changed, jax.random.split(key, PROBE_SAMPLES)))
     sigma = jnp.stack([mean_abs_sigma(layer) for layer in layers])
-    return Probe(sigma, change, exploration)
+    return Probe(sigma, change, exploration, data)

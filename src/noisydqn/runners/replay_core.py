@@ -18,10 +18,17 @@ from noisydqn.learner.gradient import Metrics
 from noisydqn.learner.options import ReplayOptions
 from noisydqn.learner.replay import Replay, ReplayState
 from noisydqn.learner.sum_tree import SumTree
+from noisydqn.nets.network import QNetwork
 from noisydqn.runners import build
 from noisydqn.runners.acting import Acting
 from noisydqn.runners.options import ProgramOptions
-from noisydqn.runners.probe import PROBE_OBSERVATIONS, Probe, probe_noise
+from noisydqn.runners.probe import (
+    MOST_ROWS,
+    PROBE_OBSERVATIONS,
+    Probe,
+    probe_data,
+    probe_noise,
+)
 from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
 from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.trees import Flat
@@ -89,6 +96,15 @@ class ReplayCore:
             replay=self.replay.init(jax.tree.map(lambda x: x[0], row)),
             statistics=statistics,
         )
+
+    def with_network(self, state: ReplayTraining, network: QNetwork) -> ReplayTraining:
+        """Replace the weights of both networks before the first step."""
+        vector, learner = Flat.of(network).vector, state.learner
+        learner = learner._replace(  # copies, as each may be donated
+            online=learner.online.with_vector(jnp.array(vector)),
+            target=learner.target.with_vector(jnp.array(vector)),
+        )
+        return state._replace(learner=learner)
 
     def rows(self, state: ReplayTraining) -> Row:
         """Return the rows of the replay buffer, which checkpoints store separately."""
@@ -198,8 +214,19 @@ class ReplayCore:
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
-        probe = probe_noise(policy.network, policy.preprocess(seen), exploration, probe_key)
+        data = self._probe_data(state)
+        probe = probe_noise(policy.network, policy.preprocess(seen), exploration, data, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
+
+    def _probe_data(self, state: ReplayTraining) -> dict[str, Array]:
+        """Measure what the replay buffer holds: rewards in all rows, observations in some."""
+        replay, place = state.replay, jnp.arange(MOST_ROWS, dtype=jnp.int32)
+        known = jnp.minimum(replay.position, MOST_ROWS)  # all slots before `position` are written
+        divisor = jnp.maximum(known, 1)
+        slots = place % divisor * (replay.position // divisor)
+        rewards = replay.rows.reward * self.acting.reward_factor(state.statistics)
+        observations = replay.rows.observation[slots, place % self.acting.num_envs]
+        return probe_data(rewards, self.acting.numbers(observations), known)
 
     def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:
         """Return the newest step as the replay buffer stores it."""

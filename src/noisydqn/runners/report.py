@@ -37,6 +37,9 @@ class SeedChunk:
     action_change: float  # share of observations on which noise changes the greedy action
     exploration: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     """What the explorer reports of itself."""
+    data: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """What is learned from: "reward_min" and "reward_max" as the learner sees them, and
+    "constant_observations", the number of elements that never change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ def seed_chunk(
         sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
         exploration={name: float(x) for name, x in probe.exploration.items()},
+        data={name: float(x) for name, x in probe.data.items()},
     )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
 from noisydqn.runs.extensions import Extensions, TrackerMaker
-from noisydqn.runs.folder import Found, RunFolder, check_spaces, open_folders, read_runs
+from noisydqn.runs.folder import (
+    Found,
+    RunFolder,
+    check_spaces,
+    find_config,
+    open_folders,
+    read_runs,
+)
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.named import config_named
@@ -36,11 +44,16 @@ from noisydqn.runs.resumable import (
     clear_run,
     refuse_part,
 )
+from noisydqn.runs.source import Source, read_starts
+from noisydqn.runs.start import Start, Which, same_start, save_start
 from noisydqn.runs.trackers import Tracker
 from noisydqn.runs.tracking import check_installed
 from noisydqn.settings import own_settings
 
-ARGUMENTS = ["out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"]
+ARGUMENTS = [
+    *("out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"),
+    *("start_from", "from_weights", "from_replay"),
+]
 """Arguments of `train` beside the options of a config, for hints."""
 
 
@@ -58,6 +71,9 @@ def train(
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
+    start_from: Path | str | None = None,
+    from_weights: Which = "best",
+    from_replay: bool = False,
     **options: Any,
 ) -> Result:
     """Train an agent, evaluate it and record a video, all in a run folder.
@@ -96,11 +112,17 @@ def train(
             several seeds need functions. One that raises is reported and left out from then on.
             Services such as Weights & Biases are named by the option `track`.
         callbacks: instances of `noisydqn.Callback`, which watch training and may end it.
+        start_from: the folder of a run whose weights and running statistics the new run starts
+            from. The optimizer and all counts start anew. Its options are the defaults if neither
+            `config` names others. It is copied: the new run never reads that folder again.
+        from_weights: which weights of that run, "best" or "final".
+        from_replay: also start with the replay buffer of that run's newest checkpoint. Its steps
+            get the largest priority.
         options: changes to the config, such as `seed=1`.
 
     Raises:
-        UserError: an option or the environment cannot be used, or `out` is not empty or cannot be
-            written to.
+        UserError: an option or the environment cannot be used, `out` is not empty or cannot be
+            written to, or the run to start from is damaged or has other shapes.
         MissingExtraError: a service of `track` needs a package that is not installed.
         EnvironmentFailedError: an environment failed while training; what was trained is saved.
         ExtensionFailedError: a callback raised; what was trained is saved.
@@ -123,6 +145,9 @@ def train(
     trust = argument("trust", trust, bool)
     learner: object = options.get("learner")
     learner = learner if isinstance(learner, str) else None
+    source = Source.accept(start_from, from_weights, from_replay)
+    if config is None and source is not None:
+        config = find_config(source.path).admit(uses, trust=trust)
     config = _config(_given_config(config, uses, trust, learner), env, learner).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
     check_installed(config.run.track)
@@ -131,14 +156,23 @@ def train(
         raise UserError("--resume needs --out: name the folder of the run to resume")
     environment = _environment(config, maker, {})
     check_memory(config, environment)  # before a folder is made; `launch` shows the warning
+    notices, starts = list[str](), list[Start]()
+    if source is not None:
+        spec = environment.spec
+        starts = read_starts(source, config, spec, maker, notices.append, trust=trust)
     with closing(claim_folder(config, out, resume=resume)) as claim:
         if is_half_made(claim.whole):
             together = environment.trains_seeds_together
-            folders = create_folders(config, claim, environment.spec, together=together)
+            claim.notices += notices
+            folders = create_folders(
+                config, claim, environment.spec, together=together, fill=partial(_fill, starts)
+            )
+            starts.clear()  # a replay buffer is large
             job = Job(config, environment, claim, folders, extensions)
         else:
             runs = read_runs(claim.whole)
             changes = check_same(config, claim.whole, runs)
+            _check_starts(claim.whole, [folder for folder, _ in runs], starts)
             # The options are those that the call gave, not what the file may name.
             job = _resumed(claim, runs, changes, Given(maker, {}), extensions, trust=True)
         return launch(job, quiet=quiet, cache=cache)
@@ -284,6 +318,26 @@ def _environment(config: Config, entry: Entry | None, brought: Mapping[str, Any]
             }
         )
     return make_environment(with_brought(config.environment, brought), entry, Notices(None))
+
+
+def _fill(starts: Sequence[Start], folders: Sequence[RunFolder]) -> None:
+    """Copy what the seeds start from, if anything, into their folders."""
+    for folder, start in zip(folders, starts, strict=False):
+        save_start(folder, start)
+
+
+def _check_starts(whole: RunFolder, folders: Sequence[RunFolder], starts: Sequence[Start]) -> None:
+    """Refuse to resume a run that started from something else than the call asks for.
+
+    Raises:
+        UserError: it did.
+    """
+    for folder, start in zip(folders, starts, strict=False):
+        if not same_start(folder, start):
+            raise UserError(
+                f"--out {whole.path} holds a run that did not start from "
+                f"{start.record.words}: name another folder"
+            )
 
 
 def _given_cache(cache: Path | str | None) -> Path | str | None:

@@ -2,8 +2,10 @@
 
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+from noisydqn.checkpoint.format import FILE, MANIFEST
 from noisydqn.checkpoint.lock import NAME as LOCK
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.checkpoint.writer import NONE_YET
@@ -132,6 +134,9 @@ def _is_early(folder: RunFolder, name: str) -> bool:
         return name.removesuffix(PART) in EARLY_FILES
     if kind != stat.S_IFDIR:
         return False
+    if name == folder.start.path.name:
+        names = [x.removesuffix(PART) for x in folder.start.names()]
+        return all(x == NONE_YET or MANIFEST.fullmatch(x) or FILE.fullmatch(x) for x in names)
     if name == folder.checkpoints.path.name:
         return {x.removesuffix(PART) for x in folder.checkpoints.names()} <= {NONE_YET, LOCK}
     seed = folder.seed(name)
@@ -165,7 +170,12 @@ def _empty(folder: Folder, kept: set[str]) -> None:
 
 
 def create_folders(
-    config: Config, claim: Claim, spec: EnvironmentSpec, *, together: bool
+    config: Config,
+    claim: Claim,
+    spec: EnvironmentSpec,
+    *,
+    together: bool,
+    fill: Callable[[list[RunFolder]], None] = lambda _: None,
 ) -> list[RunFolder]:
     """Make the folder of each seed of a run, with its config and spaces.
 
@@ -175,6 +185,8 @@ def create_folders(
         spec: the interface of the environment.
         together: whether the seeds are trained, and resumed, together. Otherwise each folder has
             a lock of its own.
+        fill: writes what else belongs in the folders. Without a config they are not a run yet, so
+            one that is killed meanwhile is not resumed.
 
     Raises:
         UserError: a folder cannot be written to.
@@ -189,6 +201,7 @@ def create_folders(
             folder.files.make()
             if folder is not whole and not together:
                 claim.lock(folder)
+        fill(folders)
         for seed, folder in zip(seeds, folders, strict=True):
             write_config(folder, config.replace(seed=seed, num_seeds=1))
             write_spaces(folder, spec)

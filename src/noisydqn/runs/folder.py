@@ -121,6 +121,11 @@ class RunFolder:
         """The checkpoints from which a run is resumed."""
         return self.files.folder("checkpoints")
 
+    @property
+    def start(self) -> Folder:
+        """What the run started from, if it was another run, in the form of a checkpoint."""
+        return self.files.folder("start")
+
     def weights(self, which: str) -> File:
         """Return the file of the weights called "best" or "final".
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.compilation import Compiler
 from noisydqn.config.config import Config
+from noisydqn.envs.check import notices_of
 from noisydqn.envs.protocol import Environment
+from noisydqn.errors import UserError
 from noisydqn.options import flag
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
@@ -24,6 +26,7 @@ from noisydqn.runs.pages import write_page
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
 from noisydqn.runs.session import Session
+from noisydqn.runs.start import read_record
 from noisydqn.runs.trackers import Terminal
 from noisydqn.runs.walls import Wall
 
@@ -96,11 +99,24 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
             )
         ending.conclude(job.out, job.config)
         if stopped_by is None:
+            _diagnose(job, terminal)
             terminal.say("\n".join(closing_lines(job.out, job.config, results, job.env.statistics)))
         else:
             saved = not ending.lost
             terminal.warn(stopped_line(stop.word, ending.steps, job.out, job.config, saved=saved))
         return Result(job.out, results, stopped_by)
+
+
+def _diagnose(job: Job, terminal: Terminal) -> None:
+    """Say what looks wrong with the run; nothing if all is well."""
+    # Not needed before the end of a run.
+    from noisydqn.runs.diagnosis import findings_of
+
+    lines: list[str] = []
+    with suppress(UserError):  # a table is damaged, which the page has said
+        lines = findings_of(job.folders)
+    if lines:
+        terminal.say("\n".join(["what looks wrong, and what to try:", *(f"- {x}" for x in lines)]))
 
 
 def _perform(context: Context, job: Job, results: list[SeedResult]) -> None:
@@ -135,6 +151,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
     terminal.say(
         f"{config.preset}: {config.run.steps:,} steps of {config.environment.env} into {job.out}"
     )
+    if not job.resumed and (record := read_record(job.folders[0])) is not None:
+        terminal.say(f"starts from {record.words}; the optimizer starts anew")
     first_step = config.learner.first_step(config.runner.num_envs)
     if config.run.steps < first_step:
         terminal.warn(
@@ -145,6 +163,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         terminal.warn(tight)
     terminal.say(describe(config.program, env.spec))
     env.tell_notices(terminal.warn)
+    for line in () if job.resumed else notices_of(env):
+        terminal.say(f"the environment: {line}")
     if config.run.video_seconds > 0 and (problem := env.video_problem) is not None:
         terminal.warn(f"no video: {problem}")
 

@@ -275,6 +275,8 @@ def _solved(summary: Mapping[str, Any]) -> tuple[float, float] | None:
 def _about(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, str]:
     """Collect what made a run, as far as its newest checkpoint tells."""
     about: dict[str, str] = {}
+    if isinstance(start := summary.get("started_from"), str):
+        about["started from"] = start
     if (speed := _number(summary, "steps_per_second")) is not None:
         about["steps per second"] = str(speed)
     origin = _origin(folder)

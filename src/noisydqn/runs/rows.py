@@ -17,6 +17,7 @@ def metrics_row(steps: int, seconds: float, speed: float, chunk: SeedChunk) -> d
         "action_change": chunk.action_change,
         **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
         **{f"exploration.{name}": value for name, value in chunk.exploration.items()},
+        **chunk.data,
     }
 
 

@@ -27,6 +27,7 @@ from noisydqn.runs.keys import seed_keys
 from noisydqn.runs.pages import write_page
 from noisydqn.runs.plots import save_curves
 from noisydqn.runs.progress import FileSizes, Progress, SeedProgress
+from noisydqn.runs.start import read_record
 from noisydqn.runs.trackers import FileTracker, TensorBoardTracker, Terminal
 from noisydqn.runs.tracking import SERVICES, open_tracker
 from noisydqn.runs.walls import Wall
@@ -205,6 +206,8 @@ class SeedSession:
             "solved_at_seconds": None if solved_seconds is None else round(solved_seconds, 2),
             "evaluation": reported.get("evaluation"),
         }
+        if (record := read_record(self.folder)) is not None:
+            self.summary |= {"started_from": record.words, "started_from_sha256": record.sha256}
         self.folder.summary.write_json(self.summary)
 
     def _write_weights(self, final: Policy) -> None:

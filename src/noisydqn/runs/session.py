@@ -30,6 +30,7 @@ from noisydqn.runs.folder import RunFolder, config_bytes
 from noisydqn.runs.health import check_finite
 from noisydqn.runs.progress import FileSizes, Goals, Progress, StoredRun
 from noisydqn.runs.seed import Context, SeedSession
+from noisydqn.runs.start import Begun
 from noisydqn.runs.walls import Wall
 
 
@@ -70,8 +71,12 @@ class Session:
         self.progress = Progress.start(len(configs))
         self._save_requested = False  # by a callback
         sizes: Sequence[FileSizes] = [(0, 0, 0)] * len(configs)
+        self._begun: Begun | None = None
         if checkpoint is not None:
             sizes = self._restore(checkpoint)
+        else:
+            like = policy_like(configs[0].program, context.env.spec)
+            self._begun = Begun.of(folders, like)
         self._start = time.perf_counter() - self.progress.seconds
         context.keeper.restore()
         with ExitStack() as opened:
@@ -191,6 +196,7 @@ class Session:
             keys,
             self.config.total_steps,
             self.checkpoint,
+            begin=None if self._begun is None else self._begun.on_device(made.runner.core),
             stop=self.context.stop,
             compiler=self.context.compiler,
         )
@@ -206,6 +212,7 @@ class Session:
             self.config.total_steps,
             self.checkpoint,
             self.context.terminal.warn,
+            begin=None if self._begun is None else self._begun.on_host(made.core),
             stop=self.context.stop,
             compiler=self.context.compiler,
         )
