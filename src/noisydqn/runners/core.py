@@ -72,7 +72,7 @@ class Core(Protocol):
         ...
 
     def probe(self, state: Any) -> tuple[Any, Probe]:
-        """Measure sigma and, on recent observations, how often noise changes the action."""
+        """Measure sigma and, on recent observations, what noise does to values and actions."""
         ...
 
     def rows(self, state: Any) -> Row | None:
