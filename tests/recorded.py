@@ -11,6 +11,7 @@ from noisydqn.report.records import Run, Series
 from noisydqn.runs.folder import RunFolder, write_config
 
 POINTS = 10
+NOISE = ("noise.q_spread", "noise.action_gap", "noise.action_entropy")
 LAYERS = ("hidden.0", "advantage")
 
 
@@ -46,12 +47,13 @@ def write_run(
     folder.files.make()
     write_config(folder, Config(seed=seed, **options))
     steps, returns = [100 * i for i in range(1, POINTS + 1)], returns_of(seed, gain)
-    sigma = ",".join(f"sigma.{layer}" for layer in LAYERS)
-    metrics = [f"step,seconds,updates,steps_per_second,loss,action_change,{sigma}"]
-    metrics += [
-        f"{x},{x / 500},{x // 2},500.0,{1 / x},{0.5 / i},0.1,{0.2 / i}"
-        for i, x in enumerate(steps, 1)
-    ]
+    plain = options.get("exploration") in ("greedy", "epsilon-greedy")
+    noise = [] if plain else [*NOISE, *(f"sigma.{layer}" for layer in LAYERS)]
+    metrics = [",".join(["step,seconds,updates,steps_per_second,loss,action_change", *noise])]
+    for i, x in enumerate(steps, 1):
+        measured = [] if plain else [f"{1 / i}", "0.4", f"{0.6 / i}", "0.1", f"{0.2 / i}"]
+        change = 0 if plain else 0.5 / i
+        metrics += [",".join([f"{x},{x / 500},{x // 2},500.0,{1 / x},{change}", *measured])]
     episodes = ["step,return,length,success"]
     episodes += [
         f"{x - 40 + 20 * k},{y - 3 + k},20,"

@@ -14,7 +14,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.commands import TINY, refused
 
-from noisydqn import load_config
+import noisydqn
+from noisydqn import UserError, load_config
 from noisydqn.cli import main
 from noisydqn.config.stored import VERSION
 
@@ -180,6 +181,18 @@ def test_record_takes_a_free_name(run_folder: Path, capsys: pytest.CaptureFixtur
         capsys, "record", str(run_folder), "--out", str(film)
     )
     film.unlink()
+
+
+def test_a_video_of_the_bare_game(run_folder: Path, tmp_path: Path) -> None:
+    film = tmp_path / "bare.mp4"
+    words = ["--seconds", "0.2", "--no-panel", "--out", str(film)]
+    assert main(["record", str(run_folder), *words]) == 0
+    probe = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(film)], check=False, stderr=subprocess.PIPE
+    )
+    assert b"384x384" in probe.stderr
+    with pytest.raises(UserError, match="panel"):
+        noisydqn.record(run_folder, panel="maybe")  # pyright: ignore[reportArgumentType]
 
 
 def test_videos_that_cannot_be_written(

@@ -17,6 +17,7 @@ from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import UserError
 from noisydqn.folders import File
 from noisydqn.play import video as film
+from noisydqn.play.panel import PANEL
 from noisydqn.runners.build import make_policy
 
 RGB = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
@@ -56,7 +57,7 @@ def frames_of(pictures: list[Any]) -> list[np.ndarray]:
 def test_pictures_of_other_sizes_keep_the_size_of_the_first() -> None:
     shapes = [(40, 60, 3), (7, 3, 3), (500, 301, 3)]
     frames = frames_of([np.full(shape, 255, np.uint8) for shape in shapes])
-    assert {frame.shape for frame in frames} == {(384, 576 + film.PANEL, 3)}
+    assert {frame.shape for frame in frames} == {(384, 576 + PANEL, 3)}
     games = [frame[:, :576] for frame in frames]
     assert games[0].min() == 255
     assert [int(game[:, 288].min()) for game in games] == [255] * 3
@@ -65,7 +66,7 @@ def test_pictures_of_other_sizes_keep_the_size_of_the_first() -> None:
 
 def test_a_wide_picture_makes_no_endless_frame() -> None:
     frames = frames_of([np.zeros((1, 5_000), np.uint8)])
-    assert frames[0].shape == (384, film.MAX_WIDTH + film.PANEL, 3)
+    assert frames[0].shape == (384, film.MAX_WIDTH + PANEL, 3)
 
 
 def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:

@@ -204,10 +204,68 @@ def test_the_page_of_a_run_is_small(tmp_path: Path) -> None:
     assert len(page) < 100_000
     titles = [(figure["title"], figure["y"]) for figure in figures_of(page)]
     assert ("CartPole-v1", "mean return of an evaluation without exploration") in titles
-    assert ("CartPole-v1", "return of training episodes, exploring") in titles
     assert ("noisy on CartPole-v1", "mean |sigma| of each layer") in titles
     assert "One seed says little" in page
     assert f"these options: noisydqn train {tmp_path / 'run'} --seed 1<" in page
+
+
+KINDS = (
+    "share of obs",
+    "entropy of the greedy action",
+    "spread of Q",
+    "return with mean",
+    "mean |",
+)
+"""How the words of the noise's figures start."""
+
+
+def noise_of(page: str) -> list[Any]:
+    return [figure for figure in figures_of(page) if figure.get("y", "").startswith(KINDS)]
+
+
+def test_the_page_of_a_run_draws_its_noise_and_says_how_to_read_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0)
+    page = report(tmp_path / "run", out=tmp_path / "x.html").read_text()
+    drawn = noise_of(page)
+    assert [figure["y"].startswith(kind) for figure, kind in zip(drawn, KINDS, strict=True)]
+    text = "".join(Parsed(page).text)
+    assert all(figure["note"] in text for figure in drawn)
+    assert all("noise" in figure["note"] for figure in drawn)
+    _, entropy, spread, returns, sigma = drawn
+    assert entropy["groups"][0]["middle"]["steps"]["y"][:2] == [0.6, 0.3]
+    assert [(group["name"], group["middle"]["steps"]["y"][1]) for group in spread["groups"]] == [
+        ("spread of Q", 0.5),
+        ("gap between the two best actions", 0.4),
+    ]
+    assert [group["name"] for group in returns["groups"]] == ["mean weights", "under noise"]
+    assert [group["name"] for group in sigma["groups"]] == ["hidden.0", "advantage"]
+    assert "return of training episodes, exploring" not in [x["y"] for x in figures_of(page)]
+
+
+def test_a_comparison_draws_the_noise_of_its_noisy_variants(tmp_path: Path) -> None:
+    write_study(tmp_path / "runs", seeds=2, envs=("CartPole-v1", "Acrobot-v1"))
+    drawn = noise_of(report(tmp_path / "runs", out=tmp_path / "x.html").read_text())
+    kinds = [next(i for i, kind in enumerate(KINDS) if x["y"].startswith(kind)) for x in drawn]
+    assert kinds == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert ["note" in figure for figure in drawn] == [True, False] * 5
+    titles = {figure["title"] for figure in drawn[4:]}
+    assert titles == {f"noisy on {env}" for env in ("CartPole-v1", "Acrobot-v1")}
+    assert [len(figure["groups"]) for figure in drawn[:4]] == [2, 2, 1, 1]
+
+
+def test_a_run_without_noise_has_its_episodes_instead(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0, exploration="epsilon-greedy")
+    page = report(tmp_path / "run", out=tmp_path / "x.html").read_text()
+    assert noise_of(page) == []
+    assert "return of training episodes, exploring" in [x["y"] for x in figures_of(page)]
+
+
+def test_a_run_of_before_draws_what_it_recorded(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0)
+    file = tmp_path / "run" / "metrics.csv"
+    file.write_text(file.read_text().replace("noise.", "other."))
+    drawn = noise_of(report(tmp_path / "run", out=tmp_path / "x.html").read_text())
+    assert [figure["y"][:6] for figure in drawn] == ["share ", "return", "mean |"]
 
 
 def test_the_page_of_several_seeds(tmp_path: Path) -> None:

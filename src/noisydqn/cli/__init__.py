@@ -118,6 +118,8 @@ class RecordArgs:
     """Length of the video."""
     seed: int | None = None
     """Seed of the episodes. If not given, the run's own."""
+    panel: bool = True
+    """Draw the action values, and their spread under noise, beside the game."""
     trust: bool = False
     """Import and run code that the run's config names, such as an environment of your own."""
 
@@ -264,7 +266,14 @@ def _record(argv: Sequence[str]) -> int:
     from noisydqn.runs.saved import record
 
     for folder in _runs(args.folder, args.out, "video"):
-        video = record(folder, out=args.out, seconds=args.seconds, seed=args.seed, trust=args.trust)
+        video = record(
+            folder,
+            out=args.out,
+            seconds=args.seconds,
+            seed=args.seed,
+            panel=args.panel,
+            trust=args.trust,
+        )
         print(video)
     return 0
 

@@ -1,6 +1,6 @@
 """Greedy play in an environment in JAX, as compiled programs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ class _Part(NamedTuple):
     pictures: Shaped[Array, "steps pictures ..."]
     q: Float[Array, "steps actions"]
     action: Int[Array, " steps"]
+    seen: Shaped[Array, "steps ..."]
     started: Bool[Array, " steps"]  # whether the step was a reset
     reward: Float[Array, " steps"]
     counts: dict[str, Array]  # [steps]
@@ -135,7 +136,7 @@ def _play_shots(
         over = filming.time_step.last
         states, time_step = vector.step(step_key, filming.env_states, action, over)
         drawn = jax.vmap(env.pictures)(states)
-        part = _Part(drawn, q, action, over, time_step.reward, time_step.info)
+        part = _Part(drawn, q, action, stack, over, time_step.reward, time_step.info)
         after = _Filming(key, states, time_step, stack, over)
         return after, jax.tree.map(lambda x: x[0], part)
 
@@ -223,7 +224,7 @@ class DeviceRollout:
             return ()
         return _shot_programs(self.env, *policy_shapes(policy))
 
-    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
+    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Generator[Shot]:
         """Yield the pictures that the environment renders after each step."""
         begin, play = _shot_programs(self.env, *policy_shapes(policy))
         filming, left = begin(policy, key), max(round(seconds * self.frame_rate), 1)
@@ -245,6 +246,7 @@ class DeviceRollout:
                         counted or panel_lines(episode, total, steps),
                         part.q[i],
                         int(part.action[i]),
+                        part.seen[i],
                     )
                     left -= 1
                     if left == 0:

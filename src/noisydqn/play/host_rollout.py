@@ -1,7 +1,7 @@
 """Greedy play in environments of Gymnasium, which step in Python; the policy is compiled."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,10 +41,11 @@ def act_program(
 
 def play_vector(
     vector: HostVector, policy: Policy, seed: int
-) -> Iterator[tuple[TimeStep, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[TimeStep, Array, np.ndarray, np.ndarray]]:
     """Play with mean weights, endlessly.
 
-    Yields each time step with the actions [envs] chosen on it and the values [envs, A].
+    Yields each time step with what the policy saw [envs, ...], the actions [envs] chosen on it and
+    the values [envs, A].
     """
     choose = act_program(policy, vector.spec.observation, vector.num_envs)
     time_step = vector.reset(seed)
@@ -52,7 +53,7 @@ def play_vector(
     stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
     while True:
         stack, actions, q = choose(policy, stack, time_step.observation, started)
-        yield time_step, np.asarray(actions), np.asarray(q)
+        yield time_step, stack, np.asarray(actions), np.asarray(q)
         started = np.asarray(time_step.last)
         time_step = vector.step(np.asarray(actions))
 
@@ -129,7 +130,7 @@ class HostRollout:
         share = _Share(episodes, vector.num_envs, max_steps, names)
         try:
             while share.left.any():
-                for time_step, _, _ in play_vector(vector, policy, seed):
+                for time_step, *_ in play_vector(vector, policy, seed):
                     check()
                     finished = share.take(time_step, vector.stats)
                     if share.waits:
@@ -155,20 +156,21 @@ class HostRollout:
         del policy
         return ()
 
-    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
+    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Generator[Shot]:
         """Yield a picture before each step: rendered, or else the observation itself."""
         vector = self.env.vector(1, pictures=True)
         number, seed = max(round(seconds * self.frame_rate), 1), int(jax.random.bits(key))
         episode, total, steps, over = 0, 0.0, 0, True
         try:
             played = itertools.islice(play_vector(vector, policy, seed), number)
-            for time_step, actions, q in played:
+            for time_step, seen, actions, q in played:
                 if over:
                     episode, total, steps = episode + 1, 0.0, 0
                 else:
                     total, steps = total + float(time_step.reward[0]), steps + 1
                 over = bool(time_step.last[0])
                 lines = panel_lines(episode, total, steps)
-                yield Shot(vector.picture(time_step), lines, q[0], int(actions[0]))
+                picture = vector.picture(time_step)
+                yield Shot(picture, lines, q[0], int(actions[0]), np.asarray(seen)[0])
         finally:
             vector.close()

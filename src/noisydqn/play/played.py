@@ -1,6 +1,6 @@
 """The interface and the results of greedy play, the same for every kind of environment."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Shot(NamedTuple):
     lines: tuple[str, ...]  # shown on the panel
     q: np.ndarray  # [actions]
     action: int
+    seen: np.ndarray  # what the policy saw: the raw observation, or the stack of the newest
 
 
 class Rollout(Protocol):
@@ -52,7 +53,7 @@ class Rollout(Protocol):
         """Return the programs that `shots` runs for policies like `policy`."""
         ...
 
-    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Iterator[Shot]:
+    def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Generator[Shot]:
         """Yield `seconds` seconds of video; the environment must have no `video_problem`."""
         ...
 

@@ -5,33 +5,32 @@ import itertools
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 from jaxtyping import PRNGKeyArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from noisydqn.compilation import Program
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError, in_one_line
 from noisydqn.folders import File
 from noisydqn.learner.policy import Policy
+from noisydqn.play.lens import lens_programs, under_noise
+from noisydqn.play.panel import HEIGHT, Panel
 from noisydqn.play.played import Shot
 from noisydqn.play.rollout import rollout
 
-HEIGHT = 384  # of the video, pixels
 MAX_WIDTH = 4 * HEIGHT  # of the game in the video
-PANEL = 192  # width of the panel beside the game, pixels
-BAR_HEIGHT = 120
-DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
 
 
 def film_programs(env: Environment, policy: Policy) -> tuple[Program[Any], ...]:
     """Return the programs that a video of policies like `policy` runs."""
-    return rollout(env).shot_programs(policy)
+    if env.video_problem is not None:
+        return ()
+    return *rollout(env).shot_programs(policy), *lens_programs(policy, env.spec.observation)
 
 
 def _width(picture: np.ndarray) -> int:
@@ -57,40 +56,24 @@ def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(frame)
 
 
-_font = lru_cache(maxsize=None)(ImageFont.load_default)
-"""The font of a size, cached, because a font draws a text faster the second time."""
-
-
-def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.ndarray:
-    """Draw the panel: lines of text, and a bar for each action's value."""
-    image = Image.new("RGB", (PANEL, HEIGHT), DARK)
-    draw = ImageDraw.Draw(image)
-    for i, line in enumerate(shot.lines):
-        draw.text((16, 16 + 28 * i), line, fill=LIGHT, font=_font(20))
-    draw.text((16, 114), "action values", fill=LIGHT, font=_font(16))
-    bottom = 150 + BAR_HEIGHT
-    stride = min((PANEL - 24) / len(names), 56)
-    few = len(names) <= 3
-    for action, name in enumerate(names):
-        height = (float(shot.q[action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
-        left = 16 + action * stride
-        color = CHOSEN if action == shot.action else LIGHT
-        box = (left, bottom - max(height, 2), left + stride * 0.7, bottom)
-        draw.rectangle(box, fill=color)
-        font = _font(16 if few else 11)
-        draw.text((left, bottom + 8), name[: 5 if few else 2], fill=color, font=font)
-        if few:
-            draw.text((left, bottom + 32), f"{shot.q[action]:.2f}", fill=color, font=_font(14))
-    best = float(shot.q[shot.action])
-    if not few:
-        draw.text((16, bottom + 40), f"best  {best:.2f}", fill=CHOSEN, font=_font(16))
-    return np.asarray(image)
-
-
 def film_frames(
-    env: Environment, policy: Policy, seconds: float, key: PRNGKeyArray
+    env: Environment,
+    policy: Policy,
+    seconds: float,
+    key: PRNGKeyArray,
+    check: Callable[[], None] = lambda: None,
+    *,
+    panel: bool = True,
 ) -> tuple[Generator[np.ndarray], float]:
     """Return the frames [height, width, 3] of a video, and their number per second.
+
+    Args:
+        env: the environment.
+        policy: plays with mean weights.
+        seconds: length of the video.
+        key: of the episodes, and of the noise samples that the panel shows.
+        check: called before each step of the policy; it may raise to abandon the video.
+        panel: whether the action values and their spread under noise are drawn beside the game.
 
     Raises:
         UserError: the environment cannot be rendered.
@@ -99,14 +82,20 @@ def film_frames(
         raise UserError(f"no video: {problem}")
     playing, names = rollout(env), env.spec.action_names
 
+    def shots() -> Generator[Shot]:
+        with contextlib.closing(playing.shots(policy, seconds, key)) as played:
+            for shot in played:
+                check()
+                yield shot
+
     def film() -> Generator[np.ndarray]:
-        low, high = np.inf, -np.inf  # of the values so far
         width = None
-        for shot in playing.shots(policy, seconds, key):
-            low, high = min(low, float(shot.q.min())), max(high, float(shot.q.max()))
+        drawing = Panel(names)
+        pairs = under_noise(shots(), policy, key) if panel else ((x, None) for x in shots())
+        for shot, noisy in pairs:
             width = _width(shot.picture) if width is None else width
             game = _scaled(shot.picture, width)
-            yield np.concatenate([game, _panel(shot, names, low, high)], axis=1)
+            yield game if noisy is None else np.concatenate([game, drawing.draw(shot, noisy)], 1)
 
     return film(), playing.frame_rate
 
@@ -119,12 +108,13 @@ def save_film(
     key: PRNGKeyArray,
     check: Callable[[], None] = lambda: None,
     *,
+    panel: bool = True,
     new: bool = False,
 ) -> None:
     """Record a policy that plays with mean weights, as an MP4 of `seconds` seconds.
 
     The file appears when the video is complete, and with `new` never replaces another. `check` is
-    called before each frame, and may raise to abandon the video.
+    called before each step, and may raise to abandon the video. `panel` is that of `film_frames`.
 
     Raises:
         UserError: the path does not end in .mp4, the video cannot be written there, or the
@@ -132,16 +122,10 @@ def save_film(
     """
     if file.path.suffix != ".mp4" or not file.folder.exists():
         raise UserError(f"{file} cannot be a video: name an .mp4 file in a folder that exists")
-    film, rate = film_frames(env, policy, seconds, key)
-
-    def checked() -> Iterator[np.ndarray]:
-        for frame in film:
-            check()
-            yield frame
-
+    film, rate = film_frames(env, policy, seconds, key, check, panel=panel)
     with contextlib.closing(film), tempfile.TemporaryDirectory() as made:
         part = Path(made) / "film.mp4"
-        _encode(part, file, checked(), rate)
+        _encode(part, file, film, rate)
         try:
             file.take(part, new=new)
         except OSError as error:

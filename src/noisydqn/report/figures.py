@@ -22,8 +22,8 @@ MAX_POINTS = 100
 """Points of a drawn line."""
 GRID = 80
 """Places over which seeds are averaged, if they were not measured at the same ones."""
-MAX_LAYERS, MAX_STATISTICS = 32, 8
-"""The most layers in a figure, and the most statistics of an environment that get one."""
+MAX_STATISTICS = 8
+"""The most statistics of an environment that get a figure."""
 DIGITS = 5
 """Significant digits of a number in a figure."""
 THRESHOLDS = np.linspace(0, 1, 101)
@@ -247,7 +247,7 @@ def profile(results: Results, colors: Mapping[str, int]) -> Figure | None:
     }
 
 
-# The noise, and other measurements
+# Other measurements
 
 
 def column(run: Run, table: str, name: str) -> Series:
@@ -260,6 +260,11 @@ def column(run: Run, table: str, name: str) -> Series:
     return Series.of(columns["step"], columns[name], updates, columns.get("seconds"))
 
 
+def from_zero(figure: Figure | None) -> Figure | None:
+    """Let the vertical axis include 0."""
+    return figure and figure | {"floor": 0}
+
+
 def measured(
     scene: Scene, colors: Mapping[str, int], table: str, name: str, words: str
 ) -> Figure | None:
@@ -268,34 +273,7 @@ def measured(
         _group(cell, colors, [column(run, table, name) for run in cell.runs])
         for cell in scene.cells.values()
     ]
-    return _from_zero(lines(scene.env, words, groups, seeds=False, band=False))
-
-
-def _from_zero(figure: Figure | None) -> Figure | None:
-    """Let the vertical axis include 0."""
-    return figure and figure | {"floor": 0}
-
-
-def sigmas(cell: Cell) -> Figure | None:
-    """Return sigma of each noisy layer of a variant, averaged over its seeds."""
-    names = dict.fromkeys(
-        name
-        for run in cell.runs
-        for name in run.tables.get("metrics", {})
-        if name.startswith("sigma.")
-    )
-    groups = [
-        Group(
-            name.removeprefix("sigma."),
-            color,
-            [(str(run.seed), column(run, "metrics", name)) for run in cell.runs],
-            variant=False,
-        )
-        for color, name in enumerate(list(names)[:MAX_LAYERS])
-    ]
-    title = f"{cell.variant} on {cell.env}"
-    words = "mean |sigma| of each layer"
-    return _from_zero(lines(title, words, groups, seeds=False, band=False))
+    return from_zero(lines(scene.env, words, groups, seeds=False, band=False))
 
 
 def statistics_of(scene: Scene) -> list[str]:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from noisydqn.errors import counted
 from noisydqn.report import figures, summaries
 from noisydqn.report.figures import Figure
+from noisydqn.report.noise import noise_figures
 from noisydqn.report.records import AXES, Run
 from noisydqn.report.results import Results
 from noisydqn.report.rules import Finding, diagnose
@@ -32,7 +33,7 @@ from noisydqn.report.verdict import Verdict, verdicts, warnings
 MAX_VIDEOS, MAX_VIDEO_BYTES = 24, 2**25
 """The most videos in a page, and their bytes together before they are encoded as text."""
 
-MAX_OPEN = 6
+MAX_OPEN = 10
 """The most figures of the noise that are shown at once."""
 
 METHODS = (
@@ -105,8 +106,10 @@ def make_page(results: Results, tuned: Sequence[int] | None = None) -> Page:
     seeds = [len(cell.runs) for cell in results.cells]
     few = len(results.runs) == 1
     if few:  # nothing to compare, so the first screen shows all of a run
-        curves += _kept(figures.other_curves(scene, colors) for scene in results.scenes)
-        curves += _measured(results, colors)[:1] + _noise(results, colors)
+        noise = noise_figures(results, colors)
+        if not noise:  # which have the returns of training episodes, too
+            curves += _kept(figures.other_curves(scene, colors) for scene in results.scenes)
+        curves += _measured(results, colors)[:1] + noise
     axes = {axis: words for axis, words in AXES.items() if any(axis in x["axes"] for x in curves)}
     return Page(
         title=_title(results),
@@ -154,7 +157,7 @@ def _sections(results: Results, colors: Mapping[str, int], *, few: bool) -> list
     overall = [figures.profile(results, colors)]
     closed = [] if few else [*_measured(results, colors)]
     others = [] if few else _kept(figures.other_curves(x, colors) for x in results.scenes)
-    noise = [] if few else _noise(results, colors)
+    noise = [] if few else noise_figures(results, colors)
     dots = [] if few else [figures.finals(scene, colors) for scene in results.scenes]
     return [
         Section("Diagnosis", tables=_tables(_diagnosis(results))),
@@ -227,23 +230,6 @@ def _measured(results: Results, colors: Mapping[str, int]) -> list[Figure]:
         made.append(figures.measured(scene, colors, "episodes", "success", success))
         made.append(figures.measured(scene, colors, "metrics", "loss", "loss"))
     return _kept(made)
-
-
-def _noise(results: Results, colors: Mapping[str, int]) -> list[Figure]:
-    """Return what metrics know of the noise: how often it changes actions, and sigma by layer."""
-    changed = "share of observations on which noise changes the greedy action"
-    noisy = [cell for cell in results.cells if figures.sigmas(cell) is not None]
-    envs = {cell.env for cell in noisy}
-    return _kept(
-        [
-            *(
-                figures.measured(scene, colors, "metrics", "action_change", changed)
-                for scene in results.scenes
-                if scene.env in envs
-            ),
-            *map(figures.sigmas, noisy),
-        ]
-    )
 
 
 def _matrix(results: Results) -> dict[tuple[str, str], Mapping[str, str]]:

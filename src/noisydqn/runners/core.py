@@ -73,7 +73,7 @@ class Core(Protocol):
         ...
 
     def probe(self, state: Any) -> tuple[Any, Probe]:
-        """Measure sigma and, on recent observations, how often noise changes the action."""
+        """Measure sigma and, on recent observations, what noise does to values and actions."""
         ...
 
     def with_network(self, state: Any, network: QNetwork) -> Any:

@@ -286,7 +286,7 @@ class ParallelCore:
         )
 
     def probe(self, state: ParallelTraining) -> tuple[ParallelTraining, Probe]:
-        """Measure sigma and, on observations of the rollout, how often noise changes the action."""
+        """Measure sigma and, on observations of the rollout, what noise does to the values."""
         key, probe_key = jax.random.split(state.learner.key)
         seen = state.rollout.observation
         seen = seen.reshape(-1, *seen.shape[2:])

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from noisydqn.learner import lens
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
-from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers
 
-PROBE_SAMPLES, PROBE_OBSERVATIONS = 8, 32
-"""Noise samples and recent observations on which greedy actions are compared."""
-
+PROBE_SAMPLES, PROBE_OBSERVATIONS = 32, 32
+"""Noise samples and recent observations on which action values are compared."""
 
 MOST_ROWS, FEWEST_ROWS = 256, 32
 """Observations in which elements are looked for that never change; with fewer, none is."""
@@ -23,6 +23,7 @@ class Probe(NamedTuple):
 
     sigma: Float[Array, " layers"]  # mean |sigma| of each noisy layer
     action_change: Float[Array, ""]  # share of observations where noise changes the greedy action
+    noise: dict[str, Float[Array, ""]]  # what else noise does; nothing without noisy layers
     exploration: dict[str, Float[Array, ""]]  # the explorer's metrics
     data: dict[str, Float[Array, ""]]  # as `probe_data` returns it
 
@@ -59,16 +60,16 @@ def probe_noise(
     data: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,
 ) -> Probe:
-    """Measure sigma, and how often noise changes the greedy action on some observations."""
+    """Measure sigma, and what noise does to values and greedy actions on some observations."""
     layers = noisy_layers(network).values()
     if not layers:
-        return Probe(jnp.zeros(0), jnp.float32(0), exploration, data)
-    mean_action = jnp.argmax(values(network, observations, None), axis=-1)
-
-    def changed(key: PRNGKeyArray) -> Array:
-        q = values(network, observations, sample_noise(network, key))
-        return jnp.argmax(q, axis=-1) != mean_action
-
-    change = jnp.mean(jax.lax.map(changed, jax.random.split(key, PROBE_SAMPLES)))
+        return Probe(jnp.zeros(0), jnp.float32(0), {}, exploration, data)
+    mean_q = values(network, observations, None)
+    q = lens.values_under_noise(network, observations, jax.random.split(key, PROBE_SAMPLES))
+    noise = {
+        "q_spread": lens.q_spread(q),
+        "action_gap": lens.action_gap(mean_q),
+        "action_entropy": lens.action_entropy(q),
+    }
     sigma = jnp.stack([mean_abs_sigma(layer) for layer in layers])
-    return Probe(sigma, change, exploration, data)
+    return Probe(sigma, lens.action_change(q, mean_q), noise, exploration, data)

@@ -4,7 +4,6 @@ The learner's part is `learner/agent.py`, the replay buffer's `learner/replay.py
 """
 
 import dataclasses
-import math
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -206,10 +205,11 @@ class ReplayCore:
         )
 
     def probe(self, state: ReplayTraining) -> tuple[ReplayTraining, Probe]:
-        """Measure sigma and, on the newest observations, how often noise changes the action."""
+        """Measure sigma and, on the newest observations, what noise does to values and actions."""
         key, probe_key = jax.random.split(state.learner.key)
         replay, num_envs = state.replay, self.acting.num_envs
-        newest = jnp.arange(math.ceil(PROBE_OBSERVATIONS / num_envs) * num_envs, dtype=jnp.int32)
+        span = max(num_envs, PROBE_OBSERVATIONS)  # of more environments, some at even distances
+        newest = jnp.arange(PROBE_OBSERVATIONS, dtype=jnp.int32) * span // PROBE_OBSERVATIONS
         slots = (replay.position - 1 - newest // num_envs) % self.replay.slots
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
         policy = self.acting.policy(state)

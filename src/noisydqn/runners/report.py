@@ -35,6 +35,9 @@ class SeedChunk:
     metrics: dict[str, float]  # means over the chunk's updates; NaN if there were none
     sigma: dict[str, float]  # mean |sigma| of each noisy layer
     action_change: float  # share of observations on which noise changes the greedy action
+    noise: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """What else noise does on these observations, `q_spread`, `action_gap` and `action_entropy`;
+    nothing in a network without noise."""
     exploration: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     """What the explorer reports of itself."""
     data: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
@@ -76,6 +79,7 @@ def seed_chunk(
         metrics={name: x / num_updates if num_updates else math.nan for name, x in totals.items()},
         sigma=dict(zip(layers, map(float, np.asarray(probe.sigma)), strict=True)),
         action_change=float(probe.action_change),
+        noise={name: float(x) for name, x in probe.noise.items()},
         exploration={name: float(x) for name, x in probe.exploration.items()},
         data={name: float(x) for name, x in probe.data.items()},
     )

@@ -15,6 +15,7 @@ def metrics_row(steps: int, seconds: float, speed: float, chunk: SeedChunk) -> d
         "steps_per_second": round(speed, 1),
         **chunk.metrics,
         "action_change": chunk.action_change,
+        **{f"noise.{name}": value for name, value in chunk.noise.items()},
         **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
         **{f"exploration.{name}": value for name, value in chunk.exploration.items()},
         **chunk.data,

@@ -83,6 +83,7 @@ def record(
     out: Place | None = None,
     seconds: float = 20.0,
     seed: int | None = None,
+    panel: bool = True,
     trust: bool = False,
     **unknown: Any,
 ) -> Path:
@@ -94,6 +95,8 @@ def record(
         out: the MP4, a new file; None takes a free name in the run's folder.
         seconds: length of the video.
         seed: seed of the episodes; None takes the run's own.
+        panel: whether the action values and their spread under noise are drawn beside the game.
+            They change nothing in the game.
         trust: as in `evaluate`.
         unknown: refused.
 
@@ -101,20 +104,21 @@ def record(
         UserError: `out` exists or cannot be written, the environment cannot be rendered, or as
             `evaluate`.
     """
-    known = ["folder", "env", "out", "seconds", "seed", "trust"]
+    known = ["folder", "env", "out", "seconds", "seed", "panel", "trust"]
     refuse_unknown(unknown, known, "record")
     seconds = argument("seconds", seconds, float)
     if not 0 < seconds <= MAX_VIDEO_SECONDS:
         raise UserError(
             f"--seconds must be above zero and at most {MAX_VIDEO_SECONDS}, got {seconds}"
         )
+    panel = argument("panel", panel, bool)
     run, config = _open(folder, env, trust)
     key = _keys(config, seed).video
     video = run.video.free() if out is None else File.at(given_path(out))
     environment, policy = _load(run, config, env, "best")
     if video.taken():
         raise UserError(f"--out {video} exists, nothing was changed: name a new file")
-    save_film(video, environment, policy, seconds, key, new=True)
+    save_film(video, environment, policy, seconds, key, panel=panel, new=True)
     return video.path
 
 

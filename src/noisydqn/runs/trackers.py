@@ -42,6 +42,9 @@ MEANINGS = {
         "returns, their losses, without importance weights; `q_error` in metrics.csv."
     ),
     "noise/action_change": "Share of observations on which noise changes the greedy action.",
+    "noise/q_spread": "Standard deviation of an action's value over noise samples.",
+    "noise/action_gap": "Distance from the best to the second best value under mean weights.",
+    "noise/action_entropy": "Entropy of the greedy action over noise samples, in nats.",
     "exploration/noise_factor": "Factor of all noise while acting, which brings it to its goal.",
     "exploration/noise_goal": "Share of greedy actions that noise is to change while acting.",
     "exploration/changed_actions": "Share of greedy actions that noise changed, a moving average.",
@@ -188,6 +191,8 @@ class TensorBoardTracker:
             self._scalar(f"learning/{name}", chunk.metrics[name], steps)
         self._scalar("speed/steps_per_second", speed, steps)
         self._scalar("noise/action_change", chunk.action_change, steps)
+        for name, value in chunk.noise.items():
+            self._scalar(f"noise/{name}", value, steps)
         for layer, sigma in chunk.sigma.items():
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
         for name, value in chunk.exploration.items():

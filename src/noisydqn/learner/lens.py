@@ -1,0 +1,72 @@
+"""The noise lens: action values under many noise samples, and what they say of the noise."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import entr
+from jaxtyping import Array, Float, Key
+
+from noisydqn.nets.network import QNetwork, features
+from noisydqn.nets.noisy import NetworkNoise, sample_noise
+
+HELD = 8
+"""Noise samples that are in memory at once."""
+
+
+def values_under_noise(
+    network: QNetwork,
+    observations: Float[Array, "batch ..."],
+    keys: Key[Array, " samples"],
+) -> Float[Array, "samples batch actions"]:
+    """Compute the action values of a batch under a noise sample for each key.
+
+    A batch shares each sample. The torso, which has no noise, sees the batch once.
+
+    Args:
+        network: with noisy layers.
+        observations: of the batch, preprocessed.
+        keys: of the samples, a multiple of `HELD`.
+    """
+    seen = features(network, observations)
+
+    def under_one(noise: NetworkNoise) -> Float[Array, "batch actions"]:
+        return jax.vmap(network.values, in_axes=(0, None))(seen, noise)
+
+    def under_some(keys: Key[Array, " held"]) -> Float[Array, "held batch actions"]:
+        # Outside of the inner loop: XLA would compute a sample anew for every weight it enters.
+        samples = jax.vmap(partial(sample_noise, network))(keys)
+        return jax.lax.map(under_one, samples)
+
+    return jnp.concatenate(jax.lax.map(under_some, keys.reshape(-1, HELD)))
+
+
+def action_change(
+    q: Float[Array, "samples batch actions"], mean_q: Float[Array, "batch actions"]
+) -> Float[Array, ""]:
+    """Compute how often the greedy action under noise is not that of the mean weights."""
+    return jnp.mean(jnp.argmax(q, axis=-1) != jnp.argmax(mean_q, axis=-1))
+
+
+def q_spread(q: Float[Array, "samples batch actions"]) -> Float[Array, ""]:
+    """Compute the standard deviation over noise samples, averaged over a batch and its actions."""
+    return jnp.mean(jnp.std(q, axis=0, ddof=1))
+
+
+def action_gap(mean_q: Float[Array, "batch actions"]) -> Float[Array, ""]:
+    """Compute how far the best action's value lies above the second best, averaged over a batch.
+
+    The gap is 0 where there is a single action.
+    """
+    best = jnp.sort(mean_q, axis=-1)[:, -2:]
+    return jnp.mean(best[:, -1] - best[:, 0])
+
+
+def action_entropy(q: Float[Array, "samples batch actions"]) -> Float[Array, ""]:
+    """Compute the entropy of the greedy action under noise, in nats, averaged over a batch.
+
+    The entropy is that of the shares of samples in which each action is greedy. With K samples it
+    is at most log(K), and some (actions - 1) / 2K below the true one (Miller 1955).
+    """
+    shares = jnp.mean(jax.nn.one_hot(jnp.argmax(q, axis=-1), q.shape[-1]), axis=0)
+    return jnp.mean(jnp.sum(entr(shares), axis=-1))
