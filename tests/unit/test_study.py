@@ -13,7 +13,7 @@ from noisydqn import Config, UserError
 from noisydqn.errors import QuitError
 from noisydqn.folders import File, Folder
 from noisydqn.runners.stop import Stop
-from noisydqn.study import compare, perform
+from noisydqn.study import perform, resources
 from noisydqn.study.board import Board
 from noisydqn.study.endings import reason_of
 from noisydqn.study.estimate import (
@@ -335,6 +335,9 @@ class FakePool:
         self.running.clear()
         return ended
 
+    def end(self, key: str) -> None:
+        raise AssertionError(key)
+
     def stop(self) -> None:
         self.stopped += 1
 
@@ -449,14 +452,14 @@ def test_a_second_stop_kills_the_jobs(tmp_path: Path) -> None:
 def test_accelerators_are_detected_without_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     plugins: list[str] = []
-    monkeypatch.setattr(compare, "entry_points", lambda group: plugins if group else None)
-    assert not compare.has_accelerator()
+    monkeypatch.setattr(resources, "entry_points", lambda group: plugins if group else None)
+    assert not resources.has_accelerator()
     plugins.append("cuda")
-    assert compare.has_accelerator()
+    assert resources.has_accelerator()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert not compare.has_accelerator()
+    assert not resources.has_accelerator()
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
-    assert compare.has_accelerator()
+    assert resources.has_accelerator()
 
 
 def test_as_many_jobs_run_as_fit_into_memory() -> None:
@@ -464,7 +467,7 @@ def test_as_many_jobs_run_as_fit_into_memory() -> None:
     sized = [
         replace(x, cell=replace(x.cell, experience=10 + 10 * i)) for i, x in enumerate(jobs()[:2])
     ]
-    fitting = compare._fitting  # pyright: ignore[reportPrivateUsage]
+    fitting = resources.fitting
     assert fitting(sized, 4, None, None) == fitting(sized, 4, 4, 80) == 4
     assert fitting(sized, 4, None, 79) == 3
     assert fitting(sized, 4, None, 5) == 1

@@ -34,6 +34,7 @@ commands:
   train [NAME] [options]     train, evaluate and record an agent
   resume DIR [options]       continue a run that was stopped, or extend one
   compare [FILE] [options]   train a grid of variants, environments and seeds
+  tune NAME [options]        search for the options that learn best
   evaluate DIR [options]     play whole episodes with the best weights of a run
   record DIR [options]       record a video of the best weights of a run
   report DIR... [options]    compare runs on one page, with intervals
@@ -58,6 +59,7 @@ examples:
   noisydqn train --preset-file mine.toml
   noisydqn resume runs/one
   noisydqn compare --vary exploration=noisy,epsilon-greedy --env CartPole-v1 --seeds 10
+  noisydqn tune CartPole-v1 --search learning_rate=log-uniform:1e-4,1e-2 --steps 20000
   noisydqn evaluate runs/one --episodes 20
   noisydqn record runs/one
   noisydqn report runs --out report.html
@@ -226,6 +228,14 @@ def _compare(argv: Sequence[str]) -> int:
     return _code(stopped_by) or (FAILED if bad else 0)
 
 
+def _tune(argv: Sequence[str]) -> int:
+    from noisydqn.cli.tune import run_tune
+
+    with lasting_output():
+        bad, stopped_by = run_tune(argv)
+    return _code(stopped_by) or (FAILED if bad else 0)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     args = parse(EvaluateArgs(folder=tyro.MISSING), argv, "evaluate")
     from noisydqn.runs.saved import evaluate
@@ -309,6 +319,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "resume": _resume,
     "compare": _compare,
+    "tune": _tune,
     "evaluate": _evaluate,
     "record": _record,
     "report": report_runs,

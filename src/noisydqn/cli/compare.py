@@ -3,9 +3,9 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -24,6 +24,10 @@ from noisydqn.errors import UserError
 from noisydqn.files import given_path
 from noisydqn.options import at_least, help_command, hint_of
 from noisydqn.study.grid import Draft, read_draft
+
+if TYPE_CHECKING:
+    from noisydqn.study.jobs import Job
+    from noisydqn.study.pool import ProcessPool
 
 TOGETHER = {"auto": None, "always": True, "never": False}
 
@@ -132,6 +136,33 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
     return [f"{x}={' '.join(values)}" if values else x for x, *values in spell(options)]
 
 
+def job_arguments(*, cache: str | None, trust: bool) -> Callable[["Job", Path], list[str]]:
+    """Return what makes the arguments of `noisydqn` that train a job in a folder, or resume it.
+
+    Args:
+        cache: as the option of that name.
+        trust: as the option of that name.
+    """
+    passed = [] if cache is None else ["--cache", cache]
+    passed += ["--trust"] if trust else []
+
+    def arguments(job: "Job", out: Path) -> list[str]:
+        where = ["--out", str(out), "--resume"]
+        return ["train", job.cell.environment, *_flags(job.options), *where, *passed]
+
+    return arguments
+
+
+def local_pool(slots: int, cores: int) -> "ProcessPool":
+    """Make a pool of processes of this machine.
+
+    Not the folder of the command, but what is installed, comes first on the path of a job.
+    """
+    from noisydqn.study.pool import ProcessPool
+
+    return ProcessPool([sys.executable, "-P", "-m", "noisydqn.cli.job"], slots, cores)
+
+
 def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
     """Run the command; returns the runs that failed or diverged, and the signal that stopped it.
 
@@ -142,14 +173,6 @@ def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
     if args.file:
         draft = draft.over(read_draft(given_path(args.file, "FILE")))
     from noisydqn.study.compare import Request, compare
-    from noisydqn.study.jobs import Job
-    from noisydqn.study.pool import ProcessPool
-
-    def arguments(job: Job, out: Path) -> list[str]:
-        passed = [] if args.cache is None else ["--cache", args.cache]
-        passed += ["--trust"] if args.trust else []
-        where = ["--out", str(out), "--resume"]
-        return ["train", job.cell.environment, *_flags(job.options), *where, *passed]
 
     request = Request(
         draft,
@@ -164,7 +187,5 @@ def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
         quiet=args.quiet,
         trust=args.trust,
     )
-    # Not the folder of the command, but what is installed, comes first on the path of a job.
-    command = [sys.executable, "-P", "-m", "noisydqn.cli.job"]
-    outcome = compare(request, arguments, lambda slots, cores: ProcessPool(command, slots, cores))
+    outcome = compare(request, job_arguments(cache=args.cache, trust=args.trust), local_pool)
     return outcome.bad, outcome.signal

@@ -27,7 +27,8 @@ class ReportArgs:
     """Return that counts as solved. If not given, what Gymnasium registers, else the goals of the
     runs."""
     tuned_seeds: tuple[int, ...] = ()
-    """Seeds on which options were tuned: the page warns if it reports them."""
+    """Seeds on which options were tuned: the page warns if it reports them. Those of noisydqn tune
+    are in its preset file, and known without being given."""
 
 
 def report_runs(argv: Sequence[str]) -> int:

@@ -13,6 +13,8 @@ from noisydqn.options import (
     at_most,
     check_seed,
     convert_fields,
+    each_at_least,
+    each_at_most,
 )
 
 MAX_VIDEO_SECONDS = 3_600
@@ -62,6 +64,12 @@ class RunOptions:
     track: Annotated[tuple[ServiceName, ...], DISTINCT] = ()
     """Services that also receive metrics, options and the video: wandb, mlflow, trackio. Each needs
     the extra of its name; its own settings say where it sends them."""
+
+    tuned_seeds: Annotated[
+        tuple[int, ...], each_at_least(0), each_at_most(MAX_SEED, length=MAX_SEEDS)
+    ] = ()
+    """Seeds on which these options were tuned. Reports warn of runs on them, whose returns are too
+    high."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -48,6 +48,7 @@ ADDED: dict[int, dict[str, Any]] = {
         "noise_samples": 1,
         "matched_targets": False,
         "track": (),
+        "tuned_seeds": (),
     },
 }
 """Options that a version added, with the value that older versions implied."""

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-JobStatus = Literal["waiting", "running", "finished", "failed", "diverged"]
-"""The state of a run of a comparison."""
+JobStatus = Literal["waiting", "running", "finished", "failed", "diverged", "pruned"]
+"""The state of a run of a comparison. One that is pruned was not worth its time."""
 Status = JobStatus | Literal["unfinished"]
 """The state of any run. An unfinished one was stopped, or killed, before its end."""
 

@@ -64,7 +64,7 @@ def warnings(results: Results, tuned: Sequence[int] | None = None) -> list[str]:
 
     Args:
         results: the runs.
-        tuned: seeds on which options were tuned.
+        tuned: seeds on which options were tuned, besides those that runs name themselves.
     """
     lines = [*_ended(results), *_kinds(results)]
     if len(results.variants) == 1 < len(results.runs):
@@ -74,7 +74,13 @@ def warnings(results: Results, tuned: Sequence[int] | None = None) -> list[str]:
             "One seed says little about a method: the next may do otherwise. Train more with "
             "--num-seeds or noisydqn compare."
         )
-    both = sorted({run.seed for run in results.runs} & set(tuned or ()))
+    both = sorted(
+        {
+            run.seed
+            for run in results.runs
+            if run.seed in {*(tuned or ()), *run.options.get("tuned_seeds", ())}
+        }
+    )
     if both:
         lines.append(
             f"Options were tuned on {_listed('seed', both)}, which {_is_are(both)} reported here: "
@@ -103,6 +109,7 @@ def _ended(results: Results) -> list[str]:
     words = {
         "failed": "failed",
         "diverged": "diverged",
+        "pruned": "pruned",
         "unfinished": "stopped before the end",
         "running": "still running",
         "waiting": "not begun",

@@ -6,9 +6,13 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from noisydqn.errors import counted
+from noisydqn.report.records import JobStatus
 from noisydqn.runs.consoles import make_consoles, shown
 from noisydqn.study.estimate import in_words
 from noisydqn.study.ledger import Ledger
+
+ENDED_BADLY: tuple[JobStatus, ...] = ("failed", "diverged", "pruned")
+"""Endings of runs that the tally counts."""
 
 
 class Board:
@@ -74,7 +78,7 @@ class Board:
     def tally(self, line: str, ended: int, ledger: Ledger, seconds: float) -> None:
         """Move the bar of all runs, and print a line, if there is one, with their tally."""
         self._progress.update(self._all, completed=ended)
-        counts = {status: len(ledger.tally(status)) for status in ("failed", "diverged")}
+        counts = {status: len(ledger.tally(status)) for status in ENDED_BADLY}
         words = [f"{ended} of {counted(self._total, 'run')}"]
         words += [f"{number} {status}" for status, number in counts.items() if number]
         if ended < self._total:

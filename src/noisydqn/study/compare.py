@@ -1,23 +1,17 @@
 """`compare`: a grid of runs is planned, trained in a pool of processes, and resumed."""
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.metadata import entry_points
 from pathlib import Path
-
-import jax
 
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
 from noisydqn.program_cache import usable_cores
 from noisydqn.runners.stop import Stop, stoppable
-from noisydqn.runs.claim import unwritable
-from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder, make_folder, unreadable
-from noisydqn.runs.memory import free_bytes
+from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder, unreadable
 from noisydqn.study.board import Board
 from noisydqn.study.estimate import Whole, in_words, seconds_of, span
 from noisydqn.study.grid import Draft, Grid
@@ -25,6 +19,7 @@ from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
 from noisydqn.study.ledger import Entry, Ledger, Stored, check_jobs, is_fresh, new, read
 from noisydqn.study.perform import Performance
 from noisydqn.study.pool import Pool
+from noisydqn.study.resources import has_accelerator, leave_accelerator, make_out, slots_for
 
 DEFAULT_NAME = "compare"
 
@@ -103,7 +98,7 @@ def compare(
     if request.only_plan:
         _say_plan(board, plan, before, request.out or DEFAULT_PARENT / DEFAULT_NAME)
         return Outcome(0)
-    out = _make(request.out)
+    out = make_out(request.out, DEFAULT_NAME)
     _say_plan(board, plan, before, out)
     with ExitStack() as stack:
         folder = Folder(out)
@@ -174,34 +169,13 @@ def _plan(request: Request, before: Stored | None) -> _Plan:
         grid = before.grid.checked() if draft.is_empty else draft.grid()
         _refuse_other(request, before, grid)
         cores, together = before.cores, before.together
-    if accelerated:  # whose memory is for the jobs
-        jax.config.update("jax_platforms", "cpu")
+    if accelerated:
+        leave_accelerator()
     typed = request.typed and not draft.is_empty
     cells = with_environments(cells_of(grid, trust=request.trust, typed=typed))
     jobs = jobs_of(cells, grid.seeds, together=together)
-    slots = 1 if accelerated else max(usable // cores, 1)
-    slots = min(slots if request.slots is None else request.slots, len(jobs))
-    if not accelerated:
-        slots = _fitting(jobs, slots, request.slots, free_bytes())
+    slots = slots_for(jobs, request.slots, cores, len(jobs))
     return _Plan(grid, jobs, slots, cores, together)
-
-
-def _fitting(jobs: Sequence[Job], slots: int, given: int | None, free: int | None) -> int:
-    """Return how many jobs at a time fit into `free` bytes of memory: at most `slots`, at least 1.
-
-    Raises:
-        UserError: so many jobs were `given`, and do not fit.
-    """
-    largest = max(job.experience for job in jobs)
-    if free is None or slots * largest <= free:
-        return slots
-    fitting = max(free // largest, 1)
-    if given is not None and fitting < slots:
-        raise UserError(
-            f"--jobs {given} need {slots * largest / 1e9:,.1f} GB for what they learn from, but "
-            f"{free / 1e9:,.1f} GB are free: give --jobs {fitting}, or a smaller replay buffer"
-        )
-    return fitting
 
 
 def _refuse_other(request: Request, before: Stored, grid: Grid) -> None:
@@ -218,16 +192,6 @@ def _refuse_other(request: Request, before: Stored, grid: Grid) -> None:
             f"--out {request.out} holds a comparison with other {', '.join(differing)}: resume it "
             "without options of the grid, or name another folder"
         )
-
-
-def has_accelerator() -> bool:
-    """Tell whether JAX will use an accelerator, without taking hold of it.
-
-    JAX finds devices besides the processor through plugins, or is told by `JAX_PLATFORMS`.
-    """
-    if platforms := os.environ.get("JAX_PLATFORMS", ""):
-        return platforms.split(",")[0] != "cpu"
-    return bool(entry_points(group="jax_plugins"))
 
 
 def _say_plan(board: Board, plan: _Plan, before: Stored | None, out: Path) -> None:
@@ -277,17 +241,6 @@ def _range(seeds: Sequence[int]) -> str:
 
 
 # The folder
-
-
-def _make(out: Path | None) -> Path:
-    """Make the folder if it is missing."""
-    try:
-        if out is None:
-            return make_folder(DEFAULT_NAME)
-        Folder(out).make()
-    except OSError as error:
-        raise unwritable(out or DEFAULT_PARENT, error) from error
-    return out
 
 
 def _revive(stored: Stored, jobs: Sequence[Job], out: Path) -> None:

@@ -16,7 +16,7 @@ from noisydqn.runs.memory import check_memory, experience_bytes
 from noisydqn.runs.messages import describe
 from noisydqn.runs.named import config_named
 from noisydqn.settings import own_settings
-from noisydqn.study.grid import Grid
+from noisydqn.study.grid import Grid, Variant
 
 MAX_FOLDER = 100
 """Characters of a folder's name."""
@@ -111,21 +111,41 @@ def cells_of(grid: Grid, *, trust: bool, typed: bool) -> list[Cell]:
     seen: dict[Config, Cell] = {}
     for environment in grid.environments:
         for variant in grid.variants:
-            options = grid.options | variant.options
-            config = _config(environment, variant.name, options, trust=trust)
-            config = config.replace(seed=grid.seeds[0])
-            if (code := named_code(config.flat())) and not typed and not trust:
-                named = ", ".join(f"{name} {value}" for name, value in code.items())
-                raise UserError(
-                    f"the file of the grid names code that would be imported and run ({named}): if "
-                    "you trust whoever wrote it, repeat with --trust"
-                )
             folder = f"{places[environment]}/{variants[variant.name]}"
-            cell = Cell(environment, variant.name, options, config, folder)
+            cell = cell_of(grid, environment, variant, folder, trust=trust, typed=typed)
+            config = cell.config
             if (same := seen.setdefault(config, cell)) is not cell:
                 raise UserError(_equal(same, cell))
             cells.append(cell)
     return cells
+
+
+def cell_of(
+    grid: Grid, environment: str, variant: Variant, folder: str, *, trust: bool, typed: bool
+) -> Cell:
+    """Find the options of one variant in one environment; see `cells_of`.
+
+    Args:
+        grid: brings the seeds and the options of every run.
+        environment: the environment.
+        variant: the variant.
+        folder: that holds its runs.
+        trust: whether code that files name may be imported.
+        typed: whether all of the grid was typed by the user rather than read from a file.
+
+    Raises:
+        UserError: a value cannot be used, or code is named that is not trusted.
+    """
+    options = grid.options | variant.options
+    config = _config(environment, variant.name, options, trust=trust)
+    config = config.replace(seed=grid.seeds[0])
+    if (code := named_code(config.flat())) and not typed and not trust:
+        named = ", ".join(f"{name} {value}" for name, value in code.items())
+        raise UserError(
+            f"the file of the grid names code that would be imported and run ({named}): if "
+            "you trust whoever wrote it, repeat with --trust"
+        )
+    return Cell(environment, variant.name, options, config, folder)
 
 
 def _config(name: str, variant: str, options: Mapping[str, Any], *, trust: bool) -> Config:

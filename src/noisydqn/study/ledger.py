@@ -104,6 +104,18 @@ class Ledger:
                 f"repeat with --resume"
             ) from error
 
+    def add(self, variant: Variant, jobs: Iterable[Job]) -> None:
+        """List the runs of a further variant.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        entries = entries_of(jobs)
+        self.stored.variants = (*self.stored.variants, variant)
+        self.stored.jobs += entries
+        self._entries |= {entry.folder: entry for entry in entries}
+        self.write()
+
     def tally(self, status: JobStatus) -> list[Entry]:
         """List the runs of a status."""
         return [entry for entry in self.stored.jobs if entry.status == status]
@@ -111,7 +123,6 @@ class Ledger:
 
 def new(command: str, grid: Grid, jobs: Iterable[Job], *, cores: int, together: bool) -> Stored:
     """Return the contents of a new file."""
-    entries = [Entry(**dataclasses.asdict(run)) for job in jobs for run in job.runs]
     return Stored(
         VERSION,
         command,
@@ -121,13 +132,23 @@ def new(command: str, grid: Grid, jobs: Iterable[Job], *, cores: int, together: 
         grid.options,
         cores,
         together,
-        entries,
+        entries_of(jobs),
     )
 
 
-def is_fresh(folder: Folder) -> bool:
-    """Tell whether a comparison may begin in a folder: it is new, empty, or has only its lock."""
-    return not folder.exists() or set(folder.names()) <= {LOCK, COMPARISON + PART}
+def entries_of(jobs: Iterable[Job]) -> list[Entry]:
+    """Return the entries of runs that wait."""
+    return [Entry(**dataclasses.asdict(run)) for job in jobs for run in job.runs]
+
+
+def is_fresh(folder: Folder, first: str = COMPARISON) -> bool:
+    """Tell whether a study may begin in a folder: it is new, empty, or has only its lock.
+
+    Args:
+        folder: the folder.
+        first: the first file of the study, which may be half written.
+    """
+    return not folder.exists() or set(folder.names()) <= {LOCK, first + PART}
 
 
 def read(path: Path) -> Stored:

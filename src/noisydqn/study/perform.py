@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Protocol
 
 from noisydqn.checkpoint.lock import NAME as LOCK
 from noisydqn.checkpoint.lock import Lock
@@ -35,11 +36,29 @@ class _Running:
     log_start: int  # bytes that were there before
     began: float = field(default_factory=time.monotonic)
     pace: Pace | None = None
+    pruned: bool = False
 
     @property
     def elapsed(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.began
+
+
+class Guide(Protocol):
+    """A source of further jobs, which also tells which jobs are not worth their time."""
+
+    @property
+    def to_come(self) -> int:
+        """The number of jobs that may still come."""
+        ...
+
+    def unwanted(self) -> Sequence[Job]:
+        """Look at what the jobs have come to; return those that are to end early."""
+        ...
+
+    def more(self) -> Sequence[Job]:
+        """Return jobs to start next, which the ledger lists; none if there are none for now."""
+        ...
 
 
 class Performance:
@@ -53,6 +72,7 @@ class Performance:
         arguments: returns the arguments of `noisydqn` for a job.
         board: shows them.
         stop: the requests to stop.
+        guide: brings further jobs, and ends some; None leaves it at `jobs`.
     """
 
     def __init__(
@@ -64,9 +84,11 @@ class Performance:
         arguments: Callable[[Job], Sequence[str]],
         board: Board,
         stop: Stop,
+        guide: Guide | None = None,
     ) -> None:
         self._folder, self._ledger, self._pool = folder, ledger, pool
         self._arguments, self._board, self._stop = arguments, board, stop
+        self._guide = guide
         self._jobs = list(jobs)
         self._waiting = [job for job in jobs if ledger.status(job) in ("waiting", "failed")]
         self._running: dict[str, _Running] = {}
@@ -96,9 +118,12 @@ class Performance:
     def _run(self) -> None:
         stopped = False
         self._say("")
-        while self._running or (self._waiting and not self._stop.asked):
-            for ended in self._pool.ended():
+        while self._running or (not self._stop.asked and self._has_more()):
+            ended_now = self._pool.ended()
+            for ended in ended_now:
                 self._take(ended)
+            if ended_now:
+                self._prune()
             if self._stop.asked and not stopped:
                 stopped = True
                 self._pool.stop()
@@ -109,11 +134,24 @@ class Performance:
 
     # Starting
 
+    def _has_more(self) -> bool:
+        """Tell whether jobs wait; if none does, the guide is asked for more."""
+        if not self._waiting and self._guide is not None:
+            more = self._guide.more()
+            self._jobs += more
+            self._waiting += more
+        return bool(self._waiting)
+
     def _start(self) -> None:
         """Start jobs in the free slots."""
+        while len(self._running) < self._pool.slots and self._has_more() and self._start_some():
+            pass
+
+    def _start_some(self) -> bool:
+        """Start waiting jobs while there are slots; tell whether all of them were started."""
         for job in list(self._waiting):
             if len(self._running) >= self._pool.slots:
-                return
+                return False
             if not self._is_free(job):
                 continue
             self._waiting.remove(job)
@@ -127,6 +165,7 @@ class Performance:
                 raise UserError(f"{job.label} cannot be started: {in_one_line(error)}") from error
             self._running[job.folder] = running
             self._board.started(job.folder, job.label)
+        return not self._waiting
 
     def _log(self, job: Job) -> File:
         """Return the file of what a job prints."""
@@ -154,6 +193,8 @@ class Performance:
         if ended.code == 0:
             self._ledger.note(job, "finished", seconds=seconds)
             self._say(f"finished: {job.label} in {seconds:.0f} s{self._returns(job)}")
+        elif running.pruned and ended.code in STOP_CODES:
+            self._ledger.note(job, "pruned", seconds=seconds)
         elif self._stop.asked and ended.code in STOP_CODES:
             self._ledger.note(job, "waiting", seconds=seconds)
         else:
@@ -162,6 +203,17 @@ class Performance:
             self._ledger.note(job, status, reason, seconds=seconds)
             self._board.warn(f"{status}: {job.label}: {reason}")
             self._say("")
+
+    def _prune(self) -> None:
+        """End jobs early that the guide does not want."""
+        for job in () if self._guide is None else self._guide.unwanted():
+            running = self._running.get(job.folder)
+            if running is None:
+                self._waiting = [x for x in self._waiting if x.folder != job.folder]
+                self._ledger.note(job, "pruned")
+            elif not running.pruned:
+                running.pruned = True
+                self._pool.end(job.folder)
 
     def _returns(self, job: Job) -> str:
         """Say what the last evaluation of each run came to, as far as the summaries tell."""
@@ -188,6 +240,7 @@ class Performance:
             if running.pace is not None:
                 steps, speed = running.pace.newest[0], running.pace.speed
                 self._board.moved(key, steps / running.job.steps, speed)
+        self._prune()
         self._board.left(self.seconds_left())
 
     # Estimates
@@ -209,4 +262,6 @@ class Performance:
             left.append(max(whole - pace.newest[1], 0.0))
             known.append(Whole(job.cell, job.steps, whole))
         left += [seconds_of(job, known) for job in self._waiting]
+        if self._guide is not None and self._jobs:
+            left += [seconds_of(self._jobs[-1], known)] * self._guide.to_come
         return span(left, self._pool.slots)

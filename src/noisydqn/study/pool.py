@@ -46,6 +46,10 @@ class Pool(Protocol):
         """Return the commands that have ended since the last call, without waiting."""
         ...
 
+    def end(self, key: str) -> None:
+        """Ask one command to save its run and to end."""
+        ...
+
     def stop(self) -> None:
         """Ask all commands to save their runs and to end."""
         ...
@@ -116,6 +120,10 @@ class ProcessPool:
                     process.stdin.close()
                 found.append(Ended(key, code))
         return found
+
+    def end(self, key: str) -> None:
+        """Ask one process to save its run and to end."""
+        self._running[key][0].send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """Ask all processes to save their runs and to end."""

@@ -1,0 +1,82 @@
+"""What a study uses of the machine: devices, memory for its jobs, and its folder."""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import jax
+
+from noisydqn.errors import UserError
+from noisydqn.folders import Folder
+from noisydqn.program_cache import usable_cores
+from noisydqn.runs.claim import unwritable
+from noisydqn.runs.folder import DEFAULT_PARENT, make_folder
+from noisydqn.runs.memory import free_bytes
+from noisydqn.study.jobs import Job
+
+
+def has_accelerator() -> bool:
+    """Tell whether JAX will use an accelerator, without taking hold of it.
+
+    JAX finds devices besides the processor through plugins, or is told by `JAX_PLATFORMS`.
+    """
+    if platforms := os.environ.get("JAX_PLATFORMS", ""):
+        return platforms.split(",")[0] != "cpu"
+    return bool(entry_points(group="jax_plugins"))
+
+
+def leave_accelerator() -> None:
+    """Keep this process off the accelerator, whose memory is for the jobs."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def slots_for(jobs: Sequence[Job], given: int | None, cores: int, most: int) -> int:
+    """Return how many jobs run at a time on this machine.
+
+    Args:
+        jobs: the largest of them have to fit into memory side by side.
+        given: the number that was asked for; None takes as many as the cores suffice for.
+        cores: of each job.
+        most: jobs that there are.
+
+    Raises:
+        UserError: so many jobs were asked for, and do not fit into memory.
+    """
+    accelerated = has_accelerator()
+    slots = 1 if accelerated else max(len(usable_cores()) // cores, 1)
+    slots = min(slots if given is None else given, most)
+    return slots if accelerated else fitting(jobs, slots, given, free_bytes())
+
+
+def fitting(jobs: Sequence[Job], slots: int, given: int | None, free: int | None) -> int:
+    """Return how many jobs at a time fit into `free` bytes of memory: at most `slots`, at least 1.
+
+    Raises:
+        UserError: so many jobs were `given`, and do not fit.
+    """
+    largest = max(job.experience for job in jobs)
+    if free is None or slots * largest <= free:
+        return slots
+    most = max(free // largest, 1)
+    if given is not None and most < slots:
+        raise UserError(
+            f"--jobs {given} need {slots * largest / 1e9:,.1f} GB for what they learn from, but "
+            f"{free / 1e9:,.1f} GB are free: give --jobs {most}, or a smaller replay buffer"
+        )
+    return most
+
+
+def make_out(out: Path | None, name: str) -> Path:
+    """Make the folder of a study if it is missing; None makes a new one, by `name`.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    try:
+        if out is None:
+            return make_folder(name)
+        Folder(out).make()
+    except OSError as error:
+        raise unwritable(out or DEFAULT_PARENT, error) from error
+    return out
