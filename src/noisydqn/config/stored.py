@@ -48,6 +48,8 @@ ADDED: dict[int, dict[str, Any]] = {
         "noise_samples": 1,
         "matched_targets": False,
         "track": (),
+        "images": ("auto",),
+        "vector_widths": (),
     },
 }
 """Options that a version added, with the value that older versions implied."""

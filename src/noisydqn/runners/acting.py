@@ -17,13 +17,14 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.preprocessing import frames, normalize
+from noisydqn.preprocessing import frames, moments, normalize
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners import build
 from noisydqn.runners.exploration import RandomFirst
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.state import ActorState, Statistics, TrainingState, replaced
+from noisydqn.trees import zeros
 from noisydqn.types import TimeStep
 
 State = TypeVar("State", bound=TrainingState)
@@ -69,10 +70,10 @@ class Acting:
 
     def policy(self, state: TrainingState) -> Policy:
         """Return the policy of a state."""
-        moments = state.statistics.moments
+        running = state.statistics.moments
         return Policy(
             state.learner.online.tree,
-            None if moments is None else moments.rounded,
+            None if running is None else moments.rounded(running),
             self.preprocessing.observation_clip,
             self.frames,
         )
@@ -101,9 +102,9 @@ class Acting:
         self, policy: Policy, actor_key: PRNGKeyArray, explorer_key: PRNGKeyArray
     ) -> tuple[ActorState, Statistics]:
         """Make the states before the first time step: as if an episode had ended everywhere."""
-        envs, spec = self.num_envs, self.spec.observation
+        envs, observation = self.num_envs, self.spec.observation
         time_step = TimeStep(
-            observation=jnp.zeros((envs, *spec.shape), spec.dtype),
+            observation=zeros(observation, envs),
             reward=jnp.zeros(envs),
             terminated=jnp.ones(envs, jnp.bool_),
             truncated=jnp.zeros(envs, jnp.bool_),
@@ -117,7 +118,7 @@ class Acting:
         )
         normalizes = self.preprocessing.normalize_rewards
         statistics = Statistics(
-            moments=None if policy.moments is None else normalize.init(spec.shape),
+            moments=None if policy.moments is None else moments.init(observation),
             return_scale=normalize.init_return_scale(envs) if normalizes else None,
         )
         return actor, statistics
@@ -127,20 +128,20 @@ class Acting:
 
         Rewards are clipped here, before anything learns of them.
         """
-        actor, (moments, scale) = state.actor, state.statistics
+        actor, (running, scale) = state.actor, state.statistics
         started, clip = actor.time_step.last, self.preprocessing.reward_clip
         observation, reward = time_step.observation, time_step.reward
         if clip is not None:
             reward = jnp.clip(reward, -clip, clip)
-        if moments is not None:
-            moments = normalize.update(moments, observation)
+        if running is not None:
+            running = moments.update(running, observation)
         if scale is not None:
             scale = normalize.update_return_scale(scale, reward, started, self.discount)
         actor = actor._replace(
             time_step=time_step._replace(reward=reward, info={}),
             stack=frames.push(actor.stack, observation, started, self.frames),
         )
-        return replaced(state, actor=actor, statistics=Statistics(moments, scale))
+        return replaced(state, actor=actor, statistics=Statistics(running, scale))
 
     def reward_factor(self, statistics: Statistics) -> Array | float:
         """Return what rewards are multiplied by before learning."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers, sample_noise
+from noisydqn.types import Mixed
 
 PROBE_SAMPLES, PROBE_OBSERVATIONS = 8, 32
 """Noise samples and recent observations on which greedy actions are compared."""
@@ -24,7 +25,7 @@ class Probe(NamedTuple):
 
 def probe_noise(
     network: QNetwork,
-    observations: Float[Array, "batch ..."],
+    observations: Float[Array, "batch ..."] | Mixed,
     exploration: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,
 ) -> Probe:

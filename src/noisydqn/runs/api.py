@@ -24,7 +24,14 @@ from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
 from noisydqn.runs.extensions import Extensions, TrackerMaker
-from noisydqn.runs.folder import Found, RunFolder, check_spaces, open_folders, read_runs
+from noisydqn.runs.folder import (
+    Found,
+    RunFolder,
+    check_spaces,
+    open_folders,
+    read_runs,
+    with_stored_images,
+)
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
 from noisydqn.runs.named import config_named
@@ -233,6 +240,8 @@ def _resumed(
         )
     extensions.check_seeds(len(runs))
     environment = _environment(first, given.entry, given.options)
+    if not restart:
+        environment = with_stored_images(folders[0], environment)
     _check_places(claim, folders, configs, environment, restart=restart)
     config = first.replace(num_seeds=len(runs))
     return Job(config, environment, claim, folders, extensions, resumed=True)
