@@ -24,7 +24,7 @@ from noisydqn.export import (
 from noisydqn.folders import File
 from noisydqn.learner.agent import values
 from noisydqn.learner.policy import Policy
-from noisydqn.preprocessing import normalize
+from noisydqn.preprocessing import moments
 from noisydqn.runners import build
 from noisydqn.runs.folder import RunFolder
 
@@ -134,10 +134,10 @@ def make(case: Case) -> Policy:
     """Make a policy for which every action is the best of some observations."""
     config, of = case
     policy = with_learned_norms(build.make_policy(config.program, of, jax.random.key(0)))
-    seen = jnp.asarray(example_observations(policy, of, 50))
+    seen = jax.tree.map(jnp.asarray, example_observations(policy, of, 50))
     if policy.moments is not None:
-        moments = normalize.update(normalize.init(seen.shape[1:]), seen).rounded
-        policy = eqx.tree_at(lambda p: p.moments, policy, moments)
+        known = moments.rounded(moments.update(moments.init(of.observation), seen))
+        policy = eqx.tree_at(lambda p: p.moments, policy, known)
     # Centered, so that every action is the best of some observations.
     center = values(policy.network, policy.preprocess(seen), None).mean(0)
 

@@ -125,6 +125,81 @@ class Cue(gymnasium.Env[np.ndarray, np.int64]):
         return self._seen(), 1.0 if (action == 1) == (self.cue > 0) else -1.0, True, False, {}
 
 
+class Fetch(gymnasium.Env[dict[str, Any], np.int64]):
+    """A red and a blue ball lie left and right; a number says which one to fetch.
+
+    The return of ten balls is 10 with both parts of the observation. Either alone tells nothing: 5.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict(
+            {"camera": spaces.Box(0, 255, (9, 12, 3), np.uint8), "wanted": spaces.Discrete(2)}
+        )
+        self.action_space = spaces.Discrete(2)
+        self.balls = self.wanted = self.left = 0
+
+    def _seen(self) -> dict[str, Any]:
+        """Lay out two balls, at any height."""
+        self.left, self.wanted = map(int, self.np_random.integers(2, size=2))
+        camera = np.zeros((9, 12, 3), np.uint8)
+        for side, color in enumerate((self.left, 1 - self.left)):
+            y, x = self.np_random.integers((0, 6 * side), (7, 6 * side + 4))
+            camera[y : y + 3, x : x + 3, 2 * color] = 255  # red or blue
+        return {"camera": camera, "wanted": self.wanted}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.balls = 0
+        return self._seen(), {}
+
+    def step(self, action: np.int64) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        fetched = self.left if action == 0 else 1 - self.left
+        reward = float(fetched == self.wanted)
+        self.balls += 1
+        return self._seen(), reward, self.balls == 10, False, {}
+
+
+class Mission(spaces.Space[str]):
+    """Text in a class of its own, as MiniGrid has it."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=str)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        del mask, probability
+        return f"get to {self.np_random.integers(3)}"
+
+
+class Symbols(gymnasium.Env[dict[str, Any], np.int64]):
+    """The spaces of MiniGrid: symbols in a grid, a direction and text. Turn right for a reward."""
+
+    def __init__(self) -> None:
+        image = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+        parts = {"direction": spaces.Discrete(4), "image": image, "mission": Mission()}
+        self.observation_space = spaces.Dict(parts)
+        self.action_space = spaces.Discrete(3)
+        self.direction = self.time = 0
+
+    def _seen(self) -> dict[str, Any]:
+        image = self.np_random.integers(0, 11, (7, 7, 3), np.uint8)
+        mission = f"turn right, now {self.time}"
+        return {"direction": self.direction, "image": image, "mission": mission}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.direction = self.time = 0
+        return self._seen(), {}
+
+    def step(self, action: np.int64) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self.direction = (self.direction + (1, -1, 0)[action]) % 4
+        return self._seen(), float(action == 0), self.time == 6, False, {}
+
+
 class Fatal(CountingHostEnv):
     """Ends its process in the second step, or sleeps in it."""
 
@@ -294,6 +369,8 @@ gymnasium.register(
 
 
 gymnasium.register("noisydqn-tests/Counting-v0", "tests.host_envs:CountingHostEnv")
+gymnasium.register("noisydqn-tests/Fetch-v0", "tests.host_envs:Fetch")
+gymnasium.register("noisydqn-tests/Symbols-v0", "tests.host_envs:Symbols")
 gymnasium.register("noisydqn-tests/Broken-v0", "tests.host_envs:BrokenEnv")
 gymnasium.register(
     "noisydqn-tests/Forgetful-v0",

@@ -98,6 +98,7 @@ def between(low: float, high: float) -> Constraint:
 
 _SHORT = f"printable text of at most {MAX_NAME:,} characters"
 NAME = Constraint(lambda x: len(x) <= MAX_NAME and x.isprintable(), _SHORT)
+EACH_NAME = Constraint(lambda x: all(map(NAME.holds, x)), f"texts, each {_SHORT}")
 ABOVE_ZERO = Constraint(lambda x: x > 0, "above zero")
 FINITE = Constraint(lambda x: abs(x) < math.inf, "a number")
 DISTINCT = Constraint(lambda x: len(set(x)) == len(x), "names that each come once")
@@ -281,12 +282,19 @@ def takes_names(kind: Any) -> bool:
     return get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal
 
 
+def takes_words(kind: Any) -> bool:
+    """Tell whether an option takes several texts: `tuple[str, ...]`."""
+    return get_origin(kind) is tuple and get_args(kind)[0] is str
+
+
 def expected(kind: Any) -> str:
     """Say in words what an option of some kind takes."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     if takes_names(kind):
         return f"names out of {', '.join(get_args(get_args(kind)[0]))}"
+    if takes_words(kind):
+        return "a tuple of texts"
     if get_origin(kind) is tuple:
         return "whole numbers such as (128, 128)"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}

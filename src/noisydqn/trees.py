@@ -73,6 +73,16 @@ def structs(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
+def zeros(structs: Any, *batch: int) -> Any:
+    """Make arrays of zeros like `structs`, with further leading axes."""
+    return jax.tree.map(lambda x: jnp.zeros((*batch, *x.shape), x.dtype), structs)
+
+
+def num_rows(batch: Any) -> int:
+    """Return the size of the leading axis that all arrays of a tree share."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
 def size_of(struct: Any) -> int:
     """Compute the size of an array in bytes."""
     return math.prod(struct.shape) * struct.dtype.itemsize

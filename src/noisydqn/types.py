@@ -9,9 +9,23 @@ there is no gamma, no n and no "done": a `Transition` carries its discount.
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.trees import Flat
+
+
+class Mixed(NamedTuple):
+    """An observation of images and vectors, by their paths in the space, such as "arm.camera".
+
+    Observations of one kind are one array instead.
+    """
+
+    images: dict[str, Any]  # [..., height, width] or [..., height, width, channels]
+    vectors: dict[str, Any]  # [..., size], float32
+
+
+Observation = Any
+"""An array, or a `Mixed` of arrays; comments beside it name the leading axes of each array."""
 
 
 class TimeStep(NamedTuple):
@@ -20,7 +34,7 @@ class TimeStep(NamedTuple):
     A vector of environments has leading axes "*batch", such as [envs].
     """
 
-    observation: Shaped[Array, "..."]
+    observation: Observation  # [*batch, ...]
     reward: Float[Array, "*batch"]
     terminated: Bool[Array, "*batch"]  # the episode ended by its rules: no value follows
     truncated: Bool[Array, "*batch"]  # the episode was truncated, for instance by a time limit
@@ -39,7 +53,7 @@ class Row(NamedTuple):
     `observation` was reached. A row that is `last` ends its episode, and its action is ignored.
     """
 
-    observation: Shaped[Array, "..."]
+    observation: Observation
     action: Int[Array, ""]
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
@@ -50,11 +64,11 @@ class Row(NamedTuple):
 class Transition(NamedTuple):
     """An n-step transition: `r_t` sums n discounted rewards, `discount_t` is gamma^n or 0."""
 
-    s_tm1: Shaped[Array, "..."]
+    s_tm1: Observation
     a_tm1: Int[Array, ""]
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
-    s_t: Shaped[Array, "..."]
+    s_t: Observation
     perturbation: Float[Array, "*m"] | None = None  # that of the first row
 
 

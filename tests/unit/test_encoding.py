@@ -141,13 +141,21 @@ def test_an_environment_that_shows_parts_is_played_again() -> None:
     actions = np.array([0, 1])
     newest = [played.step(actions) for _ in range(6)][-1]
     assert not restored.restore(played.history, newest).any()
-    np.testing.assert_array_equal(
-        restored.step(actions).observation, played.step(actions).observation
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        restored.step(actions).observation,
+        played.step(actions).observation,
     )
+    wrong: Any = newest.observation
+    wrong.images["a"][1, 0, 0, 0] ^= 1
+    again = env.vector(2)
+    again.remember()
+    again.reset(3)
+    assert again.restore(played.history, newest).any()
 
 
 def test_parts_of_a_native_vector_are_checked_as_they_are_stored() -> None:
-    vector = HostVector(NativeBackend(SyncVectorEnv([Seeded] * 2)))
+    vector = HostVector(NativeBackend(SyncVectorEnv([Seeded] * 2)), images=("none",))
     vector.reset(0)
     assert vector.step(np.array([0, 1])).observation.shape == (2, 93)
 
@@ -160,7 +168,12 @@ class Unknown(gymnasium.Space[int]):
     ("space", "actions", "message"),
     [
         (Unknown(), ACTIONS, "is not supported: expected Box, Discrete"),
-        (spaces.Dict({"a": spaces.Text(3)}), ACTIONS, "observation space Text.* is not supported"),
+        (
+            spaces.Dict({"a": spaces.Tuple([Unknown()])}),
+            ACTIONS,
+            r"the space .*Unknown.* of observation\['a'\]\[0\] is not supported: .*leaves this",
+        ),
+        (spaces.Dict({"a": spaces.Text(3)}), ACTIONS, "holds 0 numbers beside text, which is left"),
         (spaces.Box(0, 1, (0,)), ACTIONS, "holds 0 numbers, expected 1"),
         (spaces.Discrete(10**9), ACTIONS, "holds 1,000,000,000 numbers"),
         (IMAGE, spaces.Discrete(10**6), "too many actions"),

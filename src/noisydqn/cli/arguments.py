@@ -23,6 +23,7 @@ from noisydqn.options import (
     hints_of,
     shown,
     takes_names,
+    takes_words,
 )
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
@@ -178,7 +179,8 @@ def _is_positional(hint: Hint) -> bool:
 
 
 def _metavar(hint: Hint) -> str:
-    return next(metavar for mark in hint.marks if (metavar := getattr(mark, "metavar", None)))
+    found = (metavar for mark in hint.marks if (metavar := getattr(mark, "metavar", None)))
+    return next(found, "texts")
 
 
 def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[str, bool]:
@@ -211,8 +213,7 @@ def _value(name: str, hint: Hint, negated: bool, value: str | None, rest: list[s
 
 def _takes_words(hint: Hint) -> bool:
     """Tell whether an option takes several texts."""
-    texts = get_origin(hint.kind) is tuple and get_args(hint.kind)[0] is str
-    return texts or takes_names(hint.kind)
+    return takes_words(hint.kind) or takes_names(hint.kind)
 
 
 def _words(name: str, hint: Hint, value: str | None, rest: list[str]) -> Sequence[str]:
@@ -248,7 +249,7 @@ def _text_value(name: str, text: str, hint: Hint) -> Any:
         if not text or "\0" in text:
             raise UserError(f"{_label(name, hint)} must be {_form(name, hint)}, got {shown(text)}")
         return kind(text)
-    if takes_names(kind):
+    if takes_names(kind) or takes_words(kind):
         return tuple(text.translate(BRACKETS).split())
     if hint.optional and text.lower() == "none":
         return None

@@ -49,6 +49,8 @@ ADDED: dict[int, dict[str, Any]] = {
         "matched_targets": False,
         "track": (),
         "tuned_seeds": (),
+        "images": ("auto",),
+        "vector_widths": (),
     },
 }
 """Options that a version added, with the value that older versions implied."""

@@ -9,59 +9,39 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import jax
 import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
+from noisydqn.envs.images import NONE, Image, find_images, image_axes, path_of
 from noisydqn.envs.spaces import (
     BYTE,
     MAX_NUMBERS,
     Box,
+    Dict,
     Discrete,
+    MultiBinary,
     Plain,
     Space,
+    Text,
+    Tuple,
     check_nesting,
     describe_space,
+    leaves_of,
     parts_of,
     values_of,
 )
 from noisydqn.envs.values import read_some
 from noisydqn.errors import SpaceError, UserError, WrongValueError
+from noisydqn.options import shown
+from noisydqn.types import Mixed
 
 MAX_ACTIONS = 2**16
 MAX_BYTES = 2**22
 """The longest JSON of an encoding."""
 
-COLORS = (1, 3, 4)
-MAX_STACK = 16
-CHANNELS = {colors * frames for colors in COLORS for frames in range(1, MAX_STACK + 1)}
-"""Lengths that a channel axis may have: the colors of one frame or of several."""
-PICTURE_SIDE = 36
-"""The shortest side of a picture whose numbers are not bytes; boards are smaller."""
 MAX_NAMED_PARTS = 6
-
-
-def image_axes(box: Box) -> tuple[int, ...]:
-    """Find the order of axes that moves an image's channels last; () for all else.
-
-    Only an unmistakable image is transposed. Its channels, the colors of one frame or of several,
-    are on the first axis, which is shorter than height and width. Bytes are an image at any size,
-    other numbers only from 36 pixels on: a smaller array may be a board whose planes are last.
-    """
-    shape = box.shape
-    if box.dtype == "bool":
-        return ()
-    if len(shape) == 3:
-        channels, *sides = shape
-        large = box.is_bytes or min(sides) >= PICTURE_SIDE
-        return (1, 2, 0) if large and channels in CHANNELS and channels < min(sides) else ()
-    if len(shape) == 4 and box.is_bytes and shape[0] <= MAX_STACK:  # stacked frames
-        _, one, other, last = shape
-        if last in COLORS and last < min(one, other):
-            return (1, 2, 0, 3)
-        if one in COLORS and one < min(other, last):
-            return (2, 3, 0, 1)
-    return ()
 
 
 class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -71,11 +51,15 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     become one vector, categories one-hot vectors. Bytes stay bytes unless they share a vector with
     other numbers; then they are divided by 255.
 
+    If some parts are images, every part is an array of its own: a `Mixed`. The other parts are
+    vectors there, float32, with bytes divided by 255.
+
     Args:
         observation: the observation space.
         actions: the action space.
         action_names: one for each action, to be displayed.
         axes: the order of an image's axes that puts its channels last; () keeps the order.
+        images: the parts that are images, from `find_images`; () joins all parts to one vector.
 
     Raises:
         SpaceError: an observation holds no number or too many, or the arguments contradict each
@@ -86,14 +70,16 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     actions: Discrete
     action_names: tuple[Annotated[str, msgspec.Meta(max_length=200)], ...]
     axes: tuple[int, ...] = ()
+    images: tuple[Image, ...] = ()
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
         check_nesting(self.observation)
         if not 1 <= self.size <= MAX_NUMBERS:
             remedy = "its observations are smaller" if self.size else "it shows something"
+            text = " beside text, which is left out," if self.ignored else ","
             raise SpaceError(
-                f"the observation space holds {self.size:,} numbers, expected 1 to "
+                f"the observation space holds {self.size:,} numbers{text} expected 1 to "
                 f"{MAX_NUMBERS:,}: wrap the environment so that {remedy}"
             )
         if self.actions.n > MAX_ACTIONS:
@@ -107,10 +93,26 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         turned = isinstance(box, Box) and sorted(self.axes) == list(range(len(box.shape)))
         if self.axes and not (turned and len(self.axes) in (3, 4)):
             raise SpaceError(f"the axes {self.axes} are not those of the observation")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        parts = {path: part for path, (part, _) in zip(self.paths, self.parts, strict=True)}
+        distinct = len(parts) == len(self.parts)
+        if self.images and (not distinct or not isinstance(self.observation, Dict | Tuple)):
+            raise SpaceError("the observation has images, but not parts with paths of their own")
+        for path, axes in self._axes.items():
+            part = parts.get(path)
+            number = len(part.shape) if isinstance(part, Box | MultiBinary) else 0
+            turned = number in (3, 4) and sorted(axes) == list(range(number))
+            if not (turned if axes else number in (2, 3)):
+                raise SpaceError(f"the image {shown(path)} is not an image of the observation")
 
     @staticmethod
     def of(
-        observation: gym.Space[Any], actions: gym.Space[Any], names: Sequence[str] | None = None
+        observation: gym.Space[Any],
+        actions: gym.Space[Any],
+        names: Sequence[str] | None = None,
+        images: Sequence[str] = (NONE,),
     ) -> "Encoding":
         """Describe spaces of Gymnasium and decide how observations are stored.
 
@@ -118,9 +120,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             observation: the observation space.
             actions: the action space.
             names: names of the actions; numbers replace them unless there is one for each action.
+            images: the paths of all images, or one word, as in `find_images`.
 
         Raises:
-            SpaceError: one of the spaces is not supported.
+            SpaceError: one of the spaces is not supported, or `images` do not fit.
         """
         if not isinstance(actions, gym.Discrete):
             kind = "continuous" if isinstance(actions, gym.Box) else type(actions).__name__
@@ -133,7 +136,8 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         axes = image_axes(space) if isinstance(space, Box) else ()
         if names is None or len(names) != described.n:
             names = numbered(min(described.n, MAX_ACTIONS + 1), described.start)
-        return Encoding(space, described, tuple(map(str, names)), axes)
+        found = find_images(space, images)
+        return Encoding(space, described, tuple(map(str, names)), axes, found)
 
     @staticmethod
     def as_stored(shape: tuple[int, ...], dtype: Any, names: Sequence[str]) -> "Encoding":
@@ -168,39 +172,81 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return tuple(parts_of(self.observation))
 
     @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the parts, in their order."""
+        found = leaves_of(self.observation)
+        return tuple(path_of(keys) for part, keys in found if not isinstance(part, Text))
+
+    @cached_property
+    def ignored(self) -> tuple[str, ...]:
+        """The paths of the parts that are left out: text."""
+        found = leaves_of(self.observation)
+        return tuple(path_of(keys) for part, keys in found if isinstance(part, Text))
+
+    @cached_property
+    def _axes(self) -> dict[str, tuple[int, ...]]:
+        return {image.path: image.axes for image in self.images}
+
+    @cached_property
     def size(self) -> int:
         """The size of a stored observation, in numbers."""
         return sum(part.size for part, _ in self.parts)
 
     @cached_property
+    def stored(self) -> Any:
+        """Shape and type of a stored observation, or a `Mixed` of those of its parts."""
+        if not self.images:
+            return jax.ShapeDtypeStruct(self.shape, self.dtype)
+        mixed = Mixed({}, {})
+        for path, (part, _) in zip(self.paths, self.parts, strict=True):
+            axes = self._axes.get(path)
+            if axes is None:
+                mixed.vectors[path] = jax.ShapeDtypeStruct((part.size,), np.dtype(np.float32))
+            else:
+                shape = _image_shape(part.shape, axes)
+                mixed.images[path] = jax.ShapeDtypeStruct(shape, part.stored)
+        return mixed
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a stored observation."""
+        """The shape of a stored observation, if it is one array."""
         if not isinstance(self.observation, Box):
             return (self.size,)
-        shape = tuple(self.observation.shape[axis] for axis in self.axes)
-        return (*shape[:2], math.prod(shape[2:])) if shape else self.observation.shape
+        return _image_shape(self.observation.shape, self.axes)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The type of a stored observation: that of all its parts, float32 if theirs differ."""
+        """The type of a stored observation, if it is one array.
+
+        It is that of all its parts, float32 if theirs differ.
+        """
         types = {part.stored for part, _ in self.parts}
         return types.pop() if len(types) == 1 else np.dtype(np.float32)
 
     # Observations
 
-    @cached_property
-    def _order(self) -> tuple[int, ...]:
-        return (0, *(axis + 1 for axis in self.axes))
-
-    def encode(self, shown: Any) -> np.ndarray:
-        """Encode a batch from a vector environment; returns a copy [B, *shape].
+    def encode(self, batch: Any) -> Any:
+        """Encode a batch from a vector environment; returns copies [B, ...] as in `stored`.
 
         Values are not checked here: guards or `check_batch` have checked them.
         """
         if isinstance(self.observation, Box):
-            turned = np.transpose(shown, self._order) if self.axes else shown
-            return np.array(turned, self.dtype, order="C").reshape(len(shown), *self.shape)
-        return self._join([np.asarray(x) for x in values_of(self.observation, shown)])
+            return _image(batch, self.axes, self.dtype)
+        return self._encoded([np.asarray(x) for x in values_of(self.observation, batch)])
+
+    def _encoded(self, values: Sequence[np.ndarray]) -> Any:
+        """Encode the parts of a batch."""
+        if not self.images:
+            return self._join(values)
+        mixed = Mixed({}, {})
+        for path, (part, _), value in zip(self.paths, self.parts, values, strict=True):
+            axes = self._axes.get(path)
+            if axes is None:
+                vector = mixed.vectors[path] = np.zeros((len(value), part.size), np.float32)
+                part.write(value, vector)
+            else:
+                mixed.images[path] = _image(value, axes, part.stored)
+        return mixed
 
     def _join(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Write the parts of a batch side by side, [B, size]."""
@@ -211,7 +257,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             first += part.size
         return joined
 
-    def read(self, observation: Any) -> tuple[np.ndarray, bool]:
+    def read(self, observation: Any) -> tuple[Any, bool]:
         """Check and encode an observation of the environment, or a batch.
 
         Args:
@@ -219,7 +265,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
                 has one more axis, the first.
 
         Returns:
-            Stored observations [B, *shape], and true if a single observation was given.
+            Stored observations [B, ...], and true if a single observation was given.
 
         Raises:
             UserError: it is not an observation of this space.
@@ -244,7 +290,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         values = [value[None] if single else value for value in values]
         if isinstance(self.observation, Box):
             return self.encode(values[0]), single
-        return self._join(values), single
+        return self._encoded(values), single
 
     # Actions
 
@@ -262,6 +308,19 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             left = len(words) - MAX_NAMED_PARTS + 1
             words = [*words[: MAX_NAMED_PARTS - 1], f"{left} more"]
         return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _image_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an array of a shape as it is stored: channels last, in one axis."""
+    turned = tuple(shape[axis] for axis in axes)
+    return (*turned[:2], math.prod(turned[2:])) if turned else shape
+
+
+def _image(batch: Any, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Copy a batch of arrays, with the order of axes in which they are stored."""
+    turned = np.transpose(batch, (0, *(axis + 1 for axis in axes))) if axes else batch
+    copied = np.array(turned, dtype, order="C")
+    return copied.reshape(len(copied), *_image_shape(np.shape(batch)[1:], axes))
 
 
 def numbered(num_actions: int, start: int = 0) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
+from noisydqn.envs.spaces import without_text
 from noisydqn.envs.values import Reader, read_flag, read_reward
 from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
 
@@ -42,6 +44,8 @@ def reported(info: Any, counts: Sequence[str] = ()) -> dict[str, float]:
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment whose values are checked and whose episodes are all seeded.
 
+    Text in its observations is left out: nothing else has to carry it.
+
     The seed of episode k follows from k and the seed of the first reset alone. Any episode can
     therefore be replayed without those before it.
 
@@ -64,6 +68,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.metadata = dict(env.metadata or {})  # a copy, as a vector writes into it
         self.notice = notice
+        space = getattr(env, "observation_space", None)
+        if isinstance(space, spaces.Space) and (encoded := without_text(space)) is not space:
+            self.observation_space = encoded
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
         self._restarts = self._resting = False
         self._newest: Any = None

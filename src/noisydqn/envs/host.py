@@ -18,6 +18,7 @@ from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, Seed
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Instance, refuse_for_instance
 from noisydqn.envs.guard import GuardedEnv, guarded
+from noisydqn.envs.images import AUTO
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import frame_rate
@@ -25,6 +26,7 @@ from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.envs.vectors import HostVector
 from noisydqn.envs.workers import WorkerVector
 from noisydqn.errors import EnvironmentFailedError, UserError, counted
+from noisydqn.types import Mixed
 
 if TYPE_CHECKING:
     from noisydqn.envs.device import DeviceEnvironment
@@ -63,6 +65,7 @@ class HostEnvironment:
             own limit.
         vectorization: "sync", "subprocess" or "own", see `EnvironmentOptions`.
         step_timeout: seconds after which a worker process without an answer counts as hanging.
+        images: the parts of observations that are images, see `EnvironmentOptions`.
         notices: receives lines about problems that do not end a run.
     """
 
@@ -71,6 +74,7 @@ class HostEnvironment:
     max_episode_steps: int | None
     vectorization: str
     step_timeout: float = 600.0
+    images: tuple[str, ...] = (AUTO,)
     notices: Notices = dataclasses.field(default_factory=Notices)
 
     @staticmethod
@@ -91,7 +95,9 @@ class HostEnvironment:
             _check_instance(options)
         limit, timeout = options.max_episode_steps, options.step_timeout
         notices = Notices() if notices is None else notices
-        env = HostEnvironment(entry, options.env_kwargs, limit, vectorization, timeout, notices)
+        env = HostEnvironment(
+            *(entry, options.env_kwargs, limit, vectorization, timeout, options.images, notices)
+        )
         _ = env.spec  # refuse spaces that are not supported before anything else happens
         return env
 
@@ -173,8 +179,9 @@ class HostEnvironment:
         """Pictures per second, of renderings or of observations; None if there are neither."""
         if self._probe.rate is not None:
             return self._probe.rate
-        is_image = len(self.spec.observation.shape) > 1
-        is_image &= self.spec.observation.dtype == np.uint8
+        seen = self.spec.observation
+        parts = seen.images.values() if isinstance(seen, Mixed) else (seen,)
+        is_image = any(len(part.shape) > 1 and part.dtype == np.uint8 for part in parts)
         return OBSERVATION_RATE if is_image else None
 
     @property
@@ -242,7 +249,7 @@ class HostEnvironment:
                 self.entry, num_envs, kwargs=kwargs, max_episode_steps=limit
             )
             seeding = SeedEach() if catalogue.is_atari(self.entry) else SeedTogether()
-            return HostVector(NativeBackend(own, seeding), self.notices)
+            return HostVector(NativeBackend(own, seeding), self.notices, self.images)
         if processes and self.vectorization == "subprocess":
             maker = self._maker(None)
             workers = WorkerVector(
@@ -253,13 +260,14 @@ class HostEnvironment:
                 notice=self.notices,
                 check=check,
             )
-            return HostVector(GuardedBackend(workers, counts=self._probe.counts), self.notices)
+            backend = GuardedBackend(workers, counts=self._probe.counts)
+            return HostVector(backend, self.notices, self.images)
         renders = pictures and self._probe.rate is not None
         mode = "rgb_array" if renders else None
         envs = self._made(num_envs, mode, max_steps, fewer=fewer)
         vector = SyncVectorEnv([partial(_given, env) for env in envs], copy=False)
         backend = GuardedBackend(vector, renders=renders, counts=envs[0].episode_counts)
-        return HostVector(backend, self.notices)
+        return HostVector(backend, self.notices, self.images)
 
     def _made(
         self, num_envs: int, render_mode: str | None, max_steps: int | None, *, fewer: bool

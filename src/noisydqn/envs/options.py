@@ -6,9 +6,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from noisydqn.envs.images import AUTO, NONE
 from noisydqn.envs.names import CATCHER
 from noisydqn.errors import ConfigError
-from noisydqn.options import ABOVE_ZERO, NAME, JsonObject, at_least, convert_fields, shown
+from noisydqn.options import (
+    ABOVE_ZERO,
+    EACH_NAME,
+    NAME,
+    JsonObject,
+    at_least,
+    convert_fields,
+    shown,
+)
 
 MAX_JSON, MAX_DEPTH = 2**16, 20
 """Characters of the arguments of an environment, and lists and objects inside one another."""
@@ -24,6 +33,10 @@ class EnvironmentOptions:
     """Arguments of the environment as a JSON object, such as '{"gravity": -5}'."""
     max_episode_steps: Annotated[int | None, at_least(1)] = None
     """Steps after which an episode is truncated. If none, the environment's own limit."""
+    images: Annotated[tuple[str, ...], EACH_NAME] = (AUTO,)
+    """Parts of a Dict or Tuple observation that are images and get a torso with convolutions, by
+    their keys, such as "arm.camera", or places, such as "0". Name all of them; "auto" takes bytes
+    from 0 to 255 with two or three axes, "none" joins all parts to one vector."""
     vectorization: Literal["auto", "sync", "subprocess", "own"] = "auto"
     """How Gymnasium's environments are vectorized: "sync" steps them one after the other in this
     process; "subprocess" runs each in its own process, for slow environments; "own" uses the
@@ -34,6 +47,7 @@ class EnvironmentOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        self._check_images()
         try:
             kwargs = json.loads(self.env_kwargs[: MAX_JSON + 1])
         except (ValueError, RecursionError):
@@ -52,6 +66,14 @@ class EnvironmentOptions:
             raise ConfigError(
                 f"--env-kwargs must be printable, got {shown(self.env_kwargs)}: write other "
                 'characters as "\\u0000"'
+            )
+
+    def _check_images(self) -> None:
+        words = {AUTO, NONE} & set(self.images)
+        if not self.images or (words and len(self.images) > 1):
+            raise ConfigError(
+                f"--images must be {AUTO}, {NONE}, or the keys of all images, got "
+                f"{' '.join(self.images) or 'nothing'}"
             )
 
 

@@ -247,6 +247,10 @@ class MultiBinary(_Space, frozen=True):
         out[...] = value.reshape(out.shape)
 
 
+class Text(_Space, frozen=True):
+    """Text, which no network reads: it is left out."""
+
+
 class Dict(_Space, frozen=True):
     """Named spaces; the order is that of their numbers in the stored vector."""
 
@@ -265,15 +269,52 @@ class Tuple(_Space, frozen=True):
 
 
 Plain = Box | Discrete | MultiDiscrete | MultiBinary
-Space = Plain | Dict | Tuple
+Space = Plain | Text | Dict | Tuple
+
+TEXT = gym.Text(1, min_length=0)
+"""What `without_text` puts in the place of text; its value is always "", which takes no time."""
 
 
-def describe_space(space: gym.Space[Any]) -> Space:
+def is_text(space: gym.Space[Any]) -> bool:
+    """Tell whether the values of a space are text, also where the class is an environment's own."""
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def without_text(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Replace spaces of text by `TEXT`; a space without any is returned itself."""
+    if is_text(space):
+        return TEXT
+    if isinstance(space, gym.Dict):
+        named = {key: without_text(part) for key, part in space.spaces.items()}
+        same = all(named[key] is part for key, part in space.spaces.items())
+        return space if same else gym.Dict([*named.items()])  # in their order
+    if isinstance(space, gym.Tuple):
+        some = [without_text(part) for part in space.spaces]
+        same = all(x is y for x, y in zip(some, space.spaces, strict=True))
+        return space if same else gym.Tuple(some)
+    return space
+
+
+def describe_space(space: gym.Space[Any], name: str = "observation") -> Space:
     """Describe a space of Gymnasium.
 
+    Args:
+        space: the space.
+        name: of its values in messages.
+
     Raises:
-        SpaceError: it is not supported.
+        SpaceError: it, or a part of it, is not supported.
     """
+    if isinstance(space, gym.Dict):
+        named = [describe_space(part, f"{name}[{k!r}]") for k, part in space.spaces.items()]
+        return Dict(tuple(map(str, space.spaces)), tuple(named))
+    if isinstance(space, gym.Tuple):
+        parts = [describe_space(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)]
+        return Tuple(tuple(parts))
+    return Text() if is_text(space) else _describe_plain(space, name)
+
+
+def _describe_plain(space: gym.Space[Any], name: str) -> Plain:
     match space:
         case gym.Box() if space.dtype.name in get_args(Dtype) and len(space.shape) <= MAX_AXES:
             low, high = _common(space.low), _common(space.high)
@@ -287,16 +328,13 @@ def describe_space(space: gym.Space[Any]) -> Space:
             return MultiDiscrete(nvec, tuple(int(x) for x in start.flat), space.nvec.shape)
         case gym.MultiBinary():
             return MultiBinary(tuple(space.shape))
-        case gym.Dict():
-            keys = tuple(space.spaces)
-            return Dict(tuple(map(str, keys)), tuple(describe_space(space[key]) for key in keys))
-        case gym.Tuple():
-            return Tuple(tuple(map(describe_space, space.spaces)))
         case _:
+            whole = name == "observation"
+            what = f"the observation space {space}" if whole else f"the space {space} of {name}"
+            remedy = "shows an array" if whole else "leaves this part out, or shows an array there"
             raise SpaceError(
-                f"the observation space {space} is not supported: expected Box, Discrete, "
-                "MultiDiscrete, MultiBinary, or Dict or Tuple of these; wrap the environment so "
-                "that it shows an array"
+                f"{what} is not supported: expected Box, Discrete, MultiDiscrete, MultiBinary, or "
+                f"Dict or Tuple of these; wrap the environment so that it {remedy}"
             )
 
 
@@ -327,14 +365,23 @@ def check_nesting(space: Space) -> None:
 
 def parts_of(space: Space, name: str = "observation") -> Iterator[tuple[Plain, str]]:
     """Yield the spaces of numbers and categories in a space, with their names."""
+    for part, keys in leaves_of(space):
+        if not isinstance(part, Text):
+            yield part, name + "".join(f"[{key!r}]" for key in keys)
+
+
+def leaves_of(
+    space: Space, keys: tuple[str | int, ...] = ()
+) -> Iterator[tuple[Plain | Text, tuple[str | int, ...]]]:
+    """Yield the spaces in a space that have no parts, each with the keys that lead to it."""
     if isinstance(space, Dict):
         for key, part in zip(space.keys, space.spaces, strict=True):
-            yield from parts_of(part, f"{name}[{key!r}]")
+            yield from leaves_of(part, (*keys, key))
     elif isinstance(space, Tuple):
         for i, part in enumerate(space.spaces):
-            yield from parts_of(part, f"{name}[{i}]")
+            yield from leaves_of(part, (*keys, i))
     else:
-        yield space, name
+        yield space, keys
 
 
 def values_of(space: Space, value: Any, name: str = "observation") -> Iterator[Any]:
@@ -351,7 +398,7 @@ def values_of(space: Space, value: Any, name: str = "observation") -> Iterator[A
         check_length(value, len(space.spaces), name)
         for i, (part, x) in enumerate(zip(space.spaces, value, strict=True)):
             yield from values_of(part, x, f"{name}[{i}]")
-    else:
+    elif not isinstance(space, Text):
         yield value
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,24 +15,29 @@ class EnvironmentSpec:
     """The interface of an environment: everything that a policy and a replay buffer need.
 
     Args:
-        observation: shape and type of one observation as it is stored. Images are
-            [height, width] or [height, width, channels]; bytes are full-range, 0 to 255.
+        observation: shape and type of one observation as it is stored, or a `Mixed` of those of
+            its parts. Images are [height, width] or [height, width, channels]; bytes are
+            full-range, 0 to 255.
         num_actions: number of actions.
         action_names: names to display; numbers if the environment has no names for its actions.
         spaces: the spaces of an environment whose observations are encoded before they are stored
             or whose actions are not counted from 0; None for others.
     """
 
-    observation: jax.ShapeDtypeStruct
+    observation: Any
     num_actions: int
     action_names: tuple[str, ...]
     spaces: Encoding | None = None
 
+    def __hash__(self) -> int:
+        parts, structure = jax.tree.flatten(self.observation)  # dictionaries have no hash
+        return hash((*parts, structure, self.num_actions, self.action_names, self.spaces))
+
     @staticmethod
     def of(encoding: Encoding) -> "EnvironmentSpec":
         """Make the interface of an environment with these spaces."""
-        observation = jax.ShapeDtypeStruct(encoding.shape, encoding.dtype)
-        return EnvironmentSpec(observation, encoding.actions.n, encoding.action_names, encoding)
+        names = encoding.action_names
+        return EnvironmentSpec(encoding.stored, encoding.actions.n, names, encoding)
 
     @property
     def encoding(self) -> Encoding:

@@ -17,6 +17,7 @@ from noisydqn.envs.spaces import (
     check_keys,
     check_length,
     describe_space,
+    is_text,
     numbers_in_words,
 )
 from noisydqn.errors import WrongValueError
@@ -138,8 +139,10 @@ class Reader:
         elif isinstance(space, spaces.Tuple):
             some = [Reader(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)]
             self._read = partial(self._sequence, some)
+        elif is_text(space):
+            self._read = _no_text
         else:
-            described: Any = describe_space(space)
+            described: Any = describe_space(space, name)
             dtype: Any = space.dtype
             self._read = partial(self._array, described, np.dtype(dtype))
 
@@ -177,6 +180,12 @@ class Reader:
             fine = storable(space, array)
         refuse_unless(fine, array, self._name, expected)
         return converted[()] if space.shape == () and not isinstance(space, Box) else converted
+
+
+def _no_text(value: Any) -> str:
+    """Return the value of `TEXT`, whatever an environment shows as text."""
+    del value
+    return ""
 
 
 def _declared(space: Plain, dtype: np.dtype[Any]) -> str:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from gymnasium import logger
 
@@ -16,6 +17,7 @@ from noisydqn.envs.backends import Backend
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.guard import SUCCESS_KEYS
 from noisydqn.envs.history import History, SavedHistory
+from noisydqn.envs.images import AUTO
 from noisydqn.envs.pictures import as_picture
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import (
@@ -25,7 +27,7 @@ from noisydqn.errors import (
     in_one_line,
     is_stop,
 )
-from noisydqn.types import TimeStep
+from noisydqn.types import Mixed, TimeStep
 
 
 class HostVector:
@@ -34,12 +36,18 @@ class HostVector:
     Args:
         backend: the environments; the vector closes them.
         notices: receives a line if closing the environments raises.
+        images: the parts of an observation that are images, see `EnvironmentOptions`.
 
     Raises:
-        SpaceError: a space is not supported.
+        SpaceError: a space is not supported, or `images` do not fit.
     """
 
-    def __init__(self, backend: Backend, notices: Callable[[str], None] = warnings.warn) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        notices: Callable[[str], None] = warnings.warn,
+        images: tuple[str, ...] = (AUTO,),
+    ) -> None:
         self._backend, self._notices = backend, notices
         vector = backend.vector
         self.num_envs = vector.num_envs
@@ -48,7 +56,7 @@ class HostVector:
         self.render_mode = vector.render_mode
         try:
             names = getattr(vector.unwrapped, "action_names", None)
-            self.spec = EnvironmentSpec.of(Encoding.of(*self.spaces, names))
+            self.spec = EnvironmentSpec.of(Encoding.of(*self.spaces, names, images))
         except BaseException:
             self.close()
             raise
@@ -135,8 +143,10 @@ class HostVector:
         assert self._history is not None  # noqa: S101 - `remember` was called
         own_actions = saved._replace(actions=saved.actions + self._first_action)
         observation, total, over = self._call(self._backend.replay, own_actions)
-        same = self._encode(observation) == np.asarray(newest.observation)
-        same = same.reshape(self.num_envs, -1).all(axis=1)
+        again, before = map(jax.tree.leaves, (self._encode(observation), newest.observation))
+        parts = zip(again, map(np.asarray, before), strict=True)
+        equal = [(x == y).reshape(self.num_envs, -1).all(axis=1) for x, y in parts]
+        same = np.all(equal, axis=0)
         differs = ~(same & (total == saved.total) & (over == saved.over))
         self._history.load(saved)
         if differs.any():
@@ -147,7 +157,8 @@ class HostVector:
     def picture(self, time_step: TimeStep) -> np.ndarray:
         """Return a picture [height, width, 3] of the first environment, in bytes.
 
-        The environment renders the picture; if it cannot, its observation is the picture.
+        The environment renders the picture; if it cannot, its observation is the picture, or the
+        first image in it.
 
         Raises:
             EnvironmentFailedError: rendering raised, or returned something else.
@@ -160,7 +171,10 @@ class HostVector:
                 raise EnvironmentFailedError(
                     f"the environment rendered no picture at step {self._steps}: {error}"
                 ) from error
-        shown = np.asarray(time_step.observation[0])
+        seen: Any = time_step.observation
+        if isinstance(seen, Mixed):
+            seen = next(x for x in seen.images.values() if x.dtype == np.uint8)
+        shown = np.asarray(seen[0])
         shown = shown[..., None] if shown.ndim == 2 else shown
         return np.repeat(shown[..., -1:], 3, axis=-1) if shown.shape[-1] != 3 else shown
 
@@ -201,7 +215,7 @@ class HostVector:
             info={},
         )
 
-    def _encode(self, observation: Any) -> np.ndarray:
+    def _encode(self, observation: Any) -> Any:
         self._check(self._backend.check, self._encoding, observation)
         return self._encoding.encode(observation)
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from noisydqn.config.stored import to_stored
 from noisydqn.envs.registry import AnyEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
-from noisydqn.export.graph import input_shape
+from noisydqn.export.graph import input_structs
 from noisydqn.files import given_path
 from noisydqn.folders import File
 from noisydqn.learner.agent import values
@@ -26,6 +27,7 @@ from noisydqn.runs.folder import RunFolder, open_folder, read_summary
 from noisydqn.runs.weights import load_policy
 from noisydqn.settings import own_settings
 from noisydqn.trees import named
+from noisydqn.types import Mixed
 
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
@@ -92,14 +94,12 @@ def card_of(file: File) -> File:
 
 def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
     """Make the card of a policy: its observations, actions and training."""
-    observation = spec.observation
     summary = read_summary(folder)
     return {
         "format": CARD,
         "version": CARD_VERSION,
         "observation": {
-            "shape": list(observation.shape),
-            "dtype": str(np.dtype(observation.dtype)),
+            **_form(spec.observation),
             "frames": config.preprocessing.frame_stack,
         },
         "actions": {
@@ -112,13 +112,22 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
             "normalize": config.preprocessing.normalize_observations,
             "clip": config.preprocessing.observation_clip if _running(config) else None,
             "images": "[height, width] or [height, width, channels], bytes from 0 to 255",
-            "parts": "end to end in the order of spaces, categories one-hot; bytes among other "
-            "numbers divided by 255",
-            "frames": "the newest last, the first of an episode repeated",
+            "parts": "end to end in the order of spaces, or each an input where some are images; "
+            "categories one-hot; bytes in float32 divided by 255",
+            "frames": "the newest last, the first of an episode repeated; vectors beside images "
+            "have none",
         },
         "training": {"noise": "mean weights are exported", **summary},
         "config": to_stored(config),
     }
+
+
+def _form(observation: Any) -> dict[str, Any]:
+    """Return shape and dtype of an observation, or those of its parts by path."""
+    if not isinstance(observation, Mixed):
+        return {"shape": list(observation.shape), "dtype": str(np.dtype(observation.dtype))}
+    by_path = {**observation.images, **observation.vectors}
+    return {"parts": {path: _form(part) for path, part in by_path.items()}}
 
 
 def _running(config: Config) -> bool:
@@ -166,14 +175,19 @@ def _write_safetensors(path: Path, policy: Policy, card: str) -> None:
     path.write_bytes(safetensors.numpy.save(arrays, about))
 
 
-def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> np.ndarray:
-    """Make random observations of the dtype and shape that a policy takes."""
+def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> Any:
+    """Make random observations of the dtypes and shapes that a policy takes."""
     rng = np.random.default_rng(0)
-    shape = (number, *input_shape(policy, spec.observation))
-    dtype = np.dtype(spec.observation.dtype)
-    if dtype == np.uint8:
-        return rng.integers(0, 256, shape, np.uint8)
-    return (rng.random(shape) < 0.5) if dtype == np.bool_ else rng.normal(size=shape).astype(dtype)
+
+    def example(struct: jax.ShapeDtypeStruct) -> np.ndarray:
+        shape, dtype = (number, *struct.shape), np.dtype(struct.dtype)
+        if dtype == np.uint8:
+            return rng.integers(0, 256, shape, np.uint8)
+        if dtype == np.bool_:
+            return rng.random(shape) < 0.5
+        return rng.normal(size=shape).astype(dtype)
+
+    return jax.tree.map(example, input_structs(policy, spec.observation))
 
 
 def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None:
@@ -183,7 +197,9 @@ def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None
         RuntimeError: their values differ.
     """
     seen = example_observations(policy, spec, CHECKED)
-    expected = np.asarray(values(policy.network, policy.preprocess(jnp.asarray(seen)), None))
+    expected = np.asarray(
+        values(policy.network, policy.preprocess(jax.tree.map(jnp.asarray, seen)), None)
+    )
     difference = float(np.abs(read(seen) - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise RuntimeError(f"{path} differs from its policy by {difference}: a defect of export")

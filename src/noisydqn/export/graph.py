@@ -4,6 +4,7 @@
 either computes the step or records it.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,50 +17,89 @@ from noisydqn.export.operations import Ops
 from noisydqn.export.torsos import TORSOS
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
-from noisydqn.preprocessing import normalize
+from noisydqn.nets.torsos import MixedTorso, Torso
+from noisydqn.preprocessing import frames, normalize
 
 
-def input_shape(policy: Policy, observation: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """Return the shape of a policy's input: an observation, or [frames, ...] of them."""
-    frames = () if policy.frames == 1 else (policy.frames,)
-    return (*frames, *observation.shape)
+def input_structs(policy: Policy, observation: Any) -> Any:
+    """Return shape and dtype of a policy's input: an observation, or [frames, ...] of them.
+
+    Of a `Mixed` observation it is one of inputs, with frames of the images.
+    """
+
+    def stacked(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        leading = () if policy.frames == 1 else (policy.frames,)
+        return jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype)
+
+    return frames.by_kind(stacked, lambda x: x, observation)
 
 
-def policy_values(policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeStruct) -> Any:
+def policy_values(policy: Policy, ops: Ops, x: Any, observation: Any) -> Any:
     """Compute action values [B, A] of raw observations.
 
     Args:
         policy: the policy to export.
         ops: the operations.
-        x: observations [B, ...], or [B, frames, ...] where the policy sees several.
-        observation: shape and dtype of one observation.
+        x: observations [B, ...], or [B, frames, ...] where the policy sees several; of images and
+            vectors, a `Mixed` of tensors.
+        observation: shape and dtype of one observation, or a `Mixed` of those of its parts.
 
     Raises:
-        UserError: the torso is not in `TORSOS`, or the distribution has values of another kind.
+        UserError: a torso is not in `TORSOS`, or the distribution has values of another kind.
     """
-    x, shape = _preprocess(policy, ops, x, observation)
     network = policy.network
-    torso = TORSOS.get(type(network.torso))
-    if torso is None:
-        names = ", ".join(kind.__name__ for kind in TORSOS)
-        raise UserError(
-            f"the torso {type(network.torso).__name__} cannot be exported: expected one of "
-            f"{names}; --format safetensors takes any"
-        )
-    outputs = _outputs(network, ops, torso(network.torso, ops, x, shape))
+    outputs = _outputs(network, ops, _features(policy, ops, x, observation))
     values = _values(network.distribution, ops, outputs)
     return ops.reshape(values, (-1, _num_actions(network)))
 
 
+def _features(policy: Policy, ops: Ops, x: Any, observation: Any) -> Any:
+    """Compute the torso's features [B, F]."""
+    torso, moments = policy.network.torso, policy.moments
+    if not isinstance(torso, MixedTorso):
+        known = moments if isinstance(moments, normalize.Moments) else None
+        return _torso(torso, ops, *_preprocess(policy, ops, x, observation, known))
+    parts: list[Any] = []
+    for path in sorted(torso.images):
+        seen = _preprocess(policy, ops, x.images[path], observation.images[path], None)
+        parts.append(_torso(torso.images[path], ops, *seen))
+    single = dataclasses.replace(policy, frames=1)
+    for path in sorted(torso.vectors):
+        known = moments[path] if isinstance(moments, dict) else None
+        seen = _preprocess(single, ops, x.vectors[path], observation.vectors[path], known)
+        parts.append(_torso(torso.vectors[path], ops, *seen))
+    return ops.concatenate(parts, 1)
+
+
+def _torso(torso: Torso, ops: Ops, x: Any, shape: tuple[int, ...]) -> Any:
+    """Compute the features of a torso that sees one array.
+
+    Raises:
+        UserError: it is not in `TORSOS`.
+    """
+    of = TORSOS.get(type(torso))
+    if of is None:
+        names = ", ".join(kind.__name__ for kind in TORSOS)
+        raise UserError(
+            f"the torso {type(torso).__name__} cannot be exported: expected one of {names}; "
+            "--format safetensors takes any"
+        )
+    return of(torso, ops, x, shape)
+
+
 def _preprocess(
-    policy: Policy, ops: Ops, x: Any, observation: jax.ShapeDtypeStruct
+    policy: Policy,
+    ops: Ops,
+    x: Any,
+    observation: jax.ShapeDtypeStruct,
+    moments: normalize.Moments | None,
 ) -> tuple[Any, tuple[int, ...]]:
-    """Compute the network's input and its shape."""
+    """Compute a torso's input and its shape."""
     shape = observation.shape
     x = ops.to_float(x)
-    if policy.moments is not None:
-        deviation = np.sqrt(array(policy.moments.variance) + np.float32(normalize.EPSILON))
-        x = ops.subtract(x, ops.constant(array(policy.moments.mean)))
+    if moments is not None:
+        deviation = np.sqrt(array(moments.variance) + np.float32(normalize.EPSILON))
+        x = ops.subtract(x, ops.constant(array(moments.mean)))
         x = ops.divide(x, ops.constant(deviation))
         x = x if policy.clip is None else ops.clip(x, policy.clip)
     elif observation.dtype == np.uint8:

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
-from noisydqn.export.graph import input_shape, policy_values
+from noisydqn.export.graph import input_structs, policy_values
 from noisydqn.export.operations import Padding
 from noisydqn.learner.policy import Policy
+from noisydqn.types import Mixed
 
 OPSET, IR_VERSION = 17, 9  # from 2022 and 2023, which most runtimes support
 INPUT, VALUES, ACTION = "observation", "values", "action"
@@ -112,21 +114,27 @@ def _pads(padding: Padding) -> list[int]:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as ONNX, with the card among its metadata.
 
-    The input is `observation` [batch, ...], encoded as the replay buffer stores it. The outputs are
-    `values` [batch, A] and `action` [batch], the greedy action by the environment's own number.
+    The input is `observation` [batch, ...], encoded as the replay buffer stores it. Images and
+    vectors are an input each, such as `observation.arm.camera`. The outputs are `values` [batch, A]
+    and `action` [batch], the greedy action by the environment's own number.
 
     Raises:
         UserError: as `policy_values`.
     """
-    shape, dtype = input_shape(policy, spec.observation), np.dtype(spec.observation.dtype)
+    structs = input_structs(policy, spec.observation)
+    names = _input_names(structs)
     writer = _Writer()
-    values = policy_values(policy, writer, INPUT, spec.observation)
+    values = policy_values(policy, writer, names, spec.observation)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
     place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
     first = writer.constant(np.array(spec.encoding.actions.start, np.int64))
     writer.nodes.append(helper.make_node("Add", [place, first], [ACTION]))
-    kind = helper.np_dtype_to_tensor_dtype(dtype)
-    inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *shape])]
+    inputs = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype)), ["batch", *x.shape]
+        )
+        for name, x in zip(jax.tree.leaves(names), jax.tree.leaves(structs), strict=True)
+    ]
     outputs = [
         helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
         helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),
@@ -141,8 +149,17 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+def _input_names(observation: Any) -> Any:
+    """Return the name of the input, or a `Mixed` of names."""
+    if not isinstance(observation, Mixed):
+        return INPUT
+    return Mixed(*({path: f"{INPUT}.{path}" for path in parts} for parts in observation))
+
+
+def read_values(path: Path, observations: Any) -> np.ndarray:
     """Compute action values [B, A] from the file with onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (values,) = session.run([VALUES], {INPUT: observations})
+    names = jax.tree.leaves(_input_names(observations))
+    given = dict(zip(names, jax.tree.leaves(observations), strict=True))
+    (values,) = session.run([VALUES], given)
     return np.asarray(values)

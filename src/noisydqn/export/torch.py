@@ -4,13 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
-from noisydqn.export.graph import input_shape, policy_values
+from noisydqn.export.graph import input_structs, policy_values
 from noisydqn.export.operations import NO_PADDING, Padding
 from noisydqn.learner.policy import Policy
+from noisydqn.types import Mixed
 
 try:
     import torch
@@ -24,6 +26,8 @@ except ImportError as error:
 class PolicyModule(nn.Module):
     """A module that computes action values [B, A] of raw observations [B, ...].
 
+    Images and vectors are a dictionary by path, such as `{"arm.camera": ..., "speed": ...}`.
+
     It implements the `Operations` of `policy_values` with PyTorch's functions.
     """
 
@@ -33,10 +37,13 @@ class PolicyModule(nn.Module):
         self._next = 0
         self.eval()
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor | dict[str, Tensor]) -> Tensor:
         """Compute action values."""
         self._next = 0
-        return policy_values(self._policy, self, observation, self._observation)
+        seen: Any = observation
+        if isinstance(observation, dict):
+            seen = Mixed(*({path: observation[path] for path in x} for x in self._observation))
+        return policy_values(self._policy, self, seen, self._observation)
 
     def constant(self, value: np.ndarray) -> Tensor:
         """Keep an array of the policy as a buffer."""
@@ -135,6 +142,8 @@ def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
 
+    Images and vectors are a dictionary of tensors by path.
+
     The environment's own action is the index of the largest value plus the card's
     `actions.start`.
 
@@ -142,16 +151,25 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
         UserError: as `policy_values`.
     """
     module = PolicyModule(policy, spec)
-    shape = (2, *input_shape(policy, spec.observation))
-    example = torch.from_numpy(np.zeros(shape, spec.observation.dtype))
+    structs = input_structs(policy, spec.observation)
+    example = _tensors(jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), structs))
     module(example)  # makes the buffers, which an exported program cannot do
     batch: Any = torch.export.Dim("batch")
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    axes: Any = {path: {0: batch} for path in example} if isinstance(example, dict) else {0: batch}
+    program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
     torch.export.save(program, path, extra_files={"noisydqn-card.json": card})
 
 
-def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+def _tensors(observations: Any) -> Tensor | dict[str, Tensor]:
+    """Convert arrays to what the module takes."""
+    if not isinstance(observations, Mixed):
+        return torch.from_numpy(observations)
+    by_path = {**observations.images, **observations.vectors}
+    return {path: torch.from_numpy(x) for path, x in by_path.items()}
+
+
+def read_values(path: Path, observations: Any) -> np.ndarray:
     """Compute action values [B, A] from the file with PyTorch."""
     program: Any = torch.export.load(path)
     with torch.no_grad():
-        return program.module()(torch.from_numpy(observations)).numpy()
+        return program.module()(_tensors(observations)).numpy()

@@ -9,7 +9,7 @@ Both are pure. `update` needs no environment and can be called by itself:
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ from noisydqn.nets.noisy import (
     sample_noise,
 )
 from noisydqn.trees import Flat
-from noisydqn.types import Batch, LearnerState
+from noisydqn.types import Batch, LearnerState, Mixed
 
 
 def values(
-    network: QNetwork, observations: Float[Array, "batch ..."], noise: NetworkNoise | None
+    network: QNetwork, observations: Float[Array, "batch ..."] | Mixed, noise: NetworkNoise | None
 ) -> Float[Array, "batch actions"]:
     """Compute the action values of a batch under one shared noise sample (None: mean weights)."""
     return jax.vmap(network.values, in_axes=(0, None))(features(network, observations), noise)
@@ -38,7 +38,7 @@ def values(
 
 def outputs(
     network: QNetwork,
-    observations: Float[Array, "batch ..."],
+    observations: Float[Array, "batch ..."] | Mixed,
     noise: NetworkNoise | None,
     query: Float[Array, "batch n"] | None,
 ) -> Float[Array, "batch actions n"]:
@@ -56,7 +56,7 @@ def outputs(
 
 def acting_values(
     network: QNetwork,
-    observations: Float[Array, "envs ..."],
+    observations: Float[Array, "envs ..."] | Mixed,
     noise: NetworkNoise | None = None,
 ) -> Float[Array, "envs actions"]:
     """Compute the action values in each environment.
@@ -72,7 +72,7 @@ def acting_values(
 
 def acting_outputs(
     network: QNetwork,
-    observations: Float[Array, "envs ..."],
+    observations: Float[Array, "envs ..."] | Mixed,
     noise: NetworkNoise | None = None,
 ) -> Float[Array, "envs actions n"]:
     """Compute the distribution's outputs that `acting_values` takes its values from.
@@ -81,7 +81,7 @@ def acting_outputs(
     """
     query = network.distribution.acting_query()
 
-    def of_one(x: Array, noise: NetworkNoise | None) -> Array:
+    def of_one(x: Any, noise: NetworkNoise | None) -> Array:
         return network.outputs(network.features(x), noise, query)
 
     return jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)

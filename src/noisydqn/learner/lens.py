@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from noisydqn.nets.network import QNetwork, features
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
+from noisydqn.types import Mixed
 
 HELD = 8
 """Noise samples that are in memory at once."""
@@ -16,7 +17,7 @@ HELD = 8
 
 def values_under_noise(
     network: QNetwork,
-    observations: Float[Array, "batch ..."],
+    observations: Float[Array, "batch ..."] | Mixed,
     keys: Key[Array, " samples"],
 ) -> Float[Array, "samples batch actions"]:
     """Compute the action values of a batch under a noise sample for each key.

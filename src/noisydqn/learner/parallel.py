@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.distributions import Distribution
 from noisydqn.distributions.lambda_returns import Steps, lambda_returns
@@ -20,6 +20,7 @@ from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.trees import Flat
+from noisydqn.types import Observation
 
 
 class Rollout(NamedTuple):
@@ -28,7 +29,7 @@ class Rollout(NamedTuple):
     With matched targets a state has one greedy return for each of K noise samples.
     """
 
-    observation: Shaped[Array, "steps envs ..."]  # stack of frames that was acted on
+    observation: Observation  # [T, envs, ...], stack of frames that was acted on
     action: Int[Array, "steps envs"]
     value: Float[Array, "steps envs *k m"]  # the greedy return there, as the network then said
     reward: Float[Array, "steps envs"]  # of the step, clipped
@@ -40,7 +41,7 @@ class Rollout(NamedTuple):
 class Minibatch(NamedTuple):
     """Part of a rollout, [B, ...]."""
 
-    observation: Float[Array, "batch ..."]  # preprocessed
+    observation: Observation  # [B, ...], preprocessed
     action: Int[Array, " batch"]
     target: Float[Array, "batch *k m"]  # the lambda return, as the distribution describes it
     weight: Float[Array, " batch"]  # 0 for resets, else 1

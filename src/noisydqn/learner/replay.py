@@ -20,14 +20,15 @@ Uniform replay is the same tree with all leaves 1. The buffer is a value: `add`,
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.learner import sum_tree
+from noisydqn.preprocessing import frames
 from noisydqn.types import Batch, Row, Transition
 
 
@@ -158,22 +159,25 @@ class Replay:
             perturbation=None if rows.perturbation is None else rows.perturbation[slot, env],
         )
 
-    def seen(
-        self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]
-    ) -> Shaped[Array, "batch ..."]:
+    def seen(self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]) -> Any:
         """Return the observations of some rows, or the stacks of frames that end with them.
 
         A stack that reaches back before its episode repeats the episode's first observation.
         """
+
+        def newest(ring: Array) -> Array:
+            return ring[slot, env]
+
         if self.frames == 1:
-            return rows.observation[slot, env]
+            return jax.tree.map(newest, rows.observation)
         slots = [slot]
         going = jnp.ones(slot.shape, jnp.bool_)
         for _ in range(self.frames - 1):
             before = (slots[-1] - 1) % self.slots
             going &= ~rows.last[before, env]
             slots.append(jnp.where(going, before, slots[-1]))
-        return rows.observation[jnp.stack(slots[::-1], axis=1), env[:, None]]
+        places = jnp.stack(slots[::-1], axis=1), env[:, None]
+        return frames.by_kind(lambda ring: ring[places], newest, rows.observation)
 
     def set_priorities(
         self,

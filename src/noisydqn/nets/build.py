@@ -20,11 +20,13 @@ from noisydqn.nets.prior import Prior
 from noisydqn.nets.torsos import (
     ConvTorso,
     Flatten,
+    MixedTorso,
     MLPTorso,
     NotebookTorso,
     Torso,
     UserTorso,
 )
+from noisydqn.types import Mixed
 
 CONV_LAYERS = {
     "catcher": ((16, 6, 3), (32, 3, 2)),
@@ -41,8 +43,8 @@ MLP_WIDTHS = (128, 128)
 
 def make_network(
     options: NetworkOptions,
-    observation: jax.ShapeDtypeStruct,
-    seen: tuple[int, ...],
+    observation: Any,
+    seen: Any,
     num_actions: int,
     distribution: Distribution,
     *,
@@ -53,8 +55,9 @@ def make_network(
 
     Args:
         options: of the network.
-        observation: shape and dtype of one observation, by which the torso is chosen.
-        seen: shape of what the network sees: one observation, or merged frames.
+        observation: shape and dtype of one observation, by which the torso is chosen; or a
+            `Mixed` of those of its parts.
+        seen: the same of what the network sees: one observation, or merged frames.
         num_actions: number of actions.
         distribution: what is learned about returns.
         noisy: whether the layers have noise.
@@ -64,12 +67,11 @@ def make_network(
         UserError: the torso does not fit the observations, or a torso of the user's failed.
     """
     torso_key, network_key, sigma_key = jax.random.split(key, 3)
-    name = torso_name(options, observation)
     prior = None
     if noisy and options.prior_scale > 0:
         prior_torso_key, prior_key = jax.random.split(jax.random.fold_in(key, 3))
         prior = Prior(
-            _make_torso(options, name, seen, prior_torso_key),
+            _make_torso(options, observation, seen, prior_torso_key),
             options.hidden,
             num_actions,
             index_dim=options.index_dim,
@@ -77,7 +79,7 @@ def make_network(
             key=prior_key,
         )
     network = QNetwork(
-        _make_torso(options, name, seen, torso_key),
+        _make_torso(options, observation, seen, torso_key),
         options.hidden,
         num_actions,
         distribution=distribution,
@@ -126,8 +128,29 @@ def choose_torso(shape: tuple[int, ...], dtype: Any) -> str:
     return "nature" if min(shape[:2]) >= NATURE_PIXELS else "minatar"
 
 
-def torso_name(options: NetworkOptions, observation: jax.ShapeDtypeStruct) -> str:
+def image_torso(options: NetworkOptions, path: str, image: jax.ShapeDtypeStruct) -> str:
+    """Return the name of the torso that an image beside vectors gets, whatever its dtype.
+
+    Raises:
+        UserError: the image is too small for the torso.
+    """
+    seen = jax.ShapeDtypeStruct(image.shape, np.uint8)
+    return torso_name(options, seen, f"image {path} is", f", or leave {path} out of --images")
+
+
+def torso_name(
+    options: NetworkOptions,
+    observation: jax.ShapeDtypeStruct,
+    what: str = "observations are",
+    remedy: str = "",
+) -> str:
     """Return the name of the torso that observations of a shape and dtype get.
+
+    Args:
+        options: of the network.
+        observation: shape and dtype of one observation.
+        what: it is, in messages.
+        remedy: what else can be done, in messages.
 
     Raises:
         UserError: the torso has convolutions, and the observations are not images or too small;
@@ -153,13 +176,48 @@ def torso_name(options: NetworkOptions, observation: jax.ShapeDtypeStruct) -> st
         least = 1
     if least > 0 and (len(shape) not in (2, 3) or min(shape) < 1 or min(shape[:2]) < least):
         raise UserError(
-            f"--torso {torso} needs images of {least} x {least} or more, but observations "
-            f"are {list(shape)}: choose --torso auto, flat or mlp"
+            f"--torso {torso} needs images of {least} x {least} or more, but {what} "
+            f"{list(shape)}: choose --torso auto, flat or mlp{remedy}"
         )
     return torso
 
 
-def _make_torso(
+def _make_torso(options: NetworkOptions, observation: Any, seen: Any, key: PRNGKeyArray) -> Torso:
+    if isinstance(observation, Mixed):
+        return _make_mixed(options, observation, seen, key)
+    if options.vector_widths:
+        raise UserError(
+            f"--vector-widths {' '.join(map(str, options.vector_widths))} belongs to observations "
+            "of images and vectors, but these are one array: leave it out, or choose --torso mlp"
+        )
+    return _make_named(options, torso_name(options, observation), seen.shape, key)
+
+
+def _make_mixed(
+    options: NetworkOptions, observation: Mixed, seen: Mixed, key: PRNGKeyArray
+) -> MixedTorso:
+    """Make a torso for each image and for each vector."""
+    image_keys, vector_keys = (
+        dict(zip(sorted(parts), jax.random.split(part_key, len(parts)), strict=True))
+        for parts, part_key in zip(observation, jax.random.split(key), strict=True)
+    )
+    images = {
+        path: _make_named(
+            options, image_torso(options, path, image), seen.images[path].shape, image_keys[path]
+        )
+        for path, image in observation.images.items()
+    }
+    widths = options.vector_widths
+    vectors: dict[str, Torso] = {
+        path: MLPTorso(x.shape[0], widths, layer_norm=options.layer_norm, key=vector_keys[path])
+        if widths
+        else Flatten(x.shape[0])
+        for path, x in seen.vectors.items()
+    }
+    return MixedTorso(images, vectors)
+
+
+def _make_named(
     options: NetworkOptions, name: str, shape: tuple[int, ...], key: PRNGKeyArray
 ) -> Torso:
     if name == "flat":

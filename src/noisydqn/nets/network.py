@@ -15,6 +15,7 @@ from noisydqn.nets.initial import INDEX_DIM
 from noisydqn.nets.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
 from noisydqn.nets.prior import Prior
 from noisydqn.nets.torsos import Torso
+from noisydqn.types import Mixed
 
 Layer = NoisyLinear | eqx.nn.Linear
 """A linear layer of the network; the plain one starts like the means of the noisy one."""
@@ -119,7 +120,7 @@ class QNetwork(eqx.Module):
         return len(self.hidden) if self.advantage_hidden else max(len(self.hidden) - 1, 0)
 
     def __call__(
-        self, x: Float[Array, "..."], noise: NetworkNoise | None
+        self, x: Float[Array, "..."] | Mixed, noise: NetworkNoise | None
     ) -> Float[Array, " actions"]:
         """Compute the action values [A] of one observation.
 
@@ -129,12 +130,14 @@ class QNetwork(eqx.Module):
         """
         return self.values(self.features(x), noise)
 
-    def features(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+    def features(self, x: Float[Array, "..."] | Mixed) -> Float[Array, " features"]:
         """Compute the features of one observation: the torso's, then the prior's."""
         features = self.torso(x)
         if self.prior is None:
             return features
-        return jnp.concatenate([features, self.prior.features(x[None])[0]])
+        return jnp.concatenate(
+            [features, self.prior.features(jax.tree.map(lambda x: x[None], x))[0]]
+        )
 
     def values(
         self, features: Float[Array, " features"], noise: NetworkNoise | None
@@ -201,7 +204,7 @@ class QNetwork(eqx.Module):
 
 
 def features(
-    network: QNetwork, observations: Float[Array, "batch ..."]
+    network: QNetwork, observations: Float[Array, "batch ..."] | Mixed
 ) -> Float[Array, "batch features"]:
     """Compute the features of a batch: the torso's, then the prior's."""
     own = torsos.features(network.torso, observations)

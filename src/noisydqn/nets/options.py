@@ -40,10 +40,14 @@ class NetworkOptions:
     "notebook": the first notebook's two with max-pooling. "auto" depends on the observation: images
     and boards [height, width, channels] get minatar below 36 pixels and nature from 36 on,
     everything else flat. "python:module.function" names your function, which makes an
-    equinox.Module from the observation's shape and a key."""
+    equinox.Module from the observation's shape and a key. Of images and vectors (--images), each
+    image gets such a torso."""
     torso_widths: Annotated[tuple[int, ...] | None, each_at_least(1), WIDTHS] = None
     """mlp: widths of its layers (default 128 128); impala and btr: channels of their stages
     (default 16 32 32 and 32 64 64)."""
+    vector_widths: Annotated[tuple[int, ...], each_at_least(1), WIDTHS] = ()
+    """Widths of plain layers for each vector beside images, before it is joined with their
+    features. If none, a vector is joined as it is."""
     torso_layer_norm: bool = False
     """Normalize the channels of each pixel before each ReLU of a torso with convolutions, as PQN
     does (Gallici et al. 2024). hadamax always does."""
@@ -51,8 +55,8 @@ class NetworkOptions:
     """Widths of the layers between the torso and the heads. They are noisy unless the exploration
     is not."""
     layer_norm: bool = False
-    """Normalize before the ReLU of each layer of `hidden`, `dueling_hidden` and an mlp torso (Ba
-    et al. 2016)."""
+    """Normalize before the ReLU of each layer of `hidden`, `dueling_hidden`, `vector_widths` and an
+    mlp torso (Ba et al. 2016)."""
     dueling: bool = True
     """Separate heads for value and advantage (Wang et al. 2016). Without `dueling_hidden` each is
     one layer: together they can express no more than a single head, though they learn and explore

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from noisydqn.nets import torsos
 from noisydqn.nets.torsos import Torso
+from noisydqn.types import Mixed
 
 
 class Prior(eqx.Module):
@@ -63,7 +64,9 @@ class Prior(eqx.Module):
         """Number of its features."""
         return self.head.shape[1]
 
-    def features(self, observations: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
+    def features(
+        self, observations: Float[Array, "batch ..."] | Mixed
+    ) -> Float[Array, "batch features"]:
         """Compute the features of a batch that the head is applied to."""
         x = torsos.features(self.torso, observations)
         for layer in self.layers:

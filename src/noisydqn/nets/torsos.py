@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from noisydqn.errors import UserError
 from noisydqn.imports import find
 from noisydqn.nets.convolutions import Conv, as_image, conv_max_pool, max_pool
+from noisydqn.types import Mixed
 
 Norms = tuple[eqx.nn.LayerNorm, ...] | None
 """The normalization before each ReLU of a torso, or None."""
@@ -28,7 +29,7 @@ class Torso(eqx.Module):
     """How many observations fit a CPU's cache, if a batch is better taken in such pieces."""
 
     @abc.abstractmethod
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " features"]:
+    def __call__(self, x: Any) -> Float[Array, " features"]:
         """Features of one observation."""
 
 
@@ -172,6 +173,34 @@ class NotebookTorso(Torso):
         return normalized_relu(self.norms, 1, pooled).reshape(-1)
 
 
+class MixedTorso(Torso):
+    """A torso for each image and for each vector, whose features are joined.
+
+    The order is that of the sorted paths, images first.
+
+    Args:
+        images: torsos by path.
+        vectors: torsos by path.
+    """
+
+    images: dict[str, Torso]
+    vectors: dict[str, Torso]
+    out_features: int = eqx.field(static=True)
+
+    def __init__(self, images: dict[str, Torso], vectors: dict[str, Torso]) -> None:
+        self.images, self.vectors = images, vectors
+        self.out_features = sum(x.out_features for x in (*images.values(), *vectors.values()))
+
+    def pairs(self, x: Mixed) -> list[tuple[Torso, Array]]:
+        """List each torso with the part of an observation, or of a batch, that it sees."""
+        images = [(self.images[path], x.images[path]) for path in sorted(self.images)]
+        return images + [(self.vectors[path], x.vectors[path]) for path in sorted(self.vectors)]
+
+    def __call__(self, x: Mixed) -> Float[Array, " features"]:
+        """Features of one observation."""
+        return jnp.concatenate([torso(part) for torso, part in self.pairs(x)])
+
+
 class UserTorso(Torso):
     """A module of the user's: its arrays are learned, all else stays as it is."""
 
@@ -214,10 +243,11 @@ class UserTorso(Torso):
         return module(x)  # pyright: ignore[reportCallIssue]
 
 
-def features(
-    torso: Torso, observations: Float[Array, "batch ..."]
-) -> Float[Array, "batch features"]:
+def features(torso: Torso, observations: Any) -> Float[Array, "batch features"]:
     """The torso's features of a batch; on a CPU in pieces that stay in the cache, if it asks."""
+    if isinstance(torso, MixedTorso):
+        parts = [features(*pair) for pair in torso.pairs(observations)]
+        return jnp.concatenate(parts, axis=-1)
     if torso.chunk is None or len(observations) <= torso.chunk:
         return jax.vmap(torso)(observations)
     return jax.lax.platform_dependent(

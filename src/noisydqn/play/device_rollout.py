@@ -17,7 +17,7 @@ from noisydqn.errors import EnvironmentFailedError, NoPictureError
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Played, Shot, panel_lines
 from noisydqn.preprocessing import frames
-from noisydqn.types import TimeStep
+from noisydqn.types import Observation, TimeStep
 
 PART_SECONDS = 0.3
 """Approximate seconds that one compiled call plays."""
@@ -36,7 +36,7 @@ class _Playing(NamedTuple):
     key: PRNGKeyArray
     env_states: Any
     time_step: TimeStep
-    stack: Shaped[Array, "episodes ..."]  # without the newest observation
+    stack: Observation  # [episodes, ...], without the newest observation
     steps: Int[Array, ""]
     over: Bool[Array, " episodes"]
     returns: Float[Array, " episodes"]
@@ -47,7 +47,7 @@ class _Filming(NamedTuple):
     key: PRNGKeyArray
     env_states: Any
     time_step: TimeStep
-    stack: Shaped[Array, "1 ..."]  # without the newest observation
+    stack: Observation  # [1, ...], without the newest observation
     started: Bool[Array, "1"]  # whether an episode starts with the newest observation
 
 

@@ -16,24 +16,23 @@ from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Played, Shot, panel_lines
 from noisydqn.preprocessing import frames
+from noisydqn.trees import zeros
 from noisydqn.types import TimeStep
 
 SIDE_BY_SIDE = 50
 """Largest number of environments of Gymnasium that play at once in an evaluation."""
 
 
-def act(
-    policy: Policy, stack: Array, observation: Array, started: Array
-) -> tuple[Array, Array, Array]:
+def act(policy: Policy, stack: Any, observation: Any, started: Array) -> tuple[Any, Array, Array]:
     """Call `Policy.act`. Compiled programs are cached by function, so this one is module-level."""
     return policy.act(stack, observation, started)
 
 
 def act_program(
-    policy: Policy, observation: jax.ShapeDtypeStruct, num_envs: int
-) -> Program[tuple[Array, Array, Array]]:
+    policy: Policy, observation: Any, num_envs: int
+) -> Program[tuple[Any, Array, Array]]:
     """Return the program of `Policy.act` for policies like `policy` in `num_envs` environments."""
-    seen = jax.ShapeDtypeStruct((num_envs, *observation.shape), observation.dtype)
+    seen = jax.eval_shape(partial(zeros, observation, num_envs))
     stack = jax.eval_shape(partial(frames.start, frames=policy.frames), seen)
     started = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
     return program_for("evaluation", act, policy, stack, seen, started)
@@ -50,7 +49,7 @@ def play_vector(
     choose = act_program(policy, vector.spec.observation, vector.num_envs)
     time_step = vector.reset(seed)
     started = np.ones(vector.num_envs, bool)
-    stack = frames.start(jnp.asarray(time_step.observation), policy.frames)
+    stack = frames.start(jax.tree.map(jnp.asarray, time_step.observation), policy.frames)
     while True:
         stack, actions, q = choose(policy, stack, time_step.observation, started)
         yield time_step, stack, np.asarray(actions), np.asarray(q)

@@ -1,5 +1,6 @@
 """Policies ready for use: `policy.predict(observation)`."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,11 +12,14 @@ from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.network import QNetwork
 from noisydqn.play.host_rollout import act
+from noisydqn.preprocessing import frames
 from noisydqn.settings import own_settings
+from noisydqn.trees import num_rows, zeros
+from noisydqn.types import Mixed
 
 _act = jax.jit(act)
 
-State = np.ndarray
+State = np.ndarray | Mixed
 """The newest frames [B, frames, ...] of a policy that sees several."""
 
 
@@ -82,12 +86,14 @@ class GreedyPolicy:
                 "call predict with deterministic=True"
             )
         batch, single = self._encoding.read(observation)
-        started = np.full(len(batch), state is None) | _starts(episode_start, len(batch))
+        size = num_rows(batch)
+        started = np.full(size, state is None) | _starts(episode_start, size)
         stack = self._stack(batch, state)
-        stack, places, _ = _act(self.policy, stack, jnp.asarray(batch), jnp.asarray(started))
+        newest = jax.tree.map(jnp.asarray, batch)
+        stack, places, _ = _act(self.policy, stack, newest, jnp.asarray(started))
         actions = self._encoding.decode_actions(np.asarray(places))
-        frames = None if self.policy.frames == 1 else np.asarray(stack)
-        return (actions[0] if single else actions), frames
+        stack = None if self.policy.frames == 1 else jax.tree.map(np.asarray, stack)
+        return (actions[0] if single else actions), stack
 
     @own_settings()
     def values(self, observation: Any) -> np.ndarray:
@@ -97,22 +103,29 @@ class GreedyPolicy:
             UserError: as `predict`.
         """
         batch, single = self._encoding.read(observation)
-        started = jnp.ones(len(batch), bool)
-        _, _, q = _act(self.policy, self._stack(batch, None), jnp.asarray(batch), started)
+        started = jnp.ones(num_rows(batch), bool)
+        newest = jax.tree.map(jnp.asarray, batch)
+        _, _, q = _act(self.policy, self._stack(batch, None), newest, started)
         return np.asarray(q)[0] if single else np.asarray(q)
 
-    def _stack(self, batch: np.ndarray, state: State | None) -> jax.Array:
+    def _stack(self, batch: Any, state: State | None) -> Any:
+        """Return the stack before a batch; raises `UserError` if `state` cannot be it."""
         if self.policy.frames == 1:
-            return jnp.asarray(batch)
-        expected = (len(batch), self.policy.frames, *batch.shape[1:])
+            return jax.tree.map(jnp.asarray, batch)
+        expected = jax.eval_shape(partial(frames.start, frames=self.policy.frames), batch)
         if state is None:
-            return jnp.zeros(expected, batch.dtype)
-        if np.shape(state) != expected:
-            raise UserError(
-                f"the state has shape {list(np.shape(state))}, expected {list(expected)}: give "
-                "what the last call of predict gave, for as many observations"
-            )
-        return jnp.asarray(state, batch.dtype)
+            return zeros(expected)
+        remedy = "give what the last call of predict gave, for as many observations"
+        if jax.tree.structure(state) != jax.tree.structure(expected):
+            kind = type(state).__name__
+            raise UserError(f"the state is {kind}, which the policy did not return: {remedy}")
+        for given, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+            if np.shape(given) != wanted.shape:
+                raise UserError(
+                    f"the state has shape {list(np.shape(given))}, expected "
+                    f"{list(wanted.shape)}: {remedy}"
+                )
+        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, expected)
 
 
 def _starts(given: Any, size: int) -> np.ndarray:

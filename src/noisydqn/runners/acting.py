@@ -11,21 +11,22 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
-from noisydqn.preprocessing import frames, normalize
+from noisydqn.preprocessing import frames, moments, normalize
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners import build
 from noisydqn.runners.exploration import RandomFirst
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.state import ActorState, Statistics, TrainingState, replaced
-from noisydqn.types import TimeStep
+from noisydqn.trees import num_rows, zeros
+from noisydqn.types import Mixed, Observation, TimeStep
 
 State = TypeVar("State", bound=TrainingState)
 
@@ -70,10 +71,10 @@ class Acting:
 
     def policy(self, state: TrainingState) -> Policy:
         """Return the policy of a state."""
-        moments = state.statistics.moments
+        running = state.statistics.moments
         return Policy(
             state.learner.online.tree,
-            None if moments is None else moments.rounded,
+            None if running is None else moments.rounded(running),
             self.preprocessing.observation_clip,
             self.frames,
         )
@@ -102,9 +103,9 @@ class Acting:
         self, policy: Policy, actor_key: PRNGKeyArray, explorer_key: PRNGKeyArray
     ) -> tuple[ActorState, Statistics]:
         """Make the states before the first time step: as if an episode had ended everywhere."""
-        envs, spec = self.num_envs, self.spec.observation
+        envs, observation = self.num_envs, self.spec.observation
         time_step = TimeStep(
-            observation=jnp.zeros((envs, *spec.shape), spec.dtype),
+            observation=zeros(observation, envs),
             reward=jnp.zeros(envs),
             terminated=jnp.ones(envs, jnp.bool_),
             truncated=jnp.zeros(envs, jnp.bool_),
@@ -118,7 +119,7 @@ class Acting:
         )
         normalizes = self.preprocessing.normalize_rewards
         statistics = Statistics(
-            moments=None if policy.moments is None else normalize.init(spec.shape),
+            moments=None if policy.moments is None else moments.init(observation),
             return_scale=normalize.init_return_scale(envs) if normalizes else None,
         )
         return actor, statistics
@@ -126,7 +127,7 @@ class Acting:
     def with_statistics(
         self,
         state: State,
-        moments: normalize.Moments | None,
+        observations: moments.Rounded | None,
         returns: normalize.Moments | None,
     ) -> State:
         """Let the statistics of observations and of returns continue from those of another run.
@@ -134,8 +135,8 @@ class Acting:
         None leaves them as they are.
         """
         before, scale = state.statistics
-        if moments is not None:
-            before = normalize.resumed(moments)
+        if observations is not None:
+            before = moments.resumed(observations)
         if scale is not None and returns is not None:
             scale = scale._replace(moments=normalize.resumed(returns))
         return replaced(state, statistics=Statistics(before, scale))
@@ -145,30 +146,37 @@ class Acting:
 
         Rewards are clipped here, before anything learns of them.
         """
-        actor, (moments, scale) = state.actor, state.statistics
+        actor, (running, scale) = state.actor, state.statistics
         started, clip = actor.time_step.last, self.preprocessing.reward_clip
         observation, reward = time_step.observation, time_step.reward
         if clip is not None:
             reward = jnp.clip(reward, -clip, clip)
-        if moments is not None:
-            moments = normalize.update(moments, observation)
+        if running is not None:
+            running = moments.update(running, observation)
         if scale is not None:
             scale = normalize.update_return_scale(scale, reward, started, self.discount)
         actor = actor._replace(
             time_step=time_step._replace(reward=reward, info={}),
             stack=frames.push(actor.stack, observation, started, self.frames),
         )
-        return replaced(state, actor=actor, statistics=Statistics(moments, scale))
+        return replaced(state, actor=actor, statistics=Statistics(running, scale))
 
     def reward_factor(self, statistics: Statistics) -> Array | float:
         """Return what rewards are multiplied by before learning."""
         scale = statistics.return_scale
         return (1.0 if scale is None else scale.scale) * self.preprocessing.reward_scale
 
-    def numbers(self, observations: Shaped[Array, "rows ..."]) -> Shaped[Array, "rows ..."]:
-        """Return observations, none of whose elements stand for a category, or none at all."""
+    def numbers(self, observations: Observation, *, stacked: bool = False) -> Array:
+        """Return observations, none of whose elements stand for a category, or none at all.
+
+        Args:
+            observations: [rows, ...]. Those of images and vectors are left out.
+            stacked: take the newest of their frames.
+        """
         boxes = all(isinstance(part, Box) for part, _ in self.spec.encoding.parts)
-        return observations if boxes else jnp.zeros((len(observations), 0), jnp.bool_)
+        if isinstance(observations, Mixed) or not boxes:
+            return jnp.zeros((num_rows(observations), 0), jnp.bool_)
+        return observations[:, -1] if stacked else observations
 
     def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs"]]:
         """Choose the actions [envs].

@@ -1,5 +1,7 @@
 """From the options of a program to its parts."""
 
+from typing import Any
+
 import jax
 import optax
 from jaxtyping import PRNGKeyArray
@@ -14,7 +16,7 @@ from noisydqn.learner.parallel import ParallelAgent
 from noisydqn.learner.policy import Policy
 from noisydqn.learner.replay import Replay
 from noisydqn.nets.build import make_network
-from noisydqn.preprocessing import frames, normalize
+from noisydqn.preprocessing import frames, moments
 from noisydqn.runners.options import AnyProgram, ProgramOptions
 
 
@@ -26,7 +28,7 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
     """
     observation, preprocessing = spec.observation, options.preprocessing
     running = preprocessing.normalize_observations == "running"
-    moments = normalize.init(observation.shape).rounded if running else None
+    known = moments.rounded(moments.init(observation)) if running else None
     network = make_network(
         options.network,
         observation,
@@ -36,7 +38,7 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
         noisy=options.exploration.build().noisy_layers,
         key=key,
     )
-    return Policy(network, moments, preprocessing.observation_clip, preprocessing.frame_stack)
+    return Policy(network, known, preprocessing.observation_clip, preprocessing.frame_stack)
 
 
 def policy_like(options: AnyProgram, spec: EnvironmentSpec) -> Policy:
@@ -44,12 +46,17 @@ def policy_like(options: AnyProgram, spec: EnvironmentSpec) -> Policy:
     return jax.eval_shape(lambda: make_policy(options, spec, jax.random.key(0)))
 
 
-def _seen(observation: jax.ShapeDtypeStruct, num_frames: int) -> tuple[int, ...]:
-    """Return the shape of what the network sees: one observation, or merged frames."""
+def _seen(observation: Any, num_frames: int) -> Any:
+    """Return the shape and dtype of what the network sees: one observation, or merged frames."""
     if num_frames == 1:
-        return observation.shape
-    stack = jax.ShapeDtypeStruct((1, num_frames, *observation.shape), observation.dtype)
-    return jax.eval_shape(frames.merge, stack).shape[1:]
+        return observation
+
+    def merged(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        stack = jax.ShapeDtypeStruct((1, num_frames, *x.shape), x.dtype)
+        shape = jax.eval_shape(frames.merge, stack).shape[1:]
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    return frames.by_kind(merged, lambda x: x, observation)
 
 
 def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:

@@ -17,13 +17,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
+from noisydqn.types import Mixed
 
 Actions = Int[Array, " envs"]
 Count = Int[Array, ""]
 Flag = Bool[Array, ""]
 Flags = Bool[Array, " envs"]
 Key = PRNGKeyArray
-Observation = Float[Array, "envs ..."]
+Observation = Float[Array, "envs ..."] | Mixed
 Values = Float[Array, "envs actions"]
 
 

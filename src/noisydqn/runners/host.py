@@ -34,7 +34,7 @@ from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
 from noisydqn.runners.state import raw_keys, typed_keys
 from noisydqn.runners.stop import Stop
-from noisydqn.trees import Flat, structs
+from noisydqn.trees import Flat, structs, zeros
 from noisydqn.types import TimeStep
 
 
@@ -114,11 +114,10 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
 
 def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
     """Return the shapes and types of the time steps of a vector."""
-    observation = spec.observation
 
     def blank() -> TimeStep:
         return TimeStep(
-            observation=jnp.zeros((num_envs, *observation.shape), observation.dtype),
+            observation=zeros(spec.observation, num_envs),
             reward=jnp.zeros(num_envs, jnp.float32),
             terminated=jnp.zeros(num_envs, jnp.bool_),
             truncated=jnp.zeros(num_envs, jnp.bool_),

@@ -30,8 +30,8 @@ from noisydqn.runners.probe import (
 )
 from noisydqn.runners.schedule import RolloutSchedule
 from noisydqn.runners.state import ActorState, Statistics
-from noisydqn.trees import Flat
-from noisydqn.types import Row, TimeStep
+from noisydqn.trees import Flat, num_rows
+from noisydqn.types import Mixed, Row, TimeStep
 
 MATCHED = 2**31 - 1
 """What the learner's key is folded with for the samples of matched targets."""
@@ -178,7 +178,7 @@ class ParallelCore:
     def _values_under(
         self,
         network: QNetwork,
-        seen: Float[Array, "envs ..."],
+        seen: Float[Array, "envs ..."] | Mixed,
         noise: NetworkNoise | None,
         matched: Flat[NetworkNoise] | None,
     ) -> Float[Array, "envs *k m"]:
@@ -279,7 +279,7 @@ class ParallelCore:
         """Collect some steps of a lesson, preprocessed with today's statistics."""
         rollout = lesson.rollout
         return Minibatch(
-            observation=self.acting.policy(state).preprocess(rollout.observation[indices]),
+            observation=self.acting.policy(state).preprocess(_at(rollout.observation, indices)),
             action=rollout.action[indices],
             target=lesson.targets[indices],
             weight=1.0 - rollout.ignored[indices],
@@ -289,18 +289,18 @@ class ParallelCore:
         """Measure sigma and, on observations of the rollout, what noise does to the values."""
         key, probe_key = jax.random.split(state.learner.key)
         seen = state.rollout.observation
-        seen = seen.reshape(-1, *seen.shape[2:])
-        places = jnp.arange(PROBE_OBSERVATIONS) * len(seen) // PROBE_OBSERVATIONS
+        seen = _flat(seen)
+        places = jnp.arange(PROBE_OBSERVATIONS) * num_rows(seen) // PROBE_OBSERVATIONS
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
-        known = min(MOST_ROWS, len(seen))
-        some = seen[jnp.arange(known) * len(seen) // known]
+        known = min(MOST_ROWS, num_rows(seen))
+        some = _at(seen, jnp.arange(known) * num_rows(seen) // known)
         data = probe_data(
             state.rollout.reward * self.acting.reward_factor(state.statistics),
-            self.acting.numbers(some[:, -1] if self.acting.frames > 1 else some),
+            self.acting.numbers(some, stacked=self.acting.frames > 1),
             jnp.int32(known),
         )
-        shown = policy.preprocess(seen[places])
+        shown = policy.preprocess(_at(seen, places))
         probe = probe_noise(policy.network, shown, exploration, data, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
@@ -316,6 +316,11 @@ def _step(before: ActorState, decision: Decision, after: ActorState) -> Rollout:
         last=after.time_step.last,
         ignored=before.time_step.last,
     )
+
+
+def _at(batch: Any, indices: Int[Array, " batch"]) -> Any:
+    """Collect some rows of every array of a tree."""
+    return jax.tree.map(lambda x: x[indices], batch)
 
 
 def _flat(rollout: Any) -> Any:

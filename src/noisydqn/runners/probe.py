@@ -10,6 +10,7 @@ from noisydqn.learner import lens
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers
+from noisydqn.types import Mixed
 
 PROBE_SAMPLES, PROBE_OBSERVATIONS = 32, 32
 """Noise samples and recent observations on which action values are compared."""
@@ -55,7 +56,7 @@ def probe_data(
 
 def probe_noise(
     network: QNetwork,
-    observations: Float[Array, "batch ..."],
+    observations: Float[Array, "batch ..."] | Mixed,
     exploration: dict[str, Float[Array, ""]],
     data: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,

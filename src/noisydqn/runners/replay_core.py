@@ -225,7 +225,8 @@ class ReplayCore:
         divisor = jnp.maximum(known, 1)
         slots = place % divisor * (replay.position // divisor)
         rewards = replay.rows.reward * self.acting.reward_factor(state.statistics)
-        observations = replay.rows.observation[slots, place % self.acting.num_envs]
+        envs = place % self.acting.num_envs
+        observations = jax.tree.map(lambda x: x[slots, envs], replay.rows.observation)
         return probe_data(rewards, self.acting.numbers(observations), known)
 
     def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from noisydqn.nets.network import QNetwork
 from noisydqn.preprocessing import normalize
+from noisydqn.preprocessing.moments import Running
 from noisydqn.trees import Flat
-from noisydqn.types import TimeStep
+from noisydqn.types import Observation, TimeStep
 
 
 class ActorState(NamedTuple):
@@ -21,14 +22,14 @@ class ActorState(NamedTuple):
 
     key: PRNGKeyArray
     time_step: TimeStep  # [envs, ...], the newest, reward clipped: no action was taken on it yet
-    stack: Shaped[Array, "envs ..."]  # of frames, the newest that of `time_step`
+    stack: Observation  # [envs, ...], of frames, the newest that of `time_step`
     explorer: Any  # the explorer's own, such as the noise held
 
 
 class Statistics(NamedTuple):
     """Running statistics of what the environments showed."""
 
-    moments: normalize.RunningMoments | None  # of observations
+    moments: Running | None  # of observations
     return_scale: normalize.ReturnScale | None
 
 

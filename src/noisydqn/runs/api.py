@@ -32,6 +32,7 @@ from noisydqn.runs.folder import (
     find_config,
     open_folders,
     read_runs,
+    with_stored_images,
 )
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
@@ -267,6 +268,8 @@ def _resumed(
         )
     extensions.check_seeds(len(runs))
     environment = _environment(first, given.entry, given.options)
+    if not restart:
+        environment = with_stored_images(folders[0], environment)
     _check_places(claim, folders, configs, environment, restart=restart)
     config = first.replace(num_seeds=len(runs))
     return Job(config, environment, claim, folders, extensions, resumed=True)

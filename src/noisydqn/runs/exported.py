@@ -29,8 +29,8 @@ MAX_CARD_BYTES, MAX_HEADER_BYTES = 2**23, 2**24
 
 
 class _Observation(msgspec.Struct):
-    shape: Shape
-    dtype: Dtype
+    shape: Shape | None = None  # of several arrays, `spaces` tells
+    dtype: Dtype = "float32"
 
 
 class _Actions(msgspec.Struct):
@@ -167,7 +167,10 @@ def read_card(text: str, path: Path) -> tuple[EnvironmentSpec, dict[str, Any]]:
             )
         card = msgspec.convert(stored, _Card)
         seen = card.observation
-        encoding = card.spaces or Encoding.as_stored(seen.shape, seen.dtype, card.actions.names)
+        if card.spaces is None and seen.shape is None:
+            raise ValueError("the shape of its observations is missing")
+        shape = seen.shape or ()
+        encoding = card.spaces or Encoding.as_stored(shape, seen.dtype, card.actions.names)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} has a damaged card ({reason}): export it again") from error

@@ -11,6 +11,8 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import StoredConfig
 from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.images import NONE
+from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import Place, free_path, given_path
@@ -189,6 +191,25 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
         return None
     except (OSError, ValueError) as error:
         raise unusable(folder.spaces.path, error) from error
+
+
+def with_stored_images(folder: RunFolder, environment: Environment) -> Environment:
+    """Return an environment whose observations have the same images as those of a run.
+
+    A run older than `--images` has none: all parts are one vector.
+
+    Raises:
+        UserError: as `read_spaces`.
+    """
+    stored, now = read_spaces(folder), environment.spec.encoding
+    if stored is None or stored.encoding.observation != now.observation:
+        return environment
+    images = tuple(image.path for image in stored.encoding.images) or (NONE,)
+    if stored.encoding.images == now.images:
+        return environment
+    return environment.by_kind(
+        device=lambda env: env, host=lambda env: dataclasses.replace(env, images=images)
+    )
 
 
 def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:

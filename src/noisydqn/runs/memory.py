@@ -13,6 +13,8 @@ from noisydqn.options import flag
 from noisydqn.runners.cores import make_core
 from noisydqn.trees import size_of
 
+MAX_PARTS = 4
+"""Parts of an observation that a message names, the images first."""
 TIGHT = 0.8
 """Share of the free memory that replay buffers may take without a warning."""
 
@@ -48,7 +50,8 @@ def compare(config: Config, spec: EnvironmentSpec, seeds: int, free: int) -> str
     if needed <= TIGHT * free:
         return None
     of_seeds = f" for each of {seeds} seeds" if seeds > 1 else ""
-    observation = f"{spec.observation.dtype} {list(spec.observation.shape)}"
+    parts = jax.tree.leaves(spec.observation)
+    observation = " and ".join(f"{part.dtype} {list(part.shape)}" for part in parts[:MAX_PARTS])
     name = config.learner.sized_by
     what = (
         f"{flag(name)} {getattr(config.learner, name)}{of_seeds} needs {_gigabytes(needed)} "

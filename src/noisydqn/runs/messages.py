@@ -9,15 +9,17 @@ import numpy as np
 
 from noisydqn.config.config import Config
 from noisydqn.config.gate import named_code
-from noisydqn.envs.spaces import Box
+from noisydqn.envs.encoding import MAX_NAMED_PARTS
+from noisydqn.envs.spaces import Box, MultiBinary
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import UserError, counted
 from noisydqn.imports import is_inert
-from noisydqn.nets.build import torso_name
+from noisydqn.nets.build import image_torso, torso_name
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.plots import read_columns
 from noisydqn.runs.result import SeedResult
+from noisydqn.types import Mixed
 
 
 def describe(options: AnyProgram, spec: EnvironmentSpec) -> str:
@@ -26,6 +28,39 @@ def describe(options: AnyProgram, spec: EnvironmentSpec) -> str:
     Raises:
         UserError: the torso has convolutions, and the observations are not images or too small.
     """
+    ignored = spec.encoding.ignored
+    left_out = f"; {', '.join(ignored)} left out, as text is not encoded" if ignored else ""
+    if isinstance(spec.observation, Mixed):
+        return f"observations: {_mixed(options, spec)}; all joined{left_out}"
+    return f"observations: {_of_one_array(options, spec)}{left_out}"
+
+
+def _mixed(options: AnyProgram, spec: EnvironmentSpec) -> str:
+    """Describe images and vectors, and the torso of each."""
+    encoding, network = spec.encoding, options.network
+    running = options.preprocessing.normalize_observations == "running"
+    frames, widths = options.preprocessing.frame_stack, network.vector_widths
+    images: list[str] = []
+    vectors: list[str] = []
+    for path, (part, _) in zip(encoding.paths, encoding.parts, strict=True):
+        image = spec.observation.images.get(path)
+        notes = ["divided by 255"] if part.is_bytes else []
+        if image is None:
+            notes += [] if isinstance(part, Box | MultiBinary) else ["one-hot"]
+            notes += ["normalized"] if running else []
+            notes += [" ".join(["mlp", *map(str, widths)]) if widths else "flat"]
+            vectors.append(", ".join([f"{path} {part.words}", *notes]))
+        else:
+            notes += [f"{frames} frames together"] if frames > 1 else []
+            notes += [f"torso {image_torso(network, path, image)}"]
+            images.append(", ".join([f"{path} {list(image.shape)}", *notes]))
+    left = len(vectors) - MAX_NAMED_PARTS
+    more = [f"{counted(left, 'more vector')}"] if left > 0 else []
+    return "; ".join([*images, *vectors[:MAX_NAMED_PARTS], *more])
+
+
+def _of_one_array(options: AnyProgram, spec: EnvironmentSpec) -> str:
+    """Describe observations of one array, and its torso."""
     encoding, torso = spec.encoding, torso_name(options.network, spec.observation)
     preprocessing, what = options.preprocessing, [encoding.words]
     box = isinstance(encoding.observation, Box)
@@ -51,7 +86,7 @@ def describe(options: AnyProgram, spec: EnvironmentSpec) -> str:
         notes += ["no convolutions"]
     if preprocessing.frame_stack > 1:
         notes += [f"{preprocessing.frame_stack} frames together"]
-    return f"observations: {', '.join([' '.join(what), *notes])}; torso {torso}"
+    return f"{', '.join([' '.join(what), *notes])}; torso {torso}"
 
 
 def how_to(command: str, folder: Path, config: Config) -> str:

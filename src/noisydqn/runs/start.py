@@ -18,7 +18,7 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
 from noisydqn.errors import UserError, counted
 from noisydqn.learner.policy import Policy
-from noisydqn.preprocessing import normalize
+from noisydqn.preprocessing import moments, normalize
 from noisydqn.preprocessing.normalize import Moments
 from noisydqn.runners.core import Core
 from noisydqn.runners.replay_core import ReplayCore
@@ -198,8 +198,8 @@ def problem_of(policy: Policy) -> str:
     for name, x in named(policy).items():
         if not np.isfinite(np.asarray(x)).all():
             return f"{name} is not finite"
-    moments = policy.moments
-    if moments is not None and (np.any(moments.seen < 0) or np.any(moments.squares < 0)):
+    observed = [] if policy.moments is None else moments.each_of(policy.moments)
+    if any(np.any(x.seen < 0) or np.any(x.squares < 0) for x in observed):
         return "its statistics of observations are impossible"
     return ""
 
