@@ -39,7 +39,7 @@ STEP = jnp.int32(0)
 ENVS = 20_000
 
 
-def values_fn(observation: jax.Array, /, noise: Any = None, *, shared: bool = True) -> jax.Array:
+def values_fn(observation: Any, /, noise: Any = None, *, shared: bool = True) -> jax.Array:
     """The values are the observations."""
     del noise, shared
     return observation
@@ -80,7 +80,7 @@ def test_noise_is_scaled_until_it_changes_as_many_actions_as_it_should(
     layer = NoisyLinear(1, 2, sigma_init=0.05, key=KEY)
     x, envs = jnp.ones((64, 1)), 64
 
-    def values(observation: jax.Array, /, noise: Any = None) -> jax.Array:
+    def values(observation: Any, /, noise: Any = None) -> jax.Array:
         axis = None if acting_noise_shared else 0
         return jax.vmap(layer, in_axes=(0, None if noise is None else axis))(observation, noise)
 

@@ -102,7 +102,7 @@ def test_a_single_action_has_no_gap() -> None:
 def test_dead_noise_is_told_from_noise_that_dominates() -> None:
     network = make_network()
     dead, wild = (
-        probe_noise(with_sigma(network, sigma), OBSERVATIONS, {}, KEY) for sigma in (0.0, 100.0)
+        probe_noise(with_sigma(network, sigma), OBSERVATIONS, {}, {}, KEY) for sigma in (0.0, 100.0)
     )
     assert float(dead.action_change) == float(dead.noise["action_entropy"]) == 0
     assert float(dead.noise["q_spread"]) < 1e-6 < float(dead.noise["action_gap"])
@@ -126,10 +126,10 @@ PARALLEL = Config(
 LEARNERS = {"replay": SMALL, "parallel": PARALLEL}
 
 
-def nothing(network: Any, observations: Any, exploration: Any, key: Any) -> Probe:
+def nothing(network: Any, observations: Any, exploration: Any, data: Any, key: Any) -> Probe:
     """Measure nothing."""
     del observations, key
-    return Probe(jnp.zeros(len(noisy_layers(network))), jnp.float32(0), {}, exploration)
+    return Probe(jnp.zeros(len(noisy_layers(network))), jnp.float32(0), {}, exploration, data)
 
 
 @pytest.mark.slow
@@ -178,9 +178,9 @@ def test_the_newest_observations_are_measured(num_envs: int) -> None:
     """As many as there should be, whatever the number of environments."""
     seen: list[tuple[int, ...]] = []
 
-    def measured(network: Any, observations: jax.Array, exploration: Any, key: Any) -> Probe:
+    def measured(network: Any, observations: jax.Array, *others: Any) -> Probe:
         seen.append(observations.shape)
-        return nothing(network, observations, exploration, key)
+        return nothing(network, observations, *others)
 
     config = SMALL.replace(num_envs=num_envs, chunk_steps=40, replay_capacity=400)
     runner = device.DeviceRunner.create(config.program, adapted(CountingEnv()))

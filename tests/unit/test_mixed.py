@@ -408,7 +408,7 @@ def test_exports_have_an_input_for_each_part(file_format: Any, tmp_path: Path) -
         names = {x.name for x in session.get_inputs()}
         assert names == {f"observation.{path}" for path in of.encoding.paths}
         by_name = {f"observation.{k}": x for k, x in {**seen.images, **seen.vectors}.items()}
-        ours, action = session.run(["values", "action"], by_name)
+        ours, action = map(np.asarray, session.run(["values", "action"], by_name))
         np.testing.assert_array_equal(action, ours.argmax(-1) + 5)
     elif file_format == "torch":
         torch = pytest.importorskip("torch")

@@ -68,9 +68,10 @@ def test_the_option_compiles_nothing_anew() -> None:
 
 @pytest.mark.parametrize("given", ["wandb", ["wandb"]])
 def test_a_name_among_trackers_is_told_its_place(given: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = SMALL | {"out": tmp_path / "run", "trackers": given}
     line = "put it in brackets" if given == "wandb" else r"give track=\['wandb'\]"
     with pytest.raises(UserError, match=line):
-        noisydqn.train(**SMALL, out=tmp_path / "run", trackers=given)
+        noisydqn.train(**options)
 
 
 def test_a_missing_package_is_refused_before_a_folder_is_made(
