@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests.commands import refused
-from tests.host_envs import CountingHostEnv
+from tests.host_envs import BrokenEnv, CountingHostEnv
 
 from noisydqn.cli import main
 from noisydqn.envs import check
@@ -106,12 +106,24 @@ def test_gymnasiums_check_is_told_in_a_line() -> None:
     assert any("not within the observation space" in line for line in outside)
 
 
+def test_an_environment_is_checked_whatever_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unclosed(Forgetful):
+        def close(self) -> None:
+            raise RuntimeError("it is stuck")
+
+    assert len(notices_of(environment(Unclosed))) == 1
+    (line,) = notices_of(environment(lambda: BrokenEnv("reset")))
+    assert "RuntimeError: the tank is 100% empty" in line
+    monkeypatch.setattr(check, "PATIENCE", -1.0)  # the reset takes too long
+    assert notices_of(environment(Forgetful)) == []
+
+
 def test_environments_of_known_packages_and_instances_are_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from noisydqn.envs.given import accept
 
-    monkeypatch.setattr(check, "_by_gymnasium", lambda _: ["it was called"])
+    monkeypatch.setattr(check, "_by_gymnasium", lambda *_: ["it was called"])
     assert notices_of(make_environment(EnvironmentOptions(env="CartPole-v1"))) == []
     assert notices_of(environment(accept(CountingHostEnv()).entry)) == []
     assert notices_of(environment(CountingHostEnv)) == ["it was called"]

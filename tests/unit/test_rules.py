@@ -134,6 +134,8 @@ WRONG: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "returns-flat": [
         ("20 in the first third and 20 in the last", {"returns": FLAT}),
+        ("a larger --epsilon-share, or --exploration noisy", {**GREEDY, "returns": FLAT}),
+        ("a larger --discount or --return-lambda", {"learner": "parallel", "returns": FLAT}),
         ("all 60 training episodes returned 0,", {"returns": np.zeros(EPISODES), "lengths": FLAT}),
     ],
     "epsilon-high": [
@@ -341,6 +343,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
         noisydqn.doctor()
     log = tmp_path / "CartPole-v1" / "theirs" / "seed-0"
     log.mkdir(parents=True)
-    (log / "log.csv").write_text("step,return\n1,2\n3,4\n")
+    about = '#{"t_start": 1.0, "env_id": "CartPole-v1"}'
+    (log / "monitor.csv").write_text(f"{about}\nr,l,t\n9.0,9,0.1\n8.0,8,0.2\n")
     with pytest.raises(noisydqn.UserError, match="holds no run of noisydqn"):
-        noisydqn.doctor(log / "log.csv")
+        noisydqn.doctor(log)

@@ -182,7 +182,7 @@ def test_a_replay_buffer_keeps_its_rows_and_its_newest_episode_ends(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in a smaller buffer, which keeps the newest."""
-    begun: list[Any] = []
+    source, begun = sources["host"] / "seed0", list[Any]()
     run = host.run
 
     def watched(*args: Any, begin: Any, **kwargs: Any) -> Any:
@@ -194,7 +194,6 @@ def test_a_replay_buffer_keeps_its_rows_and_its_newest_episode_ends(
         return run(*args, begin=watch, **kwargs)
 
     monkeypatch.setattr(host, "run", watched)
-    source = sources["host"] / "seed0"
     for capacity in (100, 60, 400):
         noisydqn.train(
             start_from=source,

@@ -4,6 +4,7 @@
 environment from being trained on, but often from being learned.
 """
 
+import math
 import re
 import time
 import warnings
@@ -19,6 +20,7 @@ from gymnasium.utils.env_checker import check_env
 
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.given import Instance
+from noisydqn.envs.guard import guarded
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spaces import Box
 from noisydqn.errors import counted, in_one_line, is_stop
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 STEPS = 1_000
 SECONDS = 30.0
 """The longest that random play takes."""
+PATIENCE = 0.2
+"""The longest reset, in seconds, of an environment that is checked before training."""
 REPEATED = 100
 """Steps that are played twice with one seed."""
 LARGE_OBSERVATION, LARGE_REWARD = 1_000.0, 100.0
@@ -80,7 +84,9 @@ def notices_of(env: Environment) -> list[str]:
 
 
 def _notices_of_host(env: "HostEnvironment") -> list[str]:
-    return [] if isinstance(env.entry, Instance) or _is_tested(env) else _by_gymnasium(env)
+    if isinstance(env.entry, Instance) or _is_tested(env):
+        return []
+    return _by_gymnasium(env, PATIENCE)
 
 
 def _is_tested(env: "HostEnvironment") -> bool:
@@ -100,20 +106,27 @@ def _problems_of_host(env: "HostEnvironment") -> list[str]:
     return [*_by_gymnasium(env), *_repeats(env)]
 
 
-def _by_gymnasium(env: "HostEnvironment") -> list[str]:
-    """Run Gymnasium's checker; return what it says, of its errors the first."""
+def _by_gymnasium(env: "HostEnvironment", patience: float = math.inf) -> list[str]:
+    """Run Gymnasium's checker; return what it says, of its errors the first.
+
+    It resets an environment some ten times, so one whose reset takes longer than `patience`
+    seconds is not checked.
+    """
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = env.make()
+        made = guarded(env.make, 0, lambda _: None)
         try:
-            check_env(made, skip_render_check=True, skip_close_check=True)
+            start = time.monotonic()
+            made.env.reset(seed=0)
+            if time.monotonic() - start <= patience:
+                check_env(made.env, skip_render_check=True, skip_close_check=True)
         except BaseException as error:
             if is_stop(error):
                 raise
             found.append(_shortened(in_one_line(error).removeprefix("AssertionError: ")))
         finally:
-            made.close()
+            made.close()  # an error of it is none of this check's
     told = [COLOR.sub("", str(x.message)).removeprefix("WARN: ") for x in caught]
     found += [_shortened(line) for line in told if any(part in line for part in TELLING)]
     return [f"Gymnasium's check says: {line}" for line in dict.fromkeys(found)]

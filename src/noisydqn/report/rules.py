@@ -190,18 +190,21 @@ def returns_flat(run: Run) -> Finding | None:
             "returns-flat",
             f"all {len(returns):,} training episodes returned {_number(returns[0])}, {falls}: no "
             "reward was found",
-            "explore more deeply (--noise indexed --prior-scale 1 --acting-noise episode), or "
-            "shape the reward",
+            "explore more deeply (--exploration noisy --noise indexed --prior-scale 1 "
+            "--acting-noise episode), or shape the reward",
         )
     third = len(returns) // 3
+    more = "a larger --epsilon-share, or --exploration noisy"
+    if "acting_noise" in run.options:
+        more = "a larger --sigma-init, --acting-noise episode"
+    ahead = "--n-step" if run.options["learner"] == "replay" else "--return-lambda"
     start, end = float(np.mean(returns[:third])), float(np.mean(returns[-third:]))
     return Finding(
         "returns-flat",
         f"returns stayed flat, {_number(start)} in the first third and {_number(end)} in the last, "
         f"{falls}",
-        "explore more (a larger --sigma-init, --acting-noise episode), look further ahead (a "
-        "larger --n-step or --discount), check what the observations show, or train for more "
-        "--steps",
+        f"explore more ({more}), look further ahead (a larger --discount or {ahead}), check what "
+        "the observations show, or train for more --steps",
     )
 
 
