@@ -177,11 +177,8 @@ class Symbols(gymnasium.Env[dict[str, Any], np.int64]):
 
     def __init__(self) -> None:
         image = spaces.Box(0, 255, (7, 7, 3), np.uint8)
-        parts: dict[str, spaces.Space[Any]] = {
-            "direction": spaces.Discrete(4),
-            "image": image,
-            "mission": Mission(),
-        }
+        parts: dict[str, spaces.Space[Any]] = {"direction": spaces.Discrete(4), "image": image}
+        parts["mission"] = Mission()
         self.observation_space = spaces.Dict(parts)
         self.action_space = spaces.Discrete(3)
         self.direction = self.time = 0

@@ -427,7 +427,7 @@ def test_exports_have_an_input_for_each_part(file_format: Any, tmp_path: Path) -
             loaded.predict(one_by_one[0], state)
         with pytest.raises(UserError, match="state is ndarray, which the policy did not return"):
             loaded.predict(shown, np.zeros(3))
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(ours), expected, atol=1e-4)
 
 
 def test_without_its_images_the_environment_is_one_vector() -> None:

@@ -180,7 +180,7 @@ def _is_positional(hint: Hint) -> bool:
 
 def _metavar(hint: Hint) -> str:
     found = (metavar for mark in hint.marks if (metavar := getattr(mark, "metavar", None)))
-    return next(found, "texts")
+    return next(found, "one or more words")
 
 
 def _option(spelled: str, options: Mapping[str, Hint], command: str) -> tuple[str, bool]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 from noisydqn.envs.catalogue import full_name
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.encoding import numbered
+from noisydqn.envs.images import AUTO, NONE
 from noisydqn.envs.jax_interface import (
     OUTCOME,
     JaxEnvironment,
@@ -26,6 +27,7 @@ from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.pictures import as_picture, frame_rate
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import NoPictureError, UserError, counted
+from noisydqn.options import flag
 
 if TYPE_CHECKING:
     from noisydqn.envs.host import HostEnvironment
@@ -113,10 +115,11 @@ class DeviceEnvironment:
             UserError: as `create`, or an option is only for environments of Gymnasium.
             EnvironmentFailedError: as `create`.
         """
-        if options.vectorization != "auto":
+        given = {"vectorization": options.vectorization, "images": " ".join(options.images)}
+        for name in (name for name, value in given.items() if value not in (AUTO, NONE)):
             raise UserError(
-                f"--vectorization {options.vectorization} is for environments of Gymnasium; "
-                f"{options.env} is in JAX"
+                f"{flag(name)} {given[name]} is for environments of Gymnasium; {options.env} is in "
+                "JAX"
             )
         limit = options.max_episode_steps
         return DeviceEnvironment.create(env, params, max_episode_steps=limit, cache_key=cache_key)

@@ -135,7 +135,7 @@ def image_torso(options: NetworkOptions, path: str, image: jax.ShapeDtypeStruct)
         UserError: the image is too small for the torso.
     """
     seen = jax.ShapeDtypeStruct(image.shape, np.uint8)
-    return torso_name(options, seen, f"image {path} is", f", or leave {path} out of --images")
+    return torso_name(options, seen, f"image {path} is", f", or give --images without {path}")
 
 
 def torso_name(
