@@ -27,6 +27,7 @@ import equinox as eqx
 import jax
 from jax.experimental import serialize_executable
 
+from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError
 
 CACHE_VARIABLE = "NOISYDQN_CACHE"
@@ -233,13 +234,6 @@ def _settings() -> str:
     device = current_device()
     about = f"{device.device_kind}, {device.client.platform_version}, {len(usable_cores())} cores"
     return "\n".join([*values, os.environ.get("XLA_FLAGS", ""), about])
-
-
-def usable_cores() -> list[int]:
-    """List the processor's cores that this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def current_device() -> Any:

@@ -150,7 +150,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 def test_flags_come_before_the_file(tmp_path: Path) -> None:
     (path := tmp_path / "grid.toml").write_text(FILE)
     words = "--env X --seeds 1 --steps 7 --vary n_step=1,3"
-    _, flags = parse_compare(words.split())
+    _, _, flags = parse_compare(words.split())
     both = flags.over(read_draft(path))
     assert (both.environments, both.seeds) == (("X",), 1)
     assert both.options == {"steps": 7, "hidden": [8, 8]}
@@ -190,7 +190,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | None, reason: st
 def test_flags_of_the_grid_and_of_the_runs() -> None:
     words = "--vary exploration=noisy,epsilon-greedy --vary hidden=[8,8],[16] --vary double=no,yes"
     words += " --env CartPole-v1 Acrobot-v1 --env X --seeds 3 --steps 5e3 --layer-norm --out here"
-    args, found = parse_compare(words.split())
+    args, _, found = parse_compare(words.split())
     assert found.environments == ("CartPole-v1", "Acrobot-v1", "X")
     assert found.vary == (
         EXPLORATION,

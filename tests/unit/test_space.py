@@ -177,7 +177,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 def test_flags_say_the_same_as_a_file() -> None:
     words = "CartPole-v1 --search learning-rate=log-uniform:1e-4,1e-2 --search n_step=1,3 "
     words += "--search hidden=[8,8],[16] --search sigma_init=none,0.5 --steps 5e3 --seed 3"
-    args, space, options = parse_tune(words.split())
+    args, _, space, options = parse_tune(words.split())
     assert space == {
         "learning_rate": {"log-uniform": [1e-4, 1e-2]},
         "n_step": {"categorical": [1, 3]},

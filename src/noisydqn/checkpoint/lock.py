@@ -20,6 +20,9 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 """Errors of a file system that has no locks."""
 SETTLE_SECONDS = 0.2
 """Seconds in which a process that has just taken a lock surely writes its number."""
+LOCKED_SECONDS = 150.0
+"""Seconds that a job waits for its folder, which a process of a killed study may still hold while
+it saves its run."""
 
 
 class Lock:
@@ -150,3 +153,14 @@ def _users(descriptor: int) -> set[int]:
             if any(link.readlink() == file for link in (process / "fd").iterdir()):
                 users.add(int(process.name))
     return users - {os.getpid()}
+
+
+def is_held(folder: Folder) -> bool:
+    """Tell whether a process holds the lock of a folder, which need not exist."""
+    if not (folder.path / NAME).exists():
+        return False
+    try:
+        with Lock(folder, lambda _: None):
+            return False
+    except UserError:
+        return True

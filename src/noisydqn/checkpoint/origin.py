@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from noisydqn.program_cache import current_device, processor_lines, usable_cores
+from noisydqn.cores import usable_cores
+from noisydqn.program_cache import current_device, processor_lines
 
 PACKAGES = ("noisydqn", "jax", "jaxlib", "numpy", "equinox", "optax", "gymnasium")
 IF_LOADED = {"gymnax": "gymnax", "ale_py": "ale-py"}

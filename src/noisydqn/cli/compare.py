@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +17,14 @@ from noisydqn.cli.arguments import (
     value_of,
     wants_help,
 )
+from noisydqn.cli.cluster import (
+    ClusterArgs,
+    cluster_help,
+    cluster_of,
+    place,
+    with_address,
+    write_script,
+)
 from noisydqn.cli.train import config_options
 from noisydqn.config.config import option_hints
 from noisydqn.errors import UserError
@@ -27,7 +34,6 @@ from noisydqn.study.grid import Draft, read_draft
 
 if TYPE_CHECKING:
     from noisydqn.study.jobs import Job
-    from noisydqn.study.pool import ProcessPool
 
 TOGETHER = {"auto": None, "always": True, "never": False}
 
@@ -75,7 +81,7 @@ class CompareArgs:
     """Print only warnings."""
 
 
-def parse_compare(argv: Sequence[str]) -> tuple[CompareArgs, Draft]:
+def parse_compare(argv: Sequence[str]) -> tuple[CompareArgs, ClusterArgs, Draft]:
     """Parse the arguments of compare; returns them and what they say of the grid.
 
     Raises:
@@ -83,19 +89,25 @@ def parse_compare(argv: Sequence[str]) -> tuple[CompareArgs, Draft]:
         SystemExit: help was asked for and given.
     """
     if wants_help(argv):
-        show_help(CompareArgs(), "compare")
-    own = options_of(CompareArgs)
+        show_help(CompareArgs(), "compare", cluster_help())
+    argv = with_address(argv)
+    own = options_of(CompareArgs) | options_of(ClusterArgs)
     of_runs = config_options() | {"preset": option_hints()["preset"]}  # which is refused
     options = of_runs | own
     given = read(options, argv, "compare")
     args = fill(CompareArgs(), given, options, "compare")
+    cluster = cluster_of(given, options, "compare")
     for name in ("jobs", "cores", "seeds"):
         at_least(1).check(name, getattr(args, name))
-    return args, Draft(
-        environments=args.env,
-        vary=tuple(_varied(text) for text in args.vary),
-        seeds=args.seeds,
-        options={name: x for name, x in given.values.items() if name not in own},
+    return (
+        args,
+        cluster,
+        Draft(
+            environments=args.env,
+            vary=tuple(_varied(text) for text in args.vary),
+            seeds=args.seeds,
+            options={name: x for name, x in given.values.items() if name not in own},
+        ),
     )
 
 
@@ -136,31 +148,24 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
     return [f"{x}={' '.join(values)}" if values else x for x, *values in spell(options)]
 
 
-def job_arguments(*, cache: str | None, trust: bool) -> Callable[["Job", Path], list[str]]:
+def job_arguments(
+    *, cache: str | None, trust: bool, elsewhere: bool
+) -> Callable[["Job", Path], list[str]]:
     """Return what makes the arguments of `noisydqn` that train a job in a folder, or resume it.
 
     Args:
         cache: as the option of that name.
         trust: as the option of that name.
+        elsewhere: whether jobs run on other machines, which find absolute paths alone.
     """
     passed = [] if cache is None else ["--cache", cache]
     passed += ["--trust"] if trust else []
 
     def arguments(job: "Job", out: Path) -> list[str]:
-        where = ["--out", str(out), "--resume"]
+        where = ["--out", str(out.absolute() if elsewhere else out), "--resume"]
         return ["train", job.cell.environment, *_flags(job.options), *where, *passed]
 
     return arguments
-
-
-def local_pool(slots: int, cores: int) -> "ProcessPool":
-    """Make a pool of processes of this machine.
-
-    Not the folder of the command, but what is installed, comes first on the path of a job.
-    """
-    from noisydqn.study.pool import ProcessPool
-
-    return ProcessPool([sys.executable, "-P", "-m", "noisydqn.cli.job"], slots, cores)
 
 
 def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
@@ -169,7 +174,7 @@ def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
     Raises:
         UserError: as `noisydqn.study.compare.compare`.
     """
-    args, draft = parse_compare(argv)
+    args, cluster, draft = parse_compare(argv)
     if args.file:
         draft = draft.over(read_draft(given_path(args.file, "FILE")))
     from noisydqn.study.compare import Request, compare
@@ -186,6 +191,12 @@ def run_compare(argv: Sequence[str]) -> tuple[int, int | None]:
         only_plan=args.plan,
         quiet=args.quiet,
         trust=args.trust,
+        again=cluster.repeated(trust=args.trust),
     )
-    outcome = compare(request, job_arguments(cache=args.cache, trust=args.trust), local_pool)
+    if cluster.slurm is not None:
+        return write_script(cluster, "compare", argv, args.out), None
+    arguments = job_arguments(cache=args.cache, trust=args.trust, elsewhere=cluster.ray is not None)
+    with place(cluster) as (make_pool, capacity):
+        request = dataclasses.replace(request, capacity=capacity)
+        outcome = compare(request, arguments, make_pool)
     return outcome.bad, outcome.signal

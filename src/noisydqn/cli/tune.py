@@ -9,7 +9,15 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from noisydqn.cli.arguments import fill, options_of, read, show_help, value_of, wants_help
-from noisydqn.cli.compare import divided, job_arguments, local_pool
+from noisydqn.cli.cluster import (
+    ClusterArgs,
+    cluster_help,
+    cluster_of,
+    place,
+    with_address,
+    write_script,
+)
+from noisydqn.cli.compare import divided, job_arguments
 from noisydqn.cli.train import config_options
 from noisydqn.config.config import option_hints
 from noisydqn.errors import UserError
@@ -66,7 +74,9 @@ class TuneArgs:
     """Print only warnings."""
 
 
-def parse_tune(argv: Sequence[str]) -> tuple[TuneArgs, dict[str, Any], dict[str, Any]]:
+def parse_tune(
+    argv: Sequence[str],
+) -> tuple[TuneArgs, ClusterArgs, dict[str, Any], dict[str, Any]]:
     """Parse the arguments of tune; returns them, the space that flags say, and options of the runs.
 
     Raises:
@@ -74,12 +84,14 @@ def parse_tune(argv: Sequence[str]) -> tuple[TuneArgs, dict[str, Any], dict[str,
         SystemExit: help was asked for and given.
     """
     if wants_help(argv):
-        show_help(TuneArgs(), "tune")
-    own = options_of(TuneArgs)
+        show_help(TuneArgs(), "tune", cluster_help())
+    argv = with_address(argv)
+    own = options_of(TuneArgs) | options_of(ClusterArgs)
     of_runs = config_options() | {"preset": option_hints()["preset"]}  # which is refused
     options = of_runs | own
     given = read(options, argv, "tune")
     args = fill(TuneArgs(), given, options, "tune")
+    cluster = cluster_of(given, options, "tune")
     for name in ("jobs", "cores", "seeds", "trials"):
         at_least(1).check(name, getattr(args, name))
     for name in ("seed", "first_seed"):
@@ -90,7 +102,7 @@ def parse_tune(argv: Sequence[str]) -> tuple[TuneArgs, dict[str, Any], dict[str,
         if name in space:
             raise UserError(f"--search {name} is given twice: give it once")
         space[name] = dimension
-    return args, space, {name: x for name, x in given.values.items() if name not in own}
+    return args, cluster, space, {name: x for name, x in given.values.items() if name not in own}
 
 
 def _searched(text: str) -> tuple[str, dict[str, list[Any]]]:
@@ -123,7 +135,7 @@ def run_tune(argv: Sequence[str]) -> tuple[int, int | None]:
     Raises:
         UserError: as `noisydqn.study.tune.tune`.
     """
-    args, space, options = parse_tune(argv)
+    args, cluster, space, options = parse_tune(argv)
     if args.space is not None:
         of_file, file_options = read_space(given_path(args.space, "--space"))
         space, options = of_file | space, file_options | options
@@ -146,6 +158,12 @@ def run_tune(argv: Sequence[str]) -> tuple[int, int | None]:
         only_plan=args.plan,
         quiet=args.quiet,
         trust=args.trust,
+        again=cluster.repeated(trust=args.trust),
     )
-    outcome = tune(request, job_arguments(cache=args.cache, trust=args.trust), local_pool)
+    if cluster.slurm is not None:
+        return write_script(cluster, "tune", argv, args.out), None
+    arguments = job_arguments(cache=args.cache, trust=args.trust, elsewhere=cluster.ray is not None)
+    with place(cluster) as (make_pool, capacity):
+        request = dataclasses.replace(request, capacity=capacity)
+        outcome = tune(request, arguments, make_pool)
     return outcome.bad, outcome.signal

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from noisydqn.checkpoint.lock import Lock
+from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
-from noisydqn.program_cache import usable_cores
 from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder, unreadable
 from noisydqn.study.board import Board
@@ -18,13 +18,16 @@ from noisydqn.study.grid import Draft, Grid
 from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
 from noisydqn.study.ledger import Entry, Ledger, Stored, check_jobs, is_fresh, new, read
 from noisydqn.study.perform import Performance
-from noisydqn.study.pool import Pool
-from noisydqn.study.resources import has_accelerator, leave_accelerator, make_out, slots_for
+from noisydqn.study.pool import MakePool
+from noisydqn.study.resources import (
+    Capacity,
+    has_accelerator,
+    leave_accelerator,
+    make_out,
+    slots_for,
+)
 
 DEFAULT_NAME = "compare"
-
-MakePool = Callable[[int, int], Pool]
-"""Makes a pool from a number of slots and the cores of each job."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Request:
         only_plan: print the plan and do nothing else.
         quiet: print only warnings.
         trust: whether code that files name may be imported and run.
+        capacity: returns how many jobs run at a time on other machines, by the cores of each. None
+            runs them on this one.
+        again: options to repeat when the study is resumed.
     """
 
     draft: Draft
@@ -57,6 +63,8 @@ class Request:
     only_plan: bool = False
     quiet: bool = False
     trust: bool = False
+    capacity: Capacity | None = None
+    again: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +125,7 @@ def compare(
             return arguments(job, folder.path / job.folder)
 
         with board:
-            pool = make_pool(plan.slots, plan.cores)
+            pool = make_pool(plan.slots, plan.cores, board.warn)
             Performance(folder, plan.jobs, ledger, pool, call, board, stop).run()
         return _conclude(request, plan.jobs, ledger, board, stop)
 
@@ -157,7 +165,8 @@ def _plan(request: Request, before: Stored | None) -> _Plan:
     Raises:
         UserError: the grid cannot be used, or is not that of the folder.
     """
-    draft, accelerated, usable = request.draft, has_accelerator(), len(usable_cores())
+    draft, usable = request.draft, len(usable_cores())
+    accelerated = request.capacity is None and has_accelerator()
     if before is None:
         grid = draft.grid()
         cores = usable if accelerated else 1
@@ -169,12 +178,12 @@ def _plan(request: Request, before: Stored | None) -> _Plan:
         grid = before.grid.checked() if draft.is_empty else draft.grid()
         _refuse_other(request, before, grid)
         cores, together = before.cores, before.together
-    if accelerated:
+    if has_accelerator():
         leave_accelerator()
     typed = request.typed and not draft.is_empty
     cells = with_environments(cells_of(grid, trust=request.trust, typed=typed))
     jobs = jobs_of(cells, grid.seeds, together=together)
-    slots = slots_for(jobs, request.slots, cores, len(jobs))
+    slots = slots_for(jobs, request.slots, cores, len(jobs), request.capacity)
     return _Plan(grid, jobs, slots, cores, together)
 
 
@@ -267,8 +276,8 @@ def _conclude(
             board.say(f"{ledger.status(job)}: {job.label}: {reason} ({out / job.log})")
     bad = len(ledger.tally("failed")) + len(ledger.tally("diverged"))
     finished, total = len(ledger.tally("finished")), counted(len(ledger.stored.jobs), "run")
-    trust = ["--trust"] if request.trust else []
-    resume = shlex.join(["noisydqn", "compare", "--out", str(out), "--resume", *trust])
+    again = shlex.split(request.again)
+    resume = shlex.join(["noisydqn", "compare", "--out", str(out), "--resume", *again])
     if stop.asked:
         board.warn(f"{stop.word} after {finished} of {total}; to resume: {resume}")
         return Outcome(bad, stop.signal)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Protocol
 
-from noisydqn.checkpoint.lock import NAME as LOCK
-from noisydqn.checkpoint.lock import Lock
+from noisydqn.checkpoint.lock import LOCKED_SECONDS, is_held
 from noisydqn.errors import DIVERGED, QuitError, UserError, in_one_line
 from noisydqn.folders import File, Folder
 from noisydqn.runners.stop import Stop
@@ -22,9 +21,6 @@ from noisydqn.study.pool import Ended, Pool
 POLL_SECONDS = 0.2
 PACE_SECONDS = 2.0
 """Seconds between two looks at the metrics of the jobs that run."""
-LOCKED_SECONDS = 150.0
-"""Seconds that a job waits for its folder, which a process of a killed comparison may still hold
-while it saves its run."""
 
 
 @dataclass
@@ -174,14 +170,9 @@ class Performance:
 
     def _is_free(self, job: Job) -> bool:
         """Tell whether no process holds the folder of a job, or one has held it for too long."""
-        path = self._folder.path / job.folder
-        if time.monotonic() - self._began > LOCKED_SECONDS or not (path / LOCK).exists():
+        if time.monotonic() - self._began > LOCKED_SECONDS:
             return True  # train says who holds it
-        try:
-            with Lock(Folder(path), lambda _: None):
-                return True
-        except UserError:
-            return False
+        return not is_held(Folder(self._folder.path / job.folder))
 
     # Watching
 

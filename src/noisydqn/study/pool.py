@@ -4,11 +4,11 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from noisydqn.cores import usable_cores
 from noisydqn.folders import File
-from noisydqn.program_cache import usable_cores
 
 CORES_VARIABLE = "NOISYDQN_CORES"
 """Environment variable that names the cores of a job, such as "0,1"."""
@@ -61,6 +61,10 @@ class Pool(Protocol):
     def kill(self) -> None:
         """End all commands at once."""
         ...
+
+
+MakePool = Callable[[int, int, Callable[[str], None]], Pool]
+"""Makes a pool from a number of slots, the cores of each job, and what is told of warnings."""
 
 
 class ProcessPool:

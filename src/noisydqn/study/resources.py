@@ -1,19 +1,22 @@
 """What a study uses of the machine: devices, memory for its jobs, and its folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import jax
 
+from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError
 from noisydqn.folders import Folder
-from noisydqn.program_cache import usable_cores
 from noisydqn.runs.claim import unwritable
 from noisydqn.runs.folder import DEFAULT_PARENT, make_folder
 from noisydqn.runs.memory import free_bytes
 from noisydqn.study.jobs import Job
+
+Capacity = Callable[[int], int]
+"""Returns how many jobs run at a time, by the cores of each."""
 
 
 def has_accelerator() -> bool:
@@ -31,18 +34,27 @@ def leave_accelerator() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def slots_for(jobs: Sequence[Job], given: int | None, cores: int, most: int) -> int:
-    """Return how many jobs run at a time on this machine.
+def slots_for(
+    jobs: Sequence[Job],
+    given: int | None,
+    cores: int,
+    most: int,
+    capacity: Capacity | None = None,
+) -> int:
+    """Return how many jobs run at a time.
 
     Args:
         jobs: the largest of them have to fit into memory side by side.
         given: the number that was asked for; None takes as many as the cores suffice for.
         cores: of each job.
         most: jobs that there are.
+        capacity: of other machines, whose memory is not known; None is this machine.
 
     Raises:
         UserError: so many jobs were asked for, and do not fit into memory.
     """
+    if capacity is not None:
+        return min(max(capacity(cores), 1) if given is None else given, most)
     accelerated = has_accelerator()
     slots = 1 if accelerated else max(len(usable_cores()) // cores, 1)
     slots = min(slots if given is None else given, most)

@@ -10,21 +10,28 @@ from typing import Any
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.config.config import VARIANTS, Config
 from noisydqn.config.run import MAX_SEEDS
+from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
-from noisydqn.program_cache import usable_cores
 from noisydqn.runners.stop import Stop, stoppable
 from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, unreadable
 from noisydqn.runs.preset_file import preset_text
 from noisydqn.study.board import Board
-from noisydqn.study.compare import MakePool, Outcome
+from noisydqn.study.compare import Outcome
 from noisydqn.study.estimate import in_words, seconds_of, span
 from noisydqn.study.grid import Grid, Variant, as_text, converted
 from noisydqn.study.jobs import Cell, Job, cell_of, folder_names, jobs_of, with_environments
 from noisydqn.study.journal import Ended, Journal, check_installed
 from noisydqn.study.ledger import Ledger, is_fresh, new, read
 from noisydqn.study.perform import Performance
-from noisydqn.study.resources import has_accelerator, leave_accelerator, make_out, slots_for
+from noisydqn.study.pool import MakePool
+from noisydqn.study.resources import (
+    Capacity,
+    has_accelerator,
+    leave_accelerator,
+    make_out,
+    slots_for,
+)
 from noisydqn.study.space import Raw, Space, corners, space_of
 from noisydqn.study.trials import Trials, variant_name
 from noisydqn.study.trials import in_words as options_in_words
@@ -62,6 +69,9 @@ class Request:
         only_plan: print the plan and do nothing else.
         quiet: print only warnings.
         trust: whether code that files name may be imported and run.
+        capacity: returns how many jobs run at a time on other machines, by the cores of each. None
+            runs them on this one.
+        again: options to repeat when the study is resumed.
     """
 
     name: str
@@ -80,6 +90,8 @@ class Request:
     only_plan: bool = False
     quiet: bool = False
     trust: bool = False
+    capacity: Capacity | None = None
+    again: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +178,7 @@ def tune(
             return arguments(job, folder.path / job.folder)
 
         with board:
-            pool = make_pool(plan.slots, plan.tuning.cores)
+            pool = make_pool(plan.slots, plan.tuning.cores, board.warn)
             Performance(folder, waiting, ledger, pool, call, board, stop, trials).run()
         return _conclude(request, plan, journal, ledger, board, stop)
 
@@ -229,7 +241,7 @@ def _plan(request: Request, before: Tuning | None) -> _Plan:
     cells = with_environments([base, *map(cell, corners(space, variants))])
     jobs = [job for each in cells for job in jobs_of([each], tuning.seeds[:1], together=False)]
     most = tuning.trials * len(tuning.seeds)
-    slots = slots_for(jobs, request.slots, tuning.cores, most)
+    slots = slots_for(jobs, request.slots, tuning.cores, most, request.capacity)
     return _Plan(tuning, space, cells[0], slots, request.trust, typed)
 
 
@@ -245,7 +257,7 @@ def _new_tuning(request: Request) -> Tuning:
     first = FIRST_SEED if request.first_seed is None else request.first_seed
     if not 1 <= seeds <= MAX_SEEDS:
         raise UserError(f"--seeds must be between 1 and {MAX_SEEDS}, got {seeds}")
-    accelerated = has_accelerator()
+    accelerated = request.capacity is None and has_accelerator()
     cores = len(usable_cores()) if accelerated else 1
     return Tuning(
         command=request.command,
@@ -373,7 +385,8 @@ def _conclude(
         plan.tuning.trials,
     )
     trust = ["--trust"] if request.trust else []
-    resume = shlex.join(["noisydqn", "tune", "--out", str(out), "--resume", *trust])
+    again = shlex.split(request.again)
+    resume = shlex.join(["noisydqn", "tune", "--out", str(out), "--resume", *again])
     if stop.asked:
         board.warn(f"{stop.word} after {done} of {counted(total, 'trial')}; to resume: {resume}")
         return Outcome(bad, stop.signal)
