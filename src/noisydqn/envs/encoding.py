@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
+from noisydqn.envs.action_masks import Source
 from noisydqn.envs.spaces import (
     BYTE,
     MAX_NUMBERS,
@@ -76,6 +77,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         actions: the action space.
         action_names: one for each action, to be displayed.
         axes: the order of an image's axes that puts its channels last; () keeps the order.
+        action_mask: where the environment gives action masks, if it does.
 
     Raises:
         SpaceError: an observation holds no number or too many, or the arguments contradict each
@@ -87,6 +89,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     action_names: tuple[Annotated[str, msgspec.Meta(max_length=200)], ...]
     axes: tuple[int, ...] = ()
     version: Literal[1] = 1
+    action_mask: Source | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         check_nesting(self.observation)
@@ -110,7 +113,10 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @staticmethod
     def of(
-        observation: gym.Space[Any], actions: gym.Space[Any], names: Sequence[str] | None = None
+        observation: gym.Space[Any],
+        actions: gym.Space[Any],
+        names: Sequence[str] | None = None,
+        masks: Source | None = None,
     ) -> "Encoding":
         """Describe spaces of Gymnasium and decide how observations are stored.
 
@@ -118,6 +124,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             observation: the observation space.
             actions: the action space.
             names: names of the actions; numbers replace them unless there is one for each action.
+            masks: where the environment gives action masks, if it does.
 
         Raises:
             SpaceError: one of the spaces is not supported.
@@ -133,14 +140,26 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         axes = image_axes(space) if isinstance(space, Box) else ()
         if names is None or len(names) != described.n:
             names = numbered(min(described.n, MAX_ACTIONS + 1), described.start)
-        return Encoding(space, described, tuple(map(str, names)), axes)
+        given = msgspec.UNSET if masks is None else masks
+        return Encoding(space, described, tuple(map(str, names)), axes, action_mask=given)
 
     @staticmethod
-    def as_stored(shape: tuple[int, ...], dtype: Any, names: Sequence[str]) -> "Encoding":
-        """Describe observations that are stored unchanged, and actions that are counted from 0."""
+    def as_stored(
+        shape: tuple[int, ...], dtype: Any, names: Sequence[str], *, masked: bool = False
+    ) -> "Encoding":
+        """Describe observations that are stored unchanged, and actions that are counted from 0.
+
+        Args:
+            shape: of an observation.
+            dtype: of an observation.
+            names: one for each action.
+            masked: whether the environment has a method that gives action masks.
+        """
         bounds = (0, BYTE) if np.dtype(dtype) == np.uint8 else ()
         kind: Any = np.dtype(dtype).name
-        return Encoding(Box(shape, kind, *bounds), Discrete(len(names)), tuple(names))
+        given = "method" if masked else msgspec.UNSET
+        box, actions = Box(shape, kind, *bounds), Discrete(len(names))
+        return Encoding(box, actions, tuple(names), action_mask=given)
 
     @staticmethod
     def from_json(data: bytes) -> "Encoding":
@@ -159,6 +178,11 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     def to_json(self) -> bytes:
         """Encode as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+
+    @property
+    def masked(self) -> bool:
+        """Whether the environment gives action masks."""
+        return self.action_mask is not msgspec.UNSET
 
     # Stored observations
 

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool
 
 from noisydqn.envs.encoding import Encoding
 
@@ -20,18 +22,21 @@ class EnvironmentSpec:
         action_names: names to display; numbers if the environment has no names for its actions.
         spaces: the spaces of an environment whose observations are encoded before they are stored
             or whose actions are not counted from 0; None for others.
+        masked: whether time steps have action masks.
     """
 
     observation: jax.ShapeDtypeStruct
     num_actions: int
     action_names: tuple[str, ...]
     spaces: Encoding | None = None
+    masked: bool = False
 
     @staticmethod
     def of(encoding: Encoding) -> "EnvironmentSpec":
         """Make the interface of an environment with these spaces."""
         observation = jax.ShapeDtypeStruct(encoding.shape, encoding.dtype)
-        return EnvironmentSpec(observation, encoding.actions.n, encoding.action_names, encoding)
+        names, masked = encoding.action_names, encoding.masked
+        return EnvironmentSpec(observation, encoding.actions.n, names, encoding, masked)
 
     @property
     def encoding(self) -> Encoding:
@@ -39,7 +44,11 @@ class EnvironmentSpec:
         if self.spaces is not None:
             return self.spaces
         seen = self.observation
-        return Encoding.as_stored(seen.shape, seen.dtype, self.action_names)
+        return Encoding.as_stored(seen.shape, seen.dtype, self.action_names, masked=self.masked)
+
+    def blank_masks(self, num_envs: int) -> Bool[Array, "envs actions"] | None:
+        """Return masks that allow every action, or None without action masks."""
+        return jnp.ones((num_envs, self.num_actions), jnp.bool_) if self.masked else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import logger
 
+from noisydqn.envs.action_masks import KEY, REST
 from noisydqn.envs.backends import Backend
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.guard import SUCCESS_KEYS
@@ -48,7 +49,8 @@ class HostVector:
         self.render_mode = vector.render_mode
         try:
             names = getattr(vector.unwrapped, "action_names", None)
-            self.spec = EnvironmentSpec.of(Encoding.of(*self.spaces, names))
+            seen, actions = self._seen(self.spaces[0]), self.spaces[1]
+            self.spec = EnvironmentSpec.of(Encoding.of(seen, actions, names, backend.masks))
         except BaseException:
             self.close()
             raise
@@ -137,6 +139,8 @@ class HostVector:
         observation, total, over = self._call(self._backend.replay, own_actions)
         same = self._encode(observation) == np.asarray(newest.observation)
         same = same.reshape(self.num_envs, -1).all(axis=1)
+        if newest.action_mask is not None:
+            same &= (self._masks(observation) == np.asarray(newest.action_mask)).all(axis=1)
         differs = ~(same & (total == saved.total) & (over == saved.over))
         self._history.load(saved)
         if differs.any():
@@ -199,9 +203,19 @@ class HostVector:
             terminated=terminated,
             truncated=truncated & ~terminated,
             info={},
+            action_mask=self._masks(observation),
         )
 
-    def _encode(self, observation: Any) -> np.ndarray:
+    def _seen(self, shown: Any) -> Any:
+        """Return the part of observations, or of their space, that the agent sees."""
+        return shown if self._backend.masks is None else shown[REST]
+
+    def _masks(self, shown: Any) -> Any:
+        """Return the action masks [num_envs, A] of observations, if there are any."""
+        return None if self._backend.masks is None else np.array(shown[KEY], bool)
+
+    def _encode(self, shown: Any) -> np.ndarray:
+        observation = self._seen(shown)
         self._check(self._backend.check, self._encoding, observation)
         return self._encoding.encode(observation)
 

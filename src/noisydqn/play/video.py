@@ -27,6 +27,7 @@ MAX_WIDTH = 4 * HEIGHT  # of the game in the video
 PANEL = 192  # width of the panel beside the game, pixels
 BAR_HEIGHT = 120
 DARK, LIGHT, CHOSEN = (18, 18, 24), (150, 150, 160), (255, 170, 60)
+FAINT = (70, 70, 78)  # the names of invalid actions
 
 
 def film_programs(env: Environment, policy: Policy) -> tuple[Program[Any], ...]:
@@ -72,14 +73,16 @@ def _panel(shot: Shot, names: tuple[str, ...], low: float, high: float) -> np.nd
     stride = min((PANEL - 24) / len(names), 56)
     few = len(names) <= 3
     for action, name in enumerate(names):
-        height = (float(shot.q[action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
+        valid = np.isfinite(shot.q[action])
         left = 16 + action * stride
-        color = CHOSEN if action == shot.action else LIGHT
-        box = (left, bottom - max(height, 2), left + stride * 0.7, bottom)
-        draw.rectangle(box, fill=color)
+        color = CHOSEN if action == shot.action else LIGHT if valid else FAINT
+        if valid:
+            height = (float(shot.q[action]) - low) / max(high - low, 1e-6) * BAR_HEIGHT
+            box = (left, bottom - max(height, 2), left + stride * 0.7, bottom)
+            draw.rectangle(box, fill=color)
         font = _font(16 if few else 11)
         draw.text((left, bottom + 8), name[: 5 if few else 2], fill=color, font=font)
-        if few:
+        if few and valid:
             draw.text((left, bottom + 32), f"{shot.q[action]:.2f}", fill=color, font=_font(14))
     best = float(shot.q[shot.action])
     if not few:
@@ -103,7 +106,8 @@ def film_frames(
         low, high = np.inf, -np.inf  # of the values so far
         width = None
         for shot in playing.shots(policy, seconds, key):
-            low, high = min(low, float(shot.q.min())), max(high, float(shot.q.max()))
+            valid = shot.q[np.isfinite(shot.q)]  # -infinity where the action is invalid
+            low, high = min(low, float(valid.min())), max(high, float(valid.max()))
             width = _width(shot.picture) if width is None else width
             game = _scaled(shot.picture, width)
             yield np.concatenate([game, _panel(shot, names, low, high)], axis=1)

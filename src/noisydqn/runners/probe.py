@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
@@ -25,6 +25,7 @@ class Probe(NamedTuple):
 def probe_noise(
     network: QNetwork,
     observations: Float[Array, "batch ..."],
+    masks: Bool[Array, "batch actions"] | None,
     exploration: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,
 ) -> Probe:
@@ -32,10 +33,10 @@ def probe_noise(
     layers = noisy_layers(network).values()
     if not layers:
         return Probe(jnp.zeros(0), jnp.float32(0), exploration)
-    mean_action = jnp.argmax(values(network, observations, None), axis=-1)
+    mean_action = jnp.argmax(values(network, observations, None, masks), axis=-1)
 
     def changed(key: PRNGKeyArray) -> Array:
-        q = values(network, observations, sample_noise(network, key))
+        q = values(network, observations, sample_noise(network, key), masks)
         return jnp.argmax(q, axis=-1) != mean_action
 
     change = jnp.mean(jax.lax.map(changed, jax.random.split(key, PROBE_SAMPLES)))

@@ -198,7 +198,10 @@ class ReplayCore:
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
-        probe = probe_noise(policy.network, policy.preprocess(seen), exploration, probe_key)
+        masks = replay.rows.action_mask
+        masks = None if masks is None else masks[slots, newest % num_envs]
+        seen = policy.preprocess(seen)
+        probe = probe_noise(policy.network, seen, masks, exploration, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
     def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:
@@ -215,4 +218,5 @@ class ReplayCore:
             terminated=time_step.terminated,
             last=time_step.last,
             perturbation=perturbation,
+            action_mask=time_step.action_mask,
         )

@@ -19,7 +19,7 @@ from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
-from noisydqn.runs.messages import closing_lines, describe, stopped_line
+from noisydqn.runs.messages import closing_lines, describe, describe_masks, stopped_line
 from noisydqn.runs.pages import write_page
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
@@ -144,6 +144,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)
     terminal.say(describe(config.program, env.spec))
+    if (masks := describe_masks(env.spec)) is not None:
+        terminal.say(masks)
     env.tell_notices(terminal.warn)
     if config.run.video_seconds > 0 and (problem := env.video_problem) is not None:
         terminal.warn(f"no video: {problem}")
