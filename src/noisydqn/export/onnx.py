@@ -12,7 +12,7 @@ from noisydqn.export.operations import Padding
 from noisydqn.learner.policy import Policy
 
 OPSET, IR_VERSION = 17, 9  # from 2022 and 2023, which most runtimes support
-INPUT, VALUES, ACTION = "observation", "values", "action"
+INPUT, MASK, VALUES, ACTION = "observation", "action_mask", "values", "action"
 
 try:
     import onnx
@@ -75,6 +75,9 @@ class _Writer:
     def softmax(self, x: str) -> str:
         return self.node("Softmax", x, axis=-1)
 
+    def only(self, x: str, mask: str) -> str:
+        return self.node("Where", mask, x, self.constant(np.array(-np.inf, np.float32)))
+
     def layer_norm(self, x: str, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> str:
         constants = self.constant(weight), self.constant(bias)
         return self.node("LayerNormalization", x, *constants, axis=-1, epsilon=epsilon)
@@ -114,19 +117,25 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
 
     The input is `observation` [batch, ...], encoded as the replay buffer stores it. The outputs are
     `values` [batch, A] and `action` [batch], the greedy action by the environment's own number.
+    With action masks a second input is `action_mask`, bool [batch, A]; the value of an invalid
+    action is -infinity.
 
     Raises:
         UserError: as `policy_values`.
     """
     shape, dtype = input_shape(policy, spec.observation), np.dtype(spec.observation.dtype)
     writer = _Writer()
-    values = policy_values(policy, writer, INPUT, spec.observation)
+    mask = MASK if spec.masked else None
+    values = policy_values(policy, writer, INPUT, spec.observation, mask)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
     place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
     first = writer.constant(np.array(spec.encoding.actions.start, np.int64))
     writer.nodes.append(helper.make_node("Add", [place, first], [ACTION]))
     kind = helper.np_dtype_to_tensor_dtype(dtype)
     inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", *shape])]
+    if spec.masked:
+        masks = ["batch", spec.num_actions]
+        inputs.append(helper.make_tensor_value_info(MASK, onnx.TensorProto.BOOL, masks))
     outputs = [
         helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
         helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),
@@ -141,8 +150,11 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+def read_values(
+    path: Path, observations: np.ndarray, masks: np.ndarray | None = None
+) -> np.ndarray:
     """Compute action values [B, A] from the file with onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (values,) = session.run([VALUES], {INPUT: observations})
+    given = {INPUT: observations} if masks is None else {INPUT: observations, MASK: masks}
+    (values,) = session.run([VALUES], given)
     return np.asarray(values)

@@ -24,6 +24,8 @@ except ImportError as error:
 class PolicyModule(nn.Module):
     """A module that computes action values [B, A] of raw observations [B, ...].
 
+    With action masks, bool [B, A], the value of an invalid action is -infinity.
+
     It implements the `Operations` of `policy_values` with PyTorch's functions.
     """
 
@@ -33,10 +35,10 @@ class PolicyModule(nn.Module):
         self._next = 0
         self.eval()
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Compute action values."""
         self._next = 0
-        return policy_values(self._policy, self, observation, self._observation)
+        return policy_values(self._policy, self, observation, self._observation, action_mask)
 
     def constant(self, value: np.ndarray) -> Tensor:
         """Keep an array of the policy as a buffer."""
@@ -91,6 +93,10 @@ class PolicyModule(nn.Module):
         """Turn logits into probabilities."""
         return x.softmax(-1)
 
+    def only(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Replace values outside of a mask by -infinity."""
+        return x.masked_fill(~mask, -math.inf)
+
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
         """Normalize along the last axis."""
         constants = self.constant(weight), self.constant(bias)
@@ -135,6 +141,7 @@ def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
 
+    With action masks the module takes them, too: `module()(observations, masks)`, bool [B, A].
     The environment's own action is the index of the largest value plus the card's
     `actions.start`.
 
@@ -143,15 +150,21 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """
     module = PolicyModule(policy, spec)
     shape = (2, *input_shape(policy, spec.observation))
-    example = torch.from_numpy(np.zeros(shape, spec.observation.dtype))
-    module(example)  # makes the buffers, which an exported program cannot do
+    example = (torch.from_numpy(np.zeros(shape, spec.observation.dtype)),)
+    if spec.masked:
+        example = (*example, torch.ones((2, spec.num_actions), dtype=torch.bool))
+    module(*example)  # makes the buffers, which an exported program cannot do
     batch: Any = torch.export.Dim("batch")
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    shapes = tuple({0: batch} for _ in example)
+    program = torch.export.export(module, example, dynamic_shapes=shapes)
     torch.export.save(program, path, extra_files={"noisydqn-card.json": card})
 
 
-def read_values(path: Path, observations: np.ndarray) -> np.ndarray:
+def read_values(
+    path: Path, observations: np.ndarray, masks: np.ndarray | None = None
+) -> np.ndarray:
     """Compute action values [B, A] from the file with PyTorch."""
     program: Any = torch.export.load(path)
+    given = (observations,) if masks is None else (observations, masks)
     with torch.no_grad():
-        return program.module()(torch.from_numpy(observations)).numpy()
+        return program.module()(*map(torch.from_numpy, given)).numpy()
