@@ -27,6 +27,7 @@ install_import_hook(
     [
         "noisydqn.distributions",
         "noisydqn.learner",
+        "noisydqn.masks",
         "noisydqn.nets",
         "noisydqn.preprocessing",
         "noisydqn.types",

@@ -55,6 +55,19 @@ class EzGreedy(Explorer):
         return True
 
 
+@dataclasses.dataclass(frozen=True)
+class Stubborn(Explorer):
+    """Chooses an action always, valid or not."""
+
+    action: int = 1
+
+    def act(
+        self, state: Any, values_fn: Any, observation: Any, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        del values_fn, step, key
+        return jnp.full(len(observation), self.action, jnp.int32), state
+
+
 def often() -> EzGreedy:
     """An explorer with arguments."""
     return EzGreedy(epsilon=0.8)

@@ -1,5 +1,6 @@
 """Policies of every kind, and their export."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ CASES: dict[str, Case] = {
 }
 
 
+def masked(case: Case) -> Case:
+    """Let the environment of a case give action masks."""
+    config, of = case
+    return config, dataclasses.replace(of, masked=True)
+
+
+MASKED: dict[str, Case] = {
+    name: masked(CASES[name])
+    for name in ("vector", "vector, plain", "frames of vectors", "atoms", "implicit quantiles")
+} | {"streams": masked(CASES["streams"])}
+"""Cases whose environments give action masks, with and without a dueling mean."""
+
+
 def make(case: Case) -> Policy:
     """Make a policy for which every action is the best of some observations."""
     config, of = case
@@ -180,9 +194,13 @@ def export(tmp_path: Path, case: Case, file_format: Format) -> tuple[Path, Polic
     return file, policy
 
 
-def assert_equal(ours: np.ndarray, policy: Policy, seen: np.ndarray) -> None:
+def assert_equal(
+    ours: np.ndarray, policy: Policy, seen: np.ndarray, masks: np.ndarray | None = None
+) -> None:
     """The same values, to 1e-4, and the same actions."""
-    expected = np.asarray(values(policy.network, policy.preprocess(jnp.asarray(seen)), None))
+    given = None if masks is None else jnp.asarray(masks)
+    x = policy.preprocess(jnp.asarray(seen))
+    expected = np.asarray(values(policy.network, x, None, given))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(ours.argmax(-1), expected.argmax(-1))
     if len(seen) == OBSERVATIONS:

@@ -5,6 +5,8 @@
 A `TimeStep` is one step of an environment. The replay buffer stores one `Row` for each step, so
 each observation is stored once; n-step returns are formed when a batch is sampled. From there on
 there is no gamma, no n and no "done": a `Transition` carries its discount.
+
+Where every action is always valid, action masks are None and take no place.
 """
 
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ class TimeStep(NamedTuple):
     terminated: Bool[Array, "*batch"]  # the episode ended by its rules: no value follows
     truncated: Bool[Array, "*batch"]  # the episode was truncated, for instance by a time limit
     info: dict[str, Array]  # numbers to be summed over an episode, such as points won
+    action_mask: Bool[Array, "*batch actions"] | None = None  # the valid actions, if not all are
 
     @property
     def last(self) -> Bool[Any, "..."]:  # an array of JAX or, from Gymnasium, of NumPy
@@ -59,6 +62,7 @@ class Row(NamedTuple):
     terminated: Bool[Array, ""]
     last: Bool[Array, ""]
     perturbation: Float[Array, "*m"] | None = None  # a normal for each dimension of an index
+    action_mask: Bool[Array, " actions"] | None = None  # the valid actions at `observation`
 
 
 class Transition(NamedTuple):
@@ -70,6 +74,8 @@ class Transition(NamedTuple):
     discount_t: Float[Array, ""]
     s_t: Observation
     perturbation: Float[Array, "*m"] | None = None  # that of the first row
+    mask_tm1: Bool[Array, " actions"] | None = None  # the valid actions at the state
+    mask_t: Bool[Array, " actions"] | None = None  # those at the next state
 
 
 class Batch(NamedTuple):

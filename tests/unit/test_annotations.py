@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
 
+from noisydqn import masks
 from noisydqn.distributions import losses
 from noisydqn.learner import sum_tree
 from noisydqn.nets.noisy import NoisyLinear
@@ -20,6 +21,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "distributions, a number of axes": lambda: losses.squared(TWO),
     "distributions, sizes that differ": lambda: losses.quantile_loss(TWO, THREE, TWO),
     "learner": lambda: sum_tree.get(sum_tree.init(4), jnp.zeros((2, 2), int)),
+    "masks": lambda: masks.filled(ONE, TWO > 0),
     "nets": lambda: NoisyLinear(
         2, 3, noise="factorised", sigma_init=0.5, key=jax.random.key(0)
     ).noise_from_normals(jnp.zeros((2, 3))),

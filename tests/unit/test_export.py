@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.exports import BASE, CASES, OBSERVATIONS, Case, assert_equal, export, spec
+from tests.exports import BASE, CASES, MASKED, OBSERVATIONS, Case, assert_equal, export, spec
 
 from noisydqn import UserError, load_policy
 from noisydqn.distributions import DISTRIBUTIONS, Quantile
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.export import card_path, example_observations, graph
+from noisydqn.export import card_path, example_masks, example_observations, graph
 from noisydqn.imports import name_of
 from noisydqn.nets.torsos import Flatten
 from noisydqn.play.policy import GreedyPolicy
@@ -66,6 +66,45 @@ def test_safetensors_play_like_the_original(case: Case, tmp_path: Path) -> None:
     actions, _ = loaded.predict(newest, deterministic=True)
     np.testing.assert_array_equal(actions, loaded.values(newest).argmax(-1))
     assert actions.dtype == np.int64
+
+
+@pytest.mark.parametrize("case", MASKED.values(), ids=MASKED)
+def test_onnx_takes_action_masks(case: Case, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file, policy = export(tmp_path, case, "onnx")
+    seen = example_observations(policy, case[1], OBSERVATIONS)
+    masks = example_masks(case[1], OBSERVATIONS)
+    assert masks is not None
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    given = {"observation": seen, "action_mask": masks}
+    ours, action = session.run(["values", "action"], given)
+    assert_equal(ours, policy, seen, masks)
+    np.testing.assert_array_equal(np.isfinite(ours), masks)
+    assert masks[np.arange(OBSERVATIONS), action].all()
+    np.testing.assert_array_equal(action, ours.argmax(-1))
+
+
+def test_torch_takes_action_masks(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    case = MASKED["atoms"]
+    file, policy = export(tmp_path, case, "torch")
+    seen = example_observations(policy, case[1], OBSERVATIONS)
+    masks = example_masks(case[1], OBSERVATIONS)
+    assert masks is not None
+    program = torch.export.load(file).module()
+    ours = program(torch.from_numpy(seen), torch.from_numpy(masks)).detach().numpy()
+    assert_equal(ours, policy, seen, masks)
+
+
+def test_safetensors_take_action_masks(tmp_path: Path) -> None:
+    case = MASKED["streams"]
+    file, policy = export(tmp_path, case, "safetensors")
+    seen, masks = example_observations(policy, case[1], 20), example_masks(case[1], 20)
+    loaded = load_policy(file)
+    assert loaded.spec.masked
+    assert_equal(loaded.values(seen, action_mask=masks), policy, seen, masks)
+    with pytest.raises(UserError, match="give action_mask"):
+        loaded.predict(seen)
 
 
 def test_onnx_gives_the_environments_own_actions(tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ def make_network(kind: str = "factorised", *, noisy: bool = True) -> QNetwork:
     return QNetwork(Flatten(FEATURES), (6,), ACTIONS, noisy=noisy, key=KEY, **options)
 
 
-def looped(network: QNetwork, keys: jax.Array) -> np.ndarray:
+def looped(network: QNetwork, keys: jax.Array, masks: jax.Array | None) -> np.ndarray:
     """Values under noise, one sample and one observation at a time."""
     q = np.zeros((len(keys), len(OBSERVATIONS), ACTIONS))
     for k, key in enumerate(keys):
         noise = sample_noise(network, key)
         for i, observation in enumerate(OBSERVATIONS):
-            q[k, i] = network(observation, noise)
+            q[k, i] = network(observation, noise, None if masks is None else masks[i])
     return q
 
 
@@ -56,12 +56,15 @@ def greedy(q: np.ndarray) -> int:
     return max(range(ACTIONS), key=lambda action: q[action])
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_measures_agree_with_loops(kind: str) -> None:
+def test_measures_agree_with_loops(kind: str, masked: bool) -> None:
     network = make_network(kind)
+    masks = jax.random.bernoulli(KEY, 0.6, (len(OBSERVATIONS), ACTIONS)).at[:, 0].set(True)
+    given = masks if masked else None
     keys = jax.random.split(jax.random.key(2), SAMPLES)
-    expected = looped(network, keys)
-    q = lens.values_under_noise(network, OBSERVATIONS, keys)
+    expected = looped(network, keys, given)
+    q = lens.values_under_noise(network, OBSERVATIONS, keys, given)
     np.testing.assert_allclose(q, expected, rtol=1e-4, atol=1e-5)
 
     spreads: list[float] = []
@@ -70,17 +73,19 @@ def test_measures_agree_with_loops(kind: str) -> None:
     gaps: list[float] = []
     for i, observation in enumerate(OBSERVATIONS):
         for action in range(ACTIONS):
+            if masked and not masks[i, action]:
+                continue
             mean = sum(expected[:, i, action]) / SAMPLES
             squares = sum((x - mean) ** 2 for x in expected[:, i, action])
             spreads.append(math.sqrt(squares / (SAMPLES - 1)))
         chosen = [greedy(expected[k, i]) for k in range(SAMPLES)]
         shares = [number / SAMPLES for number in Counter(chosen).values()]
         entropies.append(-sum(share * math.log(share) for share in shares))
-        mean_q = np.asarray(network(observation, None))
+        mean_q = np.asarray(network(observation, None, None if given is None else given[i]))
         changes += [action != greedy(mean_q) for action in chosen]
         first, second = sorted(mean_q, reverse=True)[:2]
-        gaps.append(first - second)
-    mean_q = jax.vmap(network, in_axes=(0, None))(OBSERVATIONS, None)
+        gaps.append(first - second if np.isfinite(second) else 0.0)
+    mean_q = jax.vmap(network, in_axes=(0, None, 0))(OBSERVATIONS, None, given)
     assert float(lens.q_spread(q)) == pytest.approx(np.mean(spreads), rel=1e-4)
     assert float(lens.action_entropy(q)) == pytest.approx(np.mean(entropies), rel=1e-5)
     assert float(lens.action_change(q, mean_q)) == pytest.approx(np.mean(changes))
@@ -102,7 +107,8 @@ def test_a_single_action_has_no_gap() -> None:
 def test_dead_noise_is_told_from_noise_that_dominates() -> None:
     network = make_network()
     dead, wild = (
-        probe_noise(with_sigma(network, sigma), OBSERVATIONS, {}, {}, KEY) for sigma in (0.0, 100.0)
+        probe_noise(with_sigma(network, sigma), OBSERVATIONS, None, {}, {}, KEY)
+        for sigma in (0.0, 100.0)
     )
     assert float(dead.action_change) == float(dead.noise["action_entropy"]) == 0
     assert float(dead.noise["q_spread"]) < 1e-6 < float(dead.noise["action_gap"])
@@ -126,9 +132,11 @@ PARALLEL = Config(
 LEARNERS = {"replay": SMALL, "parallel": PARALLEL}
 
 
-def nothing(network: Any, observations: Any, exploration: Any, data: Any, key: Any) -> Probe:
+def nothing(
+    network: Any, observations: Any, masks: Any, exploration: Any, data: Any, key: Any
+) -> Probe:
     """Measure nothing."""
-    del observations, key
+    del observations, masks, key
     return Probe(jnp.zeros(len(noisy_layers(network))), jnp.float32(0), {}, exploration, data)
 
 

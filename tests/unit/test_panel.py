@@ -74,6 +74,18 @@ def test_the_scale_holds_all_values_so_far() -> None:
     assert (panel.low, panel.high) == (-3, 9)
 
 
+def test_invalid_actions_have_no_bar() -> None:
+    q, noisy = some_values(4)
+    q[1], noisy[:, 1] = -np.inf, -np.inf
+    panel = Panel(tuple("abcd"))
+    rows = panel.rows(shot(q), noisy)
+    assert np.isfinite([panel.low, panel.high]).all()
+    assert rows[1].spread is None
+    assert rows[1].bar[0] == rows[1].bar[2]
+    assert all(row.spread is not None and row.bar[0] < row.bar[2] for row in (rows[0], rows[2]))
+    assert panel.draw(shot(q), noisy).shape == (HEIGHT, PANEL, 3)
+
+
 @pytest.mark.parametrize("actions", [2, 18, 60])
 def test_the_panel_is_drawn_with_noise_and_without(actions: int) -> None:
     q, noisy = some_values(actions)
@@ -120,7 +132,7 @@ def test_values_under_noise_agree_with_a_loop() -> None:
     shape = (number, 2, *env.spec.observation.shape)
     seen = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     shots = [Shot(np.zeros(1), (), np.zeros(2), 0, x) for x in seen]
-    pairs = list(lens.under_noise(shots, policy, KEY))
+    pairs = list(lens.under_noise(shots, policy, env.spec, KEY))
     assert [x for x, _ in pairs] == shots
     keys = jax.random.split(jax.random.fold_in(KEY, lens.LENS), lens.SAMPLES)
     for k in (0, 1, lens.SAMPLES - 1):

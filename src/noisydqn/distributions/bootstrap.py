@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Greedy(NamedTuple):
@@ -90,7 +90,16 @@ class Munchausen:
         term = self.scaled_log_policy(q_tm1)[a_tm1]
         return r_t + self.scale * jnp.clip(term, self.minimum, 0)
 
-    def choice(self, q_selector: Float[Array, " actions"]) -> Soft:
-        """Form the policy at the next state."""
+    def choice(
+        self, q_selector: Float[Array, " actions"], mask: Bool[Array, " actions"] | None = None
+    ) -> Soft:
+        """Form the policy at the next state.
+
+        Args:
+            q_selector: values by which actions are chosen, -infinity for invalid ones.
+            mask: the valid actions; None if all are.
+        """
         scaled = self.scaled_log_policy(q_selector)
-        return Soft(policy=jnp.exp(scaled / self.temperature), bonus=-scaled)
+        policy = jnp.exp(scaled / self.temperature)
+        # An invalid action has probability 0 and log-probability -infinity: not 0 * infinity.
+        return Soft(policy, -scaled if mask is None else jnp.where(mask, -scaled, 0.0))

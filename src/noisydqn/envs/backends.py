@@ -16,14 +16,21 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from noisydqn.envs.action_masks import KEY, Source, declared_source
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.history import SavedHistory, span_seed
 from noisydqn.envs.spaces import values_of
 from noisydqn.envs.values import NUMBER, check_batch
+from noisydqn.errors import EnvironmentFailedError, UserError
 
 SPAN_EPISODES = 8
 """Episodes of Atari under one seed: a reset with a seed boots the console, which takes as long as a
 hundred steps."""
+
+OWN_MASKS = (
+    "the environments give action masks, which --vectorization own cannot take: train with "
+    "--vectorization sync or subprocess"
+)
 
 
 class Step(NamedTuple):
@@ -52,6 +59,9 @@ class Backend(Protocol):
     """True if `vector.render` returns pictures."""
     counts: tuple[str, ...]
     """Names of numbers beside "success" that environments report at an episode's end."""
+    masks: Source | None
+    """Where environments give action masks. If they do, an observation is a dictionary of what the
+    agent sees and of the mask."""
 
     @property
     def period(self) -> int | None:
@@ -112,8 +122,10 @@ class GuardedBackend:
         vector: of `GuardedEnv`s.
         renders: whether the environments were made to render pictures.
         counts: the `episode_counts` of the environments.
+        masks: where they give action masks, if they do.
     """
 
+    masks: Source | None
     period: int | None = 1  # guards seed every episode
 
     def __init__(
@@ -122,9 +134,10 @@ class GuardedBackend:
         *,
         renders: bool = False,
         counts: tuple[str, ...] = (),
+        masks: Source | None = None,
     ) -> None:
         self.vector: Any = vector
-        self.renders, self.counts = renders, counts
+        self.renders, self.counts, self.masks = renders, counts, masks
         self._seeds: list[int] = []
 
     def _call(self, name: str, *args: Any) -> Any:
@@ -224,15 +237,22 @@ class NativeBackend:
     Args:
         vector: a vector environment with `AutoresetMode.NEXT_STEP`.
         seeding: the way in which it starts spans; None takes `SeedTogether`.
+
+    Raises:
+        UserError: the environments give action masks; the vector is then closed.
     """
 
     renders = False
     counts: tuple[str, ...] = ()
+    masks: Source | None = None
 
     def __init__(self, vector: VectorEnv[Any, Any, Any], seeding: Seeding | None = None) -> None:
         self.vector: Any = vector
         self._seeding: Seeding = SeedTogether() if seeding is None else seeding
         self._seeds = np.zeros(vector.num_envs, np.int64)
+        if declared_source(vector, vector.single_observation_space) is not None:
+            vector.close()
+            raise UserError(OWN_MASKS)
 
     @property
     def period(self) -> int | None:
@@ -252,6 +272,8 @@ class NativeBackend:
     def step(self, actions: np.ndarray, starts: np.ndarray, spans: np.ndarray) -> Step:
         """Implement `Backend.step`: a reset follows the step where spans start."""
         step = Step(*self.vector.step(actions))
+        if KEY in step.infos:
+            raise EnvironmentFailedError(OWN_MASKS)
         if not starts.any():
             return step
         reward, terminated, truncated = (np.where(starts, 0, x).astype(x.dtype) for x in step[1:4])

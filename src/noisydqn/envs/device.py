@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from noisydqn.envs.catalogue import full_name
 from noisydqn.envs.device_vector import VectorEnvironment
@@ -150,7 +150,8 @@ class DeviceEnvironment:
     def _spec(self) -> EnvironmentSpec:
         seen = jax.eval_shape(lambda: self.observe(self.reset(jax.random.key(0))))
         names = tuple(getattr(self.env, "action_names", numbered(self.num_actions)))
-        return EnvironmentSpec(seen, self.num_actions, names)
+        mask = jax.eval_shape(lambda: self.action_mask(self.reset(jax.random.key(0))))
+        return EnvironmentSpec(seen, self.num_actions, names, masked=mask is not None)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -226,6 +227,22 @@ class DeviceEnvironment:
             return state.observation
         with self._named("observe"):
             return jnp.asarray(getattr(self.env, "observe")(state))  # noqa: B009 - it is optional
+
+    def action_mask(self, state: Any) -> Bool[Array, " actions"] | None:
+        """Return the valid actions in a state as the environment gives them; None without masks."""
+        action_mask = getattr(self.env, "action_mask", None)
+        if action_mask is None:
+            return None
+        inner = self._inner(state)
+        with self._named("action_mask"):
+            args = (inner,) if takes(action_mask, 1) else (inner, self.params)
+            mask = jnp.asarray(action_mask(*args))
+        if mask.shape != (self.num_actions,) or mask.dtype != jnp.bool_:
+            raise UserError(
+                f"{self.name}.action_mask returned {mask.dtype} {list(mask.shape)}, expected bool "
+                f"[{self.num_actions}], one for each action"
+            )
+        return mask
 
     def _unlimited(self, state: Any) -> Any:
         return state if self.max_episode_steps is None else state.inner

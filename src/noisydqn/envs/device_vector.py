@@ -8,10 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.masks import opened
 from noisydqn.types import TimeStep
 
 if TYPE_CHECKING:
     from noisydqn.envs.device import DeviceEnvironment
+
+STUCK = "no_valid_action"
+"""The name in `info` of whether a state, though not terminal, has no valid action."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,9 @@ class VectorEnvironment:
 
     A step after the last of an episode is a reset: its action is ignored, its reward is 0. The
     final observation of an episode is therefore seen like any other.
+
+    With action masks, `info[STUCK]` is 1 where an episode goes on without a valid action: compiled
+    code cannot raise. The mask of such a state, and of one that terminated, allows all actions.
     """
 
     env: "DeviceEnvironment"
@@ -56,10 +63,19 @@ class VectorEnvironment:
         fresh = self.env.reset(reset_key)
         stepped, reward, terminated, truncated, info = self.env.step(step_key, state, action)
         state = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, stepped)
-        return state, TimeStep(
+        time_step = TimeStep(
             observation=self.env.observe(state),
             reward=jnp.where(restart, 0, reward).astype(jnp.float32),
             terminated=terminated & ~restart,
             truncated=truncated & ~restart,
             info=jax.tree.map(lambda x: jnp.where(restart, 0, x), info),
         )
+        mask = self.env.action_mask(state)
+        return state, time_step if mask is None else _with_mask(time_step, mask)
+
+
+def _with_mask(time_step: TimeStep, mask: Bool[Array, " actions"]) -> TimeStep:
+    """Add a mask to a time step, and to its info whether an agent is stuck there."""
+    stuck = ~jnp.any(mask) & ~time_step.terminated
+    info = time_step.info | {STUCK: stuck.astype(jnp.float32)}
+    return time_step._replace(info=info, action_mask=opened(mask))

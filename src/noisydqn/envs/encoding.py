@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
+from noisydqn.envs.action_masks import Source
 from noisydqn.envs.images import NONE, Image, find_images, image_axes, path_of
 from noisydqn.envs.spaces import (
     BYTE,
@@ -60,6 +61,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         action_names: one for each action, to be displayed.
         axes: the order of an image's axes that puts its channels last; () keeps the order.
         images: the parts that are images, from `find_images`; () joins all parts to one vector.
+        action_mask: where the environment gives action masks, if it does.
 
     Raises:
         SpaceError: an observation holds no number or too many, or the arguments contradict each
@@ -72,6 +74,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     axes: tuple[int, ...] = ()
     images: tuple[Image, ...] = ()
     version: Literal[1] = 1
+    action_mask: Source | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         check_nesting(self.observation)
@@ -113,6 +116,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         actions: gym.Space[Any],
         names: Sequence[str] | None = None,
         images: Sequence[str] = (NONE,),
+        masks: Source | None = None,
     ) -> "Encoding":
         """Describe spaces of Gymnasium and decide how observations are stored.
 
@@ -121,6 +125,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             actions: the action space.
             names: names of the actions; numbers replace them unless there is one for each action.
             images: the paths of all images, or one word, as in `find_images`.
+            masks: where the environment gives action masks, if it does.
 
         Raises:
             SpaceError: one of the spaces is not supported, or `images` do not fit.
@@ -137,14 +142,27 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         if names is None or len(names) != described.n:
             names = numbered(min(described.n, MAX_ACTIONS + 1), described.start)
         found = find_images(space, images)
-        return Encoding(space, described, tuple(map(str, names)), axes, found)
+        given = msgspec.UNSET if masks is None else masks
+        named = tuple(map(str, names))
+        return Encoding(space, described, named, axes, found, action_mask=given)
 
     @staticmethod
-    def as_stored(shape: tuple[int, ...], dtype: Any, names: Sequence[str]) -> "Encoding":
-        """Describe observations that are stored unchanged, and actions that are counted from 0."""
+    def as_stored(
+        shape: tuple[int, ...], dtype: Any, names: Sequence[str], *, masked: bool = False
+    ) -> "Encoding":
+        """Describe observations that are stored unchanged, and actions that are counted from 0.
+
+        Args:
+            shape: of an observation.
+            dtype: of an observation.
+            names: one for each action.
+            masked: whether the environment has a method that gives action masks.
+        """
         bounds = (0, BYTE) if np.dtype(dtype) == np.uint8 else ()
         kind: Any = np.dtype(dtype).name
-        return Encoding(Box(shape, kind, *bounds), Discrete(len(names)), tuple(names))
+        given = "method" if masked else msgspec.UNSET
+        box, actions = Box(shape, kind, *bounds), Discrete(len(names))
+        return Encoding(box, actions, tuple(names), action_mask=given)
 
     @staticmethod
     def from_json(data: bytes) -> "Encoding":
@@ -163,6 +181,11 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     def to_json(self) -> bytes:
         """Encode as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+
+    @property
+    def masked(self) -> bool:
+        """Whether the environment gives action masks."""
+        return self.action_mask is not msgspec.UNSET
 
     # Stored observations
 

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from noisydqn.envs.action_masks import KEY, NAMES, REST, MaskReader, Source, declared_source
 from noisydqn.envs.spaces import without_text
 from noisydqn.envs.values import Reader, read_flag, read_reward
 from noisydqn.errors import EnvironmentFailedError, WrongValueError, counted, in_one_line, is_stop
@@ -49,6 +50,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     The seed of episode k follows from k and the seed of the first reset alone. Any episode can
     therefore be replayed without those before it.
 
+    Where the environment gives action masks, its observations are those of `MaskReader.space`: what
+    the agent sees, and the mask.
+
     Its methods raise `EnvironmentFailedError` if the environment raises or returns a wrong value.
     """
 
@@ -57,6 +61,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         env: gymnasium.Env[Any, Any],
         index: int,
         notice: Callable[[str], None] = warnings.warn,
+        masks: Source | None = None,
     ) -> None:
         """Guard an environment.
 
@@ -64,6 +69,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             env: the environment.
             index: its index in the vector.
             notice: receives a line if closing the environment raises.
+            masks: where it gives action masks, if it does.
+
+        Raises:
+            SpaceError: the masks do not fit the spaces.
         """
         super().__init__(env)
         self.metadata = dict(env.metadata or {})  # a copy, as a vector writes into it
@@ -74,10 +83,36 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._index, self._seed, self._episode, self._step = index, 0, 0, 0
         self._restarts = self._resting = False
         self._newest: Any = None
+        self._masks: MaskReader | None = None
+        self._use_masks(masks)
+
+    def _use_masks(self, source: Source | None) -> None:
+        if source is not None:
+            self._masks = MaskReader(self.env, source)
+            self.observation_space = self._masks.space
+
+    def detect_masks(self) -> Source | None:
+        """Find out where the environment gives action masks, by a reset if need be, and read them.
+
+        An error of that reset is left to the next one.
+
+        Raises:
+            SpaceError: the masks do not fit the spaces.
+        """
+        source = declared_source(self.env, self.env.observation_space)
+        if source is None:
+            try:
+                _, info = self.env.reset(seed=0)
+                source = "info" if KEY in info else None
+            except BaseException as error:
+                if is_stop(error):
+                    raise
+        self._use_masks(source)
+        return source
 
     @cached_property
     def _reader(self) -> Reader:
-        return Reader(self.env.observation_space)
+        return Reader(self.env.observation_space if self._masks is None else self._masks.rest)
 
     @cached_property
     def episode_counts(self) -> tuple[str, ...]:
@@ -103,7 +138,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._failure(
                 f"reset returned {type(shown).__name__}, expected (observation, info)"
             )
-        return self._read(shown[0]), {}
+        return self._show(self._read(shown[0]), *shown), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step; after `restart`, start an episode instead, as a step of reward 0."""
@@ -117,14 +152,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(outcome, tuple | list) or len(outcome) != 5:
             number = len(outcome) if isinstance(outcome, tuple | list) else 1
             raise self._failure(f"step returned {counted(number, 'value')}, expected 5: {OUTCOME}")
-        observation, reward, terminated, truncated, info = outcome
-        observation = self._read(observation)
+        given, reward, terminated, truncated, info = outcome
+        observation = self._read(given)
         try:
             reward = read_reward(reward)
             terminated = read_flag(terminated, "terminated")
             truncated = read_flag(truncated, "truncated")
         except WrongValueError as error:
             raise self._failure(str(error)) from None
+        observation = self._show(observation, given, info, terminated=terminated)
         stats = reported(info, self.episode_counts) if terminated or truncated else {}
         return observation, reward, terminated, truncated, stats
 
@@ -176,10 +212,28 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._resting = envs[self._index]
 
     def _read(self, observation: Any) -> Any:
+        """Check an observation; returns what the agent sees of it."""
         try:
-            self._newest = self._reader(observation)
+            masks = self._masks
+            return self._reader(observation if masks is None else masks.without(observation))
         except WrongValueError as error:
             raise self._failure(str(error)) from None
+
+    def _show(self, seen: Any, observation: Any, info: Any, *, terminated: bool = False) -> Any:
+        """Return what the environment shows: what the agent sees and, if there is one, the mask."""
+        self._newest = seen
+        if self._masks is not None:
+            given = self._call(self._masks.given, observation, info)
+            try:
+                mask = self._masks.read(given, terminated=terminated)
+            except WrongValueError as error:
+                raise self._failure(str(error)) from None
+            self._newest = {REST: seen, KEY: mask.astype(np.int8)}
+        elif isinstance(info, dict) and KEY in info:
+            raise self._failure(
+                f"{NAMES['info']} was not there when the environment was first reset: give it at "
+                "every reset and step, or never"
+            )
         return self._newest
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -204,6 +258,7 @@ def guarded(
     make: Callable[[], gymnasium.Env[Any, Any]],
     index: int,
     notice: Callable[[str], None] = warnings.warn,
+    masks: Source | None = None,
 ) -> GuardedEnv:
     """Make an environment and guard it; the other arguments are those of `GuardedEnv`."""
-    return GuardedEnv(make(), index, notice)
+    return GuardedEnv(make(), index, notice, masks)

@@ -14,6 +14,7 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from noisydqn.envs import catalogue
+from noisydqn.envs.action_masks import Source
 from noisydqn.envs.backends import GuardedBackend, NativeBackend, SeedEach, SeedTogether
 from noisydqn.envs.catalogue import Entry
 from noisydqn.envs.given import Instance, refuse_for_instance
@@ -52,6 +53,7 @@ class _Probe(NamedTuple):
     action_space: spaces.Space[Any]
     rate: float | None  # pictures per second; None if it renders none
     counts: tuple[str, ...]  # its `episode_counts`
+    masks: Source | None  # where it gives action masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,13 +105,25 @@ class HostEnvironment:
 
     @cached_property
     def _probe(self) -> _Probe:
-        vector = self.vector(1)
+        vector, masks = self._first_vector()
         try:
             observation_space, action_space = vector.spaces
-            rate = self._rate(vector)
-            return _Probe(vector.spec, observation_space, action_space, rate, vector.counts)
+            rate, counts = self._rate(vector), vector.counts
+            return _Probe(vector.spec, observation_space, action_space, rate, counts, masks)
         finally:
             vector.close()
+
+    def _first_vector(self) -> tuple["HostVector", Source | None]:
+        """Make a vector of one environment, and find out where that gives action masks."""
+        if self.vectorization == "own":
+            return self._own_vector(1), None
+        (env,) = self._made(1, None, None)
+        try:
+            masks = env.detect_masks()
+        except BaseException:
+            env.close()
+            raise
+        return self._in_lockstep([env], masks), masks
 
     def _rate(self, vector: "HostVector") -> float | None:
         """Return the pictures per second; None if the environment renders none."""
@@ -242,35 +256,54 @@ class HostEnvironment:
             EnvironmentFailedError: a constructor raised, without `fewer`.
         """
         if self.vectorization == "own":
-            assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
-            kwargs = json.loads(self.kwargs)
-            limit = self.max_episode_steps
-            own = catalogue.make_own_vector(
-                self.entry, num_envs, kwargs=kwargs, max_episode_steps=limit
-            )
-            seeding = SeedEach() if catalogue.is_atari(self.entry) else SeedTogether()
-            return HostVector(NativeBackend(own, seeding), self.notices, self.images)
+            return self._own_vector(num_envs)
+        masks = self._probe.masks
         if processes and self.vectorization == "subprocess":
             maker = self._maker(None)
             workers = WorkerVector(
-                [partial(guarded, maker, i) for i in range(num_envs)],
+                [partial(guarded, maker, i, masks=masks) for i in range(num_envs)],
                 self._probe.observation_space,
                 self._probe.action_space,
                 timeout=self.step_timeout,
                 notice=self.notices,
                 check=check,
             )
-            backend = GuardedBackend(workers, counts=self._probe.counts)
+            backend = GuardedBackend(workers, counts=self._probe.counts, masks=masks)
             return HostVector(backend, self.notices, self.images)
         renders = pictures and self._probe.rate is not None
         mode = "rgb_array" if renders else None
-        envs = self._made(num_envs, mode, max_steps, fewer=fewer)
+        envs = self._made(num_envs, mode, max_steps, fewer=fewer, masks=masks)
+        return self._in_lockstep(envs, masks, renders=renders)
+
+    def _own_vector(self, num_envs: int) -> "HostVector":
+        """Make the vector that the environment's id registers."""
+        assert isinstance(self.entry, str)  # noqa: S101 - checked when it was made
+        own = catalogue.make_own_vector(
+            self.entry,
+            num_envs,
+            kwargs=json.loads(self.kwargs),
+            max_episode_steps=self.max_episode_steps,
+        )
+        seeding = SeedEach() if catalogue.is_atari(self.entry) else SeedTogether()
+        return HostVector(NativeBackend(own, seeding), self.notices, self.images)
+
+    def _in_lockstep(
+        self, envs: list[GuardedEnv], masks: Source | None, *, renders: bool = False
+    ) -> "HostVector":
+        """Make a vector of environments in this process."""
         vector = SyncVectorEnv([partial(_given, env) for env in envs], copy=False)
-        backend = GuardedBackend(vector, renders=renders, counts=envs[0].episode_counts)
+        counts = envs[0].episode_counts
+        backend = GuardedBackend(vector, renders=renders, counts=counts, masks=masks)
         return HostVector(backend, self.notices, self.images)
 
     def _made(
-        self, num_envs: int, render_mode: str | None, max_steps: int | None, *, fewer: bool
+        self,
+        num_envs: int,
+        render_mode: str | None,
+        max_steps: int | None,
+        *,
+        fewer: bool = False,
+        masks: Source | None = None,
     ) -> list[GuardedEnv]:
         """Make environments one after the other, and check that their spaces are the same."""
         envs: list[GuardedEnv] = []
@@ -281,7 +314,7 @@ class HostEnvironment:
             num_envs = 1
         try:
             for i in range(num_envs):
-                envs.append(guarded(make, i, self.notices))
+                envs.append(guarded(make, i, self.notices, masks))
                 _check_same_spaces(envs[0], envs[-1])
         except BaseException as error:
             if fewer and len(envs) > 0 and isinstance(error, UserError):

@@ -21,6 +21,8 @@ class JaxEnvironment(Protocol):
     whose space has `n`. The rest is optional:
 
     - `default_params`: the parameters, such as a time limit.
+    - `action_mask(state)` or `action_mask(state, params)`: the valid actions, bool [actions]; at
+      least one unless the episode has terminated.
     - `is_truncated(state, params)`: whether a time limit ends the episode in this state.
     - `render(state)` or `render(state, params)`: a picture [height, width, 3] of bytes or floats,
       for videos; or several [pictures, height, width, 3] where a step lasts several frames.

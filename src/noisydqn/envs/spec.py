@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool
 
 from noisydqn.envs.encoding import Encoding
 
@@ -22,12 +24,14 @@ class EnvironmentSpec:
         action_names: names to display; numbers if the environment has no names for its actions.
         spaces: the spaces of an environment whose observations are encoded before they are stored
             or whose actions are not counted from 0; None for others.
+        masked: whether time steps have action masks.
     """
 
     observation: Any
     num_actions: int
     action_names: tuple[str, ...]
     spaces: Encoding | None = None
+    masked: bool = False
 
     def __hash__(self) -> int:
         parts, structure = jax.tree.flatten(self.observation)  # dictionaries have no hash
@@ -36,8 +40,8 @@ class EnvironmentSpec:
     @staticmethod
     def of(encoding: Encoding) -> "EnvironmentSpec":
         """Make the interface of an environment with these spaces."""
-        names = encoding.action_names
-        return EnvironmentSpec(encoding.stored, encoding.actions.n, names, encoding)
+        names, masked = encoding.action_names, encoding.masked
+        return EnvironmentSpec(encoding.stored, encoding.actions.n, names, encoding, masked)
 
     @property
     def encoding(self) -> Encoding:
@@ -45,7 +49,11 @@ class EnvironmentSpec:
         if self.spaces is not None:
             return self.spaces
         seen = self.observation
-        return Encoding.as_stored(seen.shape, seen.dtype, self.action_names)
+        return Encoding.as_stored(seen.shape, seen.dtype, self.action_names, masked=self.masked)
+
+    def blank_masks(self, num_envs: int) -> Bool[Array, "envs actions"] | None:
+        """Return masks that allow every action, or None without action masks."""
+        return jnp.ones((num_envs, self.num_actions), jnp.bool_) if self.masked else None
 
 
 @dataclasses.dataclass(frozen=True)

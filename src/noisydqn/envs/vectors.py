@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from gymnasium import logger
 
+from noisydqn.envs.action_masks import KEY, REST
 from noisydqn.envs.backends import Backend
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.guard import SUCCESS_KEYS
@@ -56,7 +57,9 @@ class HostVector:
         self.render_mode = vector.render_mode
         try:
             names = getattr(vector.unwrapped, "action_names", None)
-            self.spec = EnvironmentSpec.of(Encoding.of(*self.spaces, names, images))
+            seen, actions = self._seen(self.spaces[0]), self.spaces[1]
+            encoding = Encoding.of(seen, actions, names, images, backend.masks)
+            self.spec = EnvironmentSpec.of(encoding)
         except BaseException:
             self.close()
             raise
@@ -144,7 +147,9 @@ class HostVector:
         own_actions = saved._replace(actions=saved.actions + self._first_action)
         observation, total, over = self._call(self._backend.replay, own_actions)
         again, before = map(jax.tree.leaves, (self._encode(observation), newest.observation))
-        parts = zip(again, map(np.asarray, before), strict=True)
+        parts = list(zip(again, map(np.asarray, before), strict=True))
+        if newest.action_mask is not None:
+            parts.append((self._masks(observation), np.asarray(newest.action_mask)))
         equal = [(x == y).reshape(self.num_envs, -1).all(axis=1) for x, y in parts]
         same = np.all(equal, axis=0)
         differs = ~(same & (total == saved.total) & (over == saved.over))
@@ -213,9 +218,19 @@ class HostVector:
             terminated=terminated,
             truncated=truncated & ~terminated,
             info={},
+            action_mask=self._masks(observation),
         )
 
-    def _encode(self, observation: Any) -> Any:
+    def _seen(self, shown: Any) -> Any:
+        """Return the part of observations, or of their space, that the agent sees."""
+        return shown if self._backend.masks is None else shown[REST]
+
+    def _masks(self, shown: Any) -> Any:
+        """Return the action masks [num_envs, A] of observations, if there are any."""
+        return None if self._backend.masks is None else np.array(shown[KEY], bool)
+
+    def _encode(self, shown: Any) -> Any:
+        observation = self._seen(shown)
         self._check(self._backend.check, self._encoding, observation)
         return self._encoding.encode(observation)
 

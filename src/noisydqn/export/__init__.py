@@ -3,6 +3,7 @@
 import importlib
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,7 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
             "number": spec.num_actions,
             "start": spec.encoding.actions.start,
             "names": list(spec.action_names),
+            **({"mask": "action_mask: bool, true where an action is valid"} if spec.masked else {}),
         },
         "spaces": msgspec.to_builtins(spec.encoding),
         "preprocessing": {
@@ -156,7 +158,7 @@ def export_policy(
             else:
                 target = importlib.import_module(f"noisydqn.export.{file_format}")
                 target.write(part, policy, spec, text)
-                _check(policy, spec, lambda seen: target.read_values(part, seen), part)
+                _check(policy, spec, partial(target.read_values, part), part)
             card_of(file).write(text.encode(), new=True)
             try:
                 file.take(part, new=True)
@@ -190,16 +192,29 @@ def example_observations(policy: Policy, spec: EnvironmentSpec, number: int) -> 
     return jax.tree.map(example, input_structs(policy, spec.observation))
 
 
+def example_masks(spec: EnvironmentSpec, number: int) -> np.ndarray | None:
+    """Make random action masks [number, A], each with a valid action; None without masks."""
+    if not spec.masked:
+        return None
+    rng = np.random.default_rng(1)
+    masks = rng.random((number, spec.num_actions)) < 0.5
+    masks[np.arange(number), rng.integers(spec.num_actions, size=number)] = True
+    return masks
+
+
 def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None:
     """Compare a file with its policy.
 
     Raises:
         RuntimeError: their values differ.
     """
-    seen = example_observations(policy, spec, CHECKED)
-    expected = np.asarray(
-        values(policy.network, policy.preprocess(jax.tree.map(jnp.asarray, seen)), None)
-    )
-    difference = float(np.abs(read(seen) - expected).max())
-    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    seen, masks = example_observations(policy, spec, CHECKED), example_masks(spec, CHECKED)
+    shown = policy.preprocess(jax.tree.map(jnp.asarray, seen))
+    given = None if masks is None else jnp.asarray(masks)
+    expected = np.asarray(values(policy.network, shown, None, given))
+    ours = read(seen) if masks is None else read(seen, masks)
+    valid = np.ones(expected.shape, bool) if masks is None else masks
+    difference = float(np.abs(ours[valid] - expected[valid]).max())
+    largest = max(1.0, float(np.abs(expected[valid]).max()))
+    if not difference <= TOLERANCE * largest or np.isfinite(ours[~valid]).any():
         raise RuntimeError(f"{path} differs from its policy by {difference}: a defect of export")

@@ -34,8 +34,8 @@ def input_structs(policy: Policy, observation: Any) -> Any:
     return frames.by_kind(stacked, lambda x: x, observation)
 
 
-def policy_values(policy: Policy, ops: Ops, x: Any, observation: Any) -> Any:
-    """Compute action values [B, A] of raw observations.
+def policy_values(policy: Policy, ops: Ops, x: Any, observation: Any, mask: Any = None) -> Any:
+    """Compute action values [B, A] of raw observations; with a mask, -infinity if invalid.
 
     Args:
         policy: the policy to export.
@@ -43,14 +43,16 @@ def policy_values(policy: Policy, ops: Ops, x: Any, observation: Any) -> Any:
         x: observations [B, ...], or [B, frames, ...] where the policy sees several; of images and
             vectors, a `Mixed` of tensors.
         observation: shape and dtype of one observation, or a `Mixed` of those of its parts.
+        mask: the valid actions, bool [B, A]; None without action masks.
 
     Raises:
         UserError: a torso is not in `TORSOS`, or the distribution has values of another kind.
     """
     network = policy.network
-    outputs = _outputs(network, ops, _features(policy, ops, x, observation))
+    outputs = _outputs(network, ops, _features(policy, ops, x, observation), mask)
     values = _values(network.distribution, ops, outputs)
-    return ops.reshape(values, (-1, _num_actions(network)))
+    values = ops.reshape(values, (-1, _num_actions(network)))
+    return values if mask is None else ops.only(values, mask)
 
 
 def _features(policy: Policy, ops: Ops, x: Any, observation: Any) -> Any:
@@ -123,7 +125,7 @@ def _num_actions(network: QNetwork) -> int:
     return len(weight(network.advantage)) // network.distribution.num_outputs
 
 
-def _outputs(network: QNetwork, ops: Ops, x: Any) -> Any:
+def _outputs(network: QNetwork, ops: Ops, x: Any, mask: Any) -> Any:
     """Compute the distribution's outputs [B, A, N], for its acting query if it has queries."""
     layers, norms = network.hidden, network.norms
     query = network.distribution.acting_query()
@@ -142,7 +144,15 @@ def _outputs(network: QNetwork, ops: Ops, x: Any) -> Any:
         return advantage
     value = hidden(ops, network.value_hidden, network.value_norms, x)
     value = _by_action(network, ops, linear(ops, network.value, value), 1)
-    return ops.add(value, ops.subtract(advantage, ops.mean(advantage, 1)))
+    return ops.add(value, ops.subtract(advantage, _mean_of_valid(network, ops, advantage, mask)))
+
+
+def _mean_of_valid(network: QNetwork, ops: Ops, advantage: Any, mask: Any) -> Any:
+    """Compute the mean [B, 1, N] over the valid actions."""
+    if mask is None:
+        return ops.mean(advantage, 1)
+    counted = ops.reshape(ops.to_float(mask), (-1, _num_actions(network), 1))
+    return ops.divide(ops.mean(ops.multiply(advantage, counted), 1), ops.mean(counted, 1))
 
 
 def _by_action(network: QNetwork, ops: Ops, x: Any, actions: int) -> Any:

@@ -14,7 +14,7 @@ from noisydqn.learner.policy import Policy
 from noisydqn.types import Mixed
 
 OPSET, IR_VERSION = 17, 9  # from 2022 and 2023, which most runtimes support
-INPUT, VALUES, ACTION = "observation", "values", "action"
+INPUT, MASK, VALUES, ACTION = "observation", "action_mask", "values", "action"
 
 try:
     import onnx
@@ -77,6 +77,9 @@ class _Writer:
     def softmax(self, x: str) -> str:
         return self.node("Softmax", x, axis=-1)
 
+    def only(self, x: str, mask: str) -> str:
+        return self.node("Where", mask, x, self.constant(np.array(-np.inf, np.float32)))
+
     def layer_norm(self, x: str, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> str:
         constants = self.constant(weight), self.constant(bias)
         return self.node("LayerNormalization", x, *constants, axis=-1, epsilon=epsilon)
@@ -116,7 +119,8 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
 
     The input is `observation` [batch, ...], encoded as the replay buffer stores it. Images and
     vectors are an input each, such as `observation.arm.camera`. The outputs are `values` [batch, A]
-    and `action` [batch], the greedy action by the environment's own number.
+    and `action` [batch], the greedy action by the environment's own number. With action masks
+    another input is `action_mask`, bool [batch, A]; the value of an invalid action is -infinity.
 
     Raises:
         UserError: as `policy_values`.
@@ -124,7 +128,8 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     structs = input_structs(policy, spec.observation)
     names = _input_names(structs)
     writer = _Writer()
-    values = policy_values(policy, writer, names, spec.observation)
+    mask = MASK if spec.masked else None
+    values = policy_values(policy, writer, names, spec.observation, mask)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
     place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
     first = writer.constant(np.array(spec.encoding.actions.start, np.int64))
@@ -135,6 +140,9 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
         )
         for name, x in zip(jax.tree.leaves(names), jax.tree.leaves(structs), strict=True)
     ]
+    if spec.masked:
+        masks = ["batch", spec.num_actions]
+        inputs.append(helper.make_tensor_value_info(MASK, onnx.TensorProto.BOOL, masks))
     outputs = [
         helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
         helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),
@@ -156,10 +164,12 @@ def _input_names(observation: Any) -> Any:
     return Mixed(*({path: f"{INPUT}.{path}" for path in parts} for parts in observation))
 
 
-def read_values(path: Path, observations: Any) -> np.ndarray:
+def read_values(path: Path, observations: Any, masks: np.ndarray | None = None) -> np.ndarray:
     """Compute action values [B, A] from the file with onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = jax.tree.leaves(_input_names(observations))
     given = dict(zip(names, jax.tree.leaves(observations), strict=True))
+    if masks is not None:
+        given[MASK] = masks
     (values,) = session.run([VALUES], given)
     return np.asarray(values)

@@ -63,6 +63,10 @@ class Operations(Protocol[Tensor]):
         """Turn logits along the last axis into probabilities."""
         ...
 
+    def only(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Replace `x` by -infinity where the mask, of the same shape, is false."""
+        ...
+
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
         """Compute `(x - mean) / sqrt(variance + epsilon) * weight + bias` along the last axis."""
         ...

@@ -27,6 +27,7 @@ class PolicyModule(nn.Module):
     """A module that computes action values [B, A] of raw observations [B, ...].
 
     Images and vectors are a dictionary by path, such as `{"arm.camera": ..., "speed": ...}`.
+    With action masks, bool [B, A], the value of an invalid action is -infinity.
 
     It implements the `Operations` of `policy_values` with PyTorch's functions.
     """
@@ -37,13 +38,15 @@ class PolicyModule(nn.Module):
         self._next = 0
         self.eval()
 
-    def forward(self, observation: Tensor | dict[str, Tensor]) -> Tensor:
+    def forward(
+        self, observation: Tensor | dict[str, Tensor], action_mask: Tensor | None = None
+    ) -> Tensor:
         """Compute action values."""
         self._next = 0
         seen: Any = observation
         if isinstance(observation, dict):
             seen = Mixed(*({path: observation[path] for path in x} for x in self._observation))
-        return policy_values(self._policy, self, seen, self._observation)
+        return policy_values(self._policy, self, seen, self._observation, action_mask)
 
     def constant(self, value: np.ndarray) -> Tensor:
         """Keep an array of the policy as a buffer."""
@@ -98,6 +101,10 @@ class PolicyModule(nn.Module):
         """Turn logits into probabilities."""
         return x.softmax(-1)
 
+    def only(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Replace values outside of a mask by -infinity."""
+        return x.masked_fill(~mask, -math.inf)
+
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> Tensor:
         """Normalize along the last axis."""
         constants = self.constant(weight), self.constant(bias)
@@ -142,8 +149,8 @@ def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
 def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """Write a policy as a program: `torch.export.load(path).module()(observations)` [B, A].
 
-    Images and vectors are a dictionary of tensors by path.
-
+    Images and vectors are a dictionary of tensors by path. With action masks the module takes them,
+    too: `module()(observations, masks)`, bool [B, A].
     The environment's own action is the index of the largest value plus the card's
     `actions.start`.
 
@@ -152,11 +159,14 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     """
     module = PolicyModule(policy, spec)
     structs = input_structs(policy, spec.observation)
-    example = _tensors(jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), structs))
-    module(example)  # makes the buffers, which an exported program cannot do
+    observations = _tensors(jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), structs))
+    example: tuple[Any, ...] = (observations,)
+    if spec.masked:
+        example = (observations, torch.ones((2, spec.num_actions), dtype=torch.bool))
+    module(*example)  # makes the buffers, which an exported program cannot do
     batch: Any = torch.export.Dim("batch")
-    axes: Any = {path: {0: batch} for path in example} if isinstance(example, dict) else {0: batch}
-    program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
+    axes: Any = jax.tree.map(lambda _: {0: batch}, example)
+    program = torch.export.export(module, example, dynamic_shapes=axes)
     torch.export.save(program, path, extra_files={"noisydqn-card.json": card})
 
 
@@ -168,8 +178,9 @@ def _tensors(observations: Any) -> Tensor | dict[str, Tensor]:
     return {path: torch.from_numpy(x) for path, x in by_path.items()}
 
 
-def read_values(path: Path, observations: Any) -> np.ndarray:
+def read_values(path: Path, observations: Any, masks: np.ndarray | None = None) -> np.ndarray:
     """Compute action values [B, A] from the file with PyTorch."""
     program: Any = torch.export.load(path)
+    given = [_tensors(observations)] + ([] if masks is None else [torch.from_numpy(masks)])
     with torch.no_grad():
-        return program.module()(_tensors(observations)).numpy()
+        return program.module()(*given).numpy()

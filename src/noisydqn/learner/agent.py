@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
 from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
+from noisydqn.masks import filled, masked
 from noisydqn.nets.network import QNetwork, features
 from noisydqn.nets.noisy import (
     NetworkNoise,
@@ -30,10 +31,17 @@ from noisydqn.types import Batch, LearnerState, Mixed
 
 
 def values(
-    network: QNetwork, observations: Float[Array, "batch ..."] | Mixed, noise: NetworkNoise | None
+    network: QNetwork,
+    observations: Float[Array, "batch ..."] | Mixed,
+    noise: NetworkNoise | None,
+    masks: Bool[Array, "batch actions"] | None = None,
 ) -> Float[Array, "batch actions"]:
-    """Compute the action values of a batch under one shared noise sample (None: mean weights)."""
-    return jax.vmap(network.values, in_axes=(0, None))(features(network, observations), noise)
+    """Compute the action values of a batch under one shared noise sample (None: mean weights).
+
+    With action masks, those of invalid actions are -infinity.
+    """
+    of_batch = jax.vmap(network.values, in_axes=(0, None, 0))
+    return of_batch(features(network, observations), noise, masks)
 
 
 def outputs(
@@ -41,6 +49,7 @@ def outputs(
     observations: Float[Array, "batch ..."] | Mixed,
     noise: NetworkNoise | None,
     query: Float[Array, "batch n"] | None,
+    masks: Bool[Array, "batch actions"] | None = None,
 ) -> Float[Array, "batch actions n"]:
     """Compute the distribution's outputs for a batch under one shared noise sample.
 
@@ -49,15 +58,17 @@ def outputs(
         observations: of the batch, preprocessed.
         noise: a shared sample. None uses the mean weights.
         query: a query for each example, if the distribution has queries.
+        masks: the valid actions; the outputs of others say nothing. None if all are valid.
     """
-    of_batch = jax.vmap(network.outputs, in_axes=(0, None, 0))
-    return of_batch(features(network, observations), noise, query)
+    of_batch = jax.vmap(network.outputs, in_axes=(0, None, 0, 0))
+    return of_batch(features(network, observations), noise, query, masks)
 
 
 def acting_values(
     network: QNetwork,
     observations: Float[Array, "envs ..."] | Mixed,
     noise: NetworkNoise | None = None,
+    masks: Bool[Array, "envs actions"] | None = None,
 ) -> Float[Array, "envs actions"]:
     """Compute the action values in each environment.
 
@@ -66,14 +77,17 @@ def acting_values(
         observations: one per environment, preprocessed.
         noise: a noise sample that all environments share or, sampled with `shared=False`, samples
             with a leading axis, one for each environment. None uses the mean weights.
+        masks: the valid actions; the value of others is -infinity. None if all are valid.
     """
-    return jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
+    of_envs = jax.vmap(network, in_axes=(0, None if is_shared(noise) else 0, 0))
+    return of_envs(observations, noise, masks)
 
 
 def acting_outputs(
     network: QNetwork,
     observations: Float[Array, "envs ..."] | Mixed,
     noise: NetworkNoise | None = None,
+    masks: Bool[Array, "envs actions"] | None = None,
 ) -> Float[Array, "envs actions n"]:
     """Compute the distribution's outputs that `acting_values` takes its values from.
 
@@ -81,10 +95,11 @@ def acting_outputs(
     """
     query = network.distribution.acting_query()
 
-    def of_one(x: Any, noise: NetworkNoise | None) -> Array:
-        return network.outputs(network.features(x), noise, query)
+    def of_one(x: Any, noise: NetworkNoise | None, mask: Array | None) -> Array:
+        return network.outputs(network.features(x), noise, query, mask)
 
-    return jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0))(observations, noise)
+    of_envs = jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0, 0))
+    return of_envs(observations, noise, masks)
 
 
 class UpdateNoise(NamedTuple):
@@ -166,30 +181,31 @@ class Agent:
 
         The online network at the state, the target network and the selecting network at the next
         state each have a noise sample of `noise`: as published, independent ones (Fortunato et al.
-        2018, section 3.1).
+        2018, section 3.1). Invalid actions of the next state are neither selected nor mixed in.
         """
-        s_tm1, a_tm1, r_t, discount_t, s_t, perturbation = batch.transitions
+        s_tm1, a_tm1, r_t, discount_t, s_t, perturbation, mask_tm1, mask_t = batch.transitions
         if perturbation is not None:
             r_t += self.perturbation * (perturbation @ noise.online.advantage.index)
         distribution = online.distribution
         query_tm1, query_t = noise.queries or (None, None)
-        outputs_tm1 = outputs(online, s_tm1, noise.online, query_tm1)
-        outputs_t = outputs(target, s_t, noise.target, query_t)
+        outputs_tm1 = outputs(online, s_tm1, noise.online, query_tm1, mask_tm1)
+        outputs_t = outputs(target, s_t, noise.target, query_t, mask_t)
         if self.double:
-            q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector)
+            q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector, mask_t)
         elif query_t is None:
-            q_t_selector = jax.vmap(distribution.values)(outputs_t)
+            q_t_selector = masked(jax.vmap(distribution.values)(outputs_t), mask_t)
         else:  # action values answer another query
-            q_t_selector = values(target, s_t, noise.target)
+            q_t_selector = values(target, s_t, noise.target, mask_t)
         choice: Choice
         if self.munchausen is None:
             choice = jax.vmap(Greedy.of)(q_t_selector)
         else:
-            q_tm1 = values(target, s_tm1, noise.target)
+            q_tm1 = values(target, s_tm1, noise.target, mask_tm1)
             r_t = jax.vmap(self.munchausen.reward)(r_t, q_tm1, a_tm1)
-            choice = jax.vmap(self.munchausen.choice)(q_t_selector)
+            choice = jax.vmap(self.munchausen.choice)(q_t_selector, mask_t)
         example = Example(outputs_tm1, query_tm1, a_tm1, r_t, discount_t, outputs_t, choice)
-        return jax.vmap(distribution.loss_of)(example), jax.vmap(distribution.values)(outputs_tm1)
+        loss = jax.vmap(distribution.loss_of)(example)
+        return loss, filled(jax.vmap(distribution.values)(outputs_tm1), mask_tm1)
 
     def _losses(
         self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise

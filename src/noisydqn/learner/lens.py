@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from noisydqn.nets.network import QNetwork, features
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
@@ -19,6 +19,7 @@ def values_under_noise(
     network: QNetwork,
     observations: Float[Array, "batch ..."] | Mixed,
     keys: Key[Array, " samples"],
+    masks: Bool[Array, "batch actions"] | None = None,
 ) -> Float[Array, "samples batch actions"]:
     """Compute the action values of a batch under a noise sample for each key.
 
@@ -28,11 +29,12 @@ def values_under_noise(
         network: with noisy layers.
         observations: of the batch, preprocessed.
         keys: of the samples, a multiple of `HELD`.
+        masks: the valid actions; the value of others is -infinity. None if all are valid.
     """
     seen = features(network, observations)
 
     def under_one(noise: NetworkNoise) -> Float[Array, "batch actions"]:
-        return jax.vmap(network.values, in_axes=(0, None))(seen, noise)
+        return jax.vmap(network.values, in_axes=(0, None, 0))(seen, noise, masks)
 
     def under_some(keys: Key[Array, " held"]) -> Float[Array, "held batch actions"]:
         # Outside of the inner loop: XLA would compute a sample anew for every weight it enters.
@@ -50,17 +52,17 @@ def action_change(
 
 
 def q_spread(q: Float[Array, "samples batch actions"]) -> Float[Array, ""]:
-    """Compute the standard deviation over noise samples, averaged over a batch and its actions."""
-    return jnp.mean(jnp.std(q, axis=0, ddof=1))
+    """Compute the standard deviation over noise samples, averaged over a batch's valid actions."""
+    return jnp.mean(jnp.std(q, axis=0, ddof=1), where=jnp.isfinite(q[0]))
 
 
 def action_gap(mean_q: Float[Array, "batch actions"]) -> Float[Array, ""]:
     """Compute how far the best action's value lies above the second best, averaged over a batch.
 
-    The gap is 0 where there is a single action.
+    The gap is 0 where a single action is valid.
     """
     best = jnp.sort(mean_q, axis=-1)[:, -2:]
-    return jnp.mean(best[:, -1] - best[:, 0])
+    return jnp.mean(jnp.where(best[:, 0] == -jnp.inf, 0, best[:, -1] - best[:, 0]))
 
 
 def action_entropy(q: Float[Array, "samples batch actions"]) -> Float[Array, ""]:

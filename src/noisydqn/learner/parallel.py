@@ -17,6 +17,7 @@ from noisydqn.distributions.lambda_returns import Steps, lambda_returns
 from noisydqn.learner.agent import outputs
 from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
+from noisydqn.masks import filled, masked
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.trees import Flat
@@ -36,6 +37,7 @@ class Rollout(NamedTuple):
     terminated: Bool[Array, "steps envs"]
     last: Bool[Array, "steps envs"]  # the step ended an episode
     ignored: Bool[Array, "steps envs"]  # the step was a reset
+    action_mask: Bool[Array, "steps envs actions"] | None = None  # at `observation`
 
 
 class Minibatch(NamedTuple):
@@ -45,6 +47,18 @@ class Minibatch(NamedTuple):
     action: Int[Array, " batch"]
     target: Float[Array, "batch *k m"]  # the lambda return, as the distribution describes it
     weight: Float[Array, " batch"]  # 0 for resets, else 1
+    action_mask: Bool[Array, "batch actions"] | None = None
+
+
+def greedy_return(
+    distribution: Distribution,
+    outputs: Float[Array, "actions n"],
+    mask: Bool[Array, " actions"] | None,
+) -> Float[Array, " m"]:
+    """Describe the return of the greedy action among the valid ones."""
+    if mask is not None:  # the return of one action is that of the greedy one among itself
+        outputs = outputs[jnp.argmax(masked(distribution.values(outputs), mask))][None]
+    return distribution.greedy_return(outputs)
 
 
 class ParallelLearner(NamedTuple):
@@ -160,9 +174,9 @@ class ParallelAgent:
         distribution = network.distribution
 
         def under(noise: NetworkNoise | None, target: Array) -> tuple[Array, Array, Array]:
-            said = outputs(network, batch.observation, noise, query)
+            said = outputs(network, batch.observation, noise, query, batch.action_mask)
             loss, error = jax.vmap(distribution.loss_to)(said, query, batch.action, target)
-            return loss, error, jax.vmap(distribution.values)(said)
+            return loss, error, filled(jax.vmap(distribution.values)(said), batch.action_mask)
 
         if not self.noise.several:
             return under(noise, batch.target)

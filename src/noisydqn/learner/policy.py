@@ -44,6 +44,7 @@ class Policy(eqx.Module):
         stack: Shaped[Array, "envs ..."] | Mixed,
         observation: Shaped[Array, "envs ..."] | Mixed,
         started: Bool[Array, " envs"],
+        masks: Bool[Array, "envs actions"] | None = None,
     ) -> tuple[Any, Int[Array, " envs"], Float[Array, "envs actions"]]:
         """Choose the greedy actions under mean weights: the one step of all greedy play.
 
@@ -51,13 +52,14 @@ class Policy(eqx.Module):
             stack: what the last call returned, or `frames.start` of anything of its shape.
             observation: the newest observations, raw.
             started: where an episode starts with them; its frames are stacked anew.
+            masks: the valid actions, where the environment has masks.
 
         Returns:
             The stack with the newest observations, the actions [envs], counted from 0, and the
-            action values [envs, actions].
+            action values [envs, actions], -infinity for invalid actions.
         """
         stack = frames.push(stack, observation, started, self.frames)
-        q = jax.vmap(self.network, in_axes=(0, None))(self.preprocess(stack), None)
+        q = jax.vmap(self.network, in_axes=(0, None, 0))(self.preprocess(stack), None, masks)
         return stack, jnp.argmax(q, axis=-1).astype(jnp.int32), q
 
 

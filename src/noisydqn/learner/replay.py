@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from noisydqn.learner import sum_tree
+from noisydqn.masks import opened
 from noisydqn.preprocessing import frames
 from noisydqn.types import Batch, Row, Transition
 
@@ -77,7 +78,9 @@ class Replay:
         rows = jax.tree.map(lambda x: jnp.zeros(shape + jnp.shape(x), jnp.result_type(x)), row)
         return ReplayState(
             # A slot not yet written looks like the end of an episode, so no window crosses it.
-            rows=rows._replace(last=jnp.ones(shape, jnp.bool_)),
+            rows=rows._replace(
+                last=jnp.ones(shape, jnp.bool_), action_mask=jax.tree.map(opened, rows.action_mask)
+            ),
             tree=sum_tree.init(self.slots * self.num_envs),
             position=jnp.int32(0),
             max_priority=jnp.float32(1),
@@ -157,6 +160,8 @@ class Replay:
             discount_t=jnp.where(rows.terminated[end, env], 0, discount_t),
             s_t=self.seen(rows, end, env),
             perturbation=None if rows.perturbation is None else rows.perturbation[slot, env],
+            mask_tm1=None if rows.action_mask is None else rows.action_mask[slot, env],
+            mask_t=None if rows.action_mask is None else rows.action_mask[end, env],
         )
 
     def seen(self, rows: Row, slot: Int[Array, " batch"], env: Int[Array, " batch"]) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from noisydqn.distributions.base import Distribution, Embedding
 from noisydqn.distributions.expected import Expected
+from noisydqn.masks import masked, mean_of_valid
 from noisydqn.nets import torsos
 from noisydqn.nets.initial import INDEX_DIM
 from noisydqn.nets.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
@@ -28,8 +29,8 @@ class QNetwork(eqx.Module):
     """Torso, hidden layers and heads: a return distribution for each action of one observation.
 
     With `dueling` two heads, value V and advantage A, give `Q = V + A - mean(A)`, the mean taken
-    over actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage head
-    alone gives Q. With `dueling_hidden` each of the two heads is a stream: it has these hidden
+    over the valid actions, output by output (Wang et al. 2016, equation 9); otherwise the advantage
+    head alone gives Q. With `dueling_hidden` each of the two heads is a stream: it has these hidden
     layers to itself, after those of `hidden`, which both share. With `noisy` hidden layers and
     heads are noisy, else plain, without noise to sample; without `noisy_hidden` the hidden layers
     stay plain all the same, those of the streams too. With `layer_norm` what enters the ReLU of
@@ -120,15 +121,19 @@ class QNetwork(eqx.Module):
         return len(self.hidden) if self.advantage_hidden else max(len(self.hidden) - 1, 0)
 
     def __call__(
-        self, x: Float[Array, "..."] | Mixed, noise: NetworkNoise | None
+        self,
+        x: Float[Array, "..."] | Mixed,
+        noise: NetworkNoise | None,
+        mask: Bool[Array, " actions"] | None = None,
     ) -> Float[Array, " actions"]:
         """Compute the action values [A] of one observation.
 
         Args:
             x: the observation, preprocessed.
             noise: a sample of `sample_noise`. None uses the mean weights.
+            mask: the valid actions; None if all are. The value of another is -infinity.
         """
-        return self.values(self.features(x), noise)
+        return self.values(self.features(x), noise, mask)
 
     def features(self, x: Float[Array, "..."] | Mixed) -> Float[Array, " features"]:
         """Compute the features of one observation: the torso's, then the prior's."""
@@ -140,29 +145,34 @@ class QNetwork(eqx.Module):
         )
 
     def values(
-        self, features: Float[Array, " features"], noise: NetworkNoise | None
+        self,
+        features: Float[Array, " features"],
+        noise: NetworkNoise | None,
+        mask: Bool[Array, " actions"] | None = None,
     ) -> Float[Array, " actions"]:
-        """Compute the action values [A] of features: the mean returns."""
-        outputs = self.outputs(features, noise, self.distribution.acting_query())
-        return self.distribution.values(outputs)
+        """Compute the action values [A] of features: the mean returns, -infinity if invalid."""
+        outputs = self.outputs(features, noise, self.distribution.acting_query(), mask)
+        return masked(self.distribution.values(outputs), mask)
 
     def outputs(
         self,
         features: Float[Array, " features"],
         noise: NetworkNoise | None,
         query: Float[Array, " n"] | None = None,
+        mask: Bool[Array, " actions"] | None = None,
     ) -> Float[Array, "actions n"]:
-        """Compute the distribution's outputs [A, N] of features.
+        """Compute the distribution's outputs [A, N] of features; with a mask, of valid actions.
 
         Args:
             features: of one observation, from `features`.
             noise: a sample of `sample_noise`. None uses the mean weights.
             query: numbers that a distribution with an embedding answers, one output for each.
+            mask: the valid actions, over which the dueling mean is taken; None if all are.
         """
         if self.prior is None or noise is None:
-            return self._outputs(features[: self.torso.out_features], noise, query)
+            return self._outputs(features[: self.torso.out_features], noise, query, mask)
         own, of_prior = jnp.split(features, [self.torso.out_features])
-        outputs = self._outputs(own, noise, query)
+        outputs = self._outputs(own, noise, query, mask)
         return outputs + self.prior.values(of_prior, noise.advantage.index)[:, None]
 
     def _outputs(
@@ -170,6 +180,7 @@ class QNetwork(eqx.Module):
         features: Float[Array, " features"],
         noise: NetworkNoise | None,
         query: Float[Array, " n"] | None,
+        mask: Bool[Array, " actions"] | None,
     ) -> Float[Array, "actions n"]:
         """Compute the outputs without the prior, of the torso's features."""
         sample = without_noise(self) if noise is None else noise
@@ -180,15 +191,18 @@ class QNetwork(eqx.Module):
 
         depth = len(self.hidden)
         if self.embedding is None:
-            return self._heads(shared(features, 0, depth), sample)
+            return self._heads(shared(features, 0, depth), sample, mask)
         assert query is not None  # noqa: S101 - a distribution with an embedding has queries
         last = self.embedded_depth
         embedded = shared(features, 0, last) * jax.vmap(self.embedding)(query)
-        answers = jax.vmap(lambda x: self._heads(shared(x, last, depth), sample))(embedded)
+        answers = jax.vmap(lambda x: self._heads(shared(x, last, depth), sample, mask))(embedded)
         return answers[..., 0].T
 
     def _heads(
-        self, x: Float[Array, " features"], sample: NetworkNoise
+        self,
+        x: Float[Array, " features"],
+        sample: NetworkNoise,
+        mask: Bool[Array, " actions"] | None,
     ) -> Float[Array, "actions outputs"]:
         """Apply the streams and the heads, and combine those, output by output."""
         outputs = self.distribution.num_outputs
@@ -199,7 +213,7 @@ class QNetwork(eqx.Module):
         if self.value is not None:
             stream = self.value_hidden, self.value_norms, sample.value_hidden
             value = _apply(self.value, _hidden(*stream, x), sample.value)
-            advantage = value + advantage - jnp.mean(advantage, axis=0)
+            advantage = value + advantage - mean_of_valid(advantage, mask)
         return advantage.reshape(-1, outputs)
 
 

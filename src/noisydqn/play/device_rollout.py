@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.compilation import Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.device_vector import VectorEnvironment
+from noisydqn.envs.device_vector import STUCK, VectorEnvironment
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import EnvironmentFailedError, NoPictureError
 from noisydqn.learner.policy import Policy
@@ -82,8 +82,13 @@ def _begin(env: DeviceEnvironment, episodes: int, policy: Policy, key: PRNGKeyAr
         steps=jnp.int32(0),
         over=jnp.zeros(episodes, jnp.bool_),
         returns=jnp.zeros(episodes, jnp.float32),
-        counts=jax.tree.map(jnp.zeros_like, time_step.info),
+        counts=jax.tree.map(jnp.zeros_like, time_step.info) | _stuck(time_step),
     )
+
+
+def _stuck(time_step: TimeStep) -> dict[str, Array]:
+    """Return the count of states without a valid action, where there are action masks."""
+    return {STUCK: time_step.info[STUCK]} if STUCK in time_step.info else {}
 
 
 def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing, end: Array) -> _Playing:
@@ -95,7 +100,10 @@ def _play(env: DeviceEnvironment, policy: Policy, playing: _Playing, end: Array)
     def step(playing: _Playing) -> _Playing:
         key, step_key = jax.random.split(playing.key)
         stack, actions, _ = policy.act(
-            playing.stack, playing.time_step.observation, never | (playing.steps == 0)
+            playing.stack,
+            playing.time_step.observation,
+            never | (playing.steps == 0),
+            playing.time_step.action_mask,
         )
         env_states, time_step = vector.step(step_key, playing.env_states, actions, never)
         counted = ~playing.over
@@ -132,8 +140,11 @@ def _play_shots(
 
     def step(filming: _Filming, _: None) -> tuple[_Filming, _Part]:
         key, step_key = jax.random.split(filming.key)
-        stack, action, q = policy.act(filming.stack, filming.time_step.observation, filming.started)
-        over = filming.time_step.last
+        before = filming.time_step
+        stack, action, q = policy.act(
+            filming.stack, before.observation, filming.started, before.action_mask
+        )
+        over = before.last
         states, time_step = vector.step(step_key, filming.env_states, action, over)
         drawn = jax.vmap(env.pictures)(states)
         part = _Part(drawn, q, action, stack, over, time_step.reward, time_step.info)
@@ -207,11 +218,21 @@ class DeviceRollout:
             end = min(steps + pace.most, max_steps)
             with pace.timed(end - steps):
                 playing = jax.block_until_ready(made.play(policy, playing, np.int32(end)))
+            self._refuse_stuck(playing.counts)
         return Played(
             returns=tuple(float(x) for x in np.asarray(playing.returns)),
             truncated=int(np.sum(~np.asarray(playing.over))),
             counts={name: np.asarray(x) for name, x in playing.counts.items()},
         )
+
+    def _refuse_stuck(self, counts: dict[str, Array]) -> None:
+        """Raise an error if a state had no valid action; `counts` are those of episodes."""
+        if STUCK in counts and np.any(stuck := np.asarray(counts[STUCK]) > 0):
+            raise EnvironmentFailedError(
+                f"the environment failed in episode {int(stuck.argmax())} of an evaluation: "
+                f"{self.env.name}.action_mask allows no action, expected at least one unless the "
+                "episode has terminated; correct the environment"
+            )
 
     @property
     def frame_rate(self) -> float:

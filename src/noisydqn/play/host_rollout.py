@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.compilation import Program, program_for
 from noisydqn.envs.host import HostEnvironment
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.policy import Policy
 from noisydqn.play.played import Played, Shot, panel_lines
@@ -23,19 +24,22 @@ SIDE_BY_SIDE = 50
 """Largest number of environments of Gymnasium that play at once in an evaluation."""
 
 
-def act(policy: Policy, stack: Any, observation: Any, started: Array) -> tuple[Any, Array, Array]:
+def act(
+    policy: Policy, stack: Any, observation: Any, started: Array, masks: Array | None
+) -> tuple[Any, Array, Array]:
     """Call `Policy.act`. Compiled programs are cached by function, so this one is module-level."""
-    return policy.act(stack, observation, started)
+    return policy.act(stack, observation, started, masks)
 
 
 def act_program(
-    policy: Policy, observation: Any, num_envs: int
+    policy: Policy, spec: EnvironmentSpec, num_envs: int
 ) -> Program[tuple[Any, Array, Array]]:
     """Return the program of `Policy.act` for policies like `policy` in `num_envs` environments."""
-    seen = jax.eval_shape(partial(zeros, observation, num_envs))
+    seen = jax.eval_shape(partial(zeros, spec.observation, num_envs))
     stack = jax.eval_shape(partial(frames.start, frames=policy.frames), seen)
     started = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
-    return program_for("evaluation", act, policy, stack, seen, started)
+    masks = jax.eval_shape(partial(spec.blank_masks, num_envs))
+    return program_for("evaluation", act, policy, stack, seen, started, masks)
 
 
 def play_vector(
@@ -46,12 +50,13 @@ def play_vector(
     Yields each time step with what the policy saw [envs, ...], the actions [envs] chosen on it and
     the values [envs, A].
     """
-    choose = act_program(policy, vector.spec.observation, vector.num_envs)
+    choose = act_program(policy, vector.spec, vector.num_envs)
     time_step = vector.reset(seed)
     started = np.ones(vector.num_envs, bool)
     stack = frames.start(jax.tree.map(jnp.asarray, time_step.observation), policy.frames)
     while True:
-        stack, actions, q = choose(policy, stack, time_step.observation, started)
+        shown = time_step.observation, started, time_step.action_mask
+        stack, actions, q = choose(policy, stack, *shown)
         yield time_step, stack, np.asarray(actions), np.asarray(q)
         started = np.asarray(time_step.last)
         time_step = vector.step(np.asarray(actions))
@@ -108,7 +113,7 @@ class HostRollout:
 
     def programs(self, policy: Policy, episodes: int) -> tuple[Program[Any], ...]:
         """Return the programs that `play` runs for policies like `policy`."""
-        return (act_program(policy, self.env.spec.observation, min(episodes, SIDE_BY_SIDE)),)
+        return (act_program(policy, self.env.spec, min(episodes, SIDE_BY_SIDE)),)
 
     def play(
         self,

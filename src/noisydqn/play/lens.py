@@ -2,17 +2,22 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from noisydqn.compilation import Program, program_for
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.lens import values_under_noise
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.play.played import Shot
+from noisydqn.preprocessing import frames
+from noisydqn.trees import zeros
+from noisydqn.types import Observation
 
 SAMPLES = 32
 """Noise samples of a video. All its pictures have the same ones, so that bars do not flicker."""
@@ -23,28 +28,29 @@ LENS = 1
 
 
 def _values(
-    policy: Policy, seen: Shaped[Array, "batch ..."], keys: Key[Array, " samples"]
+    policy: Policy,
+    seen: Observation,
+    masks: Bool[Array, "batch actions"] | None,
+    keys: Key[Array, " samples"],
 ) -> Float[Array, "samples batch actions"]:
-    return values_under_noise(policy.network, policy.preprocess(seen), keys)
+    return values_under_noise(policy.network, policy.preprocess(seen), keys, masks)
 
 
-def _program(policy: Policy, seen: jax.ShapeDtypeStruct) -> Program[Array]:
+def _program(policy: Policy, spec: EnvironmentSpec) -> Program[Array]:
     keys = jax.ShapeDtypeStruct((SAMPLES,), jax.random.key(0).dtype)
-    batch = jax.ShapeDtypeStruct((BATCH, *seen.shape), seen.dtype)
-    return program_for("video", _values, policy, batch, keys)
+    newest = jax.eval_shape(partial(zeros, spec.observation, BATCH))
+    seen = jax.eval_shape(partial(frames.start, frames=policy.frames), newest)
+    masks = jax.eval_shape(partial(spec.blank_masks, BATCH))
+    return program_for("video", _values, policy, seen, masks, keys)
 
 
-def lens_programs(policy: Policy, observation: jax.ShapeDtypeStruct) -> tuple[Program[Any], ...]:
+def lens_programs(policy: Policy, spec: EnvironmentSpec) -> tuple[Program[Any], ...]:
     """Return the programs of `under_noise` for policies like `policy`; none without noise."""
-    if not noisy_layers(policy.network):
-        return ()
-    frames = () if policy.frames == 1 else (policy.frames,)
-    shape = (*frames, *observation.shape)
-    return (_program(policy, jax.ShapeDtypeStruct(shape, observation.dtype)),)
+    return (_program(policy, spec),) if noisy_layers(policy.network) else ()
 
 
 def under_noise(
-    shots: Iterable[Shot], policy: Policy, key: PRNGKeyArray
+    shots: Iterable[Shot], policy: Policy, spec: EnvironmentSpec, key: PRNGKeyArray
 ) -> Iterator[tuple[Shot, np.ndarray]]:
     """Yield each shot with its action values under noise [samples, actions].
 
@@ -53,6 +59,7 @@ def under_noise(
     Args:
         shots: of a video.
         policy: the policy that plays in it.
+        spec: the interface of its environment.
         key: of the video.
     """
     if not noisy_layers(policy.network):
@@ -61,7 +68,8 @@ def under_noise(
     keys = jax.random.split(jax.random.fold_in(key, LENS), SAMPLES)
     left = iter(shots)
     while batch := list(itertools.islice(left, BATCH)):
-        seen = np.stack([*(shot.seen for shot in batch), *[batch[-1].seen] * (BATCH - len(batch))])
-        compute = _program(policy, jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype))
-        noisy = np.asarray(compute(policy, seen, keys))
+        whole = [*batch, *[batch[-1]] * (BATCH - len(batch))]
+        seen = jax.tree.map(lambda *x: np.stack(x), *(shot.seen for shot in whole))
+        masks = np.stack([shot.q for shot in whole]) > -np.inf if spec.masked else None
+        noisy = np.asarray(_program(policy, spec)(policy, seen, masks, keys))
         yield from ((shot, noisy[:, i]) for i, shot in enumerate(batch))

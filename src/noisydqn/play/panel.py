@@ -16,6 +16,7 @@ MAX_ROW = 44  # pixels from one action to the next
 NUMBER_ROW, NAME_ROW = 32, 9  # from which on a row has the number below its bar, and its name
 MAX_NAME = 84  # of a name beside its bar
 DARK, LIGHT, CHOSEN, SPREAD = (18, 18, 24), (150, 150, 160), (255, 170, 60), (90, 200, 255)
+FAINT = (70, 70, 78)  # the names of invalid actions
 WITHIN = 10, 90
 """Percentiles of the noise samples between which the line of a spread is drawn."""
 
@@ -26,11 +27,14 @@ _font = lru_cache(maxsize=None)(ImageFont.load_default)
 
 
 class Row(NamedTuple):
-    """An action's place on the panel, in pixels: its bar, and the line of its spread."""
+    """An action's place on the panel, in pixels: its bar, and the line of its spread.
+
+    An invalid action has a bar without width.
+    """
 
     top: float
     bar: tuple[float, float, float, float]  # left, top, right, bottom
-    spread: tuple[float, float] | None  # left and right end; None without noise
+    spread: tuple[float, float] | None  # left and right end; None without noise or if invalid
 
 
 class Panel:
@@ -72,14 +76,18 @@ class Panel:
     def rows(self, shot: Shot, noisy: np.ndarray) -> list[Row]:
         """Place the bars of a shot; all values so far lie between the ends of the scale."""
         ends = np.percentile(noisy, WITHIN, axis=0) if len(noisy) else np.stack([shot.q] * 2)
-        self.low = min(self.low, float(shot.q.min()), float(ends.min()))
-        self.high = max(self.high, float(shot.q.max()), float(ends.max()))
+        valid = shot.q > -np.inf
+        self.low = min(self.low, float(shot.q[valid].min()), float(ends[:, valid].min()))
+        self.high = max(self.high, float(shot.q[valid].max()), float(ends[:, valid].max()))
         left = self.left
         scale = (PANEL - MARGIN - left) / max(self.high - self.low, 1e-6)
         thick = 0.35 * self.row if self.row >= NUMBER_ROW else 0.7 * self.row
         rows: list[Row] = []
         for action, q in enumerate(shot.q):
             top = TOP + action * self.row
+            if not valid[action]:
+                rows.append(Row(top, (left, top, left, top + thick), None))
+                continue
             right = left + max((float(q) - self.low) * scale, 2)
             low, high = (left + (float(end) - self.low) * scale for end in ends[:, action])
             spread = (low, high) if len(noisy) else None
@@ -87,9 +95,11 @@ class Panel:
         return rows
 
     def _draw_row(self, draw: ImageDraw.ImageDraw, shot: Shot, action: int, row: Row) -> None:
-        color = CHOSEN if action == shot.action else LIGHT
+        valid = shot.q[action] > -np.inf
+        color = CHOSEN if action == shot.action else LIGHT if valid else FAINT
         left, top, _, bottom = row.bar
-        draw.rectangle(row.bar, fill=color)
+        if valid:
+            draw.rectangle(row.bar, fill=color)
         if row.spread is not None:
             middle, half = (top + bottom) / 2, min((bottom - top) / 2 - 1, 4)
             draw.line((row.spread[0], middle, row.spread[1], middle), fill=SPREAD, width=2)
@@ -98,7 +108,7 @@ class Panel:
         if self.font is not None:
             name, place = _fitted(self.names[action], self.font, MAX_NAME), (top + bottom) / 2
             draw.text((MARGIN, place), name, fill=color, font=self.font, anchor="lm")
-        if self.row >= NUMBER_ROW:
+        if self.row >= NUMBER_ROW and valid:
             number = f"{shot.q[action]:.2f}"
             draw.text((left, bottom + 3), number, fill=color, font=_font(12))
 

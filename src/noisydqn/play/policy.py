@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noisydqn.envs.action_masks import read_masks, split_mask
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.learner.policy import Policy
@@ -50,9 +51,9 @@ class GreedyPolicy:
             f"{parameters:,} parameters)"
         )
 
-    def __call__(self, observation: Any) -> Any:
+    def __call__(self, observation: Any, action_mask: Any = None) -> Any:
         """Return the greedy action for an observation, or the actions for a batch."""
-        return self.predict(observation)[0]
+        return self.predict(observation, action_mask=action_mask)[0]
 
     @own_settings()
     def predict(
@@ -61,6 +62,7 @@ class GreedyPolicy:
         state: State | None = None,
         episode_start: Any = None,
         deterministic: bool = True,
+        action_mask: Any = None,
     ) -> tuple[Any, State | None]:
         """Choose the greedy action under mean weights.
 
@@ -71,13 +73,16 @@ class GreedyPolicy:
                 at the start.
             episode_start: [B], true where an episode starts; earlier frames are then dropped.
             deterministic: must be true, because mean weights have no randomness.
+            action_mask: the valid actions, booleans or 0 and 1 [A] or, for a batch, [B, A], if the
+                environment gives action masks. Where they are part of its observations, it may be
+                left out.
 
         Returns:
             The environment's own action, an `np.int64` or, for a batch, an array [B]; and the
             state, None if the policy sees one frame.
 
         Raises:
-            UserError: the observation or the state is not one of the environment's, or
+            UserError: the observation, the mask or the state is not one of the environment's, or
                 `deterministic` is false.
         """
         if not deterministic:
@@ -85,28 +90,51 @@ class GreedyPolicy:
                 "deterministic=False: this policy has mean weights, in which nothing is random; "
                 "call predict with deterministic=True"
             )
-        batch, single = self._encoding.read(observation)
+        batch, single, masks = self._read(observation, action_mask)
         size = num_rows(batch)
         started = np.full(size, state is None) | _starts(episode_start, size)
         stack = self._stack(batch, state)
         newest = jax.tree.map(jnp.asarray, batch)
-        stack, places, _ = _act(self.policy, stack, newest, jnp.asarray(started))
+        stack, places, _ = _act(self.policy, stack, newest, jnp.asarray(started), masks)
         actions = self._encoding.decode_actions(np.asarray(places))
         stack = None if self.policy.frames == 1 else jax.tree.map(np.asarray, stack)
         return (actions[0] if single else actions), stack
 
     @own_settings()
-    def values(self, observation: Any) -> np.ndarray:
+    def values(self, observation: Any, action_mask: Any = None) -> np.ndarray:
         """Compute the action values, [A] or [B, A], of observations that start an episode.
+
+        With an action mask, as in `predict`, those of invalid actions are -infinity.
 
         Raises:
             UserError: as `predict`.
         """
-        batch, single = self._encoding.read(observation)
+        batch, single, masks = self._read(observation, action_mask)
         started = jnp.ones(num_rows(batch), bool)
         newest = jax.tree.map(jnp.asarray, batch)
-        _, _, q = _act(self.policy, self._stack(batch, None), newest, started)
+        _, _, q = _act(self.policy, self._stack(batch, None), newest, started, masks)
         return np.asarray(q)[0] if single else np.asarray(q)
+
+    def _read(self, observation: Any, action_mask: Any) -> tuple[Any, bool, jax.Array | None]:
+        """Check and encode observations and their masks.
+
+        Returns:
+            Stored observations [B, ...], true if it was a single one, and masks [B, A] or None.
+        """
+        if self._encoding.action_mask == "observation":
+            observation, found = split_mask(observation)
+            action_mask = found if action_mask is None else action_mask
+        batch, single = self._encoding.read(observation)
+        if not self.spec.masked:
+            if action_mask is None:
+                return batch, single, None
+            raise UserError(
+                "an action_mask was given, but the policy was trained without action masks: leave "
+                "it out"
+            )
+        size = None if single else num_rows(batch)
+        masks = read_masks(action_mask, self.spec.num_actions, size)
+        return batch, single, jnp.asarray(masks)
 
     def _stack(self, batch: Any, state: State | None) -> Any:
         """Return the stack before a batch; raises `UserError` if `state` cannot be it."""

@@ -30,7 +30,7 @@ def film_programs(env: Environment, policy: Policy) -> tuple[Program[Any], ...]:
     """Return the programs that a video of policies like `policy` runs."""
     if env.video_problem is not None:
         return ()
-    return *rollout(env).shot_programs(policy), *lens_programs(policy, env.spec.observation)
+    return *rollout(env).shot_programs(policy), *lens_programs(policy, env.spec)
 
 
 def _width(picture: np.ndarray) -> int:
@@ -91,7 +91,8 @@ def film_frames(
     def film() -> Generator[np.ndarray]:
         width = None
         drawing = Panel(names)
-        pairs = under_noise(shots(), policy, key) if panel else ((x, None) for x in shots())
+        spread = under_noise(shots(), policy, env.spec, key)
+        pairs = spread if panel else ((x, None) for x in shots())
         for shot, noisy in pairs:
             width = _width(shot.picture) if width is None else width
             game = _scaled(shot.picture, width)

@@ -17,6 +17,7 @@ from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
+from noisydqn.masks import made_valid
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, moments, normalize
 from noisydqn.preprocessing.options import PreprocessingOptions
@@ -29,6 +30,9 @@ from noisydqn.trees import num_rows, zeros
 from noisydqn.types import Mixed, Observation, TimeStep
 
 State = TypeVar("State", bound=TrainingState)
+
+REPLACED = 2**31 - 1
+"""What the key of an action is folded with for the random action that replaces an invalid one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Acting:
             terminated=jnp.ones(envs, jnp.bool_),
             truncated=jnp.zeros(envs, jnp.bool_),
             info={},
+            action_mask=self.spec.blank_masks(envs),
         )
         actor = ActorState(
             key=actor_key,
@@ -181,13 +186,17 @@ class Acting:
     def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs"]]:
         """Choose the actions [envs].
 
-        `step` counts environment steps before this one.
+        `step` counts environment steps before this one. The explorer sees -infinity as the value
+        of an invalid action; if it chooses one nevertheless, a random valid one is taken.
         """
         actor, policy = state.actor, self.policy(state)
         key, act_key = jax.random.split(actor.key)
-        values_fn = partial(acting_values, policy.network)
+        masks = actor.time_step.action_mask
+        values_fn = partial(acting_values, policy.network, masks=masks)
         seen = policy.preprocess(actor.stack)
         actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
+        if masks is not None:
+            actions = made_valid(actions, masks, jax.random.fold_in(act_key, REPLACED))
         return replaced(state, actor=actor._replace(key=key, explorer=explorer)), actions
 
     def resample(self, state: State, updated: Bool[Array, ""]) -> State:

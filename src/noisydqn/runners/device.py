@@ -19,7 +19,8 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.device_vector import VectorEnvironment
+from noisydqn.envs.device_vector import STUCK, VectorEnvironment
+from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.cores import make_core
@@ -28,7 +29,7 @@ from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
-from noisydqn.types import Row
+from noisydqn.types import Row, TimeStep
 
 
 class DeviceState(NamedTuple):
@@ -39,6 +40,7 @@ class DeviceState(NamedTuple):
     episode_return: Float[Array, " envs"]  # of the episodes under way
     episode_length: Int[Array, " envs"]
     episode_counts: dict[str, Float[Array, " envs"]]  # those that the environment declares
+    stuck: Int[Array, " envs"] | None = None  # steps before it had no valid action, -1 if it has
 
 
 class ChunkLog(NamedTuple):
@@ -93,7 +95,23 @@ class DeviceRunner:
             episode_return=jnp.zeros(self.num_envs),
             episode_length=jnp.zeros(self.num_envs, jnp.int32),
             episode_counts={name: jnp.zeros(self.num_envs) for name in self.counts},
+            stuck=self._stuck(None, time_step, 0),
         )
+
+    def _stuck(
+        self, before: Int[Array, " envs"] | None, time_step: TimeStep, step: Int[Array, ""] | int
+    ) -> Int[Array, " envs"] | None:
+        """Note where environments with action masks have no valid action for the first time.
+
+        The time step is reached with the step of all environments after `step` environment steps,
+        or by the first reset if there is no `before`.
+        """
+        if STUCK not in time_step.info:
+            return None
+        is_stuck = time_step.info[STUCK] > 0
+        if before is None:
+            return jnp.where(is_stuck, jnp.int32(0), jnp.int32(-1))
+        return jnp.where((before < 0) & is_stuck, step + self.num_envs, before)
 
     def step(
         self, state: DeviceState, step: Int[Array, ""], sums: Flat[Metrics]
@@ -122,6 +140,7 @@ class DeviceRunner:
                 name: jnp.where(started, 0, count) + time_step.info[name].astype(jnp.float32)
                 for name, count in state.episode_counts.items()
             },
+            stuck=self._stuck(state.stuck, time_step, step),
         )
         return state, sums
 
@@ -259,6 +278,8 @@ def run(
 
     Raises:
         UserError: the checkpoint does not fit the options.
+        EnvironmentFailedError: an environment with action masks had no valid action. The unfinished
+            chunk is yielded before.
         StoppedError: a stop was asked for before the first step.
     """
     if compiler is not None:
@@ -298,20 +319,24 @@ class _Run:
         while self.steps_before < self.total_steps and not self.schedule.exhausted(
             int(self.updates_before.min())
         ):
-            if not self._advance(min(self.steps_before + self.chunk_steps, self.total_steps)):
+            whole = self._advance(min(self.steps_before + self.chunk_steps, self.total_steps))
+            failure = self._failure()
+            if failure is not None or not whole:
                 yield self._chunk([])
+                if failure is not None:
+                    raise failure
                 return
             yield self._chunk(self._end())
 
     def _advance(self, end: int) -> bool:
-        """Make the steps up to `end`; return False if a stop is asked for before.
+        """Make the steps up to `end`; return False if a stop or a failure comes before.
 
         The parts are as long as the last one's time allows. One ends where learning starts.
         """
         num_envs = self.num_envs
         learning = (math.ceil(self.schedule.first_step / num_envs) - 1) * num_envs
         while self.steps < end:
-            if self.stop.asked:
+            if self.stop.asked or self._failure() is not None:
                 return False
             part_end = learning if self.steps < learning < end else end
             part = min(self._pace.most, (part_end - self.steps) // num_envs)
@@ -328,6 +353,22 @@ class _Run:
             if self.steps == learning:
                 self._pace = Pace(PART_SECONDS)  # steps take longer from here on
         return True
+
+    def _failure(self) -> EnvironmentFailedError | None:
+        """Return what went wrong if an environment had no valid action."""
+        if self.state.stuck is None:
+            return None
+        stuck = np.asarray(self.state.stuck)  # [seeds, envs]
+        if (stuck < 0).all():
+            return None
+        first = int(np.where(stuck < 0, np.iinfo(np.int32).max, stuck).argmin())
+        seed, env = divmod(first, self.num_envs)
+        where = f"environment {env}" + (f" of seed {seed}" if len(stuck) > 1 else "")
+        return EnvironmentFailedError(
+            f"the environment failed at step {stuck[seed, env]:,} in {where}: "
+            f"{self.made.runner.vector.env.name}.action_mask allows no action, expected at least "
+            "one unless the episode has terminated; correct the environment"
+        )
 
     def _end(self) -> list[SeedChunk]:
         """Close the chunk; return each seed's report."""

@@ -37,7 +37,7 @@ class ValuesFn(Protocol):
         /,
         noise: NetworkNoise | None = None,
     ) -> Values:
-        """Compute the values [envs, actions].
+        """Compute the values [envs, actions]; with action masks, -infinity for invalid actions.
 
         Args:
             observation: one per environment, preprocessed.
@@ -94,7 +94,8 @@ class Explorer(Protocol):
     ) -> tuple[Actions, Any]:
         """Choose an action, an int32, for every environment.
 
-        The action at the last observation of an episode is ignored.
+        The action at the last observation of an episode is ignored. An action that is invalid by
+        the environment's mask is replaced by a random valid one.
 
         Args:
             state: the explorer's own.

@@ -122,6 +122,7 @@ def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
             terminated=jnp.zeros(num_envs, jnp.bool_),
             truncated=jnp.zeros(num_envs, jnp.bool_),
             info={},
+            action_mask=spec.blank_masks(num_envs),
         )
 
     return jax.eval_shape(blank)

@@ -4,6 +4,7 @@ The learner's part is `learner/parallel.py`.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,7 +16,14 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_outputs
 from noisydqn.learner.gradient import Metrics
 from noisydqn.learner.options import ParallelOptions
-from noisydqn.learner.parallel import Minibatch, ParallelAgent, ParallelLearner, Rollout
+from noisydqn.learner.parallel import (
+    Minibatch,
+    ParallelAgent,
+    ParallelLearner,
+    Rollout,
+    greedy_return,
+)
+from noisydqn.masks import opened
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise, sample_noise
 from noisydqn.runners import build
@@ -110,10 +118,12 @@ class ParallelCore:
         envs, steps = self.acting.num_envs, self.options.rollout_steps
         matched = self._matched(policy.network, learner_key)
         seen = policy.preprocess(actor.stack)
-        value = jax.eval_shape(self._values_under, policy.network, seen, None, matched)
+        masks = actor.time_step.action_mask
+        value = jax.eval_shape(self._values_under, policy.network, seen, None, matched, masks)
         decision = Decision(jnp.zeros(envs, jnp.int32), jnp.zeros(value.shape, value.dtype))
         step = _step(actor, decision, actor)
         rollout = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step)
+        rollout = rollout._replace(action_mask=jax.tree.map(opened, rollout.action_mask))
         updates, size = self.options.rollout_updates, steps * envs
         return ParallelTraining(
             actor=actor,
@@ -173,7 +183,8 @@ class ParallelCore:
         acting = self.options.return_noise == "acting"
         noise = self.acting.explorer.noise(actor.explorer) if acting else None
         seen = policy.preprocess(actor.stack)
-        return self._values_under(policy.network, seen, noise, state.matched)
+        masks = actor.time_step.action_mask
+        return self._values_under(policy.network, seen, noise, state.matched, masks)
 
     def _values_under(
         self,
@@ -181,12 +192,13 @@ class ParallelCore:
         seen: Float[Array, "envs ..."] | Mixed,
         noise: NetworkNoise | None,
         matched: Flat[NetworkNoise] | None,
+        masks: Bool[Array, "envs actions"] | None,
     ) -> Float[Array, "envs *k m"]:
         """Describe the greedy return under noise or, with matched targets, under each sample."""
 
         def under(noise: NetworkNoise | None) -> Array:
-            outputs = acting_outputs(network, seen, noise)
-            return jax.vmap(network.distribution.greedy_return)(outputs)
+            outputs = acting_outputs(network, seen, noise, masks)
+            return jax.vmap(partial(greedy_return, network.distribution))(outputs, masks)
 
         return under(noise) if matched is None else jax.vmap(under, out_axes=1)(matched.tree)
 
@@ -283,6 +295,7 @@ class ParallelCore:
             action=rollout.action[indices],
             target=lesson.targets[indices],
             weight=1.0 - rollout.ignored[indices],
+            action_mask=None if rollout.action_mask is None else rollout.action_mask[indices],
         )
 
     def probe(self, state: ParallelTraining) -> tuple[ParallelTraining, Probe]:
@@ -300,8 +313,9 @@ class ParallelCore:
             self.acting.numbers(some, stacked=self.acting.frames > 1),
             jnp.int32(known),
         )
+        masks = _at(_flat(state.rollout.action_mask), places)
         shown = policy.preprocess(_at(seen, places))
-        probe = probe_noise(policy.network, shown, exploration, data, probe_key)
+        probe = probe_noise(policy.network, shown, masks, exploration, data, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
 
@@ -315,6 +329,7 @@ def _step(before: ActorState, decision: Decision, after: ActorState) -> Rollout:
         terminated=after.time_step.terminated,
         last=after.time_step.last,
         ignored=before.time_step.last,
+        action_mask=before.time_step.action_mask,
     )
 
 

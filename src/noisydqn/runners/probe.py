@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.learner import lens
 from noisydqn.learner.agent import values
@@ -57,6 +57,7 @@ def probe_data(
 def probe_noise(
     network: QNetwork,
     observations: Float[Array, "batch ..."] | Mixed,
+    masks: Bool[Array, "batch actions"] | None,
     exploration: dict[str, Float[Array, ""]],
     data: dict[str, Float[Array, ""]],
     key: PRNGKeyArray,
@@ -65,8 +66,9 @@ def probe_noise(
     layers = noisy_layers(network).values()
     if not layers:
         return Probe(jnp.zeros(0), jnp.float32(0), {}, exploration, data)
-    mean_q = values(network, observations, None)
-    q = lens.values_under_noise(network, observations, jax.random.split(key, PROBE_SAMPLES))
+    mean_q = values(network, observations, None, masks)
+    keys = jax.random.split(key, PROBE_SAMPLES)
+    q = lens.values_under_noise(network, observations, keys, masks)
     noise = {
         "q_spread": lens.q_spread(q),
         "action_gap": lens.action_gap(mean_q),

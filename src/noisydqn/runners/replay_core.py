@@ -215,7 +215,10 @@ class ReplayCore:
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
         data = self._probe_data(state)
-        probe = probe_noise(policy.network, policy.preprocess(seen), exploration, data, probe_key)
+        masks = replay.rows.action_mask
+        masks = None if masks is None else masks[slots, newest % num_envs]
+        seen = policy.preprocess(seen)
+        probe = probe_noise(policy.network, seen, masks, exploration, data, probe_key)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
     def _probe_data(self, state: ReplayTraining) -> dict[str, Array]:
@@ -243,4 +246,5 @@ class ReplayCore:
             terminated=time_step.terminated,
             last=time_step.last,
             perturbation=perturbation,
+            action_mask=time_step.action_mask,
         )

@@ -222,7 +222,8 @@ def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
     if stored is None:
         return
     old, new = stored.encoding, spec.encoding
-    if (old.observation, old.actions) != (new.observation, new.actions):
+    interface = old.observation, old.actions, old.masked
+    if interface != (new.observation, new.actions, new.masked):
         raise UserError(
             f"the environment shows {_shown(new)}, but that of {folder.path} showed {_shown(old)}: "
             "give the environment that it was trained on"
@@ -231,7 +232,10 @@ def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:
 
 def _shown(encoding: Encoding) -> str:
     kinds = {str(part.stored) for part, _ in encoding.parts}
-    return f"{encoding.words} of {'/'.join(sorted(kinds))} and takes {encoding.actions.words}"
+    masks = " with action masks" if encoding.masked else ""
+    return (
+        f"{encoding.words} of {'/'.join(sorted(kinds))} and takes {encoding.actions.words}{masks}"
+    )
 
 
 class _Evaluation(msgspec.Struct):

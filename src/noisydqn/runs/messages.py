@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from noisydqn.config.config import Config
 from noisydqn.config.gate import named_code
+from noisydqn.envs.action_masks import NAMES
 from noisydqn.envs.encoding import MAX_NAMED_PARTS
 from noisydqn.envs.spaces import Box, MultiBinary
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
@@ -87,6 +89,15 @@ def _of_one_array(options: AnyProgram, spec: EnvironmentSpec) -> str:
     if preprocessing.frame_stack > 1:
         notes += [f"{preprocessing.frame_stack} frames together"]
     return f"{', '.join([' '.join(what), *notes])}; torso {torso}"
+
+
+def describe_masks(spec: EnvironmentSpec) -> str | None:
+    """Say in one line that the environment gives action masks, and where; None if it does not."""
+    given = spec.encoding.action_mask
+    if given is msgspec.UNSET:
+        return None
+    name = NAMES[given] if spec.spaces is not None else "action_mask(state)"
+    return f"action masks: {name} says which of {spec.num_actions} actions are valid"
 
 
 def how_to(command: str, folder: Path, config: Config) -> str:
