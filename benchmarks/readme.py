@@ -11,6 +11,7 @@ from benchmarks import (
     checkpoint,
     coverage,
     deepsea,
+    lens,
     minatar,
     misfortune,
     notebook_update,
@@ -28,8 +29,8 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(catcher, checkpoint, coverage, deepsea, minatar, misfortune, notebook_update, parallel),
-    *(replay, throughput, torso, update),
+    *(catcher, checkpoint, coverage, deepsea, lens, minatar, misfortune, notebook_update),
+    *(parallel, replay, throughput, torso, update),
 )
 TABLES = {
     **{

@@ -119,9 +119,8 @@ def test_metrics(run_folder: Path) -> None:
     with (run_folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [400, 800, 1200]
-    assert {"loss", "action_change", "steps_per_second", "sigma.hidden.0", "sigma.value"} <= set(
-        rows[0]
-    )
+    noise = {f"noise.{name}" for name in ("q_spread", "action_gap", "action_entropy")}
+    assert noise | {"loss", "action_change", "steps_per_second", "sigma.value"} <= set(rows[0])
     with (run_folder / "evaluations.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [800, 1200]
     with (run_folder / "episodes.csv").open() as file:
@@ -140,6 +139,9 @@ def test_tensorboard(run_folder: Path) -> None:
         "episode/Q-Error",
         "speed/steps_per_second",
         "noise/action_change",
+        "noise/q_spread",
+        "noise/action_gap",
+        "noise/action_entropy",
         "noise/mean_abs_sigma/hidden.0",
         "noise/mean_abs_sigma/advantage",
         "noise/mean_abs_sigma/value",
