@@ -31,6 +31,13 @@ REPLAY: dict[str, Any] = {
     "target_period": 100,
     "replay_capacity": 20_000,
 }
+GAME: dict[str, Any] = {
+    "steps": 40_000,
+    "updates_per_step": 0.5,
+    "n_step": 3,
+    "learning_rate_final": 1e-4,
+    "schedule_updates": 20_000,
+}
 PARALLEL: dict[str, Any] = {"learner": "parallel", "num_envs": 32, "minibatches": 8}
 
 CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
@@ -39,7 +46,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "knapsack in JAX": (JaxKnapsack, REPLAY | {"steps": 20_000}, 1.75),
     "knapsack from rollouts": (JaxKnapsack, PARALLEL | {"steps": 64_000}, 1.75),
     # Random play scores 0.
-    "tic-tac-toe": (TicTacToe, REPLAY | {"steps": 20_000}, 0.8),
+    "tic-tac-toe": (TicTacToe, REPLAY | GAME, 0.8),
 }
 
 

@@ -58,6 +58,24 @@ def _method(env: Any) -> Callable[[], Any] | None:
     return method if callable(method) else None
 
 
+def _without_mask(shown: Mapping[str, Any]) -> Any:
+    """Return the parts of an observation without the mask, or the only one if it is REST."""
+    others = {key: value for key, value in shown.items() if key != KEY}
+    return others[REST] if others.keys() == {REST} else others
+
+
+def _as_mask(value: Any, shape: tuple[int, ...], name: str, expected: str) -> np.ndarray:
+    """Convert booleans, or 0 and 1, to booleans.
+
+    Raises:
+        WrongValueError: the value has another shape, or holds something else.
+    """
+    array = as_numbers(value, name, expected)
+    check_shape(array, shape, name, expected)
+    refuse_unless((array == 0) | (array == 1), array, name, expected)
+    return array.astype(bool)
+
+
 class MaskReader:
     """Checks of an environment's action masks, and what is left of its observations without them.
 
@@ -92,10 +110,10 @@ class MaskReader:
                     f"the space of {self._name} is {parts[KEY]}, expected {self._expected}"
                 )
             self._keys = tuple(parts)
-            others = {key: part for key, part in parts.items() if key != KEY}
-            if not others:
+            if parts.keys() == {KEY}:
                 raise SpaceError(f"the observations hold nothing but {self._name}")
-            self.rest = others[REST] if others.keys() == {REST} else spaces.Dict(others)
+            rest = _without_mask(parts)
+            self.rest = spaces.Dict(rest) if isinstance(rest, dict) else rest
 
     @property
     def space(self) -> spaces.Dict:
@@ -111,8 +129,7 @@ class MaskReader:
         if not self._keys:
             return observation
         check_keys(observation, self._keys, "observation")
-        others = {key: value for key, value in observation.items() if key != KEY}
-        return others if isinstance(self.rest, spaces.Dict) else others[REST]
+        return _without_mask(observation)
 
     def given(self, observation: Any, info: Any) -> Any:
         """Return the mask that the environment gives, unchecked; None if there is none."""
@@ -136,10 +153,7 @@ class MaskReader:
             return np.ones(self._size, bool)
         if mask is None:
             raise WrongValueError(f"{self._name} is missing, expected {self._expected}")
-        array = as_numbers(mask, self._name, self._expected)
-        check_shape(array, (self._size,), self._name, self._expected)
-        refuse_unless((array == 0) | (array == 1), array, self._name, self._expected)
-        valid = array.astype(bool)
+        valid = _as_mask(mask, (self._size,), self._name, self._expected)
         if valid.any():
             return valid
         if not terminated:
@@ -165,8 +179,7 @@ def split_mask(observation: Any) -> tuple[Any, Any]:
     if not isinstance(observation, Mapping) or KEY not in observation:
         return observation, None
     shown = cast(Mapping[str, Any], observation)
-    others = {key: value for key, value in shown.items() if key != KEY}
-    return (others[REST] if others.keys() == {REST} else others), shown[KEY]
+    return _without_mask(shown), shown[KEY]
 
 
 def read_masks(masks: Any, num_actions: int, batch: int | None) -> np.ndarray:
@@ -189,12 +202,9 @@ def read_masks(masks: Any, num_actions: int, batch: int | None) -> np.ndarray:
             "environment does"
         )
     try:
-        array = as_numbers(masks, "action_mask", expected)
-        check_shape(array, shape, "action_mask", expected)
-        refuse_unless((array == 0) | (array == 1), array, "action_mask", expected)
+        valid = _as_mask(masks, shape, KEY, expected).reshape(-1, num_actions)
     except WrongValueError as error:
         raise UserError(f"{error}: give it as the environment does") from None
-    valid = array.astype(bool).reshape(-1, num_actions)
     if not valid.any(axis=-1).all():
         raise UserError("action_mask allows no action: give masks of states that are not terminal")
     return valid

@@ -137,7 +137,8 @@ class GuardedBackend:
         masks: Source | None = None,
     ) -> None:
         self.vector: Any = vector
-        self.renders, self.counts, self.masks = renders, counts, masks
+        self.renders, self.counts = renders, counts
+        self.masks: Source | None = masks
         self._seeds: list[int] = []
 
     def _call(self, name: str, *args: Any) -> Any:
