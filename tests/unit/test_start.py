@@ -326,8 +326,9 @@ def test_a_run_is_only_resumed_from_its_own_start(
     noisydqn.train(**options)
     with pytest.raises(UserError, match="did not start from the final weights of host"):
         noisydqn.train(**options, from_weights="final")
+    options["resume"] = False
     with pytest.raises(UserError, match="already holds a run"):
-        noisydqn.train(**options | {"resume": False})
+        noisydqn.train(**options)
 
 
 @pytest.mark.slow
