@@ -41,6 +41,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "ends_at_once": ("ended with its first step", {"last": AT_ONCE, "ignored": ~AT_ONCE}),
     "one_reward": ("no reward in 1,000", {"rewards": np.zeros(N)}),
     "large_rewards": ("rewards reach 500:", {"rewards": np.linspace(-500, 0, N)}),
+    "outside_space": ("7 of 1,001 observations lie outside", {"outside": 7}),
     "large_observations": ("observations reach", {"observations": LARGE}),
     "constant_elements": ("2 elements of the observation never changed (number 1, 2)", {}),
 }
@@ -104,6 +105,8 @@ def test_gymnasiums_check_is_told_in_a_line() -> None:
     assert len(line) < 300
     outside = notices_of(environment(lambda: Forgetful(outside=True)))
     assert any("not within the observation space" in line for line in outside)
+    found = check.examine(environment(lambda: Forgetful(outside=True)), steps=50)
+    assert any("51 of 51 observations lie outside" in line for line in found.problems)
 
 
 def test_an_environment_is_checked_whatever_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

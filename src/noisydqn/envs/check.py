@@ -52,6 +52,7 @@ class Played(NamedTuple):
     rewards: np.ndarray  # [steps]
     last: np.ndarray  # [steps], true where an episode ended
     ignored: np.ndarray  # [steps], true where the step was a reset
+    outside: int = 0  # observations that lie outside of the bounds of their space
 
 
 class Examination(NamedTuple):
@@ -143,9 +144,22 @@ def _shortened(line: str, most: int = 200) -> str:
 def _play(env: "HostEnvironment", steps: int) -> Played:
     vector = env.vector(1)
     try:
-        return _collect(_host_steps(env, vector, 0), steps)
+        played = _collect(_host_steps(env, vector, 0), steps)
+        return played._replace(outside=_outside(vector.spaces[0], played.observations))
     finally:
         vector.close()
+
+
+def _outside(space: Any, observations: np.ndarray) -> int:
+    """Count the observations outside of the bounds of a space that is one box of numbers."""
+    numbers = np.issubdtype(observations.dtype, np.floating)
+    if not isinstance(space, gymnasium.spaces.Box) or not numbers:
+        return 0
+    seen = observations.reshape(len(observations), -1)
+    low, high = (np.asarray(x, seen.dtype).reshape(-1) for x in (space.low, space.high))
+    if low.size != seen.shape[1]:
+        return 0
+    return int(((seen < low) | (seen > high)).any(axis=1).sum())
 
 
 def _host_steps(env: "HostEnvironment", vector: Any, seed: int) -> Iterator[TimeStep]:
@@ -287,6 +301,17 @@ def large_rewards(played: Played, numbers: bool) -> str:
     return f"rewards reach {most:,.0f}: scale them, for instance with --reward-scale 0.1"
 
 
+def outside_space(played: Played, numbers: bool) -> str:
+    """Observations lie outside of the bounds of their space."""
+    del numbers
+    if not played.outside:
+        return ""
+    return (
+        f"{played.outside:,} of {len(played.observations):,} observations lie outside of the "
+        "bounds of their space: correct the bounds, or what is shown"
+    )
+
+
 def large_observations(played: Played, numbers: bool) -> str:
     """Numbers in observations are large."""
     seen = played.observations
@@ -318,6 +343,6 @@ def constant_elements(played: Played, numbers: bool) -> str:
 
 RULES: tuple[Callable[[Played, bool], str], ...] = (
     *(never_ends, ends_at_once, one_reward),
-    *(large_rewards, large_observations, constant_elements),
+    *(large_rewards, outside_space, large_observations, constant_elements),
 )
 """What random play is examined for."""

@@ -28,7 +28,10 @@ from noisydqn.options import JsonObject, first_sentence, flag, hints_of
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for, with_learner
 from noisydqn.runs.named import config_named, preset_named
 
-OF_THE_COMMAND = ("out", "quiet", "cache", "resume", "trust", "preset_file")
+OF_THE_COMMAND = (
+    *("out", "quiet", "cache", "resume", "trust", "preset_file"),
+    *("from", "from_weights", "from_replay"),
+)
 """Arguments of `noisydqn train` that are not options of a run."""
 CONTENTS = 'options, such as learning_rate = 1e-3 and exploration = "noisy"'
 WIDTH = 100

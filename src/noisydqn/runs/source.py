@@ -60,7 +60,9 @@ class Source(NamedTuple):
         which: Which = argument("from_weights", from_weights, Which)
         replay: bool = argument("from_replay", from_replay, bool)
         if start_from is not None:
-            return Source(given_path(start_from, "--from"), which, replay)
+            path = given_path(start_from, "--from")
+            open_folders(path)
+            return Source(path, which, replay)
         for name, given in {
             "--from-weights final": which == "final",
             "--from-replay": replay,
