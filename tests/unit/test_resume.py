@@ -70,9 +70,9 @@ INDEXED: dict[str, Any] = {
         ("CartPole-v1", {"learner": "parallel", "spread_updates": True, "epochs": 3}),
         ("CartPole-v1", {**INDEXED, "target_perturbation": 0.1, "acting_noise": "episode"}),
         ("gymnax:Breakout-MinAtar", {**INDEXED, "learner": "parallel", "exploration": "noisy"}),
-        ("tests.host_envs:noisydqn-tests/Fetch-v0", {"normalize_observations": "running"}),
+        ("noisydqn-tests/Fetch-v0", {"normalize_observations": "running"}),
         (
-            "tests.host_envs:noisydqn-tests/Symbols-v0",
+            "noisydqn-tests/Symbols-v0",
             {"learner": "parallel", "exploration": "noisy", "frame_stack": 2},
         ),
         ("CartPole-v1", {"noise_goal": 0.1, "update_noise": "mean", "acting_noise": "step"}),
