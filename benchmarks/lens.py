@@ -51,9 +51,11 @@ def measuring(*, lens: bool) -> Generator[None]:
     from noisydqn.runners import parallel_core, replay_core
     from noisydqn.runners.probe import Probe
 
-    def nothing(network: Any, observations: Any, exploration: Any, key: Any) -> Probe:
-        del observations, key
-        return Probe(jnp.zeros(len(noisy_layers(network))), jnp.float32(0), {}, exploration)
+    def nothing(
+        network: Any, observations: Any, masks: Any, exploration: Any, data: Any, key: Any
+    ) -> Probe:
+        del observations, masks, key
+        return Probe(jnp.zeros(len(noisy_layers(network))), jnp.float32(0), {}, exploration, data)
 
     if lens:
         yield

@@ -171,6 +171,9 @@ class Mission(spaces.Space[str]):
         del mask, probability
         return f"get to {self.np_random.integers(3)}"
 
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
 
 class Symbols(gymnasium.Env[dict[str, Any], np.int64]):
     """The spaces of MiniGrid: symbols in a grid, a direction and text. Turn right for a reward."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests.commands import refused
-from tests.host_envs import BrokenEnv, CountingHostEnv
+from tests.host_envs import BrokenEnv, CountingHostEnv, Fetch, Symbols
+from tests.mask_envs import JaxKnapsack, Knapsack, TicTacToe
 
 from noisydqn.cli import main
 from noisydqn.envs import check
@@ -23,7 +24,7 @@ N = STEPS
 def play(**changes: Any) -> Played:
     """Random play in which nothing is wrong: episodes of ten steps with a reset after each."""
     at = np.arange(N)
-    fields = {
+    fields: dict[str, Any] = {
         "observations": np.random.default_rng(0).normal(size=(N + 1, 3)),
         "rewards": np.where(at % 11 == 10, 0.0, 1.0),
         "last": at % 11 == 9,
@@ -164,3 +165,12 @@ def test_the_command_looks_at_an_environment_in_jax(capsys: pytest.CaptureFixtur
 def test_what_cannot_be_made_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CartPole" in refused(capsys, "doctor", "--env", "CartPol-v1")
     assert "one after the other" in refused(capsys, "doctor", "x", "--env", "CartPole-v1")
+
+
+@pytest.mark.parametrize("maker", [Knapsack, TicTacToe, JaxKnapsack, Fetch, Symbols])
+def test_masks_and_images_beside_vectors_are_played(maker: Any) -> None:
+    """An invalid action would raise in these environments."""
+    found = check.examine(environment(maker), steps=120)
+    assert "120 random steps: " in found.facts[1]
+    assert not any("Gymnasium's check" in line for line in found.problems)
+    assert not any("give another episode" in line for line in found.problems)

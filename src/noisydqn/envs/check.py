@@ -24,7 +24,7 @@ from noisydqn.envs.guard import guarded
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spaces import Box
 from noisydqn.errors import counted, in_one_line, is_stop
-from noisydqn.types import TimeStep
+from noisydqn.types import Mixed, Observation, TimeStep
 
 if TYPE_CHECKING:
     from noisydqn.envs.device import DeviceEnvironment
@@ -48,7 +48,7 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 class Played(NamedTuple):
     """Random play in one environment."""
 
-    observations: np.ndarray  # [steps + 1, ...], as they are stored
+    observations: np.ndarray  # [steps + 1, ...], as they are stored; without images beside vectors
     rewards: np.ndarray  # [steps]
     last: np.ndarray  # [steps], true where an episode ended
     ignored: np.ndarray  # [steps], true where the step was a reset
@@ -111,8 +111,10 @@ def _by_gymnasium(env: "HostEnvironment", patience: float = math.inf) -> list[st
     """Run Gymnasium's checker; return what it says, of its errors the first.
 
     It resets an environment some ten times, so one whose reset takes longer than `patience`
-    seconds is not checked.
+    seconds is not checked. Nor is one with action masks, as the checker knows none.
     """
+    if env.spec.masked:
+        return []
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -144,7 +146,7 @@ def _shortened(line: str, most: int = 200) -> str:
 def _play(env: "HostEnvironment", steps: int) -> Played:
     vector = env.vector(1)
     try:
-        played = _collect(_host_steps(env, vector, 0), steps)
+        played = _collect(_taken(_host_steps(vector, 0), steps))
         return played._replace(outside=_outside(vector.spaces[0], played.observations))
     finally:
         vector.close()
@@ -162,11 +164,18 @@ def _outside(space: Any, observations: np.ndarray) -> int:
     return int(((seen < low) | (seen > high)).any(axis=1).sum())
 
 
-def _host_steps(env: "HostEnvironment", vector: Any, seed: int) -> Iterator[TimeStep]:
-    rng = np.random.default_rng(seed)
-    yield vector.reset(seed)
+def _host_steps(vector: Any, seed: int) -> Iterator[TimeStep]:
+    rng, shown = np.random.default_rng(seed), vector.reset(seed)
     while True:
-        yield vector.step(rng.integers(env.spec.num_actions, size=1))
+        yield shown
+        shown = vector.step(_valid_action(rng, shown, vector.spec.num_actions))
+
+
+def _valid_action(rng: np.random.Generator, shown: TimeStep, num_actions: int) -> np.ndarray:
+    """Choose a random action [1] among the valid ones."""
+    if shown.action_mask is None:
+        return rng.integers(num_actions, size=1)
+    return rng.choice(np.flatnonzero(np.asarray(shown.action_mask)[0]), size=1)
 
 
 def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
@@ -178,40 +187,50 @@ def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
         yield shown
         keys, rng = jax.random.split(jax.random.key(1), steps), np.random.default_rng(0)
         for key in keys:
-            actions = jnp.asarray(rng.integers(env.spec.num_actions, size=1), jnp.int32)
-            states, shown = step(key, states, actions, shown.last)
+            actions = _valid_action(rng, shown, env.spec.num_actions)
+            states, shown = step(key, states, jnp.asarray(actions, jnp.int32), shown.last)
             yield shown
 
-    return _collect(played(), steps)
+    return _collect(_taken(played(), steps))
 
 
-def _collect(shown: Iterator[TimeStep], steps: int) -> Played:
+def _taken(shown: Iterator[TimeStep], steps: int) -> list[TimeStep]:
     """Take time steps of one environment, at most `steps` after the first."""
     start, found = time.monotonic(), [next(shown)]
     for _ in range(steps):
         found.append(next(shown))
         if time.monotonic() - start > SECONDS:
             break
+    return found
+
+
+def _collect(found: list[TimeStep]) -> Played:
     last = np.array([np.asarray(x.last)[0] for x in found])
     return Played(
-        np.stack([np.asarray(x.observation)[0] for x in found]),
+        np.stack([_numbers(x.observation) for x in found]),
         np.array([float(np.asarray(x.reward)[0]) for x in found[1:]]),
         last[1:],
         last[:-1],
     )
 
 
+def _numbers(observation: Observation) -> np.ndarray:
+    """Return the only observation of a batch; of images and vectors, the vectors as one."""
+    if not isinstance(observation, Mixed):
+        return np.asarray(observation)[0]
+    return np.concatenate([np.zeros(0, np.float32), *(x[0] for x in observation.vectors.values())])
+
+
 def _repeats(env: "HostEnvironment") -> list[str]:
     """Play the same steps twice with one seed; say where they differ."""
     vector = env.vector(1)
     try:
-        one, other = (_collect(_host_steps(env, vector, 3), REPEATED) for _ in range(2))
+        one, other = (_taken(_host_steps(vector, 3), REPEATED) for _ in range(2))
     finally:
         vector.close()
     same = [
-        np.array_equal(one.observations[i], other.observations[i])
-        and (i == 0 or one.rewards[i - 1] == other.rewards[i - 1])
-        for i in range(min(len(one.observations), len(other.observations)))
+        all(map(np.array_equal, *map(jax.tree.leaves, pair)))
+        for pair in zip(one, other, strict=False)  # the slower one may have been ended
     ]
     if all(same):
         return []

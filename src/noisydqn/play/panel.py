@@ -75,8 +75,9 @@ class Panel:
 
     def rows(self, shot: Shot, noisy: np.ndarray) -> list[Row]:
         """Place the bars of a shot; all values so far lie between the ends of the scale."""
-        ends = np.percentile(noisy, WITHIN, axis=0) if len(noisy) else np.stack([shot.q] * 2)
-        valid = shot.q > -np.inf
+        valid, ends = shot.q > -np.inf, np.stack([shot.q] * 2)
+        if len(noisy):
+            ends[:, valid] = np.percentile(noisy[:, valid], WITHIN, axis=0)
         self.low = min(self.low, float(shot.q[valid].min()), float(ends[:, valid].min()))
         self.high = max(self.high, float(shot.q[valid].max()), float(ends[:, valid].max()))
         left = self.left
