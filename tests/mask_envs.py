@@ -61,6 +61,28 @@ class Knapsack(gymnasium.Env[Any, np.int64]):
         return seen, float(self.values[action]) / LARGEST, not self.mask().any(), False, info
 
 
+class Pictured(Knapsack):
+    """Shows a picture of the bag, too, and itself when it is rendered."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__("observation")
+        self.render_mode = render_mode
+        parts: Any = self.observation_space
+        bag = spaces.Box(0, 255, (6, ROOM, 3), np.uint8)
+        self.observation_space = spaces.Dict({"bag": bag, **parts})
+
+    def _shown(self) -> tuple[Any, dict[str, Any]]:
+        parts, info = super()._shown()
+        return {"bag": self.render(), **parts}, info
+
+    def render(self) -> np.ndarray:
+        picture = np.zeros((6, ROOM, 3), np.uint8)
+        picture[:, : self.room] = 255
+        return picture
+
+
 def own_vector(num_envs: int, source: str = "info") -> SyncVectorEnv:
     """Make a vector of `Knapsack`, as the vector entry point of an id."""
     return SyncVectorEnv([partial(Knapsack, source)] * num_envs)

@@ -22,6 +22,7 @@ from tests.mask_envs import (
     JaxKnapsack,
     Knapsack,
     NumbersForMasks,
+    Pictured,
     TicTacToe,
 )
 from tests.probes import run_device, run_host
@@ -29,6 +30,7 @@ from tests.runs import results, tiny, train_until
 
 import noisydqn
 from noisydqn import UserError
+from noisydqn.cli import main
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.encoding import Encoding
@@ -321,3 +323,21 @@ def test_a_wrong_mask_ends_a_run_with_its_work_saved() -> None:
     with pytest.raises(EnvironmentFailedError, match="is missing"):
         chunks.extend(chunk.steps for chunk in run)
     assert chunks == [4, 6]
+
+
+@pytest.mark.parametrize("learner", ["replay", "parallel"])
+def test_masks_stand_beside_images_and_vectors(learner: str, tmp_path: Path) -> None:
+    """An invalid action would raise. The export compares itself with the policy."""
+    out = tmp_path / "run"
+    options = tiny(learner=learner, env=Pictured, steps=160, video_seconds=0.5, out=out)
+    summary = noisydqn.train(**options).seeds[0].summary
+    assert summary["evaluation"]["mean_return"] > 0
+    assert (out / "policy.mp4").exists()
+    policy = noisydqn.load_policy(out)
+    shown, _ = Pictured().reset(seed=0)
+    action, _ = policy.predict(shown)
+    assert shown["action_mask"][action]
+    assert np.isneginf(policy.values(shown)[shown["action_mask"] == 0]).all()
+    for form in ("onnx", "torch"):
+        pytest.importorskip({"onnx": "onnxruntime", "torch": "torch"}[form])
+        assert main(["export", str(out), "--format", form, "--trust"]) == 0

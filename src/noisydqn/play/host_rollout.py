@@ -175,6 +175,7 @@ class HostRollout:
                 over = bool(time_step.last[0])
                 lines = panel_lines(episode, total, steps)
                 picture = vector.picture(time_step)
-                yield Shot(picture, lines, q[0], int(actions[0]), np.asarray(seen)[0])
+                only = jax.tree.map(lambda x: np.asarray(x)[0], seen)
+                yield Shot(picture, lines, q[0], int(actions[0]), only)
         finally:
             vector.close()

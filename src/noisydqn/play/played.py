@@ -25,7 +25,7 @@ class Shot(NamedTuple):
     lines: tuple[str, ...]  # shown on the panel
     q: np.ndarray  # [actions]
     action: int
-    seen: np.ndarray  # what the policy saw: the raw observation, or the stack of the newest
+    seen: Any  # what the policy saw: the raw observation, or the stack of the newest
 
 
 class Rollout(Protocol):
