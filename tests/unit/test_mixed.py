@@ -379,15 +379,12 @@ def test_the_image_is_the_video_where_nothing_is_rendered() -> None:
     ],
     ids=str,
 )
-def test_both_parts_are_learned_from(options: dict[str, Any]) -> None:
-    """Every option that reads observations runs, and every torso changes."""
-    env = make(Fetch)
+def test_options_that_read_observations_take_both_parts(options: dict[str, Any]) -> None:
     config = SMALL.replace(steps=60, hidden=(8,), **options)
-    (*_, chunk) = run_host(config, env, jax.random.key(0))
+    (*_, chunk) = run_host(config, make(Fetch), jax.random.key(0))
     assert chunk.seeds[0].updates > 0
-    learned: Any = chunk.policy(0).network.torso
-    made: Any = build.make_policy(config.program, env.spec, jax.random.key(1)).network.torso
-    assert jax.tree.structure(learned) == jax.tree.structure(made)
+    torso: Any = chunk.policy(0).network.torso
+    assert (torso.images.keys(), torso.vectors.keys()) == ({"camera"}, {"wanted"})
 
 
 @pytest.mark.slow
