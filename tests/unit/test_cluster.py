@@ -414,6 +414,18 @@ def test_a_cancelled_task_stops_its_command(monkeypatch: pytest.MonkeyPatch) -> 
     process.stdout.close()
 
 
+def test_a_node_that_has_died_stops_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task's process is then the child of another one, and crashes, so that Ray notices."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    parents = iter((7, 7, 7))
+    crashed: list[int] = []
+    monkeypatch.setattr(ray_pool.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(ray_pool.os, "_exit", crashed.append)
+    watched = ray_pool._watched  # pyright: ignore[reportPrivateUsage]
+    assert watched(process) == -signal.SIGTERM
+    assert crashed == [1]
+
+
 def test_a_folder_that_is_held_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,11 @@ itself."""
 POLL_SECONDS = 0.2
 PASSED = ("NOISYDQN_", "JAX_", "XLA_")
 """Beginnings of environment variables that go along with a job."""
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a node that died would print its last words
+}
+"""Environment variables of Ray, read when it is imported."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """The beginning of a connection of HTTP/2, which gRPC and so Ray speaks (RFC 9113, section 3.4)."""
 SETTINGS = 4
@@ -64,7 +69,8 @@ class RayCluster:
             raise MissingExtraError(
                 "--ray needs the package ray, which is not installed: pip install 'noisydqn[ray]'"
             )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in RAY_VARIABLES.items():
+            os.environ.setdefault(name, value)
         import ray
 
         self._ray = ray
@@ -77,9 +83,11 @@ class RayCluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # Ray raises what it likes
             ray.shutdown()
+            hint = "run the command on a node of it, with the same versions of Ray and Python"
+            if address == LOCAL:
+                hint = "repeat it when this machine is less busy, or leave --ray out"
             raise UserError(
-                f"--ray {address} cannot be used ({in_one_line(error)}): run the command on a node "
-                "of the cluster, with the same versions of Ray and Python"
+                f"--ray {address} cannot be used ({in_one_line(error)}): {hint}"
             ) from error
 
     @property
@@ -356,17 +364,26 @@ def run_command(
 
 
 def _watched(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a command; a cancelled task, which is an interrupt here, stops it."""
-    until = float("inf")
+    """Wait for a command; a cancelled task, which is an interrupt here, stops it.
+
+    If Ray's process of this node dies, the command is stopped, too, and this process crashes: so
+    Ray starts the task again elsewhere, where the folder of the run has to be free.
+    """
+    until, node, orphaned = float("inf"), os.getppid(), False
     while (code := process.poll()) is None:
         try:
             if time.monotonic() > until:
                 process.kill()
             time.sleep(POLL_SECONDS)
+            orphaned = os.getppid() != node
+            stopped = orphaned
         except KeyboardInterrupt:
-            if until == float("inf"):  # a second request would quit without saving
-                process.terminate()
-                until = time.monotonic() + GRACE_SECONDS
+            stopped = True
+        if stopped and until == float("inf"):  # a second request would quit without saving
+            process.terminate()
+            until = time.monotonic() + GRACE_SECONDS
+    if orphaned:
+        os._exit(FAILED)
     return code
 
 
