@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from tests.commands import refused
 from tests.host_envs import BrokenEnv, CountingHostEnv
+from tests.mask_envs import TicTacToe
 
 from noisydqn.cli import main
 from noisydqn.envs import check
@@ -23,7 +24,7 @@ N = STEPS
 def play(**changes: Any) -> Played:
     """Random play in which nothing is wrong: episodes of ten steps with a reset after each."""
     at = np.arange(N)
-    fields = {
+    fields: dict[str, Any] = {
         "observations": np.random.default_rng(0).normal(size=(N + 1, 3)),
         "rewards": np.where(at % 11 == 10, 0.0, 1.0),
         "last": at % 11 == 9,
@@ -136,6 +137,33 @@ def test_environments_of_known_packages_and_instances_are_left_alone(
 def test_an_episode_that_does_not_repeat_is_found() -> None:
     found = check.examine(environment(Forgetful), steps=200)
     assert any("give another episode from step 0 on" in line for line in found.problems)
+
+
+class Mixed(gymnasium.Env[dict[str, np.ndarray], np.int64]):
+    """Shows an image and a vector."""
+
+    def __init__(self) -> None:
+        image, place = spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = spaces.Dict({"image": image, "place": place})
+        self.action_space = spaces.Discrete(2)
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        image = self.np_random.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        return {"image": image, "place": self.np_random.uniform(-1, 1, 2).astype(np.float32)}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        super().reset(seed=seed, options=options)
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self._seen(), float(action), bool(self.np_random.random() < 0.1), False, {}
+
+
+@pytest.mark.parametrize("kind", [Mixed, TicTacToe])
+def test_images_beside_vectors_and_masked_actions_are_examined(kind: Any) -> None:
+    found = check.examine(environment(kind), steps=100)
+    assert "100 random steps: " in found.facts[1]
+    assert [line for line in found.problems if not line.startswith("Gymnasium")] == []
 
 
 # The command

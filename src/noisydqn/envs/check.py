@@ -24,7 +24,7 @@ from noisydqn.envs.guard import guarded
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spaces import Box
 from noisydqn.errors import counted, in_one_line, is_stop
-from noisydqn.types import TimeStep
+from noisydqn.types import Mixed, TimeStep
 
 if TYPE_CHECKING:
     from noisydqn.envs.device import DeviceEnvironment
@@ -70,7 +70,9 @@ def examine(env: Environment, steps: int = STEPS) -> Examination:
     """
     problems = env.by_kind(device=lambda _: list[str](), host=_problems_of_host)
     played = env.by_kind(device=lambda x: _play_device(x, steps), host=lambda x: _play(x, steps))
-    numbers = all(isinstance(part, Box) for part, _ in env.spec.encoding.parts)
+    parts = env.spec.encoding.parts
+    mixed = isinstance(env.spec.observation, Mixed)
+    numbers = not mixed and all(isinstance(part, Box) for part, _ in parts)
     problems += problems_of(played, numbers=numbers)
     actions = counted(env.spec.num_actions, "action")
     return Examination([f"{env.spec.encoding.words}, {actions}", describe(played)], problems)
@@ -164,9 +166,17 @@ def _outside(space: Any, observations: np.ndarray) -> int:
 
 def _host_steps(env: "HostEnvironment", vector: Any, seed: int) -> Iterator[TimeStep]:
     rng = np.random.default_rng(seed)
-    yield vector.reset(seed)
+    shown = vector.reset(seed)
     while True:
-        yield vector.step(rng.integers(env.spec.num_actions, size=1))
+        yield shown
+        shown = vector.step(_random(rng, env, shown))
+
+
+def _random(rng: np.random.Generator, env: Environment, shown: TimeStep) -> np.ndarray:
+    """Choose a random action [1], a valid one where there is a mask."""
+    mask = shown.action_mask
+    valid = np.arange(env.spec.num_actions) if mask is None else np.flatnonzero(np.asarray(mask)[0])
+    return rng.choice(valid if len(valid) else np.zeros(1, int), size=1)
 
 
 def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
@@ -178,7 +188,7 @@ def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
         yield shown
         keys, rng = jax.random.split(jax.random.key(1), steps), np.random.default_rng(0)
         for key in keys:
-            actions = jnp.asarray(rng.integers(env.spec.num_actions, size=1), jnp.int32)
+            actions = jnp.asarray(_random(rng, env, shown), jnp.int32)
             states, shown = step(key, states, actions, shown.last)
             yield shown
 
@@ -194,11 +204,17 @@ def _collect(shown: Iterator[TimeStep], steps: int) -> Played:
             break
     last = np.array([np.asarray(x.last)[0] for x in found])
     return Played(
-        np.stack([np.asarray(x.observation)[0] for x in found]),
+        np.stack([_as_array(x.observation) for x in found]),
         np.array([float(np.asarray(x.reward)[0]) for x in found[1:]]),
         last[1:],
         last[:-1],
     )
+
+
+def _as_array(observation: Any) -> np.ndarray:
+    """Return the only observation of a time step; images and vectors in one vector."""
+    parts = [np.asarray(x)[0] for x in jax.tree.leaves(observation)]
+    return parts[0] if len(parts) == 1 else np.concatenate([x.ravel() for x in parts])
 
 
 def _repeats(env: "HostEnvironment") -> list[str]:
