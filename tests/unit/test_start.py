@@ -1,5 +1,6 @@
 """Runs that start from another run: weights, statistics, replay buffers, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,17 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium import spaces
 from tests.commands import refused
 from tests.runs import flags, results, tiny, train_until
 
 import noisydqn
 from noisydqn import UserError
 from noisydqn.cli import main
+from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.replay import Replay
 from noisydqn.preprocessing import normalize
 from noisydqn.runners import host
 from noisydqn.runs import api
 from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.source import Interface, differences, lacking
 from noisydqn.runs.start import read_record
 from noisydqn.trees import named
 from noisydqn.types import Row
@@ -259,6 +264,28 @@ def test_what_does_not_fit_is_named(
         noisydqn.train(**given, out=tmp_path / "new", quiet=True)
     assert words in str(error.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_images_beside_vectors_are_compared() -> None:
+    """Part by part, and with what the replay buffer would lack."""
+    config = noisydqn.Config(env="CartPole-v1", hidden=(8,), replay_capacity=100, num_envs=2)
+
+    def interface(width: int, **changes: Any) -> Interface:
+        eye = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+        seen = spaces.Dict({"eye": eye, "speed": spaces.Box(-1, 1, (width,))})
+        encoding = Encoding.of(seen, spaces.Discrete(2), images=("auto",))
+        spec = EnvironmentSpec.of(encoding)
+        return Interface(config.replace(**changes), dataclasses.replace(spec, masked=width == 5))
+
+    there = interface(4)
+    assert list(differences(there, interface(4))) == []
+    (told,) = differences(there, interface(5))
+    assert "vectors.speed [4] of float32" in told
+    assert "vectors.speed [5] of float32 here" in told
+    wide = differences(there, interface(4, vector_widths=(7,)))
+    assert any("speed" in line and line.endswith("only here") for line in wide)
+    assert list(lacking(there, interface(5))) == ["action masks only here"]
+    assert list(lacking(interface(5), there)) == []
 
 
 @pytest.mark.slow

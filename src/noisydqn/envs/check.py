@@ -70,7 +70,9 @@ def examine(env: Environment, steps: int = STEPS) -> Examination:
     """
     problems = env.by_kind(device=lambda _: list[str](), host=_problems_of_host)
     played = env.by_kind(device=lambda x: _play_device(x, steps), host=lambda x: _play(x, steps))
-    numbers = all(isinstance(part, Box) for part, _ in env.spec.encoding.parts)
+    parts = env.spec.encoding.parts
+    mixed = isinstance(env.spec.observation, Mixed)
+    numbers = not mixed and all(isinstance(part, Box) for part, _ in parts)
     problems += problems_of(played, numbers=numbers)
     actions = counted(env.spec.num_actions, "action")
     return Examination([f"{env.spec.encoding.words}, {actions}", describe(played)], problems)

@@ -16,7 +16,6 @@ from noisydqn.envs.registry import AnyEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.files import Place, given_path
-from noisydqn.learner.options import ReplayOptions
 from noisydqn.learner.policy import Policy
 from noisydqn.nets.build import torso_name
 from noisydqn.options import argument, flag
@@ -39,6 +38,11 @@ from noisydqn.types import Row
 
 MOST_NAMED = 4
 """Differences that a message names."""
+LACKING = {
+    "perturbation": f"{flag('target_perturbation')} 0 there, above 0 here",
+    "action_mask": "action masks only here",
+}
+"""What a replay buffer lacks, by the field of its rows."""
 
 
 class Source(NamedTuple):
@@ -130,7 +134,7 @@ def _read_start(
     folder, stored = run
     config = admit_policy(folder, stored, env, trust=trust)
     there = Interface(config, spec_of_run(folder, config, env))
-    if found := [*_differences(there, here), *(_of_replay(there, here) if source.replay else ())]:
+    if found := [*differences(there, here), *(lacking(there, here) if source.replay else ())]:
         more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
         raise UserError(
             f"--from {folder.path} does not fit: {'; '.join(found[:MOST_NAMED])}{more}; give the "
@@ -161,7 +165,7 @@ def _name(folder: RunFolder) -> str:
 # Comparison
 
 
-def _differences(there: Interface, here: Interface) -> list[str]:
+def differences(there: Interface, here: Interface) -> list[str]:
     """Say in words what does not fit, the options and spaces first, then layer by layer."""
     pairs = zip(_facts(there).items(), _facts(here).values(), strict=True)
     found = [f"{what} {old} there, {new} here" for (what, old), new in pairs if old != new]
@@ -171,14 +175,17 @@ def _differences(there: Interface, here: Interface) -> list[str]:
 def _facts(of: Interface) -> dict[str, str]:
     """Describe what all layers depend on."""
     config, spec = of.config, of.spec
-    observation, network = spec.observation, config.network
+    network, parts = config.network, named(spec.observation)
+    whole = torso_name(network, spec.observation) if "" in parts else network.torso
     normalized = config.preprocessing.normalize_observations == "running"
     return {
-        "observations": f"{list(observation.shape)} of {observation.dtype}",
+        "observations": ", ".join(
+            f"{path} {list(x.shape)} of {x.dtype}".lstrip() for path, x in parts.items()
+        ),
         "actions": str(spec.num_actions),
         flag("frame_stack"): str(config.preprocessing.frame_stack),
         "running normalization of observations": "on" if normalized else "off",
-        "torso": torso_name(network, observation),
+        "torso": whole,
         flag("distribution"): variant_name("distribution", config.distribution),
         flag("dueling"): "on" if network.dueling else "off",
     }
@@ -220,23 +227,26 @@ def _words(layer: str) -> str:
     return {"hidden": "hidden layer", "norms": "normalization"}.get(name, name) + which
 
 
-def _of_replay(there: Interface, here: Interface) -> Iterator[str]:
+def lacking(there: Interface, here: Interface) -> Iterator[str]:
     """Say what keeps a replay buffer from being used."""
     old, new = there.config, here.config
-    for perturbation, where in ((_perturbation(old), "there"), (_perturbation(new), "here")):
-        if perturbation is None:
+    rows = _row_of(there), _row_of(here)
+    for row, where in zip(rows, ("there", "here"), strict=True):
+        if row is None:
             yield f"no replay buffer {where}: {flag('learner')} parallel"
             return
     if (before := old.runner.num_envs) != (now := new.runner.num_envs):
         yield f"{flag('num_envs')} {before} there, {now} here, and a replay buffer keeps them apart"
-    if _perturbation(new) and not _perturbation(old):
-        yield f"{flag('target_perturbation')} 0 there, above 0 here"
+    for name in Row._fields:
+        lacks, needs = (getattr(row, name) is None for row in rows)
+        if lacks and not needs:
+            yield LACKING.get(name, f"{name} of each step: only here")
 
 
-def _perturbation(config: Config) -> float | None:
-    """Return `target_perturbation`; None without a replay buffer."""
-    learner = config.learner
-    return learner.target_perturbation if isinstance(learner, ReplayOptions) else None
+def _row_of(of: Interface) -> Row | None:
+    """Return the shapes of a row of the replay buffer; None if there is none."""
+    core = make_core(of.config.program, of.spec)
+    return core.rows(jax.eval_shape(core.init, jax.random.key(0)))
 
 
 # Checkpoints of the other run
@@ -302,8 +312,7 @@ def _rows(
 
     The newest row ends its episode, as a truncated one does: another run's steps follow it.
     """
-    core = make_core(there.config.program, there.spec)
-    of_one = core.rows(jax.eval_shape(core.init, jax.random.key(0)))
+    of_one = _row_of(there)
     like: Row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), of_one)
     checkpoint.check_rows(like, 1)
     manifest = checkpoint.manifest
@@ -319,9 +328,9 @@ def _rows(
     if problem := problem_of_rows(rows, there.spec.num_actions):
         raise checkpoint.unfit(problem)
     rows.last[-1] = True
-    if not _perturbation(here.config):
-        rows = rows._replace(perturbation=None)
-    return jax.tree.map(jnp.asarray, rows)
+    needed = _row_of(here)
+    superfluous = {name: None for name in Row._fields if getattr(needed, name) is None}
+    return jax.tree.map(jnp.asarray, rows._replace(**superfluous))
 
 
 def _returns(checkpoint: Checkpoint, index: int) -> Moments:
