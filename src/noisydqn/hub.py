@@ -18,6 +18,7 @@ from noisydqn.runs.folder import (
     RunFolder,
     make_folder,
     open_folder,
+    read_spaces,
     read_summary,
 )
 from noisydqn.runs.shared import check_run, check_sizes, shared_files, sizes_of
@@ -179,6 +180,9 @@ def model_card(folder: RunFolder, options: dict[str, Any], name: str) -> ModelCa
         eval_results=results or None,
     )
     film = f"\n![The policy playing]({folder.video.name})\n" if folder.video.exists() else ""
+    spec = read_spaces(folder)
+    separate = spec is not None and spec.encoding.action_mask in ("info", "method")
+    mask = ", action_mask=mask" if separate else ""
     outcome = ", ".join(f"{kind.replace('_', ' ')} {x:g}" for kind, x in evaluation.items())
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n{film}\n"
@@ -188,7 +192,7 @@ def model_card(folder: RunFolder, options: dict[str, Any], name: str) -> ModelCa
         f"```\nnoisydqn pull {name}\n```\n\n"
         "```python\nimport noisydqn\n\n"
         f'policy = noisydqn.load_policy("{DEFAULT_PARENT / name.split("/")[1]}")\n'
-        "action, _ = policy.predict(observation)\n```\n"
+        f"action, _ = policy.predict(observation{mask})\n```\n"
     )
 
 

@@ -154,7 +154,10 @@ def policies() -> Iterator[Attack]:
         yield of(f"shape {str(shape)[:20]} without spaces", old)
     for key in ("version", "config", "spaces", "observation", "actions"):
         for value in ([], {}, "x", -1, 1e308, [[]] * 1_000):
-            yield of(f"{str(value)[:12]} as {key}", in_card(key, to=value))
+            needed = (key, value) != ("observation", {})  # the spaces tell it
+            yield of(f"{str(value)[:12]} as {key}", in_card(key, to=value), refused=needed)
+    bare = spoil.both(no_spaces, in_card("observation", to={}))
+    yield of("neither spaces nor observation", bare)
     names = in_card("actions", "names", to=["x"] * 10**6)
     yield of("many actions", spoil.both(no_spaces, names))
     yield from (Attack(name, spoiled, tried, tried) for name, spoiled in _sparse())

@@ -180,6 +180,7 @@ def test_help_names_the_options_that_are_read(
     options = options_of(TrainArgs if isinstance(default, TrainArgs) else type(default))
     if isinstance(default, TrainArgs):
         options |= config_options()
+    options = {name.rstrip("_"): hint for name, hint in options.items()}  # such as from_
     for option in named:
         bare = option.removeprefix("--no-").removeprefix("--").replace("-", "_")
         assert options[bare].kind is bool or not option.startswith("--no-"), option

@@ -32,7 +32,7 @@ from noisydqn.nets.torsos import MixedTorso
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.preprocessing import frames, moments
 from noisydqn.runners import build
-from noisydqn.runs.folder import RunFolder, check_spaces, with_stored_images
+from noisydqn.runs.folder import RunFolder, check_spaces, with_stored_spaces
 from noisydqn.runs.messages import describe
 from noisydqn.types import Mixed, Row
 
@@ -458,8 +458,8 @@ def test_a_run_older_than_images_keeps_its_one_vector(tmp_path: Path) -> None:
     shown, _ = Fetch().reset(seed=0)
     assert noisydqn.load_policy(out)(shown) in (0, 1)
     folder = RunFolder.at(out)
-    as_before = with_stored_images(folder, make(Fetch))
+    as_before = with_stored_spaces(folder, make(Fetch))
     check_spaces(folder, as_before.spec)
     assert as_before.spec.observation == jax.ShapeDtypeStruct((9 * 12 * 3 + 2,), np.float32)
     other = make(lambda: ShowingEnv(ROBOT))
-    assert with_stored_images(folder, other) is other
+    assert with_stored_spaces(folder, other) is other

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from benchmarks.kills import outcome
@@ -13,7 +15,7 @@ from tests.unit.test_compare import SMALL
 
 from noisydqn.study.ledger import read
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compiler")]
 
@@ -37,33 +39,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results(out)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+class Nodes(NamedTuple):
     """A cluster of two nodes, each of which runs one job at a time."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
 
-    made = Cluster()
-    for _ in range(2):
-        add_node(made)
-    yield made
-    made.shutdown()
+    address: str
+    raylet: int  # the process of the second node
 
 
-def add_node(cluster: Any, attempts: int = 5) -> None:
-    """Start a node; on a busy machine, it may not be there within Ray's half a minute."""
-    for attempt in range(attempts):
-        try:
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-            return
-        except Exception:
-            if attempt == attempts - 1:
-                raise
-
-
-def raylet_of(node: Any) -> int:
-    (info,) = node.all_processes["raylet"]
-    return info.process.pid
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    command = [sys.executable, "-m", "tests.ray_nodes"]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        said = next((x for x in process.stdout if x.startswith("nodes ")), None)
+        assert said is not None, "Ray's nodes did not start"
+        _, address, raylet = said.split()
+        yield Nodes(address, int(raylet))
+        process.communicate(timeout=60)
 
 
 def test_ray_on_this_machine(whole: dict[str, Any], tmp_path: Path) -> None:
@@ -73,11 +68,11 @@ def test_ray_on_this_machine(whole: dict[str, Any], tmp_path: Path) -> None:
     assert results(out) == whole
 
 
-def test_a_node_that_is_killed(whole: dict[str, Any], tmp_path: Path, cluster: Any) -> None:
-    out, node = tmp_path / "out", next(iter(cluster.worker_nodes))
-    process = start(*command(out, "--ray", cluster.address))
+def test_a_node_that_is_killed(whole: dict[str, Any], tmp_path: Path, nodes: Nodes) -> None:
+    out = tmp_path / "out"
+    process = start(*command(out, "--ray", nodes.address))
     wait_until(lambda: all(has_rows(out / run / "metrics.csv") for run in RUNS), process)
-    os.kill(raylet_of(node), signal.SIGKILL)
+    os.kill(nodes.raylet, signal.SIGKILL)
     printed = finish(process, 0, 500)
     assert "1 of 2 nodes of the Ray cluster are gone" in printed
     assert "(raylet)" not in printed

@@ -144,6 +144,14 @@ def for_policy() -> dict[str, Any]:
     return {"noisydqn": noisydqn, "observation": np.zeros(4)}
 
 
+def for_a_run() -> dict[str, Any]:
+    write_study(Path("studies"), seeds=1)
+    (run,) = {x.parent for x in Path("studies").rglob("config.json")}
+    Path("runs").mkdir()
+    run.rename("runs/one")
+    return {"noisydqn": noisydqn}
+
+
 def for_runs() -> dict[str, Any]:
     write_study(Path("runs"), seeds=2)
     return {"noisydqn": noisydqn}
@@ -161,6 +169,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
     "runners/explorer.py": for_explorer,
     "torch.py": lambda: {"torch": torch, **vars(__import__("noisydqn.torch", fromlist=["x"]))},
     "runs/api.py": for_run,
+    "runs/diagnosis.py": for_a_run,
     "runs/loaded.py": for_runs,
     "runs/saved.py": for_policy,
 }

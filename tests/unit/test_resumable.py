@@ -159,7 +159,8 @@ def test_a_run_that_was_made_here_is_resumed_without_a_word(
 @pytest.mark.parametrize("name", FREE)
 def test_a_free_option_may_change(name: str, run: Path) -> None:
     """The run is resumed, and ends with the bits that it would have had."""
-    value = {"steps": 120, "max_seconds": 500.0, "keep": 3}.get(name, 7.5)
+    values = {"steps": 120, "max_seconds": 500.0, "keep": 3, "track": [], "tuned_seeds": [3]}
+    value = values.get(name, 7.5)
     edit(run, **{name: value})
     resume(run, steps=120, quiet=True)
     config = json.loads((run / "config.json").read_text())

@@ -11,6 +11,7 @@ import tyro
 from noisydqn.cli.arguments import fill, options_of, read, wants_help
 from noisydqn.cli.option_help import show_options
 from noisydqn.config.config import Config, option_hints
+from noisydqn.files import given_path
 from noisydqn.options import Hint
 from noisydqn.presets import DEFAULT_PRESET
 from noisydqn.runs.named import config_named
@@ -88,8 +89,9 @@ def config_of(args: TrainArgs, flags: Mapping[str, Any]) -> Config | str | None:
         return args.name or None
     from noisydqn.runs.preset_file import config_over
 
-    name = args.name or (None if args.from_ is None else str(args.from_.absolute()))
-    return config_over(args.preset_file, name, flags, trust=args.trust)
+    source = None if args.from_ is None else str(given_path(args.from_, "--from").absolute())
+    file, name = args.preset_file, args.name or None
+    return config_over(file, name, flags, trust=args.trust, otherwise=source)
 
 
 def _show(argv: Sequence[str]) -> None:
@@ -98,15 +100,17 @@ def _show(argv: Sequence[str]) -> None:
     words = [part for word in argv for part in word.split("=", 1)]
     given = {word.replace("_", "-"): value for word, value in pairwise(words)}
     learner, file = given.get("--learner"), given.get("--preset-file")
-    if not name and (other := given.get("--from")) is not None:
-        name = str(Path(other).expanduser().absolute())  # never a preset of that name
+    other = given.get("--from")  # an absolute path is never a preset of that name
+    source = None if other is None else str(Path(other).expanduser().absolute())
     if file is None:
-        name = name or DEFAULT_PRESET
+        name = name or source or DEFAULT_PRESET
         config, command = config_named(name, (), learner=learner), f"train {name}"
     else:
         from noisydqn.runs.preset_file import config_over
 
         flags = {} if learner is None else {"learner": learner}
-        config = config_over(file, name or None, flags, (), trust=False).replace(**flags)
+        config = config_over(file, name or None, flags, (), trust=False, otherwise=source).replace(
+            **flags
+        )
         command = " ".join(["train", *([name] if name else []), "--preset-file", file])
     show_options(config, TrainArgs(name or config.preset), argv, command)

@@ -22,10 +22,24 @@ def no_command(argv: Sequence[str], commands: Iterable[str]) -> str:
     return f"no command {word!r}: {hint}"
 
 
+DATA = ("--search", "--ray", "--env-kwargs")
+"""Flags whose values may have colons, and name no code."""
+VARIED_CODE = ("env", "torso", "exploration")
+"""The options whose values in --vary may name code."""
+
+
 def names_code(argv: Sequence[str]) -> bool:
     """Tell whether a command line names code of the user's, or trusts files that do."""
-    return any(
-        word.partition("=")[0] == "--trust"
-        or (":" in word and prefix(word) not in (BSUITE, GYMNAX))
-        for word in argv
-    )
+    flag = ""
+    for word in argv:
+        value = word
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
+            flag = flag.replace("_", "-")
+        if flag == "--vary":
+            option, _, value = value.partition("=")
+            value = value if option in VARIED_CODE else ""
+        is_code = ":" in value and prefix(value) not in (BSUITE, GYMNAX)
+        if flag == "--trust" or (is_code and flag not in DATA):
+            return True
+    return False

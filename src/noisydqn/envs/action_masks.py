@@ -81,6 +81,7 @@ class MaskReader:
 
     Args:
         env: the environment.
+        space: of its observations, as they are encoded.
         source: where it gives masks.
 
     Raises:
@@ -88,10 +89,12 @@ class MaskReader:
             than there are actions.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], source: Source) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], space: spaces.Space[Any], source: Source
+    ) -> None:
         self._source: Source = source
         self._name, self._method = NAMES[source], _method(env)
-        actions, space = env.action_space, env.observation_space
+        actions = env.action_space
         if not isinstance(actions, spaces.Discrete):
             raise SpaceError(
                 f"the environment gives action masks ({self._name}), which are for Discrete "

@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from noisydqn.envs.device_vector import VectorEnvironment
+from noisydqn.envs.action_masks import REST
+from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import guarded
 from noisydqn.envs.protocol import Environment
@@ -149,7 +150,9 @@ def _play(env: "HostEnvironment", steps: int) -> Played:
     vector = env.vector(1)
     try:
         played = _collect(_taken(_host_steps(vector, 0), steps))
-        return played._replace(outside=_outside(vector.spaces[0], played.observations))
+        space: Any = vector.spaces[0]
+        space = space[REST] if env.spec.masked else space
+        return played._replace(outside=_outside(space, played.observations))
     finally:
         vector.close()
 
@@ -188,9 +191,11 @@ def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
         states, shown = jax.jit(vector.reset)(jax.random.key(0))
         yield shown
         keys, rng = jax.random.split(jax.random.key(1), steps), np.random.default_rng(0)
-        for key in keys:
+        for step_number, key in enumerate(keys, 1):
             actions = _valid_action(rng, shown, env.spec.num_actions)
             states, shown = step(key, states, jnp.asarray(actions, jnp.int32), shown.last)
+            if np.any(np.asarray(shown.info.get(STUCK, 0)) > 0):
+                raise stuck_error(f"at step {step_number:,}", env.name)
             yield shown
 
     return _collect(_taken(played(), steps))
@@ -288,8 +293,8 @@ def never_ends(played: Played, numbers: bool) -> str:
     if played.last.any() or len(played.rewards) < STEPS:
         return ""
     return (
-        f"no episode ended in {len(played.rewards):,} random steps: truncate them with "
-        "--max-episode-steps"
+        f"no episode ended in {len(played.rewards):,} random steps: make sure that they end, "
+        "or truncate them with --max-episode-steps"
     )
 
 

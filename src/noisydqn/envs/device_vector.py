@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import EnvironmentFailedError
 from noisydqn.masks import opened
 from noisydqn.types import TimeStep
 
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 STUCK = "no_valid_action"
 """The name in `info` of whether a state, though not terminal, has no valid action."""
+
+
+def stuck_error(where: str, name: str) -> EnvironmentFailedError:
+    """Make the error of a state without a valid action.
+
+    Args:
+        where: the place, such as "at step 3".
+        name: of the environment.
+    """
+    return EnvironmentFailedError(
+        f"the environment failed {where}: {name}.action_mask allows no action, expected at least "
+        "one unless the episode has terminated; correct the environment"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
@@ -61,7 +61,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         env: gymnasium.Env[Any, Any],
         index: int,
         notice: Callable[[str], None] = warnings.warn,
-        masks: Source | None = None,
+        masks: Source | Literal["ignored"] | None = None,
     ) -> None:
         """Guard an environment.
 
@@ -69,7 +69,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             env: the environment.
             index: its index in the vector.
             notice: receives a line if closing the environment raises.
-            masks: where it gives action masks, if it does.
+            masks: where it gives action masks, if it does; "ignored" never looks at them.
 
         Raises:
             SpaceError: the masks do not fit the spaces.
@@ -84,11 +84,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._restarts = self._resting = False
         self._newest: Any = None
         self._masks: MaskReader | None = None
-        self._use_masks(masks)
+        self._ignores_masks = masks == "ignored"
+        self._use_masks(None if masks == "ignored" else masks)
 
     def _use_masks(self, source: Source | None) -> None:
         if source is not None:
-            self._masks = MaskReader(self.env, source)
+            self._masks = MaskReader(self.env, self.observation_space, source)
             self.observation_space = self._masks.space
 
     def detect_masks(self) -> Source | None:
@@ -229,7 +230,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             except WrongValueError as error:
                 raise self._failure(str(error)) from None
             self._newest = {REST: seen, KEY: mask.astype(np.int8)}
-        elif isinstance(info, dict) and KEY in info:
+        elif isinstance(info, dict) and KEY in info and not self._ignores_masks:
             raise self._failure(
                 f"{NAMES['info']} was not there when the environment was first reset: give it at "
                 "every reset and step, or never"
@@ -258,7 +259,7 @@ def guarded(
     make: Callable[[], gymnasium.Env[Any, Any]],
     index: int,
     notice: Callable[[str], None] = warnings.warn,
-    masks: Source | None = None,
+    masks: Source | Literal["ignored"] | None = None,
 ) -> GuardedEnv:
     """Make an environment and guard it; the other arguments are those of `GuardedEnv`."""
     return GuardedEnv(make(), index, notice, masks)

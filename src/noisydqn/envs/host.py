@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import gymnasium
 import numpy as np
@@ -68,6 +68,7 @@ class HostEnvironment:
         vectorization: "sync", "subprocess" or "own", see `EnvironmentOptions`.
         step_timeout: seconds after which a worker process without an answer counts as hanging.
         images: the parts of observations that are images, see `EnvironmentOptions`.
+        masks: whether action masks are looked for.
         notices: receives lines about problems that do not end a run.
     """
 
@@ -78,6 +79,7 @@ class HostEnvironment:
     step_timeout: float = 600.0
     images: tuple[str, ...] = (AUTO,)
     notices: Notices = dataclasses.field(default_factory=Notices)
+    masks: bool = True
 
     @staticmethod
     def create(
@@ -119,7 +121,7 @@ class HostEnvironment:
             return self._own_vector(1), None
         (env,) = self._made(1, None, None)
         try:
-            masks = env.detect_masks()
+            masks = env.detect_masks() if self.masks else None
         except BaseException:
             env.close()
             raise
@@ -261,7 +263,7 @@ class HostEnvironment:
         if processes and self.vectorization == "subprocess":
             maker = self._maker(None)
             workers = WorkerVector(
-                [partial(guarded, maker, i, masks=masks) for i in range(num_envs)],
+                [partial(guarded, maker, i, masks=self._of_guard(masks)) for i in range(num_envs)],
                 self._probe.observation_space,
                 self._probe.action_space,
                 timeout=self.step_timeout,
@@ -274,6 +276,9 @@ class HostEnvironment:
         mode = "rgb_array" if renders else None
         envs = self._made(num_envs, mode, max_steps, fewer=fewer, masks=masks)
         return self._in_lockstep(envs, masks, renders=renders)
+
+    def _of_guard(self, masks: Source | None) -> Source | Literal["ignored"] | None:
+        return masks if self.masks else "ignored"
 
     def _own_vector(self, num_envs: int) -> "HostVector":
         """Make the vector that the environment's id registers."""
@@ -314,7 +319,7 @@ class HostEnvironment:
             num_envs = 1
         try:
             for i in range(num_envs):
-                envs.append(guarded(make, i, self.notices, masks))
+                envs.append(guarded(make, i, self.notices, self._of_guard(masks)))
                 _check_same_spaces(envs[0], envs[-1])
         except BaseException as error:
             if fewer and len(envs) > 0 and isinstance(error, UserError):

@@ -57,7 +57,7 @@ def _as_rgb(array: np.ndarray) -> np.ndarray:
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
+        return np.array(array, order="C")  # a copy, as an environment may draw into one array
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 255):
         raise NoPictureError(

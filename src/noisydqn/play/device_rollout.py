@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from noisydqn.compilation import Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.device_vector import STUCK, VectorEnvironment
+from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import EnvironmentFailedError, NoPictureError
 from noisydqn.learner.policy import Policy
@@ -228,11 +228,8 @@ class DeviceRollout:
     def _refuse_stuck(self, counts: dict[str, Array]) -> None:
         """Raise an error if a state had no valid action; `counts` are those of episodes."""
         if STUCK in counts and np.any(stuck := np.asarray(counts[STUCK]) > 0):
-            raise EnvironmentFailedError(
-                f"the environment failed in episode {int(stuck.argmax())} of an evaluation: "
-                f"{self.env.name}.action_mask allows no action, expected at least one unless the "
-                "episode has terminated; correct the environment"
-            )
+            where = f"in episode {int(stuck.argmax())} of an evaluation"
+            raise stuck_error(where, self.env.name)
 
     @property
     def frame_rate(self) -> float:

@@ -29,7 +29,7 @@ _font = lru_cache(maxsize=None)(ImageFont.load_default)
 class Row(NamedTuple):
     """An action's place on the panel, in pixels: its bar, and the line of its spread.
 
-    An invalid action has a bar without width.
+    An action that is invalid, or whose value is not finite, has a bar without width.
     """
 
     top: float
@@ -75,11 +75,13 @@ class Panel:
 
     def rows(self, shot: Shot, noisy: np.ndarray) -> list[Row]:
         """Place the bars of a shot; all values so far lie between the ends of the scale."""
-        valid, ends = shot.q > -np.inf, np.stack([shot.q] * 2)
+        valid, ends = np.isfinite(shot.q), np.stack([shot.q] * 2)
         if len(noisy):
+            valid &= np.isfinite(noisy).all(axis=0)
             ends[:, valid] = np.percentile(noisy[:, valid], WITHIN, axis=0)
-        self.low = min(self.low, float(shot.q[valid].min()), float(ends[:, valid].min()))
-        self.high = max(self.high, float(shot.q[valid].max()), float(ends[:, valid].max()))
+        if valid.any():
+            self.low = min(self.low, float(shot.q[valid].min()), float(ends[:, valid].min()))
+            self.high = max(self.high, float(shot.q[valid].max()), float(ends[:, valid].max()))
         left = self.left
         scale = (PANEL - MARGIN - left) / max(self.high - self.low, 1e-6)
         thick = 0.35 * self.row if self.row >= NUMBER_ROW else 0.7 * self.row
@@ -96,7 +98,7 @@ class Panel:
         return rows
 
     def _draw_row(self, draw: ImageDraw.ImageDraw, shot: Shot, action: int, row: Row) -> None:
-        valid = shot.q[action] > -np.inf
+        valid = row.bar[0] < row.bar[2]
         color = CHOSEN if action == shot.action else LIGHT if valid else FAINT
         left, top, _, bottom = row.bar
         if valid:

@@ -162,7 +162,8 @@ def not_finite(run: Run) -> Finding | None:
 def loss_grows(run: Run) -> Finding | None:
     """The loss grows twentyfold while returns do not rise."""
     loss = known(column(run, "loss"))
-    if len(loss) < FEW_ROWS or len(run.episodes) < FEW_EPISODES or improves(run):
+    few = len(loss) < FEW_ROWS or len(run.episodes) < FEW_EPISODES
+    if few or improves(run) or "started from" in run.about:
         return None
     before, now = float(np.median(loss[: len(loss) // 2])), newest(loss)
     if not now > 20 * before > 0:
@@ -170,8 +171,7 @@ def loss_grows(run: Run) -> Finding | None:
     return Finding(
         "loss-grows",
         f"the loss grew from {_number(before)} to {_number(now)}, and returns did not rise",
-        "lower --learning-rate, clip with --max-gradient-norm 10, or let the target network move "
-        "more slowly: a smaller --target-rate, or a larger --target-period",
+        f"clip with --max-gradient-norm 10, or {_steadier(run)}",
     )
 
 
@@ -186,15 +186,18 @@ def returns_flat(run: Run) -> Finding | None:
         return None
     falls = f"while the loss fell from {_number(before)} to {_number(now)}"
     if np.ptp(returns) == 0:
+        found = "" if returns[0] else ": no reward was found"
         return Finding(
             "returns-flat",
-            f"all {len(returns):,} training episodes returned {_number(returns[0])}, {falls}: no "
-            "reward was found",
+            f"all {len(returns):,} training episodes returned {_number(returns[0])}, {falls}"
+            f"{found}",
             "explore more deeply (--exploration noisy --noise indexed --prior-scale 1 "
             "--acting-noise episode), or shape the reward",
         )
     third = len(returns) // 3
-    more = "a larger --epsilon-share, or --exploration noisy"
+    more = "--exploration noisy"
+    if "epsilon" in run.options:
+        more = f"a larger --epsilon-share, or {more}"
     if "acting_noise" in run.options:
         more = "a larger --sigma-init, --acting-noise episode"
     ahead = "--n-step" if run.options["learner"] == "replay" else "--return-lambda"
@@ -225,8 +228,17 @@ def values_impossible(run: Run) -> Finding | None:
         "values-impossible",
         f"action values reach {_number(value)}, far {which} any possible return "
         f"({_span(low, high)}: what the rewards of this run add up to at most)",
+        _steadier(run),
+    )
+
+
+def _steadier(run: Run) -> str:
+    """Say how learning chases its own errors less."""
+    if run.options["learner"] == "parallel":
+        return "lower --learning-rate, --return-lambda or --epochs"
+    return (
         "let the target network move more slowly (a smaller --target-rate, or a larger "
-        "--target-period), keep --double, lower --learning-rate",
+        "--target-period), keep --double, lower --learning-rate"
     )
 
 
@@ -301,8 +313,10 @@ def _discounted(run: Run) -> tuple[float, float]:
 
 def noise_gone(run: Run) -> Finding | None:
     """Noise stopped changing actions before returns rose."""
-    change, steps = column(run, "action_change"), column(run, "step")
-    noisy = any(name.startswith("sigma.") for name in run.tables.get("metrics", {}))
+    steps, metrics = column(run, "step"), run.tables.get("metrics", {})
+    scaled = "exploration.changed_actions"  # under noise that is scaled to a goal
+    change = column(run, scaled if scaled in metrics else "action_change")
+    noisy = any(name.startswith("sigma.") for name in metrics) and "started from" not in run.about
     if not noisy or len(change) < FEW_ROWS or len(run.episodes) < FEW_EPISODES or improves(run):
         return None
     alive = np.flatnonzero(change >= GONE)

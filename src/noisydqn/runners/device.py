@@ -19,7 +19,7 @@ from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler, Pace, Program
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.device_vector import STUCK, VectorEnvironment
+from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
@@ -364,11 +364,8 @@ class _Run:
         first = int(np.where(stuck < 0, np.iinfo(np.int32).max, stuck).argmin())
         seed, env = divmod(first, self.num_envs)
         where = f"environment {env}" + (f" of seed {seed}" if len(stuck) > 1 else "")
-        return EnvironmentFailedError(
-            f"the environment failed at step {stuck[seed, env]:,} in {where}: "
-            f"{self.made.runner.vector.env.name}.action_mask allows no action, expected at least "
-            "one unless the episode has terminated; correct the environment"
-        )
+        name = self.made.runner.vector.env.name
+        return stuck_error(f"at step {stuck[seed, env]:,} in {where}", name)
 
     def _end(self) -> list[SeedChunk]:
         """Close the chunk; return each seed's report."""

@@ -32,7 +32,7 @@ from noisydqn.runs.folder import (
     find_config,
     open_folders,
     read_runs,
-    with_stored_images,
+    with_stored_spaces,
 )
 from noisydqn.runs.launch import Job, launch
 from noisydqn.runs.memory import check_memory
@@ -147,7 +147,8 @@ def train(
     learner: object = options.get("learner")
     learner = learner if isinstance(learner, str) else None
     source = Source.accept(start_from, from_weights, from_replay)
-    if config is None and source is not None:
+    inherits = config is None
+    if inherits and source is not None:
         config = find_config(source.path).admit(uses, trust=trust)
     config = _config(_given_config(config, uses, trust, learner), env, learner).replace(**options)
     extensions.check_seeds(config.run.num_seeds)
@@ -156,6 +157,8 @@ def train(
     if resume and out is None:
         raise UserError("--resume needs --out: name the folder of the run to resume")
     environment = _environment(config, maker, {})
+    if inherits and source is not None and "images" not in options:
+        environment = with_stored_spaces(open_folders(source.path)[0][0], environment)
     check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     notices, starts = list[str](), list[Start]()
     if source is not None:
@@ -269,7 +272,7 @@ def _resumed(
     extensions.check_seeds(len(runs))
     environment = _environment(first, given.entry, given.options)
     if not restart:
-        environment = with_stored_images(folders[0], environment)
+        environment = with_stored_spaces(folders[0], environment)
     _check_places(claim, folders, configs, environment, restart=restart)
     config = first.replace(num_seeds=len(runs))
     return Job(config, environment, claim, folders, extensions, resumed=True)

@@ -11,6 +11,7 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import StoredConfig
 from noisydqn.config.stored import from_stored, to_stored, unusable
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.images import NONE
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spec import EnvironmentSpec
@@ -24,6 +25,8 @@ COMPARISON = "compare.json"
 MAX_JSON_BYTES = 2**24
 SEED = re.compile(r"seed[0-9]+")
 """Names of the folders of seeds that were trained together."""
+SEED_OF_STUDY = re.compile(r"seed-[0-9]+")
+"""Names of the folders of seeds in a comparison or a tuning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +155,16 @@ Found = tuple[RunFolder, StoredConfig]
 """A run that was found, and its config."""
 
 
+def run_name(folder: RunFolder) -> tuple[str, str | None]:
+    """Return the name of a run without the path to it, and that of the group of its seeds."""
+    path = folder.path.absolute()
+    if not (SEED.fullmatch(path.name) or SEED_OF_STUDY.fullmatch(path.name)):
+        return path.name, None
+    first = -2 if SEED.fullmatch(path.name) else -4  # a study, an environment, a variant
+    group = "/".join(path.parts[max(first - len(path.parts), first) : -1])
+    return f"{group}/{path.name}", group
+
+
 def make_folder(name: str) -> Path:
     """Make a folder under `runs/`, by that name or, if it is taken, with a number."""
     while True:
@@ -193,23 +206,30 @@ def read_spaces(folder: RunFolder) -> EnvironmentSpec | None:
         raise unusable(folder.spaces.path, error) from error
 
 
-def with_stored_images(folder: RunFolder, environment: Environment) -> Environment:
-    """Return an environment whose observations have the same images as those of a run.
+def with_stored_spaces(folder: RunFolder, environment: Environment) -> Environment:
+    """Return an environment with the images of a run's observations, and with masks if it had them.
 
-    A run older than `--images` has none: all parts are one vector.
+    A run older than `--images` has none: all parts are one vector. One older than action masks
+    learned without them.
 
     Raises:
         UserError: as `read_spaces`.
     """
-    stored, now = read_spaces(folder), environment.spec.encoding
-    if stored is None or stored.encoding.observation != now.observation:
+    stored = read_spaces(folder)
+    if stored is None:
         return environment
-    images = tuple(image.path for image in stored.encoding.images) or (NONE,)
-    if stored.encoding.images == now.images:
-        return environment
-    return environment.by_kind(
-        device=lambda env: env, host=lambda env: dataclasses.replace(env, images=images)
-    )
+    before = stored.encoding
+
+    def as_stored(env: HostEnvironment) -> Environment:
+        if env.spec.masked and not before.masked:
+            env = dataclasses.replace(env, masks=False)
+        now = env.spec.encoding
+        if before.observation != now.observation or before.images == now.images:
+            return env
+        images = tuple(image.path for image in before.images) or (NONE,)
+        return dataclasses.replace(env, images=images)
+
+    return environment.by_kind(device=lambda env: env, host=as_stored)
 
 
 def check_spaces(folder: RunFolder, spec: EnvironmentSpec) -> None:

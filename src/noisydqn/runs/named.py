@@ -29,7 +29,8 @@ def config_named(
     if name in PRESETS:
         return with_learner(PRESETS[name], learner)
     if name.endswith(".toml") and not prefix(name):
-        raise UserError(f"{name} is not a run: did you mean --preset-file {name}?")
+        command = f"noisydqn train --preset-file {name}"
+        raise UserError(f"{name} is not a run: a preset file is given as {command}")
     if _is_path(name):
         from noisydqn.runs.folder import find_config
 

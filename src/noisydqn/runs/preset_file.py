@@ -69,6 +69,7 @@ def config_over(
     uses: Iterable[str] = ALL,
     *,
     trust: bool,
+    otherwise: str | None = None,
 ) -> Config:
     """Put the options of a preset file over those of its base.
 
@@ -79,6 +80,7 @@ def config_over(
         flags: options that the caller puts over the result. What they replace needs no trust.
         uses: as in `StoredConfig.admit`.
         trust: as in `StoredConfig.admit`.
+        otherwise: the base if neither `name` nor the file gives one.
 
     Raises:
         UserError: the file cannot be used, names code and is not trusted, or as `config_named`.
@@ -87,6 +89,8 @@ def config_over(
     file = _read(path)
     preset, learner = file.pop("preset", None), file.get("learner", flags.get("learner"))
     uses = [option for option in uses if option not in flags]
+    if name is None and preset is None and "env" not in file:
+        name = otherwise
     if name is None:
         with _naming(path):
             base = _base(preset, file.get("env"), learner)

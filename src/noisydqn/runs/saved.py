@@ -19,7 +19,7 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.play.video import save_film
 from noisydqn.runs import weights
 from noisydqn.runs.exported import admit_policy, load_exported, spec_of_run
-from noisydqn.runs.folder import RunFolder, check_spaces, open_folder, with_stored_images
+from noisydqn.runs.folder import RunFolder, check_spaces, open_folder, with_stored_spaces
 from noisydqn.runs.keys import SeedKeys, seed_keys
 from noisydqn.settings import own_settings
 
@@ -175,6 +175,6 @@ def _keys(config: Config, seed: int | None) -> SeedKeys:
 def _load(
     run: RunFolder, config: Config, env: AnyEnvironment, which: str
 ) -> tuple[Environment, Policy]:
-    environment = with_stored_images(run, environment_to_play(config.environment, env))
+    environment = with_stored_spaces(run, environment_to_play(config.environment, env))
     check_spaces(run, environment.spec)
     return environment, weights.load_policy(run.weights(which), config, environment.spec)

@@ -24,7 +24,15 @@ from noisydqn.runners.build import policy_like
 from noisydqn.runners.cores import make_core
 from noisydqn.runs import weights
 from noisydqn.runs.exported import admit_policy, spec_of_run
-from noisydqn.runs.folder import SEED, Found, RunFolder, open_folders, read_runs, read_summary
+from noisydqn.runs.folder import (
+    SEED,
+    Found,
+    RunFolder,
+    open_folders,
+    read_runs,
+    read_summary,
+    run_name,
+)
 from noisydqn.runs.progress import StoredRun
 from noisydqn.runs.start import (
     Start,
@@ -147,19 +155,13 @@ def _read_start(
     arrays = {name: np.asarray(x) for name, x in named(policy).items()}
     rows, returns = _of_checkpoint(source, folder, there, here, tell)
     record = StartRecord(
-        run=_name(folder),
+        run=run_name(folder)[0],
         weights=source.weights,
         steps=int(read_summary(folder).get("steps") or 0),
         sha256=weights.checksum(arrays),
         rows=0 if rows is None else len(rows.last),
     )
     return Start(record, weights.policy_of_arrays(here.policy, arrays, file.path), returns, rows)
-
-
-def _name(folder: RunFolder) -> str:
-    """Name a run without the path to it."""
-    path = folder.path.absolute()
-    return "/".join(path.parts[-2:]) if SEED.fullmatch(path.name) else path.name
 
 
 # Comparison

@@ -212,4 +212,6 @@ def problem_of_rows(rows: Row, num_actions: int) -> str:
     floats = [x for x in jax.tree.leaves(rows) if np.issubdtype(x.dtype, np.floating)]
     if not all(np.isfinite(np.asarray(x)).all() for x in floats):
         return "its replay buffer holds numbers that are not finite"
+    if rows.action_mask is not None and not np.asarray(rows.action_mask).any(axis=-1).all():
+        return "its replay buffer holds action masks that allow no action"
     return ""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from noisydqn.checkpoint.lock import Lock
+from noisydqn.config.gate import named_code
 from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
@@ -276,7 +277,9 @@ def _conclude(
             board.say(f"{ledger.status(job)}: {job.label}: {reason} ({out / job.log})")
     bad = len(ledger.tally("failed")) + len(ledger.tally("diverged"))
     finished, total = len(ledger.tally("finished")), counted(len(ledger.stored.jobs), "run")
-    again = shlex.split(request.again)
+    again = [word for word in shlex.split(request.again) if word != "--trust"]
+    if request.trust or any(named_code(job.cell.config.flat()) for job in jobs):
+        again.insert(0, "--trust")
     resume = shlex.join(["noisydqn", "compare", "--out", str(out), "--resume", *again])
     if stop.asked:
         board.warn(f"{stop.word} after {finished} of {total}; to resume: {resume}")

@@ -15,6 +15,7 @@ from noisydqn.errors import ConfigError, UserError
 from noisydqn.runs.memory import check_memory, experience_bytes
 from noisydqn.runs.messages import describe
 from noisydqn.runs.named import config_named
+from noisydqn.runs.tracking import check_installed
 from noisydqn.settings import own_settings
 from noisydqn.study.grid import Grid, Variant
 
@@ -79,7 +80,8 @@ class Job:
     @property
     def options(self) -> dict[str, Any]:
         """The options of the call."""
-        seeds = {"num_seeds": len(self.runs)} if self.together else {}
+        number = len(self.runs)
+        seeds = {} if self.cell.config.run.num_seeds == number else {"num_seeds": number}
         return {**self.cell.options, "seed": self.runs[0].seed, **seeds}
 
     @property
@@ -135,6 +137,7 @@ def cell_of(
 
     Raises:
         UserError: a value cannot be used, or code is named that is not trusted.
+        MissingExtraError: a service of `track` needs a package that is not installed.
     """
     options = grid.options | variant.options
     config = _config(environment, variant.name, options, trust=trust)
@@ -145,6 +148,7 @@ def cell_of(
             f"the file of the grid names code that would be imported and run ({named}): if "
             "you trust whoever wrote it, repeat with --trust"
         )
+    check_installed(config.run.track)
     return Cell(environment, variant.name, options, config, folder)
 
 

@@ -128,12 +128,16 @@ class Journal:
         Raises:
             UserError: the journal cannot be written.
         """
-        import optuna
-
-        seed = int(np.random.SeedSequence([self._seed, self.begun]).generate_state(1)[0])
-        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
+        self._sample_for(self.begun)
         with self._using():
             return self._study.ask()
+
+    def _sample_for(self, number: int) -> None:
+        """Let the proposals of a trial follow from its number."""
+        import optuna
+
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
 
     def running(self) -> list["Trial"]:
         """Return the trials that have not ended, which a process that was killed has left."""
@@ -141,6 +145,10 @@ class Journal:
 
         found = [trial for trial in self._trials() if trial.state.name == "RUNNING"]
         return [Trial(self._study, trial._trial_id) for trial in found]  # pyright: ignore[reportPrivateUsage]
+
+    def revive(self, trial: "Trial") -> None:
+        """Prepare a trial that was left, whose proposals may be incomplete."""
+        self._sample_for(trial.number)
 
     def report(self, trial: "Trial", points: Mapping[int, float]) -> bool:
         """Note points of a trial's curve; tell whether one is new, and the trial is to be pruned.

@@ -258,6 +258,9 @@ class RayPool:
         variables = {x: value for x, value in os.environ.items() if x.startswith(PASSED)}
         if not self._gpus:
             variables.setdefault("JAX_PLATFORMS", "cpu")  # a node's accelerator is for others
+        elif self._gpus < 1:  # Ray counts shares, and JAX would take three quarters of the memory
+            fraction = f"{0.9 * self._gpus:.3f}"
+            variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
         reference = self._task.remote(
             list(arguments), str(log.path.absolute()), variables, str(Path.cwd()), self._cores
         )

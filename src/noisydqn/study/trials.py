@@ -95,7 +95,11 @@ class Trials:
         for entry in self._ledger.stored.jobs:
             if entry.status in ("waiting", "running"):
                 entry.status = "waiting" if entry.variant in names else "pruned"
-        return [job for trial in running for job in self._admit(trial)]
+        jobs: list[Job] = []
+        for trial in running:
+            self._journal.revive(trial)
+            jobs += self._admit(trial)
+        return jobs
 
     def _admit(self, trial: "Trial") -> Sequence[Job]:
         """Let a trial propose options; return its jobs, none if it needs no training."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.config.config import VARIANTS, Config
+from noisydqn.config.gate import named_code
 from noisydqn.config.run import MAX_SEEDS
 from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
@@ -384,8 +385,9 @@ def _conclude(
         min(journal.begun - len(journal.running()), plan.tuning.trials),
         plan.tuning.trials,
     )
-    trust = ["--trust"] if request.trust else []
-    again = shlex.split(request.again)
+    needed = request.trust or named_code(plan.base.config.flat())
+    trust = ["--trust"] if needed else []
+    again = [*trust, *(word for word in shlex.split(request.again) if word != "--trust")]
     resume = shlex.join(["noisydqn", "tune", "--out", str(out), "--resume", *again])
     if stop.asked:
         board.warn(f"{stop.word} after {done} of {counted(total, 'trial')}; to resume: {resume}")

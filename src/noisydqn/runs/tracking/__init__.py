@@ -10,7 +10,7 @@ import msgspec
 
 from noisydqn.config.config import Config
 from noisydqn.errors import MissingExtraError
-from noisydqn.runs.folder import MAX_JSON_BYTES, SEED, RunFolder
+from noisydqn.runs.folder import MAX_JSON_BYTES, RunFolder, run_name
 from noisydqn.runs.trackers import hyperparameters
 from noisydqn.runs.tracking.mlflow import Mlflow
 from noisydqn.runs.tracking.service import Service, ServiceTracker, Start
@@ -77,10 +77,7 @@ def open_tracker(
 
 def start_of(folder: RunFolder, config: Config) -> Start:
     """Return what a service is told of a run."""
-    name, group = folder.path.absolute().name, None
-    if SEED.fullmatch(name):
-        group = folder.path.absolute().parent.name
-        name = f"{group}/{name}"
+    name, group = run_name(folder)
     return Start(_identify(folder), name, group, hyperparameters(config))
 
 
