@@ -17,6 +17,7 @@ from noisydqn.envs.check import RULES, STEPS, Played, describe, notices_of, prob
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.envs.registry import make_environment
+from noisydqn.errors import EnvironmentFailedError
 
 N = STEPS
 
@@ -165,6 +166,18 @@ def test_the_command_looks_at_an_environment_in_jax(capsys: pytest.CaptureFixtur
 def test_what_cannot_be_made_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CartPole" in refused(capsys, "doctor", "--env", "CartPol-v1")
     assert "one after the other" in refused(capsys, "doctor", "x", "--env", "CartPole-v1")
+
+
+def test_masks_hide_no_problem() -> None:
+    class Outside(Knapsack):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Box(0, 0.01, self.observation_space.shape, np.float32)
+
+    found = check.examine(environment(Outside), steps=50)
+    assert any("lie outside of the bounds" in line for line in found.problems)
+    with pytest.raises(EnvironmentFailedError, match=r"at step .* allows no action"):
+        check.examine(environment(lambda: JaxKnapsack(stuck_at=1)), steps=50)
 
 
 @pytest.mark.parametrize("maker", [Knapsack, TicTacToe, JaxKnapsack, Fetch, Symbols])

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.host_envs import ShowingEnv
+from gymnasium.vector.utils import create_shared_memory
+from tests.host_envs import Mission, ShowingEnv
 from tests.hosts import SMALL, make
 from tests.mask_envs import (
     ITEMS,
@@ -29,18 +30,21 @@ from tests.probes import run_device, run_host
 from tests.runs import results, tiny, train_until
 
 import noisydqn
-from noisydqn import UserError
+from noisydqn import Config, UserError
 from noisydqn.cli import main
 from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.guard import guarded
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.play.evaluate import evaluate
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.runners import build
+from noisydqn.runners.cores import make_core
 from noisydqn.runs.folder import RunFolder, check_spaces, write_spaces
 from noisydqn.runs.messages import describe_masks
+from noisydqn.runs.start import problem_of_rows
 
 pytestmark = pytest.mark.slow
 
@@ -341,3 +345,34 @@ def test_masks_stand_beside_images_and_vectors(learner: str, tmp_path: Path) -> 
     for form in ("onnx", "torch"):
         pytest.importorskip({"onnx": "onnxruntime", "torch": "torch"}[form])
         assert main(["export", str(out), "--format", form, "--trust"]) == 0
+
+
+def test_a_run_older_than_masks_plays_without_them(tmp_path: Path) -> None:
+    """Taxi has always given masks; they were not looked at."""
+    out = tmp_path / "run"
+    noisydqn.train(**tiny(env="Taxi-v3", steps=80, max_episode_steps=20, out=out))
+    file = out / "spaces.json"
+    stored = json.loads(file.read_text())
+    assert stored.pop("action_mask") == "info"
+    file.write_text(json.dumps(stored))
+    assert noisydqn.evaluate(out, episodes=1).episodes == 1
+    assert noisydqn.load_policy(out).predict(3)[0] in range(6)
+
+
+def test_text_beside_masks_is_left_out() -> None:
+    class Told(Knapsack):
+        def __init__(self) -> None:
+            super().__init__("observation")
+            parts: Any = self.observation_space
+            self.observation_space = spaces.Dict({**parts, "mission": Mission()})
+
+    shown = guarded(Told, 0, masks="observation").observation_space
+    create_shared_memory(shown, n=2)  # worker processes need it
+
+
+def test_rows_whose_masks_allow_nothing_are_refused() -> None:
+    config, env = Config(**SMALL.flat()), make(Knapsack)
+    core = make_core(config.program, env.spec)
+    rows = core.rows(jax.eval_shape(core.init, jax.random.key(0)))
+    none = jax.tree.map(lambda x: np.zeros((3, *x.shape[1:]), x.dtype), rows)
+    assert "allow no action" in problem_of_rows(none, ITEMS)

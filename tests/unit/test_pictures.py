@@ -54,6 +54,12 @@ def frames_of(pictures: list[Any]) -> list[np.ndarray]:
     return list(frames)
 
 
+def test_a_picture_does_not_change_with_the_canvas() -> None:
+    """An environment may draw all of its pictures into one array."""
+    canvas = np.zeros((8, 8, 3), np.uint8)
+    assert not np.shares_memory(as_picture(canvas), canvas)
+
+
 def test_pictures_of_other_sizes_keep_the_size_of_the_first() -> None:
     shapes = [(40, 60, 3), (7, 3, 3), (500, 301, 3)]
     frames = frames_of([np.full(shape, 255, np.uint8) for shape in shapes])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks.readme import ROOT
 from tests.commands import refused
+from tests.runs import create_folders
 
 from noisydqn import PRESETS, Config, UserError, load_preset
 from noisydqn.cli import main
@@ -360,3 +361,16 @@ def test_files_in_the_docs_are_read(page: str, file: Path) -> None:
         given = stored[name]
         given = list(given) if isinstance(given, tuple) else given
         assert given == (None if value == "none" else value)
+
+
+def test_the_base_in_a_file_counts_beside_from(tmp_path: Path) -> None:
+    """The run of --from gives the weights; it is the base only if the file names none."""
+    run, _ = create_folders(Config(env="CartPole-v1", discount=0.9), tmp_path / "run")
+    (file := tmp_path / "mine.toml").write_text('env = "Acrobot-v1"\n')
+    config = config_of(TrainArgs(preset_file=file, from_=run), {})
+    assert isinstance(config, Config)
+    assert config.environment.env == "Acrobot-v1"
+    file.write_text("n_step = 2\n")
+    config = config_of(TrainArgs(preset_file=file, from_=run), {})
+    assert isinstance(config, Config)
+    assert (config.environment.env, config.learning.discount) == ("CartPole-v1", 0.9)

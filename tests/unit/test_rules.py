@@ -73,6 +73,7 @@ def run_of(
 
 
 GREEDY = {"exploration": "epsilon-greedy"}
+STARTED: dict[str, Any] = {"about": {"started from": "the best weights of one"}}
 CATEGORICAL = {"distribution": "categorical", "v_min": -10.0, "v_max": 200.0}
 QUIET = {"q_max": np.zeros(ROWS)}
 WRONG: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -106,6 +107,10 @@ WRONG: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("reach 900, far above", {"metrics": {"q_max": np.full(ROWS, 900.0)}}),
         ("reach -400, far below", {"metrics": {"q_min": np.full(ROWS, -400.0)}}),
         (
+            "lower --learning-rate, --return-lambda or --epochs",
+            {"metrics": {"q_max": np.full(ROWS, 900.0)}, "learner": "parallel"},
+        ),
+        (
             "(-2e+04 to 2e+04:".replace("2e+04", "20,000"),  # by the greatest return, 200
             {
                 "metrics": {
@@ -136,7 +141,8 @@ WRONG: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("20 in the first third and 20 in the last", {"returns": FLAT}),
         ("a larger --epsilon-share, or --exploration noisy", {**GREEDY, "returns": FLAT}),
         ("a larger --discount or --return-lambda", {"learner": "parallel", "returns": FLAT}),
-        ("all 60 training episodes returned 0,", {"returns": np.zeros(EPISODES), "lengths": FLAT}),
+        ("no reward was found", {"returns": np.zeros(EPISODES), "lengths": FLAT}),
+        ("all 60 training episodes returned 500, while", {"returns": np.full(EPISODES, 500.0)}),
     ],
     "epsilon-high": [
         ("52% of actions", {**GREEDY, "epsilon_steps": 2 * STEPS}),
@@ -174,6 +180,7 @@ RIGHT: dict[str, list[dict[str, Any]]] = {
     "loss-grows": [
         {"metrics": {"loss": np.geomspace(1, 1e3, ROWS)}},  # returns rise
         {"metrics": {"loss": np.geomspace(1, 5, ROWS)}, "returns": FLAT},
+        {"metrics": {"loss": np.geomspace(1, 1e3, ROWS)}, "returns": FLAT, "changes": STARTED},
     ],
     "values-impossible": [
         {"metrics": {"q_max": np.full(ROWS, 110.0)}},
@@ -183,6 +190,14 @@ RIGHT: dict[str, list[dict[str, Any]]] = {
     "outside-support": [CATEGORICAL, {"metrics": {"q_max": np.full(ROWS, 900.0)}}],
     "noise-gone": [
         {"metrics": {"action_change": [0.4] * 5 + [0.001] * 15}},  # returns rise
+        {
+            "metrics": {
+                "action_change": np.zeros(ROWS),
+                "exploration.changed_actions": np.full(ROWS, 0.05),  # noise is scaled to a goal
+            },
+            "returns": FLAT,
+        },
+        {"metrics": {"action_change": np.zeros(ROWS)}, "returns": FLAT, "changes": STARTED},
         {"metrics": {"action_change": [0.4] * 19 + [0.001]}, "returns": FLAT},
         {"metrics": {"action_change": np.zeros(ROWS)}, "returns": FLAT, "evaluations": [1, 9, 90]},
     ],
@@ -191,7 +206,7 @@ RIGHT: dict[str, list[dict[str, Any]]] = {
         {"metrics": {"loss": np.ones(ROWS)}, "returns": FLAT},
         {"returns": FLAT, "evaluations": [10, 20, 90]},
         {"returns": FLAT, "changes": {"solved_at": (100, 1.0)}},
-        {"returns": FLAT, "changes": {"about": {"started from": "the best weights of one"}}},
+        {"returns": FLAT, "changes": STARTED},
         {"returns": FLAT[:20]},
     ],
     "epsilon-high": [{}, GREEDY, {**GREEDY, "epsilon_share": 0.5}],

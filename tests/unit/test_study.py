@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runs import create_folders
 
 from noisydqn import Config, UserError
-from noisydqn.errors import QuitError
+from noisydqn.errors import MissingExtraError, QuitError
 from noisydqn.folders import File, Folder
 from noisydqn.runners.stop import Stop
 from noisydqn.study import perform, resources
@@ -69,6 +70,20 @@ def test_seeds_that_train_together_are_one_job() -> None:
     assert whole.label == "Acrobot-v1, exploration=noisy, seeds 3 to 4"
     assert not alone.together
     assert not any(job.together for job in jobs_of(in_jax, (3,), together=True))
+
+
+def test_a_run_of_several_seeds_gives_options_for_one(tmp_path: Path) -> None:
+    out, _ = create_folders(Config(env="CartPole-v1", num_seeds=2), tmp_path / "multi")
+    (job,) = jobs(Grid((str(out),), GRID.variants[:1], (7,), {}))
+    assert (job.options["seed"], job.options["num_seeds"]) == (7, 1)
+
+
+def test_a_service_that_is_not_installed_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("noisydqn.runs.tracking._installed", lambda _: False)
+    with pytest.raises(MissingExtraError, match="--track wandb needs the package wandb"):
+        cells(replace(GRID, options={"track": ("wandb",)}))
 
 
 def test_folders_are_safe_and_differ() -> None:

@@ -15,7 +15,7 @@ import noisydqn
 from noisydqn import Callback, Config, Training, UserError
 from noisydqn.cli.train import parse_train
 from noisydqn.errors import MissingExtraError
-from noisydqn.runs.folder import RunFolder
+from noisydqn.runs.folder import RunFolder, run_name
 from noisydqn.runs.tracking import ID, SERVICES, Kind, check_installed, start_of
 from noisydqn.runs.tracking.service import Row, Start
 
@@ -72,6 +72,18 @@ def test_a_name_among_trackers_is_told_its_place(given: Any, tmp_path: Path) -> 
     line = "put it in brackets" if given == "wandb" else r"give track=\['wandb'\]"
     with pytest.raises(UserError, match=line):
         noisydqn.train(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("one", None),
+        ("one/seed3", "one"),
+        ("tune/CartPole-v1/trial-2/seed-7", "tune/CartPole-v1/trial-2"),
+    ],
+)
+def test_runs_of_a_study_are_told_apart(name: str, group: str | None) -> None:
+    assert run_name(RunFolder.at(Path("runs", name))) == (name, group)
 
 
 def test_a_missing_package_is_refused_before_a_folder_is_made(
