@@ -59,8 +59,8 @@ def test_the_cache_is_passed_to_training(
     [
         (
             ["fly"],
-            "no command 'fly': there are train, resume, compare, evaluate, record, report, export, "
-            "push, pull, bsuite, presets",
+            "no command 'fly': there are train, resume, compare, tune, evaluate, record, report, "
+            "doctor, export, push, pull, bsuite, presets",
         ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),

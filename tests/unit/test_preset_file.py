@@ -189,7 +189,7 @@ def test_files_that_are_refused(
         (["--preset-file"], "--preset-file needs a value: a path"),
         (["--preset-file", ""], "--preset-file must be a path, got ''"),
         (["--preset-file", "FOLDER"], "cannot be used (it is not a regular file)"),
-        (["FILE"], "FILE is not a run: did you mean --preset-file FILE?"),
+        (["FILE"], "FILE is not a run: a preset file is given as noisydqn train --preset-file "),
         (["nowhere", "--preset-file", "FILE"], "no environment 'nowhere'"),
         (["minatar", "--preset-file", "FILE"], "FILE cannot be used: --n-step 3 and --learner"),
         (["--preset-file", "FILE", "--epsilon", "1"], "--epsilon 1.0 and --exploration noisy"),

@@ -146,7 +146,7 @@ def for_policy() -> dict[str, Any]:
 
 def for_a_run() -> dict[str, Any]:
     write_study(Path("studies"), seeds=1)
-    (run,) = {x.parent for x in Path("studies").rglob("config.json")}
+    run = next(Path("studies").rglob("config.json")).parent
     Path("runs").mkdir()
     run.rename("runs/one")
     return {"noisydqn": noisydqn}

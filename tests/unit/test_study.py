@@ -83,7 +83,7 @@ def test_a_service_that_is_not_installed_is_refused_before_anything_runs(
 ) -> None:
     monkeypatch.setattr("noisydqn.runs.tracking._installed", lambda _: False)
     with pytest.raises(MissingExtraError, match="--track wandb needs the package wandb"):
-        cells(replace(GRID, options={"track": ("wandb",)}))
+        cells(Grid(GRID.environments, VARIANTS, (0,), {"track": ("wandb",)}))
 
 
 def test_folders_are_safe_and_differ() -> None:
