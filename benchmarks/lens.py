@@ -37,9 +37,9 @@ WORKS: dict[str, dict[str, Any]] = {
     "cartpole, independent": {"preset": "cartpole", "noise": "independent"},
     "cartpole, indexed": {"preset": "cartpole", "noise": "indexed"},
     "deepsea": {"preset": "deepsea"},
-    "minatar": {"preset": "minatar"},
+    "minatar": {"preset": "minatar", "exploration": "noisy"},
 }
-WORDS = {"minatar": "minatar (Breakout), parallel learner"}
+WORDS = {"minatar": "minatar (Breakout), parallel learner, noisy"}
 
 
 @contextmanager
