@@ -155,10 +155,10 @@ def test_a_folder_that_cannot_be_used(
     line = refused(capsys, *command(Path("/proc/out")))
     assert "--out /proc/out cannot be written to: " in line
 
-    def denied(_: object) -> bool:
+    def denied(*_: object) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("noisydqn.study.compare.is_fresh", denied)
+    monkeypatch.setattr("noisydqn.study.resources.is_fresh", denied)
     assert f"{tmp_path} cannot be read: Permission denied" in refused(capsys, *command(tmp_path))
 
 

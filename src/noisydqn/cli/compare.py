@@ -117,18 +117,29 @@ def _varied(text: str) -> tuple[str, tuple[Any, ...]]:
     Raises:
         UserError: the option does not exist, or does not take one of the values.
     """
-    spelled, equals, values = text.partition("=")
+    name, values = assigned("--vary", text)
+    words = divided(values)
+    if not all(words):
+        raise UserError(
+            f"--vary {text} has a value that is empty: the form is --vary {name}=VALUE,VALUE"
+        )
+    hint = option_hints()[name]
+    return name, tuple(value_of(name, word, hint) for word in words)
+
+
+def assigned(flag: str, text: str) -> tuple[str, str]:
+    """Divide the value of a flag, OPTION=VALUES, into the name of an option of train and the rest.
+
+    Raises:
+        UserError: the option does not exist.
+    """
+    spelled, _, values = text.partition("=")
     name = spelled.strip().removeprefix("--").replace("-", "_")
     hints = option_hints()
     if name not in hints:
         hint = hint_of(name, hints) or f"{help_command('train')} lists the options"
-        raise UserError(f"unknown option {spelled!r} in --vary {text}: {hint}")
-    words = divided(values)
-    if not equals or not all(words):
-        raise UserError(
-            f"--vary {text} has a value that is empty: the form is --vary {name}=VALUE,VALUE"
-        )
-    return name, tuple(value_of(name, word, hints[name]) for word in words)
+        raise UserError(f"unknown option {spelled!r} in {flag} {text}: {hint}")
+    return name, values
 
 
 def divided(text: str) -> list[str]:

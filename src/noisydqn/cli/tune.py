@@ -17,12 +17,12 @@ from noisydqn.cli.cluster import (
     with_address,
     write_script,
 )
-from noisydqn.cli.compare import divided, job_arguments
+from noisydqn.cli.compare import assigned, divided, job_arguments
 from noisydqn.cli.train import config_options
 from noisydqn.config.config import option_hints
 from noisydqn.errors import UserError
 from noisydqn.files import given_path
-from noisydqn.options import at_least, help_command, hint_of
+from noisydqn.options import at_least
 from noisydqn.study.space import CATEGORICAL, KINDS, RangeKind, read_space
 
 
@@ -111,22 +111,18 @@ def _searched(text: str) -> tuple[str, dict[str, list[Any]]]:
     Raises:
         UserError: the option does not exist, or does not take one of the values.
     """
-    spelled, equals, values = text.partition("=")
-    name = spelled.strip().removeprefix("--").replace("-", "_")
-    hints = option_hints()
-    if name not in hints:
-        hint = hint_of(name, hints) or f"{help_command('train')} lists the options"
-        raise UserError(f"unknown option {spelled!r} in --search {text}: {hint}")
+    name, values = assigned("--search", text)
     kind, colon, rest = values.partition(":")
     if not colon or kind.strip() not in KINDS:
         kind, rest = CATEGORICAL, values
     words = divided(rest)
-    if not equals or not all(words):
+    if not all(words):
         raise UserError(
             f"--search {text} has a value that is empty: the form is --search {name}=VALUE,VALUE "
             f"or --search {name}=KIND:LOW,HIGH with {', '.join(get_args(RangeKind))}"
         )
-    return name, {kind.strip(): [value_of(name, word, hints[name]) for word in words]}
+    hint = option_hints()[name]
+    return name, {kind.strip(): [value_of(name, word, hint) for word in words]}
 
 
 def run_tune(argv: Sequence[str]) -> tuple[int, int | None]:

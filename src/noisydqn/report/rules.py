@@ -75,6 +75,19 @@ def improves(run: Run) -> bool:
     return run.solved_at is not None or rises(run.episodes) or rises(run.evaluations)
 
 
+def stagnates(run: Run, rows: int) -> bool:
+    """Tell whether returns do not rise, though they should and enough of them is recorded.
+
+    Those of a run that started from another one may be high from the start.
+
+    Args:
+        run: the run.
+        rows: of the metrics that a rule looks at.
+    """
+    enough = rows >= FEW_ROWS and len(run.episodes) >= FEW_EPISODES
+    return enough and not improves(run) and "started from" not in run.about
+
+
 def first_update(options: Mapping[str, Any]) -> int:
     """Count the environment steps before the first update."""
     if options["learner"] == "parallel":
@@ -162,8 +175,7 @@ def not_finite(run: Run) -> Finding | None:
 def loss_grows(run: Run) -> Finding | None:
     """The loss grows twentyfold while returns do not rise."""
     loss = known(column(run, "loss"))
-    few = len(loss) < FEW_ROWS or len(run.episodes) < FEW_EPISODES
-    if few or improves(run) or "started from" in run.about:
+    if not stagnates(run, len(loss)):
         return None
     before, now = float(np.median(loss[: len(loss) // 2])), newest(loss)
     if not now > 20 * before > 0:
@@ -178,8 +190,7 @@ def loss_grows(run: Run) -> Finding | None:
 def returns_flat(run: Run) -> Finding | None:
     """Returns stay where they are while the loss falls."""
     loss, returns = known(column(run, "loss")), run.episodes.values
-    few = len(loss) < FEW_ROWS or len(returns) < FEW_EPISODES
-    if few or improves(run) or "started from" in run.about:
+    if not stagnates(run, len(loss)):
         return None
     before, now = float(np.median(loss[: max(len(loss) // 4, 2)])), newest(loss)
     if not now < 0.7 * before:
@@ -316,8 +327,8 @@ def noise_gone(run: Run) -> Finding | None:
     steps, metrics = column(run, "step"), run.tables.get("metrics", {})
     scaled = "exploration.changed_actions"  # under noise that is scaled to a goal
     change = column(run, scaled if scaled in metrics else "action_change")
-    noisy = any(name.startswith("sigma.") for name in metrics) and "started from" not in run.about
-    if not noisy or len(change) < FEW_ROWS or len(run.episodes) < FEW_EPISODES or improves(run):
+    noisy = any(name.startswith("sigma.") for name in metrics)
+    if not noisy or not stagnates(run, len(change)):
         return None
     alive = np.flatnonzero(change >= GONE)
     gone = 0 if not len(alive) else int(alive[-1]) + 1

@@ -161,7 +161,7 @@ def run_name(folder: RunFolder) -> tuple[str, str | None]:
     if not (SEED.fullmatch(path.name) or SEED_OF_STUDY.fullmatch(path.name)):
         return path.name, None
     first = -2 if SEED.fullmatch(path.name) else -4  # a study, an environment, a variant
-    group = "/".join(path.parts[max(first - len(path.parts), first) : -1])
+    group = "/".join(path.parts[first:-1])
     return f"{group}/{path.name}", group
 
 

@@ -7,25 +7,26 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from noisydqn.checkpoint.lock import Lock
-from noisydqn.config.gate import named_code
 from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
 from noisydqn.runners.stop import Stop, stoppable
-from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder, unreadable
+from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, RunFolder
 from noisydqn.study.board import Board
 from noisydqn.study.estimate import Whole, in_words, seconds_of, span
 from noisydqn.study.grid import Draft, Grid
 from noisydqn.study.jobs import Job, cells_of, jobs_of, with_environments
-from noisydqn.study.ledger import Entry, Ledger, Stored, check_jobs, is_fresh, new, read
+from noisydqn.study.ledger import Entry, Ledger, Stored, check_jobs, new, read
 from noisydqn.study.perform import Performance
 from noisydqn.study.pool import MakePool
 from noisydqn.study.resources import (
     Capacity,
+    folder_to_resume,
     has_accelerator,
     leave_accelerator,
     make_out,
     slots_for,
+    to_resume,
 )
 
 DEFAULT_NAME = "compare"
@@ -140,24 +141,9 @@ def _check_folder(request: Request, out: Path | None) -> Stored | None:
     Raises:
         UserError: the folder holds something else, or what is to be resumed is not there.
     """
-    if out is None:
-        if request.resume:
-            raise UserError("--resume needs --out: name the folder of the comparison to resume")
-        return None
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
-    try:
-        fresh = is_fresh(Folder(out))
-    except OSError as error:
-        raise unreadable(out, error) from error
-    if request.resume and not (fresh and not request.draft.is_empty):
-        return read(out)
-    if not fresh:
-        holds = (out / COMPARISON).exists()
-        what = "already holds a comparison" if holds else "is not empty"
-        hint = "continue it with --resume, or name another folder" if holds else "name another"
-        raise UserError(f"--out {out} {what}, nothing was changed: {hint}")
-    return None
+    given = not request.draft.is_empty
+    found = folder_to_resume(out, "comparison", COMPARISON, resume=request.resume, given=given)
+    return None if found is None else read(found)
 
 
 def _plan(request: Request, before: Stored | None) -> _Plan:
@@ -277,10 +263,8 @@ def _conclude(
             board.say(f"{ledger.status(job)}: {job.label}: {reason} ({out / job.log})")
     bad = len(ledger.tally("failed")) + len(ledger.tally("diverged"))
     finished, total = len(ledger.tally("finished")), counted(len(ledger.stored.jobs), "run")
-    again = [word for word in shlex.split(request.again) if word != "--trust"]
-    if request.trust or any(named_code(job.cell.config.flat()) for job in jobs):
-        again.insert(0, "--trust")
-    resume = shlex.join(["noisydqn", "compare", "--out", str(out), "--resume", *again])
+    cells = [job.cell for job in jobs]
+    resume = to_resume("compare", out, cells, request.again, trust=request.trust)
     if stop.asked:
         board.warn(f"{stop.word} after {finished} of {total}; to resume: {resume}")
         return Outcome(bad, stop.signal)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,18 @@ from noisydqn.study.jobs import Job, Run
 VERSION = 1
 
 Cores = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+
+class Versioned(Protocol):
+    """The contents of a file of a study."""
+
+    @property
+    def version(self) -> int:
+        """The version of the file's format."""
+        ...
+
+
+T = TypeVar("T", bound=Versioned)
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -165,10 +177,24 @@ def read(path: Path) -> Stored:
             f"{path} holds no comparison (no {COMPARISON}): name a folder that noisydqn compare "
             "made"
         )
+    return decoded(file, Stored, VERSION)
+
+
+def decoded(file: File, kind: type[T], version: int) -> T:
+    """Read the file of a study.
+
+    Args:
+        file: the file.
+        kind: of its contents, which have a `version`.
+        version: the one that can be read.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
     try:
-        stored = msgspec.json.decode(file.read(MAX_JSON_BYTES), type=Stored)
-        if stored.version != VERSION:
-            raise ValueError(f"version {stored.version}, expected {VERSION}")
+        stored = msgspec.json.decode(file.read(MAX_JSON_BYTES), type=kind)
+        if stored.version != version:
+            raise ValueError(f"version {stored.version}, expected {version}")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be used ({in_one_line(error)}): restore it from a copy, or use the "

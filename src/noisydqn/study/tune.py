@@ -9,13 +9,12 @@ from typing import Any
 
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.config.config import VARIANTS, Config
-from noisydqn.config.gate import named_code
 from noisydqn.config.run import MAX_SEEDS
 from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError, counted
 from noisydqn.folders import Folder
 from noisydqn.runners.stop import Stop, stoppable
-from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT, unreadable
+from noisydqn.runs.folder import COMPARISON, DEFAULT_PARENT
 from noisydqn.runs.preset_file import preset_text
 from noisydqn.study.board import Board
 from noisydqn.study.compare import Outcome
@@ -23,15 +22,18 @@ from noisydqn.study.estimate import in_words, seconds_of, span
 from noisydqn.study.grid import Grid, Variant, as_text, converted
 from noisydqn.study.jobs import Cell, Job, cell_of, folder_names, jobs_of, with_environments
 from noisydqn.study.journal import Ended, Journal, check_installed
-from noisydqn.study.ledger import Ledger, is_fresh, new, read
+from noisydqn.study.ledger import Ledger, new, read
 from noisydqn.study.perform import Performance
 from noisydqn.study.pool import MakePool
 from noisydqn.study.resources import (
     Capacity,
+    folder_to_resume,
     has_accelerator,
     leave_accelerator,
     make_out,
+    names_code,
     slots_for,
+    to_resume,
 )
 from noisydqn.study.space import Raw, Space, corners, space_of
 from noisydqn.study.trials import Trials, variant_name
@@ -115,8 +117,7 @@ class _Plan:
     @property
     def variants(self) -> dict[str, Any]:
         """The names of the base's variants by section."""
-        flat = self.base.config.flat()
-        return {section: flat[section] for section in VARIANTS}
+        return _variants(self.base.config)
 
     def jobs(self, variant: Variant) -> list[Job]:
         """Make the jobs of a trial.
@@ -193,24 +194,9 @@ def _check_folder(request: Request, out: Path | None) -> Tuning | None:
     Raises:
         UserError: the folder holds something else, or what is to be resumed is not there.
     """
-    if out is None:
-        if request.resume:
-            raise UserError("--resume needs --out: name the folder of the tuning to resume")
-        return None
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder that is new or empty")
-    try:
-        fresh = is_fresh(Folder(out), TUNING)
-    except OSError as error:
-        raise unreadable(out, error) from error
-    if request.resume and not (fresh and request.name):
-        return read_tuning(out)
-    if not fresh:
-        holds = (out / TUNING).exists()
-        what = "already holds a tuning" if holds else "is not empty"
-        hint = "continue it with --resume, or name another folder" if holds else "name another"
-        raise UserError(f"--out {out} {what}, nothing was changed: {hint}")
-    return None
+    given = bool(request.name)
+    found = folder_to_resume(out, "tuning", TUNING, resume=request.resume, given=given)
+    return None if found is None else read_tuning(found)
 
 
 def _plan(request: Request, before: Tuning | None) -> _Plan:
@@ -237,13 +223,17 @@ def _plan(request: Request, before: Tuning | None) -> _Plan:
         return cell_of(grid, tuning.name, variant, "", trust=request.trust, typed=typed)
 
     base = cell({})
-    flat = base.config.flat()
-    variants = {section: flat[section] for section in VARIANTS}
-    cells = with_environments([base, *map(cell, corners(space, variants))])
+    others = map(cell, corners(space, _variants(base.config)))
+    cells = with_environments([base, *others])
     jobs = [job for each in cells for job in jobs_of([each], tuning.seeds[:1], together=False)]
     most = tuning.trials * len(tuning.seeds)
     slots = slots_for(jobs, request.slots, tuning.cores, most, request.capacity)
     return _Plan(tuning, space, cells[0], slots, request.trust, typed)
+
+
+def _variants(config: Config) -> dict[str, Any]:
+    flat = config.flat()
+    return {section: flat[section] for section in VARIANTS}
 
 
 def _new_tuning(request: Request) -> Tuning:
@@ -385,10 +375,8 @@ def _conclude(
         min(journal.begun - len(journal.running()), plan.tuning.trials),
         plan.tuning.trials,
     )
-    needed = request.trust or named_code(plan.base.config.flat())
-    trust = ["--trust"] if needed else []
-    again = [*trust, *(word for word in shlex.split(request.again) if word != "--trust")]
-    resume = shlex.join(["noisydqn", "tune", "--out", str(out), "--resume", *again])
+    cells = [plan.base]
+    resume = to_resume("tune", out, cells, request.again, trust=request.trust)
     if stop.asked:
         board.warn(f"{stop.word} after {done} of {counted(total, 'trial')}; to resume: {resume}")
         return Outcome(bad, stop.signal)
@@ -396,6 +384,7 @@ def _conclude(
     if not ranked:
         board.warn(f"no trial is complete: {COMPARISON} says why, and the logs beside the runs")
         return Outcome(max(bad, 1))
+    trust = ["--trust"] if request.trust or names_code(cells) else []
     preset = ["noisydqn", "train", "--preset-file", str(out / BEST), *trust]
     board.say(f"next, with seeds of its own: {shlex.join(preset)}")
     return Outcome(bad)

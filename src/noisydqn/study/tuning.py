@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from noisydqn.errors import UserError, in_one_line
+from noisydqn.errors import UserError
 from noisydqn.folders import File, Folder, json_bytes
-from noisydqn.runs.folder import MAX_JSON_BYTES
-from noisydqn.study.ledger import Cores
+from noisydqn.study.ledger import Cores, decoded
 
 TUNING = "tune.json"
 VERSION = 1
@@ -59,13 +58,4 @@ def read_tuning(path: Path) -> Tuning:
         raise UserError(
             f"{path} holds no tuning (no {TUNING}): name a folder that noisydqn tune made"
         )
-    try:
-        tuning = msgspec.json.decode(file.read(MAX_JSON_BYTES), type=Tuning)
-        if tuning.version != VERSION:
-            raise ValueError(f"version {tuning.version}, expected {VERSION}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be used ({in_one_line(error)}): restore it from a copy, or use the "
-            "version of noisydqn that wrote it"
-        ) from error
-    return tuning
+    return decoded(file, Tuning, VERSION)
