@@ -198,6 +198,19 @@ _PARALLEL = Config(  # as Gallici et al. 2024 for MinAtar
     steps=1_000_000,
 )
 
+_CLASSIC_PARALLEL = _PARALLEL.replace(
+    num_envs=16,
+    minibatches=8,
+    epochs=4,
+    return_lambda=0.9,
+    chunk_steps=4_096,
+    hidden=(128, 128),
+    reward_scale=0.1,
+    epsilon_share=0.3,
+    epsilon_final=0.05,
+    evaluation_episodes=100,
+)
+
 _MINATAR = _PARALLEL.replace(
     preset="minatar",
     env="MinAtar/Breakout-v1",
@@ -317,6 +330,31 @@ PRESETS: dict[str, Config] = {
     "acrobot": _CLASSIC.replace(
         preset="acrobot", env="Acrobot-v1", steps=200_000, stop_at_return=-100.0, window=100
     ),
+    "cartpole-parallel": _CLASSIC_PARALLEL.replace(
+        preset="cartpole-parallel",
+        env="CartPole-v1",
+        steps=200_000,
+        stop_at_return=475.0,
+        window=100,
+        stop_at_evaluation=475.0,
+    ),
+    "acrobot-parallel": _CLASSIC_PARALLEL.replace(
+        preset="acrobot-parallel",
+        env="Acrobot-v1",
+        steps=200_000,
+        stop_at_return=-100.0,
+        window=100,
+        stop_at_evaluation=-100.0,  # some policies swing up only with a random action in between
+    ),
+    "lunarlander-parallel": _CLASSIC_PARALLEL.replace(
+        preset="lunarlander-parallel",
+        env="LunarLander-v3",
+        steps=400_000,
+        stop_at_return=200.0,
+        window=50,
+        stop_at_evaluation=230.0,
+        epsilon_share=0.4,
+    ),
     "mountaincar": _CLASSIC.replace(
         preset="mountaincar",
         env="MountainCar-v0",
@@ -365,7 +403,10 @@ DESCRIPTIONS = {
         "plain one-step targets"
     ),
     "cartpole": "CartPole-v1 until 100 training returns average 475",
+    "cartpole-parallel": "the same by the parallel learner, and an evaluation confirms it",
     "acrobot": "Acrobot-v1 until 100 training returns average -100",
+    "acrobot-parallel": "the same by the parallel learner, and an evaluation confirms it",
+    "lunarlander-parallel": "`lunarlander` by the parallel learner, with its goals",
     "mountaincar": "MountainCar-v0 until 100 training returns average -110",
     "deepsea": (
         "DeepSea of size 10 until 100 training returns average 0.9; --env-kwargs '{\"size\": 20}' "
@@ -403,6 +444,13 @@ DEFAULTS = {"replay": "default", "parallel": "default-parallel"}
 """Presets of the environments that have none, by learner."""
 
 COUNTERPARTS = {
+    "cartpole": "cartpole-parallel",
+    "cartpole-parallel": "cartpole",
+    "acrobot": "acrobot-parallel",
+    "acrobot-parallel": "acrobot",
+    "lunarlander": "lunarlander-parallel",
+    "lunarlander-parallel": "lunarlander",
+    "rainbow-lunarlander": "lunarlander-parallel",
     "minatar": "minatar-replay",
     "minatar-replay": "minatar",
     "atari": "atari-parallel",
