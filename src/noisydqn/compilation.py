@@ -87,7 +87,7 @@ class Program(Generic[R]):
         devices: Sequence[jax.Device] = (),
     ) -> None:
         self.name = name
-        self._devices = devices if len(devices) > 1 else ()
+        self._devices = devices
         self._function, self._args, self._donate = function, args, donate
         self._runs: Runs = runs
         self._key = None if key is None else f"{name} {key}"

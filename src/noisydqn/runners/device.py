@@ -26,7 +26,7 @@ from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
-from noisydqn.runners.placement import Placement
+from noisydqn.runners.placement import Divided, Placement
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.runners.stop import Stop
@@ -209,14 +209,15 @@ class DevicePrograms(NamedTuple):
 
     runner: DeviceRunner
     placement: Placement
-    init: Program[tuple[DeviceState, ChunkLog]]  # of keys
-    advance: Program[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
-    end: Program[tuple[DeviceState, ChunkEnd]]  # of state
+    init: Divided[tuple[DeviceState, ChunkLog]]  # of keys
+    advance: Divided[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
+    end: Divided[tuple[DeviceState, ChunkEnd]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
-        """Compile all; return the one that takes longest."""
-        compiler.start(self.advance, self.init, self.end)
-        return self.advance
+        """Compile all; return one of those that take longest."""
+        for each in (self.advance, self.init, self.end):
+            compiler.start(*each.programs)
+        return self.advance.programs[-1]
 
 
 @lru_cache(maxsize=8)
@@ -227,29 +228,40 @@ def programs(options: AnyProgram, env: DeviceEnvironment, num_seeds: int) -> Dev
         UserError: there are fewer devices than the options say.
     """
     place = Placement.create(options.runner.devices, num_seeds)
-    runner, devices = DeviceRunner.create(options, env, place.shards), place.devices
+    runner = DeviceRunner.create(options, env, place.shards)
 
     def start(key: PRNGKeyArray) -> tuple[DeviceState, ChunkLog]:
         return runner.init(key), runner.empty_log()
 
-    keys = place.placed(jax.ShapeDtypeStruct((place.parts,), jax.random.key(0).dtype))
-    of_env = env.cache_key
-    key = None if of_env is None else program_key(options, of_env, num_seeds)
-    start = place.lift(start, 1) if len(devices) > 1 else jax.vmap(start)
-    program = partial(Program, key=key, devices=devices)
-    init = program("start", start, lambda: (keys,), runs="once")
+    starts = jax.vmap(start) if place.shards.number == 1 else place.lift(start, 1)
     advance, end = place.lift(runner.advance, 2), place.lift(runner.end, 1)
-    count = place.everywhere(jax.ShapeDtypeStruct((), jnp.int32))
+    keys = jax.ShapeDtypeStruct((place.parts // len(place.groups),), jax.random.key(0).dtype)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def shapes() -> tuple[Any, ...]:
-        return *place.placed(init.shapes), count, count, count
+    def on(group: tuple[jax.Device, ...]) -> tuple[Program[Any], Program[Any], Program[Any]]:
+        of_env, several = env.cache_key, group if len(place.devices) > 1 else ()
+        parts = options, of_env, num_seeds, *(device.id for device in several)
+        key = None if of_env is None else program_key(*parts)
+        made = partial(Program[Any], key=key, devices=several)
+        init = made("start", starts, lambda: (place.structs(keys, group),), runs="once")
 
+        def shapes() -> tuple[Any, ...]:
+            number = place.structs(count, group, same=True)
+            return *place.structs(init.shapes, group), number, number, number
+
+        return (
+            init,
+            made("training", advance, shapes, donate=(0, 1), runs=runner.core.runs),
+            made("noise", end, lambda: shapes()[:1], donate=(0,), runs="seldom"),
+        )
+
+    init, training, noise = zip(*map(on, place.groups), strict=True)
     return DevicePrograms(
         runner,
         place,
-        init,
-        program("training", advance, shapes, donate=(0, 1), runs=runner.core.runs),
-        program("noise", end, lambda: shapes()[:1], donate=(0,), runs="seldom"),
+        Divided(place, init, 1),
+        Divided(place, training, 2),
+        Divided(place, noise, 1),
     )
 
 
@@ -286,7 +298,7 @@ def run(
         StoppedError: a stop was asked for before the first step.
     """
     if compiler is not None:
-        compiler.wait(made.advance, made.init)
+        compiler.wait(*made.advance.programs, *made.init.programs)
     training = _Run(made, keys, total_steps, stop or Stop())
     if checkpoint is not None:
         training.restore(checkpoint)

@@ -5,17 +5,19 @@ its environments and of what it learns from, one on each device, with a copy of 
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from noisydqn.compilation import Program
 from noisydqn.errors import UserError, counted
 from noisydqn.program_cache import current_device
 from noisydqn.shards import AXIS, Shards
 
+R = TypeVar("R")
 Tree = TypeVar("Tree")
 
 
@@ -70,51 +72,85 @@ class Placement:
         """The length of the leading axis."""
         return self.seeds * self.shards.number
 
-    def lift(self, function: Callable[..., Any], states: int) -> Callable[..., Any]:
-        """Lift a function of one part to all: its first `states` arguments have an axis of parts.
+    @property
+    def groups(self) -> list[tuple[jax.Device, ...]]:
+        """The devices of each program: all of them for shards, which exchange data; one for seeds.
 
-        The other arguments are the same for all.
+        A program for the seeds of one device is the one that a run of these seeds alone has. So
+        its bits are the same, which those of one program for all devices would not be.
+        """
+        if self.shards.number > 1:
+            return [self.devices]
+        return [(device,) for device in self.devices]
+
+    def lift(self, function: Callable[..., Any], states: int) -> Callable[..., Any]:
+        """Lift a function of one part to those of a program.
+
+        Its first `states` arguments have an axis of parts; the others are the same for all.
         """
         of_device = _of_parts(function, self.parts // len(self.devices), states)
-        if len(self.devices) == 1:
+        if self.shards.number == 1:
             return of_device
 
         def of_all(*args: Any) -> Any:
             divided, same = PartitionSpec(AXIS), PartitionSpec()
             specs = (divided,) * states + (same,) * (len(args) - states)
-            # Every part has a copy of its own of what is the same in all, so nothing that
+            # Every shard has a copy of its own of what is the same in all, so nothing that
             # `check_vma` could check is promised.
             return jax.shard_map(
-                of_device, mesh=self._mesh, in_specs=specs, out_specs=divided, check_vma=False
+                of_device,
+                mesh=_mesh(self.devices),
+                in_specs=specs,
+                out_specs=divided,
+                check_vma=False,
             )(*args)
 
         return of_all
 
-    @property
-    def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+    def structs(self, structs: Tree, group: tuple[jax.Device, ...], *, same: bool = False) -> Tree:
+        """Add to the shapes and types of a program's arguments where they lie.
 
-    def place(self, tree: Tree) -> Tree:
-        """Move arrays [parts, ...] to their devices."""
-        if len(self.devices) == 1:
-            return tree
-        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec(AXIS)))
-
-    def placed(self, structs: Tree) -> Tree:
-        """Add to shapes and types [parts, ...] where such arrays lie."""
-        return self._at(structs, PartitionSpec(AXIS))
-
-    def everywhere(self, structs: Tree) -> Tree:
-        """Add to shapes and types that every device has such arrays."""
-        return self._at(structs, PartitionSpec())
-
-    def _at(self, structs: Tree, spec: PartitionSpec) -> Tree:
+        Args:
+            structs: of arrays with an axis of parts.
+            group: the devices of the program.
+            same: the arrays have no such axis, and are the same for all parts.
+        """
         if len(self.devices) == 1:
             return structs
-        sharding = NamedSharding(self._mesh, spec)
+        sharding = NamedSharding(_mesh(group), PartitionSpec() if same else PartitionSpec(AXIS))
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), structs
         )
+
+    def place(self, tree: Tree) -> Tree:
+        """Move arrays [parts, ...] to their devices."""
+        return tree if len(self.devices) == 1 else jax.device_put(tree, self._divided)
+
+    @property
+    def _divided(self) -> NamedSharding:
+        return NamedSharding(_mesh(self.devices), PartitionSpec(AXIS))
+
+    def split(self, tree: Tree) -> list[Tree]:
+        """Return each device's part of arrays that lie on all; nothing is copied."""
+
+        def of(x: jax.Array) -> dict[jax.Device, jax.Array]:
+            return {shard.device: shard.data for shard in x.addressable_shards}
+
+        leaves, structure = jax.tree.flatten(tree)
+        parts = list(map(of, leaves))
+        return [
+            jax.tree.unflatten(structure, [part[device] for part in parts])
+            for device in self.devices
+        ]
+
+    def join(self, trees: list[Tree]) -> Tree:
+        """Undo `split`."""
+
+        def of(*parts: jax.Array) -> jax.Array:
+            shape = sum(map(len, parts)), *parts[0].shape[1:]
+            return jax.make_array_from_single_device_arrays(shape, self._divided, list(parts))
+
+        return jax.tree.map(of, *trees)
 
     def by_seed(self, log: np.ndarray) -> np.ndarray:
         """Join the environments of all shards: from [parts, steps, envs] to [seeds, steps, envs].
@@ -124,6 +160,32 @@ class Placement:
         if self.shards.number == 1:
             return log
         return np.moveaxis(log, 0, 1).reshape(1, log.shape[1], -1)
+
+
+def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+class Divided(Generic[R]):
+    """A function of all parts: one program or, for seeds on several devices, one on each.
+
+    Args:
+        placement: of the parts.
+        programs: one for each of its groups of devices.
+        states: how many arguments have an axis of parts; the others are the same for all.
+    """
+
+    def __init__(self, placement: Placement, programs: Sequence[Program[R]], states: int) -> None:
+        self.programs = programs
+        self._placement, self._states = placement, states
+
+    def __call__(self, *args: Any) -> R:
+        """Run the programs, side by side; the result is not waited for."""
+        if len(self.programs) == 1:
+            return self.programs[0](*args)
+        parts, same = self._placement.split(args[: self._states]), args[self._states :]
+        results = [run(*part, *same) for run, part in zip(self.programs, parts, strict=True)]
+        return self._placement.join(results)
 
 
 def _of_parts(function: Callable[..., Any], parts: int, states: int) -> Callable[..., Any]:
