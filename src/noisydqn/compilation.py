@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import jax
 
-from noisydqn.program_cache import Kept, current_cache, text_key
+from noisydqn.program_cache import Device, Kept, current_cache, text_key
 from noisydqn.settings import own_settings
 
 R = TypeVar("R")
@@ -84,7 +84,7 @@ class Program(Generic[R]):
         donate: tuple[int, ...] = (),
         runs: Runs = "often",
         key: str | None = None,
-        devices: Sequence[jax.Device] = (),
+        devices: Sequence[Device] = (),
     ) -> None:
         self.name = name
         self._devices = devices

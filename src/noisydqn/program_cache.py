@@ -37,6 +37,8 @@ CACHE_DAYS = 30
 """Days without use after which the cache of another version or processor is removed."""
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "gymnax", "noisydqn")
 """Packages that the code of a program comes from."""
+Device = Any
+"""A device of JAX, whose class type checkers do not take for a type."""
 PREFIX, SUFFIX, PART = "programs-", ".program", ".part"
 
 
@@ -78,7 +80,7 @@ class ProgramCache:
         text = f"{ORIGIN}\n{_settings()}\n{key}"
         return self.folder / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
 
-    def load(self, path: Path, devices: Sequence[jax.Device] = ()) -> Kept | None:
+    def load(self, path: Path, devices: Sequence[Device] = ()) -> Kept | None:
         """Return a stored program, or None if it is missing or damaged.
 
         It runs on the current device, or on `devices` if it was compiled for several.

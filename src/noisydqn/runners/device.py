@@ -23,6 +23,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.gradient import Metrics, no_metrics
+from noisydqn.program_cache import Device
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
@@ -238,7 +239,7 @@ def programs(options: AnyProgram, env: DeviceEnvironment, num_seeds: int) -> Dev
     keys = jax.ShapeDtypeStruct((place.parts // len(place.groups),), jax.random.key(0).dtype)
     count = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def on(group: tuple[jax.Device, ...]) -> tuple[Program[Any], Program[Any], Program[Any]]:
+    def on(group: tuple[Device, ...]) -> tuple[Program[Any], Program[Any], Program[Any]]:
         of_env, several = env.cache_key, group if len(place.devices) > 1 else ()
         parts = options, of_env, num_seeds, *(device.id for device in several)
         key = None if of_env is None else program_key(*parts)

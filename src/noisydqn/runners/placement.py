@@ -14,21 +14,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from noisydqn.compilation import Program
 from noisydqn.errors import UserError, counted
-from noisydqn.program_cache import current_device
+from noisydqn.program_cache import Device, current_device
 from noisydqn.shards import AXIS, Shards
 
 R = TypeVar("R")
 Tree = TypeVar("Tree")
 
 
-def usable_devices() -> list[jax.Device]:
+def usable_devices() -> list[Device]:
     """List the devices that this process may use; the first is the one that others use."""
     if jax.config.values["jax_default_device"] is not None:  # the surrounding program chose it
         return [current_device()]
     return jax.local_devices()
 
 
-def devices_for(number: int) -> tuple[jax.Device, ...]:
+def devices_for(number: int) -> tuple[Device, ...]:
     """Return the devices of a run.
 
     Raises:
@@ -55,7 +55,7 @@ class Placement:
 
     seeds: int
     shards: Shards
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
 
     @staticmethod
     def create(num_devices: int, seeds: int) -> "Placement":
@@ -73,7 +73,7 @@ class Placement:
         return self.seeds * self.shards.number
 
     @property
-    def groups(self) -> list[tuple[jax.Device, ...]]:
+    def groups(self) -> list[tuple[Device, ...]]:
         """The devices of each program: all of them for shards, which exchange data; one for seeds.
 
         A program for the seeds of one device is the one that a run of these seeds alone has. So
@@ -107,7 +107,7 @@ class Placement:
 
         return of_all
 
-    def structs(self, structs: Tree, group: tuple[jax.Device, ...], *, same: bool = False) -> Tree:
+    def structs(self, structs: Tree, group: tuple[Device, ...], *, same: bool = False) -> Tree:
         """Add to the shapes and types of a program's arguments where they lie.
 
         Args:
@@ -133,7 +133,7 @@ class Placement:
     def split(self, tree: Tree) -> list[Tree]:
         """Return each device's part of arrays that lie on all; nothing is copied."""
 
-        def of(x: jax.Array) -> dict[jax.Device, jax.Array]:
+        def of(x: jax.Array) -> dict[Device, jax.Array]:
             return {shard.device: shard.data for shard in x.addressable_shards}
 
         leaves, structure = jax.tree.flatten(tree)
@@ -162,7 +162,7 @@ class Placement:
         return np.moveaxis(log, 0, 1).reshape(1, log.shape[1], -1)
 
 
-def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+def _mesh(devices: tuple[Device, ...]) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
