@@ -1,12 +1,15 @@
 """Several devices: the checks before a run, and the tests of `tests/sharded`, with four devices."""
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from tests.forced_devices import run_tests
+from tests.forced_devices import environment, run_tests
 from tests.host_envs import CountingHostEnv
 from tests.probes import CountingEnv
 
@@ -110,3 +113,38 @@ def test_on_one_device_nothing_is_exchanged() -> None:
 @pytest.mark.parametrize("file", ["updates_on_devices.py", "runs_on_devices.py"])
 def test_on_several_devices(file: str) -> None:
     run_tests(file)
+
+
+def _process(address: str, processes: int, process: int) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "tests.sharded.two_processes", address]
+    return subprocess.Popen(
+        [*argv, str(processes), str(process)],
+        env=environment(devices=1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _printed(process: subprocess.Popen[str]) -> dict[str, str]:
+    try:
+        out, errors = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3_000:]
+    lines = (line.partition(" ") for line in out.splitlines())
+    return {name: rest for name, _, rest in lines if name in ("devices", "weights", "sums")}
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients() -> None:
+    """Five updates of Adam: both have the same weights, which are those of one process."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        address = f"localhost:{found.getsockname()[1]}"
+    first, second = map(_printed, [_process(address, 2, i) for i in range(2)])
+    alone = _printed(_process(address, 1, 0))
+    assert first["devices"] == "1 of 2"
+    assert first == second
+    ours, theirs = ([float(x) for x in each["sums"].split()] for each in (first, alone))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
