@@ -89,10 +89,9 @@ def test_statistics_are_those_of_all_environments() -> None:
 
 def test_every_device_samples_what_its_environments_did() -> None:
     config = SMALL.replace(num_envs=8, devices=4, steps=160, chunk_steps=160, learning_starts=10**6)
-    (chunk,) = run(config)
+    (chunk,) = run(config.replace(replay_capacity=200))
     rows = {x: y for x, y in chunk.state.items() if x.startswith("training.replay.rows")}
-    capacity = config.learner.replay_capacity
-    assert rows["training.replay.rows.last"].shape == (4, -(-capacity // 8), 2)
+    assert rows["training.replay.rows.last"].shape == (4, 25, 2)  # of 200 in all
     tree = chunk.state["training.replay.tree"]
     totals = [float(sum_tree.total(jnp.asarray(x))) for x in tree]
     assert all(total > 0 for total in totals)
@@ -144,9 +143,9 @@ def test_a_resumed_run_has_the_same_bits(
     noisydqn.train(out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
     train_until(5, monkeypatch, out=out, checkpoint_seconds=1e-9, **options)
-    other = 1 if options["devices"] == 2 else 2
+    other = tiny(options, devices=1 if options["devices"] == 2 else 2)
     with pytest.raises(UserError, match="holds a run with other --devices"):
-        noisydqn.train(out=out, resume=True, **options | {"devices": other})
+        noisydqn.train(out=out, resume=True, **other)
     noisydqn.resume(out, quiet=True)
     names = [f"seed{i}" for i in range(options["num_seeds"])] if "num_seeds" in options else ["."]
     for name in names:
@@ -164,38 +163,34 @@ def test_a_checkpoint_of_other_devices_is_refused(
         noisydqn.resume(out, quiet=True)
 
 
-def test_a_run_that_starts_from_another_divides_its_steps(tmp_path: Path) -> None:
-    """From one device to two, and back: every environment keeps its own rows."""
-    options = tiny(env=CARTPOLE, num_envs=4, steps=80, evaluation_every=0)
-    folders = [tmp_path / name for name in ("one", "two", "back")]
-    noisydqn.train(out=folders[0], **options)
-    more: dict[str, Any] = {"from_replay": True, "from_weights": "final"}
-    for before, after, devices in zip(folders, folders[1:], (2, 1), strict=False):
-        noisydqn.train(
-            start_from=before, out=after, **more, **options | {"devices": devices, "steps": 8}
-        )
-    rows = [rows_of_start(folder, 4) for folder in folders[1:]]
-    assert len(rows[0].last) == 20
-    assert len(rows[1].last) == 22
-    assert len(np.unique(rows[0].observation[-1], axis=0)) == 4
-    np.testing.assert_array_equal(rows[1].observation[:20], rows[0].observation)
-    np.testing.assert_array_equal(rows[1].action[:20], rows[0].action)
+@pytest.mark.parametrize("devices", [(1, 2), (2, 1), (2, 4)])
+def test_a_run_that_starts_from_another_divides_its_steps(
+    devices: tuple[int, int], tmp_path: Path
+) -> None:
+    """Every environment keeps its own rows, on whichever device it is."""
+    options = tiny(env=CARTPOLE, num_envs=4, evaluation_every=0)
+    before, after = (tmp_path / name for name in ("before", "after"))
+    noisydqn.train(out=before, **tiny(options, devices=devices[0], steps=80))
+    options = tiny(options, devices=devices[1], steps=8)
+    noisydqn.train(start_from=before, from_replay=True, out=after, **options)
+    old, new = observations(before, devices[0]), observations(after, devices[1])
+    assert len(np.unique(old[19], axis=0)) == 4
+    np.testing.assert_array_equal(new[:20], old[:20])
 
 
-def rows_of_start(folder: Path, num_envs: int) -> Row:
-    """The rows [steps, envs, ...] that a run started from."""
-    checkpoint = newest_whole(RunFolder.at(folder).start, lambda _: None)
+def observations(folder: Path, devices: int) -> np.ndarray:
+    """The ring of a run's newest checkpoint [slots, envs, 4]."""
+    checkpoint = newest_whole(RunFolder.at(folder).checkpoints, lambda _: None)
     assert checkpoint is not None
-    shape = checkpoint.manifest.slots, num_envs
-    like = Row(
-        observation=jax.ShapeDtypeStruct((*shape, 4), np.dtype(np.float32)),
-        action=jax.ShapeDtypeStruct(shape, np.dtype(np.int32)),
-        reward=jax.ShapeDtypeStruct(shape, np.dtype(np.float32)),
-        terminated=jax.ShapeDtypeStruct(shape, np.dtype(np.bool_)),
-        last=jax.ShapeDtypeStruct(shape, np.dtype(np.bool_)),
-    )
-    blocks = [fields for _, fields in checkpoint.blocks(like, 0)]
-    return Row(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    shape = devices, checkpoint.manifest.slots, 4 // devices
+
+    def array(dtype: type, *more: int) -> Any:
+        return jax.ShapeDtypeStruct((*shape, *more), np.dtype(dtype))
+
+    numbers, flags = array(np.float32), array(np.bool_)
+    like = Row(array(np.float32, 4), array(np.int32), numbers, flags, flags)
+    ((_, fields),) = checkpoint.blocks(like, 1)
+    return np.concatenate(fields[0], axis=1)
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2])

@@ -24,10 +24,11 @@ from noisydqn.types import Batch, Transition
 BATCH, FEATURES, ACTIONS, UPDATES = 8, 4, 3, 5
 
 
-def batch_of(update: int) -> Batch:
+def batch_of(update: int) -> Any:
     """A whole batch, in NumPy: every process takes its share of it."""
     random = np.random.default_rng(update)
-    transitions = Transition(
+    transition: Any = Transition  # whose arrays are those of JAX elsewhere
+    transitions = transition(
         s_tm1=random.normal(size=(BATCH, FEATURES)).astype(np.float32),
         a_tm1=random.integers(0, ACTIONS, BATCH, np.int32),
         r_t=random.normal(size=BATCH).astype(np.float32),
@@ -35,7 +36,8 @@ def batch_of(update: int) -> Batch:
         s_t=random.normal(size=(BATCH, FEATURES)).astype(np.float32),
     )
     weights = random.uniform(0.1, 1, BATCH).astype(np.float32)
-    return Batch(transitions, np.arange(BATCH, dtype=np.int32), weights)
+    batch: Any = Batch
+    return batch(transitions, np.arange(BATCH, dtype=np.int32), weights)
 
 
 def train(processes: int, process: int) -> np.ndarray:

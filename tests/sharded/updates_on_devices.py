@@ -78,7 +78,8 @@ def test_the_gradient_of_a_batch(number: int, distribution: Distribution) -> Non
 
     learner = agent(1).init(net, jax.random.key(0))
     noise = sample_update_noise(net, jax.random.key(7), BATCH)
-    divided = UpdateNoise(SAME, SAME, SAME, DIVIDED)
+    specs: Any = UpdateNoise
+    divided = specs(SAME, SAME, SAME, DIVIDED)
 
     def update(learner: Any, batch: Batch, noise: UpdateNoise) -> Any:
         learner, error, metrics = agent(number).update(learner, batch, noise)
@@ -116,7 +117,9 @@ def test_the_gradient_of_a_minibatch_some_of_which_is_ignored(number: int) -> No
 
     of_all = over_devices(update, number, SAME, DIVIDED, out=(SAME, SAME))
     online, metrics = of_all(learner, batch)
-    expected, metrics_of_one = jax.jit(lambda *x: agent(1).update(*x, noise, None))(learner, batch)
+    expected, metrics_of_one = jax.jit(
+        lambda learner, batch: agent(1).update(learner, batch, noise, None)
+    )(learner, batch)
     assert_same(online - learner.online.vector, expected.online.vector - learner.online.vector)
     assert_same(metrics, metrics_of_one, 1e-5)
 
