@@ -48,8 +48,7 @@ SHARED = ("training.learner", "training.statistics.moments", "training.replay.ma
 """What all devices have the same of."""
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("base", [SMALL, PARALLEL])
+@pytest.mark.parametrize(("base", "devices"), [(SMALL, 4), (PARALLEL, 2)])
 def test_what_is_the_same_on_all_devices_and_what_is_not(base: Config, devices: int) -> None:
     config = base.replace(
         num_envs=8, devices=devices, steps=320, chunk_steps=80, normalize_observations="running"
@@ -105,8 +104,7 @@ def test_updates_per_episode_count_the_episodes_of_all_devices() -> None:
     assert chunk.seeds[0].updates == sum(episode.step >= first for episode in episodes)
 
 
-@pytest.mark.parametrize("base", [SMALL, PARALLEL])
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize(("base", "devices"), [(SMALL, 2), (PARALLEL, 4)])
 def test_seeds_have_the_bits_of_the_seeds_that_share_a_device(base: Config, devices: int) -> None:
     config = base.replace(steps=200, chunk_steps=100, normalize_observations="running")
     together = run(config.replace(devices=devices), 0, 1, 2, 3)[-1]
