@@ -116,7 +116,8 @@ def chunk_times(work: str, folder: Path, *, lens: bool) -> Generator[tuple[int, 
         end = Timed(made.probe)
         training = host.run(made._replace(probe=end), env, key, config.total_steps)
     with measuring(lens=lens):
-        (made.end if isinstance(env, DeviceEnvironment) else made.probe).compile()
+        probe = made.end.programs[0] if isinstance(env, DeviceEnvironment) else made.probe
+        probe.compile()
     run = RunFolder.at(folder)
     run.files.make()
     record, steps = Timed(FileTracker(run).chunk), 0

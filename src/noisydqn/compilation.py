@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import jax
 
-from noisydqn.program_cache import Kept, current_cache, text_key
+from noisydqn.program_cache import Device, Kept, current_cache, text_key
 from noisydqn.settings import own_settings
 
 R = TypeVar("R")
@@ -72,6 +72,7 @@ class Program(Generic[R]):
         runs: how often the program runs, which decides how long its compilation may take.
         key: everything that the program depends on besides code and settings, so that the cache
             finds it without tracing; None if that is unknown.
+        devices: those that it is compiled for; none stands for the current one.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Program(Generic[R]):
         donate: tuple[int, ...] = (),
         runs: Runs = "often",
         key: str | None = None,
+        devices: Sequence[Device] = (),
     ) -> None:
         self.name = name
+        self._devices = devices
         self._function, self._args, self._donate = function, args, donate
         self._runs: Runs = runs
         self._key = None if key is None else f"{name} {key}"
@@ -152,7 +155,7 @@ class Program(Generic[R]):
             if self._looked or cache is None or self._key is None:
                 return
             self._looked = True
-            self._take(cache.load(cache.path(self._key)))
+            self._take(cache.load(cache.path(self._key), self._devices))
 
     def _take(self, kept: Kept | None) -> None:
         if kept is not None:
@@ -166,7 +169,7 @@ class Program(Generic[R]):
             lowered = self._trace().lower()
         path = None if cache is None else cache.path(self._key or text_key(lowered, options))
         if cache is not None and path is not None and self._key is None:
-            self._take(cache.load(path))
+            self._take(cache.load(path, self._devices))
         if self._compiled is not None:
             return
         self._compiled = compiled = _compiled(lowered, options)

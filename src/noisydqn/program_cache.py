@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +37,8 @@ CACHE_DAYS = 30
 """Days without use after which the cache of another version or processor is removed."""
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "gymnax", "noisydqn")
 """Packages that the code of a program comes from."""
+Device = Any
+"""A device of JAX, whose class type checkers do not take for a type."""
 PREFIX, SUFFIX, PART = "programs-", ".program", ".part"
 
 
@@ -78,8 +80,11 @@ class ProgramCache:
         text = f"{ORIGIN}\n{_settings()}\n{key}"
         return self.folder / (hashlib.sha256(text.encode()).hexdigest() + SUFFIX)
 
-    def load(self, path: Path) -> Kept | None:
-        """Return a stored program, or None if it is missing or damaged."""
+    def load(self, path: Path, devices: Sequence[Device] = ()) -> Kept | None:
+        """Return a stored program, or None if it is missing or damaged.
+
+        It runs on the current device, or on `devices` if it was compiled for several.
+        """
         try:
             data = path.read_bytes()
         except OSError:
@@ -90,7 +95,7 @@ class ProgramCache:
                 raise ValueError("cut short")
             payload, shapes, *trees = _Unpickler(io.BytesIO(data)).load()
             compiled = serialize_executable.deserialize_and_load(
-                payload, *trees, execution_devices=[current_device()]
+                payload, *trees, execution_devices=devices or [current_device()]
             )
         except Exception:
             with suppress(OSError):

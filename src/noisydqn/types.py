@@ -83,7 +83,7 @@ class Batch(NamedTuple):
 
     transitions: Transition
     indices: Int[Array, " batch"]  # places in the replay buffer, to set priorities
-    weights: Float[Array, " batch"]  # importance weights; the largest of the batch is 1
+    weights: Float[Array, " batch"]  # importance weights; the largest of the whole batch is 1
 
 
 class LearnerState(NamedTuple):

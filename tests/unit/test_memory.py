@@ -70,7 +70,7 @@ def test_the_suggested_capacity_fits() -> None:
 def test_a_buffer_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda: 10**6)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**6)
     with pytest.raises(UserError, match="--replay-capacity 50000 needs"):
         noisydqn.train(env="CartPole-v1", replay_capacity=50_000, out=tmp_path / "x")
     assert not list(tmp_path.iterdir())

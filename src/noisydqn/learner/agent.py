@@ -26,6 +26,7 @@ from noisydqn.nets.noisy import (
     is_shared,
     sample_noise,
 )
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import Flat
 from noisydqn.types import Batch, LearnerState, Mixed
 
@@ -115,14 +116,22 @@ class UpdateNoise(NamedTuple):
 
 
 def sample_update_noise(
-    network: QNetwork, key: PRNGKeyArray, batch_size: int, noise: NoiseRule = PUBLISHED
+    network: QNetwork,
+    key: PRNGKeyArray,
+    batch_size: int,
+    noise: NoiseRule = PUBLISHED,
+    shards: Shards = ONE,
 ) -> UpdateNoise:
     """Sample the randomness of one update of networks like `network`.
+
+    All devices that share a batch have the same noise samples. Each has queries of its own, for
+    `batch_size` examples.
 
     Sample outside of the loop that updates: XLA would otherwise compute a sample anew for every
     weight that it enters.
     """
-    queries = network.distribution.sample_queries(jax.random.fold_in(key, 3), batch_size)
+    query_key = shards.own_key(jax.random.fold_in(key, 3))
+    queries = network.distribution.sample_queries(query_key, batch_size)
     if noise.mean:
         return UpdateNoise(None, None, None, queries)
 

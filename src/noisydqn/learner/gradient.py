@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers, with_sigma
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import Flat
 
 Metrics = dict[str, Float[Array, ""]]
@@ -44,11 +45,13 @@ class Descent:
         optimizer: turns gradients into steps.
         sigma_penalty: coefficient of the mean |sigma| of every noisy layer, added to the loss.
         sigma_rate: factor of the optimizer's steps where they change a sigma.
+        shards: the devices that batches are divided over, whose gradients are averaged.
     """
 
     optimizer: optax.GradientTransformation
     sigma_penalty: float
     sigma_rate: float
+    shards: Shards = ONE
 
     def init(self, online: Flat[QNetwork]) -> Any:
         """Make the optimizer's state."""
@@ -62,11 +65,13 @@ class Descent:
         Args:
             online: the network.
             optimizer_state: of the optimizer.
-            losses_of: computes the loss of a network.
+            losses_of: computes the loss of a network, on several devices that of a device's share
+                of the batch. The loss of the batch is their mean.
 
         Returns:
             The network, the optimizer's state, the errors [B], and metrics: "q_error" is the mean
-            size of those errors, whose kind the distribution defines.
+            size of those errors, whose kind the distribution defines. Errors are those of the
+            share; all else is the same on every device.
         """
 
         def loss_of(flat: Flat[QNetwork]) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -78,20 +83,20 @@ class Descent:
             return loss, (error, q)
 
         (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(online)
+        shards = self.shards
+        vector = shards.mean(gradient.vector)
         step: Any
-        step, optimizer_state = self.optimizer.update(
-            gradient.vector, optimizer_state, online.vector
-        )
+        step, optimizer_state = self.optimizer.update(vector, optimizer_state, online.vector)
         if (rates := self._rates(online.tree)) is not None:
             step *= Flat.of(rates).vector
         online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
-        norm = jnp.sqrt(jnp.vdot(gradient.vector, gradient.vector))
+        norm, loss = jnp.sqrt(jnp.vdot(vector, vector)), shards.mean(loss)
         metrics = {
             "loss": loss,
-            "q_error": jnp.mean(jnp.abs(error)),
-            "q_mean": jnp.mean(q),
-            "q_min": jnp.min(q),
-            "q_max": jnp.max(q),
+            "q_error": shards.mean(jnp.mean(jnp.abs(error))),
+            "q_mean": shards.mean(jnp.mean(q)),
+            "q_min": shards.least(jnp.min(q)),
+            "q_max": shards.greatest(jnp.max(q)),
             "gradient_norm": norm,
             "finite": jnp.isfinite(loss + norm).astype(jnp.float32),
         }

@@ -142,6 +142,32 @@ class LearnerOptions(abc.ABC):
             ConfigError: they exclude each other.
         """
 
+    @abc.abstractmethod
+    def check_devices(self, num_envs: int, devices: int) -> None:
+        """Check that what is learned from can be divided over several devices.
+
+        Args:
+            num_envs: environments on each.
+            devices: how many there are.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+
+def neighbors(number: int, unit: int) -> str:
+    """Name the multiples of a unit below and above a number that is none."""
+    above = -(-number // unit) * unit
+    return f"{above}" if above == unit else f"{above - unit} or {above}"
+
+
+def nearest_divisors(minibatches: int, size: int) -> str:
+    """Name the divisors of a rollout's size below and above a number that is none."""
+    divisors = [n for n in range(1, min(size, MAX_ROLLOUT) + 1) if size % n == 0]
+    below = max(n for n in divisors if n < minibatches)
+    above = next((n for n in divisors if n > minibatches), None)
+    return f"{below}" if above is None else f"{below} or {above}"
+
 
 @dataclasses.dataclass(frozen=True)
 class ReplayOptions(LearnerOptions):
@@ -260,6 +286,15 @@ class ReplayOptions(LearnerOptions):
                 f"at once, expected at most {MAX_COUNT // RATIO_DENOMINATOR:,}: lower one of them"
             )
 
+    def check_devices(self, num_envs: int, devices: int) -> None:
+        """Refuse batches that cannot be divided evenly."""
+        del num_envs
+        if self.batch_size % devices != 0:
+            raise ConfigError(
+                f"--batch-size {self.batch_size} cannot be divided evenly over --devices "
+                f"{devices}: give --batch-size {neighbors(self.batch_size, devices)}"
+            )
+
     @cached_property
     def update_ratio(self) -> Fraction:
         """Updates per unit: per step, or per episode."""
@@ -324,16 +359,23 @@ class ParallelOptions(LearnerOptions):
             )
         if size % self.minibatches == 0:
             return
-        divisors = [n for n in range(1, min(size, MAX_ROLLOUT) + 1) if size % n == 0]
-        below = max(n for n in divisors if n < self.minibatches)
-        above = next((n for n in divisors if n > self.minibatches), None)
-        nearest = f"{below}" if above is None else f"{below} or {above}"
+        nearest = nearest_divisors(self.minibatches, size)
         unit = self.minibatches // math.gcd(self.rollout_steps, self.minibatches)
         raise ConfigError(
             f"--num-envs {num_envs} times --rollout-steps {self.rollout_steps} makes rollouts of "
             f"{size:,} steps, which --minibatches {self.minibatches} does not divide: give "
             f"--minibatches {nearest}, or --num-envs {math.ceil(num_envs / unit) * unit}"
         )
+
+    def check_devices(self, num_envs: int, devices: int) -> None:
+        """Refuse rollouts of a device that cannot be divided into equal minibatches."""
+        size = num_envs * self.rollout_steps
+        if size % self.minibatches != 0:
+            raise ConfigError(
+                f"with --devices {devices} the rollout of each device has {size:,} steps, which "
+                f"--minibatches {self.minibatches} does not divide: give --minibatches "
+                f"{nearest_divisors(self.minibatches, size)}"
+            )
 
 
 LEARNERS: Mapping[str, type[LearnerOptions]] = {

@@ -141,17 +141,20 @@ class ParallelAgent:
 
         Args:
             learner: the learner.
-            batch: the minibatch.
+            batch: the minibatch, on several devices a device's share of it.
             noise: a sample that it shares, or several, [K, ...]. None uses the mean weights.
             query: of the distribution, for each example, if it has queries.
 
         Returns:
             The learner, and the metrics of `Descent.step`.
         """
+        shards = self.descent.shards
 
         def losses_of(network: QNetwork) -> Losses:
             loss, error, q = self._losses(network, batch, noise, query)
-            share = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1)
+            # Of several devices, whose losses are averaged: the mean number that count on each.
+            counted = jnp.maximum(shards.mean(jnp.sum(batch.weight)), 1 / shards.number)
+            share = batch.weight / counted
             return Losses(jnp.sum(share * loss), error * batch.weight, q)
 
         online, optimizer, _, metrics = self.descent.step(

@@ -16,6 +16,9 @@ overwritten can no longer be sampled.
 
 Uniform replay is the same tree with all leaves 1. The buffer is a value: `add`, `sample` and
 `set_priorities` take a `ReplayState` and, where they change it, return a new one.
+
+Of a run on several devices, each device has such a buffer of its own, for its environments, and
+samples its share of every batch from it.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from noisydqn.learner import sum_tree
 from noisydqn.masks import opened
 from noisydqn.preprocessing import frames
+from noisydqn.shards import ONE, Shards
 from noisydqn.types import Batch, Row, Transition
 
 
@@ -57,6 +61,8 @@ class Replay:
         prioritized: sample in proportion to priority^alpha (Schaul et al. 2016), else uniformly.
         priority_offset: added to |TD error|, so that no priority is zero.
         frames: newest observations that are seen together; if 1 they are not stacked.
+        shards: the devices that have such a buffer. All of them call `sample` and `set_priorities`
+            at the same time.
     """
 
     capacity: int
@@ -66,6 +72,7 @@ class Replay:
     prioritized: bool
     priority_offset: float
     frames: int = 1
+    shards: Shards = ONE
 
     @property
     def slots(self) -> int:
@@ -133,9 +140,19 @@ class Replay:
 
         The factor 1/N of the paper's weights cancels, as they are divided by the batch's largest.
         At least one transition must be complete.
+
+        On several devices the batch is that of all, and `batch_size` the share of each. A device's
+        transition is sampled with a probability of its priority over the sum of those on that
+        device, which therefore does not cancel.
+
+        Example: priorities 1 1 on one device and 1 1 2 on another. The probabilities, but for a
+        common factor, are 1/2 1/2 and 1/4 1/4 1/2. The least of them has the weight 1, so with a
+        beta of 1 the weights are 1/2 1/2 and 1 1 1/2.
         """
         indices, priority = sum_tree.find(state.tree, sum_tree.strata(key, batch_size))
-        weights = (jnp.min(priority) / priority) ** beta
+        if self.shards.number > 1:
+            priority /= sum_tree.total(state.tree)
+        weights = (self.shards.least(jnp.min(priority)) / priority) ** beta
         return Batch(self.transitions(state.rows, indices), indices, weights)
 
     def transitions(self, rows: Row, indices: Int[Array, " batch"]) -> Transition:
@@ -205,5 +222,5 @@ class Replay:
             indices = jnp.where(counted, indices, sum_tree.NOWHERE)
         return state._replace(
             tree=sum_tree.put(state.tree, indices, priority**alpha),
-            max_priority=jnp.maximum(state.max_priority, jnp.max(priority)),
+            max_priority=jnp.maximum(state.max_priority, self.shards.greatest(jnp.max(priority))),
         )

@@ -49,6 +49,11 @@ def init(capacity: int) -> SumTree:
     return jnp.zeros((_above(level) + math.ceil(capacity / FANOUT), FANOUT), jnp.float32)
 
 
+def total(tree: SumTree) -> Float[Array, ""]:
+    """Return the sum of all priorities."""
+    return jnp.sum(tree[0])
+
+
 def get(tree: SumTree, indices: Int[Array, " n"]) -> Float[Array, " n"]:
     """Return the priorities at `indices`."""
     return tree[_above(levels(tree) - 1) + indices // FANOUT, indices % FANOUT]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Shaped
 
 from noisydqn.preprocessing import normalize
 from noisydqn.preprocessing.normalize import Moments, RunningMoments
+from noisydqn.shards import ONE, Shards
 from noisydqn.types import Mixed
 
 Running = RunningMoments | dict[str, RunningMoments]
@@ -34,12 +35,14 @@ def each_of(moments: Rounded) -> list[Moments]:
     return list(moments.values()) if isinstance(moments, dict) else [moments]
 
 
-def update(moments: Running, observation: Any) -> Running:
-    """Add a batch of observations."""
+def update(moments: Running, observation: Any, shards: Shards = ONE) -> Running:
+    """Add a batch of observations, of which each device has a share."""
     if isinstance(moments, dict):
         vectors: dict[str, Shaped[Array, "batch size"]] = observation.vectors
-        return {path: normalize.update(moments[path], x) for path, x in vectors.items()}
-    return normalize.update(moments, observation)
+        return {
+            path: normalize.update(moments[path], x, shards=shards) for path, x in vectors.items()
+        }
+    return normalize.update(moments, observation, shards=shards)
 
 
 def rounded(moments: Running) -> Rounded:

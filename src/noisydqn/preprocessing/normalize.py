@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt
 
 from noisydqn.preprocessing import compensated
 from noisydqn.preprocessing.compensated import Sum
+from noisydqn.shards import ONE, Shards
 
 EPSILON = 1e-8
 
@@ -75,15 +76,19 @@ def update(
     moments: RunningMoments,
     values: Shaped[Array, "batch ..."],
     counted: Bool[Array, " batch"] | None = None,
+    shards: Shards = ONE,
 ) -> RunningMoments:
-    """Add a batch of values, or only those `counted` (Chan et al. 1979, parallel form)."""
+    """Add a batch of values, or only those `counted` (Chan et al. 1979, parallel form).
+
+    If the batch is divided over devices, what all of them have is added on each.
+    """
     x = values.astype(jnp.float32)
     weights = jnp.ones(len(x), jnp.float32) if counted is None else counted.astype(jnp.float32)
-    size = jnp.sum(weights)
+    size = shards.total(jnp.sum(weights))
     # Deviations from the mean so far: a large mean then costs small deviations no digits.
     deviations = (x - moments.mean.value) - moments.mean.rest
-    delta = jnp.tensordot(weights, deviations, 1) / jnp.maximum(size, 1)
-    squares = jnp.tensordot(weights, (deviations - delta) ** 2, 1)
+    delta = shards.total(jnp.tensordot(weights, deviations, 1)) / jnp.maximum(size, 1)
+    squares = shards.total(jnp.tensordot(weights, (deviations - delta) ** 2, 1))
     seen = moments.seen + size.astype(jnp.uint32)
     share = size / jnp.maximum(seen, 1).astype(jnp.float32)
     between = delta**2 * moments.seen.astype(jnp.float32) * share
@@ -126,7 +131,8 @@ def update_return_scale(
     reward: Float[Array, " envs"],
     first: Bool[Array, " envs"],
     discount: float,
+    shards: Shards = ONE,
 ) -> ReturnScale:
     """Add one reward of every environment, except where `first`: a new episode has none yet."""
     discounted = jnp.where(first, 0, state.discounted_return * discount + reward)
-    return ReturnScale(discounted, update(state.moments, discounted, ~first))
+    return ReturnScale(discounted, update(state.moments, discounted, ~first, shards))

@@ -26,6 +26,7 @@ from noisydqn.runners.exploration import RandomFirst
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.state import ActorState, Statistics, TrainingState, replaced
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import num_rows, zeros
 from noisydqn.types import Mixed, Observation, TimeStep
 
@@ -44,8 +45,9 @@ class Acting:
         make_policy: makes a policy with new weights from a key.
         preprocessing: of observations and rewards.
         explorer: chooses the actions.
-        num_envs: environments that step in lockstep.
+        num_envs: environments that step in lockstep, on several devices those of each.
         discount: of one step, for the statistics of returns.
+        shards: the devices that have such environments.
     """
 
     spec: EnvironmentSpec
@@ -54,9 +56,10 @@ class Acting:
     explorer: Explorer
     num_envs: int
     discount: float
+    shards: Shards = ONE
 
     @staticmethod
-    def create(options: AnyProgram, spec: EnvironmentSpec) -> "Acting":
+    def create(options: AnyProgram, spec: EnvironmentSpec, shards: Shards = ONE) -> "Acting":
         """Make the acting part of a program for environments with an interface."""
         explorer, random_steps = options.exploration.build(), options.runner.random_steps
         return Acting(
@@ -64,8 +67,9 @@ class Acting:
             make_policy=partial(build.make_policy, options, spec),
             preprocessing=options.preprocessing,
             explorer=RandomFirst(explorer, random_steps) if random_steps > 0 else explorer,
-            num_envs=options.runner.num_envs,
+            num_envs=shards.part(options.runner.num_envs),
             discount=options.learning.discount,
+            shards=shards,
         )
 
     @property
@@ -106,7 +110,11 @@ class Acting:
     def init(
         self, policy: Policy, actor_key: PRNGKeyArray, explorer_key: PRNGKeyArray
     ) -> tuple[ActorState, Statistics]:
-        """Make the states before the first time step: as if an episode had ended everywhere."""
+        """Make the states before the first time step: as if an episode had ended everywhere.
+
+        Every device takes the same keys and makes its own of them.
+        """
+        actor_key, explorer_key = map(self.shards.own_key, (actor_key, explorer_key))
         envs, observation = self.num_envs, self.spec.observation
         time_step = TimeStep(
             observation=zeros(observation, envs),
@@ -157,9 +165,11 @@ class Acting:
         if clip is not None:
             reward = jnp.clip(reward, -clip, clip)
         if running is not None:
-            running = moments.update(running, observation)
+            running = moments.update(running, observation, self.shards)
         if scale is not None:
-            scale = normalize.update_return_scale(scale, reward, started, self.discount)
+            scale = normalize.update_return_scale(
+                scale, reward, started, self.discount, self.shards
+            )
         actor = actor._replace(
             time_step=time_step._replace(reward=reward, info={}),
             stack=frames.push(actor.stack, observation, started, self.frames),

@@ -18,6 +18,7 @@ from noisydqn.learner.replay import Replay
 from noisydqn.nets.build import make_network
 from noisydqn.preprocessing import frames, moments
 from noisydqn.runners.options import AnyProgram, ProgramOptions
+from noisydqn.shards import ONE, Shards
 
 
 def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -> Policy:
@@ -75,8 +76,8 @@ def _make_optimizer(options: LearningOptions) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(options.max_gradient_norm), optimizer)
 
 
-def _make_descent(options: LearningOptions) -> Descent:
-    return Descent(_make_optimizer(options), options.sigma_penalty, options.sigma_rate)
+def _make_descent(options: LearningOptions, shards: Shards) -> Descent:
+    return Descent(_make_optimizer(options), options.sigma_penalty, options.sigma_rate, shards)
 
 
 def make_noise_rule(options: LearningOptions) -> NoiseRule:
@@ -88,8 +89,8 @@ def make_noise_rule(options: LearningOptions) -> NoiseRule:
     )
 
 
-def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
-    """Make the learning rule of the replay learner."""
+def make_agent(options: ProgramOptions[ReplayOptions], shards: Shards = ONE) -> Agent:
+    """Make the learning rule of the replay learner, whose batches are divided over devices."""
     learner = options.learner
     munchausen = Munchausen(
         scale=learner.munchausen_scale,
@@ -97,7 +98,7 @@ def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
         minimum=learner.munchausen_minimum,
     )
     return Agent(
-        descent=_make_descent(options.learning),
+        descent=_make_descent(options.learning, shards),
         noise=make_noise_rule(options.learning),
         double=learner.double,
         munchausen=munchausen if learner.munchausen else None,
@@ -107,25 +108,28 @@ def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
     )
 
 
-def make_parallel_agent(options: ProgramOptions[ParallelOptions]) -> ParallelAgent:
-    """Make the learning rule of the parallel learner."""
+def make_parallel_agent(
+    options: ProgramOptions[ParallelOptions], shards: Shards = ONE
+) -> ParallelAgent:
+    """Make the learning rule of the parallel learner, whose minibatches are divided alike."""
     return ParallelAgent(
-        descent=_make_descent(options.learning),
+        descent=_make_descent(options.learning, shards),
         noise=make_noise_rule(options.learning),
         discount=options.learning.discount,
         return_lambda=options.learner.return_lambda,
     )
 
 
-def make_replay(options: ProgramOptions[ReplayOptions]) -> Replay:
-    """Make the replay buffer."""
+def make_replay(options: ProgramOptions[ReplayOptions], shards: Shards = ONE) -> Replay:
+    """Make the replay buffer, on several devices that of each."""
     learner = options.learner
     return Replay(
-        capacity=learner.replay_capacity,
-        num_envs=options.runner.num_envs,
+        capacity=shards.part(learner.replay_capacity),
+        num_envs=shards.part(options.runner.num_envs),
         n_step=learner.n_step,
         discount=options.learning.discount,
         prioritized=learner.replay == "prioritized",
         priority_offset=learner.priority_offset,
         frames=options.preprocessing.frame_stack,
+        shards=shards,
     )

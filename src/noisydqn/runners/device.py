@@ -1,7 +1,8 @@
 """The device runner: environments, acting, replay and learning as one compiled program.
 
 `run(programs, keys, steps)` is a generator of chunks. All arrays of its state have a leading axis
-of seeds; seeds are trained side by side with `vmap`.
+of parts: of seeds, which are trained side by side with `vmap`, or of the shards of a single seed on
+several devices (`runners/placement.py`).
 """
 
 import dataclasses
@@ -22,12 +23,15 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.gradient import Metrics, no_metrics
+from noisydqn.program_cache import Device
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
+from noisydqn.runners.placement import Divided, Placement
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, seed_chunk
 from noisydqn.runners.stop import Stop
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import Flat, structs
 from noisydqn.types import Row, TimeStep
 
@@ -62,23 +66,28 @@ class ChunkEnd(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRunner:
-    """The compiled program of a run and the parts that it is made of."""
+    """The compiled program of a run and the parts that it is made of, on each of its devices."""
 
     core: Core
     vector: VectorEnvironment
     vector_steps: int  # steps of all environments in a whole chunk
 
     @staticmethod
-    def create(options: AnyProgram, env: DeviceEnvironment) -> "DeviceRunner":
+    def create(options: AnyProgram, env: DeviceEnvironment, shards: Shards = ONE) -> "DeviceRunner":
         """Make the runner of a program on an environment."""
-        vector = VectorEnvironment(env, options.runner.num_envs)
-        core = make_core(options, vector.spec)
+        vector = VectorEnvironment(env, shards.part(options.runner.num_envs))
+        core = make_core(options, vector.spec, shards)
         return DeviceRunner(core, vector, options.runner.vector_steps)
 
     @property
     def num_envs(self) -> int:
-        """Environments that step in lockstep."""
-        return self.core.acting.num_envs
+        """Environments that step in lockstep, on all devices."""
+        return self.vector.num_envs * self.shards.number
+
+    @property
+    def shards(self) -> Shards:
+        """The devices that share a seed."""
+        return self.core.acting.shards
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -88,13 +97,14 @@ class DeviceRunner:
     def init(self, key: PRNGKeyArray) -> DeviceState:
         """Make the state of one seed before its first step."""
         env_key, training_key = jax.random.split(key)
-        env_states, time_step = self.vector.reset(env_key)
+        env_states, time_step = self.vector.reset(self.shards.own_key(env_key))
+        envs = self.vector.num_envs
         return DeviceState(
             training=self.core.observe(self.core.init(training_key), time_step),
             env_states=env_states,
-            episode_return=jnp.zeros(self.num_envs),
-            episode_length=jnp.zeros(self.num_envs, jnp.int32),
-            episode_counts={name: jnp.zeros(self.num_envs) for name in self.counts},
+            episode_return=jnp.zeros(envs),
+            episode_length=jnp.zeros(envs, jnp.int32),
+            episode_counts={name: jnp.zeros(envs) for name in self.counts},
             stuck=self._stuck(None, time_step, 0),
         )
 
@@ -127,7 +137,8 @@ class DeviceRunner:
         started = actor.time_step.last
         env_states, time_step = self.vector.step(env_key, state.env_states, actions, started)
         training = core.observe(training._replace(actor=actor._replace(key=key)), time_step)
-        scheduled = schedule.scheduled(step, jnp.sum(time_step.last, dtype=jnp.int32))
+        ended = self.shards.total(jnp.sum(time_step.last, dtype=jnp.int32))
+        scheduled = schedule.scheduled(step, ended)
         due = schedule.due(scheduled, step, training.learner.updates)
         training, sums = core.learn(training, due, sums)
         training = core.resample(training, scheduled > 0)
@@ -146,7 +157,7 @@ class DeviceRunner:
 
     def empty_log(self) -> ChunkLog:
         """Make the log of a chunk before its first step."""
-        shape = (self.vector_steps, self.num_envs)
+        shape = (self.vector_steps, self.vector.num_envs)
         return ChunkLog(
             ended=jnp.zeros(shape, jnp.bool_),
             episode_return=jnp.zeros(shape, jnp.float32),
@@ -195,59 +206,64 @@ class DeviceRunner:
 
 
 class DevicePrograms(NamedTuple):
-    """A runner and its functions, compiled for a number of seeds."""
+    """A runner and its functions, compiled for a number of seeds and devices."""
 
     runner: DeviceRunner
-    init: Program[tuple[DeviceState, ChunkLog]]  # of keys
-    advance: Program[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
-    end: Program[tuple[DeviceState, ChunkEnd]]  # of state
+    placement: Placement
+    init: Divided[tuple[DeviceState, ChunkLog]]  # of keys
+    advance: Divided[tuple[DeviceState, ChunkLog]]  # of state, log, step, start, number
+    end: Divided[tuple[DeviceState, ChunkEnd]]  # of state
 
     def start(self, compiler: Compiler) -> Program[Any]:
-        """Compile all; return the one that takes longest."""
-        compiler.start(self.advance, self.init, self.end)
-        return self.advance
+        """Compile all; return one of those that take longest."""
+        for each in (self.advance, self.init, self.end):
+            compiler.start(*each.programs)
+        return self.advance.programs[-1]
 
 
 @lru_cache(maxsize=8)
 def programs(options: AnyProgram, env: DeviceEnvironment, num_seeds: int) -> DevicePrograms:
-    """Make the programs of a run; kept, so that a second run compiles nothing."""
-    runner = DeviceRunner.create(options, env)
+    """Make the programs of a run; kept, so that a second run compiles nothing.
+
+    Raises:
+        UserError: there are fewer devices than the options say.
+    """
+    place = Placement.create(options.runner.devices, num_seeds)
+    runner = DeviceRunner.create(options, env, place.shards)
 
     def start(key: PRNGKeyArray) -> tuple[DeviceState, ChunkLog]:
         return runner.init(key), runner.empty_log()
 
-    keys = jax.ShapeDtypeStruct((num_seeds,), jax.random.key(0).dtype)
-    of_env = env.cache_key
-    key = None if of_env is None else program_key(options, of_env, num_seeds)
-    init = Program("start", jax.vmap(start), lambda: (keys,), runs="once", key=key)
-    advance = _of_seeds(runner.advance, num_seeds, 2)
-    end = _of_seeds(runner.end, num_seeds, 1)
+    starts = jax.vmap(start) if place.shards.number == 1 else place.lift(start, 1)
+    advance, end = place.lift(runner.advance, 2), place.lift(runner.end, 1)
+    keys = jax.ShapeDtypeStruct((place.parts // len(place.groups),), jax.random.key(0).dtype)
     count = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def shapes() -> tuple[Any, ...]:
-        return *init.shapes, count, count, count
+    def on(group: tuple[Device, ...]) -> tuple[Program[Any], Program[Any], Program[Any]]:
+        of_env, several = env.cache_key, group if len(place.devices) > 1 else ()
+        parts = options, of_env, num_seeds, *(device.id for device in several)
+        key = None if of_env is None else program_key(*parts)
+        made = partial(Program[Any], key=key, devices=several)
+        init = made("start", starts, lambda: (place.structs(keys, group),), runs="once")
 
+        def shapes() -> tuple[Any, ...]:
+            number = place.structs(count, group, same=True)
+            return *place.structs(init.shapes, group), number, number, number
+
+        return (
+            init,
+            made("training", advance, shapes, donate=(0, 1), runs=runner.core.runs),
+            made("noise", end, lambda: shapes()[:1], donate=(0,), runs="seldom"),
+        )
+
+    init, training, noise = zip(*map(on, place.groups), strict=True)
     return DevicePrograms(
         runner,
-        init,
-        Program("training", advance, shapes, donate=(0, 1), runs=runner.core.runs, key=key),
-        Program("noise", end, lambda: init.shapes[:1], donate=(0,), runs="seldom", key=key),
+        place,
+        Divided(place, init, 1),
+        Divided(place, training, 2),
+        Divided(place, noise, 1),
     )
-
-
-def _of_seeds(function: Callable[..., Any], num_seeds: int, states: int) -> Callable[..., Any]:
-    """Lift a function of one seed to several: its first `states` arguments get a seed axis."""
-
-    def of_several(*args: Any) -> Any:
-        axes = [0] * states + [None] * (len(args) - states)
-        return jax.vmap(function, in_axes=axes)(*args)
-
-    def of_one(*args: Any) -> Any:
-        # A batch of one costs time in every product; without it nothing is copied.
-        one = jax.tree.map(lambda x: x[0], args[:states])
-        return jax.tree.map(lambda x: x[None], function(*one, *args[states:]))
-
-    return of_several if num_seeds > 1 else of_one
 
 
 PART_SECONDS = 0.5
@@ -271,7 +287,7 @@ def run(
         keys: a key for each seed.
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
-        begin: changes the `TrainingState` of all seeds before the first step of a run that is not
+        begin: changes the `TrainingState` of all parts before the first step of a run that is not
             resumed.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
@@ -283,12 +299,12 @@ def run(
         StoppedError: a stop was asked for before the first step.
     """
     if compiler is not None:
-        compiler.wait(made.advance, made.init)
+        compiler.wait(*made.advance.programs, *made.init.programs)
     training = _Run(made, keys, total_steps, stop or Stop())
     if checkpoint is not None:
         training.restore(checkpoint)
     elif begin is not None:
-        training.state = training.state._replace(training=begin(training.state.training))
+        training.begin(begin)
     yield from training.chunks()
 
 
@@ -298,12 +314,14 @@ class _Run:
     def __init__(
         self, made: DevicePrograms, keys: PRNGKeyArray, total_steps: int, stop: Stop
     ) -> None:
-        self.made, self.stop = made, stop
+        self.made, self.stop, self.placement = made, stop, made.placement
         self.core = made.runner.core
         self.num_envs, self.schedule = made.runner.num_envs, self.core.schedule
         self.total_steps = total_steps
         self.chunk_steps = made.runner.vector_steps * self.num_envs
-        self.state, self.log = made.init(keys)
+        # The shards of a seed begin with its key, of which each makes its own.
+        of_parts = jnp.repeat(keys, self.placement.shards.number)
+        self.state, self.log = made.init(self.placement.place(of_parts))
         self.layers = self.core.acting.noisy_layers
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates_before = np.zeros(len(keys), np.int64)  # of each seed
@@ -358,7 +376,7 @@ class _Run:
         """Return what went wrong if an environment had no valid action."""
         if self.state.stuck is None:
             return None
-        stuck = np.asarray(self.state.stuck)  # [seeds, envs]
+        stuck = np.asarray(self.state.stuck).reshape(-1, self.num_envs)  # [seeds, envs]
         if (stuck < 0).all():
             return None
         first = int(np.where(stuck < 0, np.iinfo(np.int32).max, stuck).argmin())
@@ -370,17 +388,25 @@ class _Run:
     def _end(self) -> list[SeedChunk]:
         """Close the chunk; return each seed's report."""
         self.state, end = self.made.end(self.state)
-        log, end = jax.tree.map(np.asarray, (self.log, end))
+        end = jax.tree.map(np.asarray, end)
+        log = self._log()
         seeds: list[SeedChunk] = []
-        for i, updates in enumerate(end.updates):
+        all_updates = end.updates[: self.placement.seeds]  # they are the same in all shards
+        for i, updates in enumerate(all_updates):
             of_seed: ChunkLog = jax.tree.map(lambda x, i=i: x[i], log)
             probe: Probe = jax.tree.map(lambda x, i=i: x[i], end.probe)
             number = int(updates - self.updates_before[i])
             episodes = self._episodes(of_seed)
             report = seed_chunk(int(updates), number, episodes, of_seed.sums, probe, self.layers)
             seeds.append(report)
-        self.steps_before, self.updates_before = self.steps, np.array(end.updates, np.int64)
+        self.steps_before, self.updates_before = self.steps, np.array(all_updates, np.int64)
         return seeds
+
+    def _log(self) -> ChunkLog:
+        """Return the log of each seed [seeds, ...], of all its environments."""
+        log = jax.tree.map(np.asarray, self.log)
+        events = jax.tree.map(self.placement.by_seed, log._replace(sums=None))
+        return events._replace(sums=log.sums)  # those of the first shard are the same in all
 
     def _episodes(self, log: ChunkLog) -> list[Episode]:
         return [
@@ -397,7 +423,12 @@ class _Run:
         policy = partial(self.core.acting.copy_policy, self.state.training)
         return Chunk(self.steps, seeds, self.state, policy, self.snapshot)
 
-    # Stopping and resuming
+    # Starting, stopping and resuming
+
+    def begin(self, change: Callable[[Any], Any]) -> None:
+        """Change the training state of all parts before the first step."""
+        training = change(self.state.training)
+        self.state = self.placement.place(self.state._replace(training=training))
 
     def snapshot(self) -> Snapshot:
         """Collect all that is needed to resume here, even in the middle of a chunk."""
@@ -413,7 +444,7 @@ class _Run:
         """Resume from a checkpoint."""
         checkpoint.check_rows(self._rows, 1)
         state = checkpoint.read("state", structs(self._with_rows(self.state, None)))
-        self.log = checkpoint.read("log", structs(self.log))
+        self.log = self.placement.place(checkpoint.read("log", structs(self.log)))
         before, made = map(int, checkpoint.read("counts", np.zeros(2, np.int64)))
         in_chunk = 0 <= made <= self.made.runner.vector_steps
         if not (in_chunk and 0 <= before <= self.total_steps // self.num_envs - made):
@@ -421,7 +452,7 @@ class _Run:
         self.steps_before, self.steps = before * self.num_envs, (before + made) * self.num_envs
         self.updates_before = np.array(checkpoint.read("updates", self.updates_before))
         rows = checkpoint.read_rows(self._rows, 1)
-        self.state = self._with_rows(state, rows)
+        self.state = self.placement.place(self._with_rows(state, rows))
 
     @property
     def _rows(self) -> Row | None:

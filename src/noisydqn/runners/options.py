@@ -6,9 +6,11 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from noisydqn.distributions import Distribution
 from noisydqn.learner.options import LearnerOptions, LearningOptions
 from noisydqn.nets.options import NetworkOptions
-from noisydqn.options import at_least, convert_fields
+from noisydqn.options import at_least, at_most, convert_fields
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners.explorer import Explorer
+
+MAX_DEVICES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,10 @@ class RunnerOptions:
     """Environment steps in a chunk; progress is shown after each chunk."""
     random_steps: Annotated[int, at_least(0)] = 0
     """Environment steps with uniformly random actions at the start."""
+    devices: Annotated[int, at_least(1), at_most(MAX_DEVICES)] = 1
+    """Number of devices, such as GPUs. The environments, the replay buffer and every batch of a run
+    are divided over them, and gradients are averaged; several seeds are divided instead. Only for
+    environments in JAX."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -33,11 +33,13 @@ from noisydqn.runners.probe import (
     MOST_ROWS,
     PROBE_OBSERVATIONS,
     Probe,
+    of_all,
     probe_data,
     probe_noise,
 )
 from noisydqn.runners.schedule import RolloutSchedule
 from noisydqn.runners.state import ActorState, Statistics
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import Flat, num_rows
 from noisydqn.types import Mixed, Row, TimeStep
 
@@ -97,11 +99,13 @@ class ParallelCore:
     """Environments take much of the time: few updates are made for a step."""
 
     @staticmethod
-    def create(options: ProgramOptions[ParallelOptions], spec: EnvironmentSpec) -> "ParallelCore":
+    def create(
+        options: ProgramOptions[ParallelOptions], spec: EnvironmentSpec, shards: Shards = ONE
+    ) -> "ParallelCore":
         """Make the core of a program for environments with an interface."""
         return ParallelCore(
-            acting=Acting.create(options, spec),
-            agent=build.make_parallel_agent(options),
+            acting=Acting.create(options, spec, shards),
+            agent=build.make_parallel_agent(options, shards),
             options=options.learner,
             schedule=RolloutSchedule.create(options),
         )
@@ -245,7 +249,7 @@ class ParallelCore:
         def update(i: Int[Array, ""], learning: Learning) -> Learning:
             learner, noise, sums = learning
             batch = self._minibatch(state, lesson, lesson.order[i])
-            query_key = jax.random.fold_in(lesson.key, 2 * i + 1)
+            query_key = self.acting.shards.own_key(jax.random.fold_in(lesson.key, 2 * i + 1))
             queries = network.distribution.sample_queries(query_key, len(batch.action))
             query = None if queries is None else queries.tm1
             learner, metrics = self.agent.update(learner, batch, noise.tree, query)
@@ -267,6 +271,7 @@ class ParallelCore:
     def _prepare(self, state: ParallelTraining, key: PRNGKeyArray) -> tuple[PRNGKeyArray, Lesson]:
         """Compute the targets of a full rollout, and divide it into minibatches."""
         key, target_key, order_key, updates_key = jax.random.split(key, 4)
+        target_key, order_key = map(self.acting.shards.own_key, (target_key, order_key))
         distribution, rollout = state.learner.online.tree.distribution, state.rollout
         factor, final = self.acting.reward_factor(state.statistics), self._value(state)
         targets = self.agent.targets(distribution, rollout, final, factor, target_key)
@@ -312,10 +317,12 @@ class ParallelCore:
             state.rollout.reward * self.acting.reward_factor(state.statistics),
             self.acting.numbers(some, stacked=self.acting.frames > 1),
             jnp.int32(known),
+            self.acting.shards,
         )
         masks = _at(_flat(state.rollout.action_mask), places)
         shown = policy.preprocess(_at(seen, places))
         probe = probe_noise(policy.network, shown, masks, exploration, data, probe_key)
+        probe = of_all(probe, self.acting.shards)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
 

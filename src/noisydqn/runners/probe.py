@@ -10,6 +10,7 @@ from noisydqn.learner import lens
 from noisydqn.learner.agent import values
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers
+from noisydqn.shards import ONE, Shards
 from noisydqn.types import Mixed
 
 PROBE_SAMPLES, PROBE_OBSERVATIONS = 32, 32
@@ -30,7 +31,10 @@ class Probe(NamedTuple):
 
 
 def probe_data(
-    rewards: Float[Array, "..."], observations: Shaped[Array, "rows ..."], rows: Int[Array, ""]
+    rewards: Float[Array, "..."],
+    observations: Shaped[Array, "rows ..."],
+    rows: Int[Array, ""],
+    shards: Shards = ONE,
 ) -> dict[str, Float[Array, ""]]:
     """Measure what is learned from.
 
@@ -38,6 +42,7 @@ def probe_data(
         rewards: as they are learned from, clipped and scaled; where there is none yet, 0.
         observations: some of those that are kept, as they are stored.
         rows: how many different ones are among them.
+        shards: the devices that have such data; all of it counts.
 
     Returns:
         The least and the greatest reward, and the number of elements that are the same in all
@@ -45,11 +50,12 @@ def probe_data(
     """
     constant = jnp.float32(jnp.nan)
     if observations.ndim == 2 and jnp.issubdtype(observations.dtype, jnp.floating):
+        observations, rows = shards.joined(observations), shards.total(rows)
         same = jnp.sum(jnp.all(observations == observations[:1], axis=0), dtype=jnp.float32)
         constant = jnp.where(rows < FEWEST_ROWS, jnp.nan, same)
     return {
-        "reward_min": jnp.min(rewards),
-        "reward_max": jnp.max(rewards),
+        "reward_min": shards.least(jnp.min(rewards)),
+        "reward_max": shards.greatest(jnp.max(rewards)),
         "constant_observations": constant,
     }
 
@@ -76,3 +82,10 @@ def probe_noise(
     }
     sigma = jnp.stack([mean_abs_sigma(layer) for layer in layers])
     return Probe(sigma, lens.action_change(q, mean_q), noise, exploration, data)
+
+
+def of_all(probe: Probe, shards: Shards) -> Probe:
+    """Average over devices what each measured on observations and with an explorer of its own."""
+    own = probe.action_change, probe.noise, probe.exploration
+    action_change, noise, exploration = shards.mean(own)
+    return probe._replace(action_change=action_change, noise=noise, exploration=exploration)

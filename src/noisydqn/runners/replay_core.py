@@ -25,11 +25,13 @@ from noisydqn.runners.probe import (
     MOST_ROWS,
     PROBE_OBSERVATIONS,
     Probe,
+    of_all,
     probe_data,
     probe_noise,
 )
 from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
 from noisydqn.runners.state import ActorState, Statistics
+from noisydqn.shards import ONE, Shards
 from noisydqn.trees import Flat
 from noisydqn.types import LearnerState, Row, TimeStep, Transition
 
@@ -71,13 +73,15 @@ class ReplayCore:
     """Updates take most of the time."""
 
     @staticmethod
-    def create(options: ProgramOptions[ReplayOptions], spec: EnvironmentSpec) -> "ReplayCore":
+    def create(
+        options: ProgramOptions[ReplayOptions], spec: EnvironmentSpec, shards: Shards = ONE
+    ) -> "ReplayCore":
         """Make the core of a program for environments with an interface."""
         return ReplayCore(
-            acting=Acting.create(options, spec),
-            agent=build.make_agent(options),
-            replay=build.make_replay(options),
-            batch_size=options.learner.batch_size,
+            acting=Acting.create(options, spec, shards),
+            agent=build.make_agent(options, shards),
+            replay=build.make_replay(options, shards),
+            batch_size=shards.part(options.learner.batch_size),
             index_dim=options.network.index_dim,
             schedule=UpdateSchedule.create(options),
             exponents=PriorityExponents.create(options),
@@ -162,16 +166,16 @@ class ReplayCore:
         priorities in place, as everything that reads the tree then comes before.
         """
         sample_key, noise_key = jax.random.split(key)
-        most, size = self.schedule.burst, self.batch_size
+        shards, most, size = self.acting.shards, self.schedule.burst, self.batch_size
         replay = state.replay._replace(tree=learning.tree, max_priority=learning.max_priority)
         alpha, beta = self.exponents.after(learning.learner.updates)
         batches = jax.vmap(lambda key: self.replay.sample(replay, key, size, beta))(
-            jax.random.split(sample_key, most)
+            jax.random.split(shards.own_key(sample_key), most)
         )
         network, rule = learning.learner.online.tree, self.agent.noise
-        noises = jax.vmap(lambda key: Flat.of(sample_update_noise(network, key, size, rule)))(
-            jax.random.split(noise_key, most)
-        )
+        noises = jax.vmap(
+            lambda key: Flat.of(sample_update_noise(network, key, size, rule, shards))
+        )(jax.random.split(noise_key, most))
 
         def noise_of(i: Int[Array, ""] | int) -> Flat[UpdateNoise]:
             return noises.with_vector(noises.vector[jnp.minimum(i, most - 1)])
@@ -219,6 +223,7 @@ class ReplayCore:
         masks = None if masks is None else masks[slots, newest % num_envs]
         seen = policy.preprocess(seen)
         probe = probe_noise(policy.network, seen, masks, exploration, data, probe_key)
+        probe = of_all(probe, self.acting.shards)
         return state._replace(learner=state.learner._replace(key=key)), probe
 
     def _probe_data(self, state: ReplayTraining) -> dict[str, Array]:
@@ -230,7 +235,8 @@ class ReplayCore:
         rewards = replay.rows.reward * self.acting.reward_factor(state.statistics)
         envs = place % self.acting.num_envs
         observations = jax.tree.map(lambda x: x[slots, envs], replay.rows.observation)
-        return probe_data(rewards, self.acting.numbers(observations), known)
+        numbers = self.acting.numbers(observations)
+        return probe_data(rewards, numbers, known, self.acting.shards)
 
     def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:
         """Return the newest step as the replay buffer stores it."""

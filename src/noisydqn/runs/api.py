@@ -24,6 +24,7 @@ from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
+from noisydqn.runs.devices import check_devices
 from noisydqn.runs.extensions import Extensions, TrackerMaker
 from noisydqn.runs.folder import (
     Found,
@@ -159,6 +160,7 @@ def train(
     environment = _environment(config, maker, {})
     if inherits and source is not None and "images" not in options:
         environment = with_stored_spaces(open_folders(source.path)[0][0], environment)
+    check_devices(config, environment)
     check_memory(config, environment)  # before a folder is made; `launch` shows the warning
     notices, starts = list[str](), list[Start]()
     if source is not None:
@@ -271,10 +273,11 @@ def _resumed(
         )
     extensions.check_seeds(len(runs))
     environment = _environment(first, given.entry, given.options)
+    config = first.replace(num_seeds=len(runs))
+    check_devices(config, environment)
     if not restart:
         environment = with_stored_spaces(folders[0], environment)
     _check_places(claim, folders, configs, environment, restart=restart)
-    config = first.replace(num_seeds=len(runs))
     return Job(config, environment, claim, folders, extensions, resumed=True)
 
 

@@ -16,6 +16,7 @@ from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.stop import stoppable
 from noisydqn.runs.claim import Claim
+from noisydqn.runs.devices import describe_devices
 from noisydqn.runs.ending import Ending
 from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
@@ -161,6 +162,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         )
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)
+    if (divided := describe_devices(config)) is not None:
+        terminal.say(divided)
     terminal.say(describe(config.program, env.spec))
     if (masks := describe_masks(env.spec)) is not None:
         terminal.say(masks)

@@ -36,7 +36,7 @@ def check_memory(config: Config, env: Environment) -> str | None:
     Raises:
         UserError: the replay buffers do not fit.
     """
-    free = free_bytes()
+    free = free_bytes(config.runner.devices)
     together = config.run.num_seeds if env.trains_seeds_together else 1
     return None if free is None else compare(config, env.spec, together, free)
 
@@ -87,13 +87,13 @@ def _gigabytes(number: int) -> str:
 # Free memory
 
 
-def free_bytes() -> int | None:
-    """Count the free bytes of the device or, for a CPU, of the machine; None if unknown."""
+def free_bytes(devices: int = 1) -> int | None:
+    """Count the free bytes of some devices or, for CPUs, of the machine; None if unknown."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")
-        return None if limit is None else limit - stats.get("bytes_in_use", 0)
+        return None if limit is None else devices * (limit - stats.get("bytes_in_use", 0))
     known = [x for x in (_machine(), *left_by_groups(Path("/"))) if x is not None]
     return min(known, default=None)
 

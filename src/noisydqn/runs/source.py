@@ -314,13 +314,23 @@ def _rows(
 
     The newest row ends its episode, as a truncated one does: another run's steps follow it.
     """
-    of_one = _row_of(there)
-    like: Row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), of_one)
+    of_one, runner = _row_of(there), there.config.runner
+    shards = runner.devices if number == 1 else 1
+    shape = number * shards, runner.num_envs // shards
+
+    def of_parts(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape[0], x.shape[0], shape[1], *x.shape[2:]), x.dtype)
+
+    like: Row = jax.tree.map(of_parts, of_one)
     checkpoint.check_rows(like, 1)
     manifest = checkpoint.manifest
     if manifest.written == 0:
         return None
-    blocks = [[x[index] for x in fields] for _, fields in checkpoint.blocks(like, 1)]
+    own = slice(index * shards, (index + 1) * shards)
+    blocks = [
+        [np.concatenate(x[own], axis=1) for x in fields]  # of all shards
+        for _, fields in checkpoint.blocks(like, 1)
+    ]
     fields = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
     kept = min(manifest.written, manifest.slots)
     oldest = manifest.written % manifest.slots if manifest.written > kept else 0

@@ -138,12 +138,16 @@ class Begun(NamedTuple):
         return lambda state: _changed(core, state, self.checkpoints[0])
 
     def on_device(self, core: Core) -> Callable[[Any], Any]:
-        """Return what changes the state of all seeds [seeds, ...] before their first step."""
+        """Return what changes the states of all parts [parts, ...] before their first step.
+
+        The parts are the seeds, or the shards of a single one.
+        """
 
         def begin(states: Any) -> Any:
+            places = [(x, i) for x in self.checkpoints for i in range(core.acting.shards.number)]
             changed = [
-                _changed(core, jax.tree.map(lambda x, i=i: x[i], states), checkpoint)
-                for i, checkpoint in enumerate(self.checkpoints)
+                _changed(core, jax.tree.map(lambda x, i=i: x[i], states), checkpoint, shard)
+                for i, (checkpoint, shard) in enumerate(places)
             ]
             return jax.tree.map(lambda *x: jnp.stack(x), *changed)
 
@@ -157,8 +161,11 @@ def _checked_policy(checkpoint: Checkpoint, like: Policy) -> Policy:
     return policy
 
 
-def _changed(core: Core, state: Any, checkpoint: Checkpoint) -> Any:
-    """Return the state of one seed before its first step, changed by what it starts from."""
+def _changed(core: Core, state: Any, checkpoint: Checkpoint, shard: int = 0) -> Any:
+    """Return the state of one seed before its first step, changed by what it starts from.
+
+    On several devices that of one of its shards, which takes its share of past steps.
+    """
     policy = _checked_policy(checkpoint, jax.eval_shape(core.acting.make_policy, jax.random.key(0)))
     returns = None
     if any(name.startswith(f"{RETURNS}.") for name in checkpoint.manifest.arrays):
@@ -169,20 +176,22 @@ def _changed(core: Core, state: Any, checkpoint: Checkpoint) -> Any:
         return state
     extend = jax.jit(core.replay.extend, donate_argnums=0)
     replay = state.replay
-    for rows in _stored_rows(core, checkpoint):
+    for rows in _stored_rows(core, state, checkpoint, shard):
         replay = extend(replay, rows)
     return state._replace(replay=replay)
 
 
-def _stored_rows(core: ReplayCore, checkpoint: Checkpoint) -> Any:
-    """Yield the rows of a start block by block, [steps, envs, ...], oldest first."""
+def _stored_rows(core: ReplayCore, state: Any, checkpoint: Checkpoint, shard: int) -> Any:
+    """Yield a shard's rows of a start block by block, [steps, envs, ...], oldest first."""
     manifest = checkpoint.manifest
     blocks = -(-manifest.slots // manifest.block_slots)
     if manifest.slots != manifest.written or len(manifest.rows) != blocks:
         raise checkpoint.unfit("blocks of its replay buffer are missing")
-    rows = core.rows(jax.eval_shape(core.init, jax.random.key(0)))
+    envs, shards = core.acting.num_envs, core.acting.shards.number
+    shape = manifest.slots, envs * shards
+    own = slice(shard * envs, (shard + 1) * envs)
     like: Row = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((manifest.slots, *x.shape[1:]), x.dtype), rows
+        lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[2:]), x.dtype), core.rows(state)
     )
     checkpoint.check_rows(like, 0)
     structure = jax.tree.structure(like)
@@ -190,7 +199,7 @@ def _stored_rows(core: ReplayCore, checkpoint: Checkpoint) -> Any:
         block: Row = jax.tree.unflatten(structure, fields)
         if problem := problem_of_rows(block, core.acting.spec.num_actions):
             raise checkpoint.unfit(problem)
-        yield jax.tree.map(jnp.array, block)
+        yield jax.tree.map(lambda x: jnp.array(x[:, own]), block)
 
 
 def problem_of(policy: Policy) -> str:
