@@ -31,6 +31,8 @@ from noisydqn.cores import usable_cores
 from noisydqn.errors import UserError
 
 CACHE_VARIABLE = "NOISYDQN_CACHE"
+OFF = ("", "none")
+"""In place of a folder: programs are not kept."""
 CACHE_BYTES = 2**29
 """Largest size of a version's cache on one kind of processor; the least recently used go first."""
 CACHE_DAYS = 30
@@ -271,14 +273,14 @@ _given: list[ProgramCache | None] = []
 def default_cache() -> Path | None:
     """Return the default folder: `NOISYDQN_CACHE`, or noisydqn's in the user's cache folder.
 
-    It is None if the variable is empty.
+    It is None if the variable is empty or "none".
     """
     import platformdirs
 
     given = os.environ.get(CACHE_VARIABLE)
     if given is None:
         return platformdirs.user_cache_path("noisydqn", appauthor=False)
-    return Path(given).expanduser() if given else None
+    return None if given in OFF else Path(given).expanduser()
 
 
 def current_cache() -> ProgramCache | None:
@@ -303,15 +305,19 @@ def program_cache(
     """Use a folder for compiled programs.
 
     Args:
-        folder: the folder; None takes `default_cache`, an empty string turns the cache off.
+        folder: the folder; None takes `default_cache`, "none" or an empty string turns the cache
+            off.
         warn: called with one line if the folder cannot be used; everything is then compiled.
 
     Yields:
         The cache, or None.
     """
-    place, cache = folder or None, None
+    place, cache = folder, None
     try:
-        place = default_cache() if folder is None else Path(folder).expanduser() if folder else None
+        if folder is None:
+            place = default_cache()
+        else:
+            place = None if folder in OFF else Path(folder).expanduser()
         cache = None if place is None else ProgramCache(place)
     except (OSError, RuntimeError, UserError) as error:  # RuntimeError: no home folder
         reason = error.strerror if isinstance(error, OSError) else error

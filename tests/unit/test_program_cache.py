@@ -327,6 +327,19 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
         assert len(kept(cache)) == number
 
 
+@pytest.mark.parametrize("word", ["", "none"])
+def test_the_cache_is_turned_off(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISYDQN_CACHE", word)
+    assert program_cache.current_cache() is None
+    for folder in (None, word):
+        with program_cache.program_cache(folder, pytest.fail) as cache:
+            assert cache is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_this_packages_code_has_no_key() -> None:
     config = PRESETS["catcher"]
     whole, limited = (

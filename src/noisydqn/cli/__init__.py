@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from noisydqn.cli.arguments import cache_folder, parse
+from noisydqn.cli.arguments import parse
 from noisydqn.cli.doctor import run_doctor
 from noisydqn.cli.report import report_runs
 from noisydqn.cli.words import names_code, no_command
@@ -179,7 +179,7 @@ def _train(argv: Sequence[str]) -> int:
             quiet=args.quiet,
             resume=args.resume,
             trust=args.trust,
-            cache=cache_folder(args.cache),
+            cache=args.cache,
             start_from=args.from_,
             from_weights=args.from_weights,
             from_replay=args.from_replay,
@@ -215,7 +215,7 @@ def _resume(argv: Sequence[str]) -> int:
             restart=args.restart,
             quiet=args.quiet,
             trust=args.trust,
-            cache=cache_folder(args.cache),
+            cache=args.cache,
         )
     return _code(result.signal)
 

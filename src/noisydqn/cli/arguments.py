@@ -158,11 +158,6 @@ def value_of(name: str, text: str, hint: Hint) -> Any:
     return _truth(name, text, False) if hint.kind is bool else _text_value(name, text, hint)
 
 
-def cache_folder(given: str | None) -> str | None:
-    """Return the folder of compiled programs as `train` takes it: "" keeps nothing."""
-    return "" if given == "none" else given
-
-
 def spell(options: Mapping[str, Any]) -> Iterator[list[str]]:
     """Spell options as flags with their values."""
     for name, value in options.items():

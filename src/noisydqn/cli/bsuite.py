@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from noisydqn.cli.arguments import cache_folder, fill, options_of, read, wants_help
+from noisydqn.cli.arguments import fill, options_of, read, wants_help
 from noisydqn.cli.option_help import show_options
 from noisydqn.cli.train import config_options
 from noisydqn.envs.names import BSUITE
@@ -59,7 +59,7 @@ def bsuite(argv: Sequence[str]) -> int:
         if settings:
             agent = Agent.create(out / args.label, args.episodes, **options)
             say = partial(print, flush=True)  # a sweep takes hours
-            stopped_by = run_sweep(agent, settings, say=say, cache=cache_folder(args.cache))
+            stopped_by = run_sweep(agent, settings, say=say, cache=args.cache)
             if stopped_by is not None:
                 say("the sweep was stopped: the same command continues it")
                 return SIGNALLED + stopped_by

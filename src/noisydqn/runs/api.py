@@ -20,6 +20,7 @@ from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, refuse_unknown, shown
 from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for, with_learner
+from noisydqn.program_cache import OFF
 from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
 from noisydqn.runs.callbacks import Callback
@@ -107,7 +108,7 @@ def train(
         quiet: print only warnings.
         resume: if `out` holds a run with these options, resume that run, as `resume` does.
         trust: if `config` names a run, whether code that its config names may be imported and run.
-        cache: folder that keeps compiled programs for later runs; "" keeps nothing. None takes
+        cache: folder that keeps compiled programs for later runs; "none" keeps nothing. None takes
             `NOISYDQN_CACHE` or a folder in the user's cache folder.
         trackers: consumers of metrics besides the CSV files, TensorBoard and the terminal. Each is
             a `noisydqn.Tracker`, or a function of the run's folder and config that makes one;
@@ -350,8 +351,8 @@ def _check_starts(whole: RunFolder, folders: Sequence[RunFolder], starts: Sequen
 
 
 def _given_cache(cache: Path | str | None) -> Path | str | None:
-    """Check the folder of compiled programs; None is the default, "" keeps nothing."""
-    if cache is None or (isinstance(cache, str) and not cache):
+    """Check the folder of compiled programs; None is the default, "none" keeps nothing."""
+    if cache is None or cache in OFF:
         return cache
     return given_path(cache, "--cache")
 
