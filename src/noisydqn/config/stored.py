@@ -51,6 +51,7 @@ ADDED: dict[int, dict[str, Any]] = {
         "tuned_seeds": (),
         "images": ("auto",),
         "vector_widths": (),
+        "action_bins": None,
     },
 }
 """Options that a version added, with the value that older versions implied."""

@@ -26,6 +26,7 @@ of. Where the expected return is all that is passed on, nothing has to be said.
 """
 
 import abc
+import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -44,7 +45,7 @@ class Example(NamedTuple):
 
     outputs_tm1: Float[Array, "actions n"]  # of the online network, at the state
     query_tm1: Float[Array, " n"] | None  # that those outputs answer
-    a_tm1: Int[Array, ""]
+    a_tm1: Int[Array, "*d"]  # with several dimensions until the joint action is the only one
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
     outputs_t: Float[Array, "actions m"]  # of the target network, at the next state
@@ -97,6 +98,17 @@ class Distribution(Protocol):
     def loss_of(self, example: Example) -> Loss:
         """Compute the loss of one example."""
         ...
+
+    def join(self, outputs: Float[Array, "d n"]) -> Float[Array, " n"]:
+        """Describe the return of a joint action by the outputs of its choices in D dimensions.
+
+        Its mean is the mean of the choices' values, so the best choices make the best action.
+        Returns are averaged fraction by fraction, as if the largest came together (Sun et al.
+        2021, "DFAC Framework"); of distributions over a support this is the mixture.
+        """
+        if self.support is None:
+            return jnp.mean(outputs, axis=0)
+        return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - math.log(len(outputs))
 
     # Returns over many steps, in a form of m numbers: here the expected return alone
 

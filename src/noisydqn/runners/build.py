@@ -33,7 +33,7 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
         options.network,
         observation,
         _seen(observation, preprocessing.frame_stack),
-        spec.num_actions,
+        spec.action_sizes,
         options.distribution,
         noisy=options.exploration.build().noisy_layers,
         key=key,

@@ -1,0 +1,64 @@
+"""Returns of joint actions: one choice in each of several dimensions.
+
+The value of a joint action is the mean of its choices' values, one in each dimension (Seyde et al.
+2023, "Solving Continuous Control via Q-learning", equation 2, DecQN). The best choices in all
+dimensions then make the best joint action, and a maximum over all joint actions takes no more time
+than one over all choices.
+
+Everything is for one example; the caller vmaps. A joint action that is known becomes the only
+action of an `Example`, so distributions and their losses know nothing of dimensions.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from noisydqn.dimensions import Sizes, by_dimension, end_to_end, places
+from noisydqn.distributions.base import Distribution, Example
+from noisydqn.distributions.bootstrap import Greedy, Soft
+from noisydqn.masks import masked
+
+
+def values_of(
+    distribution: Distribution,
+    sizes: Sizes,
+    outputs: Float[Array, "actions n"],
+    mask: Bool[Array, " actions"] | None = None,
+) -> Float[Array, "*d n"]:
+    """Compute the action values [A] or, with several dimensions, [D, n]; -infinity if invalid."""
+    return masked(by_dimension(distribution.values(outputs), sizes), mask)
+
+
+def of_action(
+    distribution: Distribution,
+    sizes: Sizes,
+    outputs: Float[Array, "actions n"],
+    action: Int[Array, "*d"],
+) -> tuple[Float[Array, "*a n"], Int[Array, ""]]:
+    """Return outputs and the row of them that says what the return of an action is.
+
+    With one dimension these are the outputs themselves; with several, the joint action's alone.
+    """
+    if len(sizes) == 1:
+        return outputs, action
+    return distribution.join(outputs[places(action, sizes)])[None], jnp.int32(0)
+
+
+def of_example(distribution: Distribution, sizes: Sizes, example: Example) -> Example:
+    """Let the joint actions of an example be its only actions; leave one dimension as it is.
+
+    A soft policy is independent in every dimension: softmax of a mean of values is a product. Its
+    mean return is that over all choices, each with its probability divided by D.
+    """
+    if len(sizes) == 1:
+        return example
+    outputs_tm1, a_tm1 = of_action(distribution, sizes, example.outputs_tm1, example.a_tm1)
+    outputs_t, choice = example.outputs_t, example.choice
+    if isinstance(choice, Greedy):
+        outputs_t, row = of_action(distribution, sizes, outputs_t, choice.action)
+        choice = Greedy(row)
+    else:
+        policy, bonus = (end_to_end(x, sizes) for x in choice)
+        choice = Soft(policy / len(sizes), bonus)
+    return example._replace(
+        outputs_tm1=outputs_tm1, a_tm1=a_tm1, outputs_t=outputs_t, choice=choice
+    )
