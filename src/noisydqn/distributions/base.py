@@ -48,7 +48,7 @@ class Example(NamedTuple):
     a_tm1: Int[Array, "*d"]  # with several dimensions until the joint action is the only one
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
-    outputs_t: Float[Array, "actions m"]  # of the target network, at the next state
+    outputs_t: Float[Array, "actions_t m"]  # of the target network, at the next state
     choice: Choice  # how the next state is valued
 
 

@@ -21,9 +21,9 @@ from noisydqn.masks import masked
 def values_of(
     distribution: Distribution,
     sizes: Sizes,
-    outputs: Float[Array, "actions n"],
-    mask: Bool[Array, " actions"] | None = None,
-) -> Float[Array, "*d n"]:
+    outputs: Float[Array, "choices n"],
+    mask: Bool[Array, " choices"] | None = None,
+) -> Float[Array, "*d actions"]:
     """Compute the action values [A] or, with several dimensions, [D, n]; -infinity if invalid."""
     return masked(by_dimension(distribution.values(outputs), sizes), mask)
 
@@ -31,9 +31,9 @@ def values_of(
 def of_action(
     distribution: Distribution,
     sizes: Sizes,
-    outputs: Float[Array, "actions n"],
+    outputs: Float[Array, "choices n"],
     action: Int[Array, "*d"],
-) -> tuple[Float[Array, "*a n"], Int[Array, ""]]:
+) -> tuple[Float[Array, "rows n"], Int[Array, ""]]:
     """Return outputs and the row of them that says what the return of an action is.
 
     With one dimension these are the outputs themselves; with several, the joint action's alone.

@@ -4,6 +4,7 @@ An action is a choice in each of D dimensions, counted from 0. `Discrete` has on
 `MultiDiscrete` one for each element, and so has a box, whose numbers are divided into bins.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
@@ -13,8 +14,9 @@ import numpy as np
 from gymnasium import spaces as gym
 
 from noisydqn.dimensions import Sizes, places
-from noisydqn.envs.spaces import MAX_NUMBERS, Discrete, MultiDiscrete, Shape, SpaceStruct
+from noisydqn.envs.spaces import MAX_NUMBERS, Discrete, Shape, SpaceStruct, Start
 from noisydqn.errors import SpaceError
+from noisydqn.options import shown
 
 MAX_ACTIONS = 2**16
 """The most choices in all dimensions."""
@@ -23,9 +25,28 @@ DEFAULT_BINS = 3
 """Bins of a dimension if --action-bins is not given: both ends and the middle (Seyde et al.
 2023)."""
 
+Integer = Literal["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 Float = Literal["float16", "float32", "float64"]
 MAX_BOUND = 1e300
 Bound = Annotated[float, msgspec.Meta(ge=-MAX_BOUND, le=MAX_BOUND)]
+
+
+class Categories(SpaceStruct, frozen=True):
+    """An array of categories: element i has `sizes[i]` of them, counted from `start[i]`."""
+
+    sizes: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)], ...], "in C order"]
+    start: tuple[Start, ...]
+    shape: Shape
+    dtype: Integer
+
+    def __post_init__(self) -> None:
+        if not len(self.sizes) == len(self.start) == math.prod(self.shape) > 0:
+            raise SpaceError(f"actions of shape {self.shape} have {len(self.sizes)} sizes")
+
+    @property
+    def words(self) -> str:
+        """The kind of space, in words."""
+        return f"MultiDiscrete {shown(list(self.sizes))}"
 
 
 class Bins(SpaceStruct, frozen=True):
@@ -41,8 +62,13 @@ class Bins(SpaceStruct, frozen=True):
     dtype: Float
 
     def __post_init__(self) -> None:
-        if not len(self.low) == len(self.high) == int(np.prod(self.shape)):
-            raise SpaceError(f"a box of shape {self.shape} has {len(self.low)} bounds")
+        if not len(self.low) == len(self.high) == math.prod(self.shape) > 0:
+            raise SpaceError(f"actions of shape {self.shape} have {len(self.low)} bounds")
+
+    @property
+    def sizes(self) -> Sizes:
+        """The number of values in each dimension."""
+        return (self.number,) * len(self.low)
 
     @property
     def words(self) -> str:
@@ -50,7 +76,7 @@ class Bins(SpaceStruct, frozen=True):
         return f"Box {list(self.shape)} in {self.number} bins each"
 
 
-Actions = Discrete | MultiDiscrete | Bins
+Actions = Discrete | Categories | Bins
 
 
 def describe_actions(space: gym.Space[Any], bins: int | None) -> Actions:
@@ -83,7 +109,8 @@ def describe_actions(space: gym.Space[Any], bins: int | None) -> Actions:
         )
     _check_dimensions(space, nvec)
     sizes, firsts = (tuple(int(x) for x in array.flat) for array in (nvec, start))
-    return MultiDiscrete(sizes, firsts, nvec.shape)
+    kind: Any = np.dtype(space.dtype).name
+    return Categories(sizes, firsts, nvec.shape, kind)
 
 
 def _divided(space: gym.Box, bins: int) -> Bins:
@@ -94,7 +121,7 @@ def _divided(space: gym.Box, bins: int) -> Bins:
             "MultiDiscrete for integers: wrap the environment so that it offers one of these"
         )
     _check_dimensions(space, space.low)
-    if not (np.abs([space.low, space.high]) <= MAX_BOUND).all():
+    if not (np.abs(np.array([space.low, space.high], np.float64)) <= MAX_BOUND).all():
         raise SpaceError(
             f"the action space {space} has no bounds, so it cannot be divided into bins: wrap the "
             "environment so that its actions have finite bounds"
@@ -111,13 +138,7 @@ def _check_dimensions(space: gym.Space[Any], array: np.ndarray) -> None:
 
 def sizes_of(actions: Actions) -> Sizes:
     """Return the number of choices in each dimension."""
-    match actions:
-        case Discrete():
-            return (actions.n,)
-        case MultiDiscrete():
-            return actions.nvec
-        case Bins():
-            return (actions.number,) * len(actions.low)
+    return (actions.n,) if isinstance(actions, Discrete) else actions.sizes
 
 
 @lru_cache(maxsize=64)
@@ -127,8 +148,9 @@ def numbers_of(actions: Actions) -> np.ndarray:
         grid = np.linspace(actions.low, actions.high, actions.number, axis=-1)
         return grid.reshape(-1).astype(actions.dtype)
     start = (actions.start,) if isinstance(actions, Discrete) else actions.start
+    dtype = np.int64 if isinstance(actions, Discrete) else actions.dtype
     pairs = zip(sizes_of(actions), start, strict=True)
-    return np.concatenate([np.arange(first, first + n, dtype=np.int64) for n, first in pairs])
+    return np.concatenate([np.arange(first, first + n, dtype=dtype) for n, first in pairs])
 
 
 def decoded(actions: Actions, choices: np.ndarray) -> np.ndarray:

@@ -76,10 +76,8 @@ def examine(env: Environment, steps: int = STEPS) -> Examination:
     mixed = isinstance(env.spec.observation, Mixed)
     numbers = not mixed and all(isinstance(part, Box) for part, _ in parts)
     problems += problems_of(played, numbers=numbers)
-    actions = env.spec.encoding.actions.words
-    if len(env.spec.action_sizes) == 1:
-        actions = counted(env.spec.num_actions, "action")
-    return Examination([f"{env.spec.encoding.words}, {actions}", describe(played)], problems)
+    shown = f"{env.spec.encoding.words}, {env.spec.actions_in_words}"
+    return Examination([shown, describe(played)], problems)
 
 
 def notices_of(env: Environment) -> list[str]:

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Int
 
 from noisydqn.dimensions import Sizes
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.spaces import Discrete
+from noisydqn.errors import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,13 @@ class EnvironmentSpec:
     def action_sizes(self) -> Sizes:
         """The number of choices in each dimension of an action."""
         return (self.num_actions,) if self.spaces is None else self.spaces.sizes
+
+    @property
+    def actions_in_words(self) -> str:
+        """The actions, in words."""
+        if self.spaces is None or isinstance(self.spaces.actions, Discrete):
+            return counted(self.num_actions, "action")
+        return self.spaces.actions.words
 
     def has_actions(self, actions: np.ndarray) -> bool:
         """Tell whether an array [..., D], or [...] with one dimension, holds possible actions."""

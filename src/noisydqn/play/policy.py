@@ -47,7 +47,7 @@ class GreedyPolicy:
     def __repr__(self) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(self.network) if hasattr(x, "size"))
         return (
-            f"GreedyPolicy({self._encoding.words} -> {self.spec.num_actions} actions, "
+            f"GreedyPolicy({self._encoding.words} -> {self.spec.actions_in_words}, "
             f"{parameters:,} parameters)"
         )
 

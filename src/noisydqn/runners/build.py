@@ -6,8 +6,10 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
+from noisydqn.distributions import Categorical
 from noisydqn.distributions.bootstrap import Munchausen
 from noisydqn.envs.spec import EnvironmentSpec
+from noisydqn.errors import ConfigError
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.gradient import Descent
 from noisydqn.learner.noise_rule import NoiseRule
@@ -86,6 +88,23 @@ def make_noise_rule(options: LearningOptions) -> NoiseRule:
         matched=options.matched_targets,
         mean=options.update_noise == "mean",
     )
+
+
+def check_dimensions(options: ProgramOptions[ReplayOptions], number: int) -> None:
+    """Refuse Munchausen targets of distributions where actions have several dimensions.
+
+    The bonus of a joint action moves its whole distribution, and depends on the choices in all
+    dimensions; a mixture over dimensions cannot be moved so. Expected returns can, and quantiles.
+
+    Raises:
+        ConfigError: they are given.
+    """
+    categorical = isinstance(options.distribution, Categorical)
+    if number > 1 and categorical and options.learner.munchausen:
+        raise ConfigError(
+            f"--munchausen and --distribution categorical exclude each other where actions have "
+            f"several dimensions, here {number}: give --distribution hl-gauss, or --no-munchausen"
+        )
 
 
 def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:
