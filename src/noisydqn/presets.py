@@ -133,6 +133,20 @@ _LUNARLANDER = _CLASSIC.replace(
     schedule_updates=100_000,
 )
 
+_PENDULUM = _CLASSIC.replace(
+    preset="pendulum",
+    env="Pendulum-v1",
+    steps=40_000,
+    chunk_steps=2_000,
+    action_bins=9,
+    hidden=(128, 128),
+    discount=0.98,
+    n_step=3,
+    schedule_updates=20_000,
+    evaluation_every=10_000,
+    evaluation_episodes=20,
+)
+
 _DEEP_SEA = Config(  # batch and rates of bsuite's bootstrapped DQN, layers of its DQN
     preset="deepsea",
     env=DEEP_SEA,
@@ -367,6 +381,7 @@ DESCRIPTIONS = {
     "cartpole": "CartPole-v1 until 100 training returns average 475",
     "acrobot": "Acrobot-v1 until 100 training returns average -100",
     "mountaincar": "MountainCar-v0 until 100 training returns average -110",
+    "pendulum": "Pendulum-v1 with its torque in 9 bins, for 40,000 steps",
     "deepsea": (
         "DeepSea of size 10 until 100 training returns average 0.9; --env-kwargs '{\"size\": 20}' "
         "makes it larger"

@@ -135,12 +135,14 @@ def test_bins_are_checked(bins: int) -> None:
         Config(action_bins=bins)
 
 
-def test_munchausen_targets_of_categorical_distributions_are_refused() -> None:
-    options: dict[str, Any] = {"distribution": "categorical", "munchausen": True}
-    config = Config(**options)
-    make_core(config.program, make(lambda: ShowingEnv(SEEN)).spec)
-    with pytest.raises(UserError, match=r"where actions have several dim.* 3: give"):
-        make_core(config.program, make(Levers).spec)
+@pytest.mark.parametrize("distribution", ["categorical", "hl-gauss"])
+@pytest.mark.parametrize("learner", ["replay", "parallel"])
+def test_distributions_over_a_support_are_refused(distribution: str, learner: str) -> None:
+    config = Config(distribution=distribution, learner=learner)
+    make_core(config.program, make(lambda: ShowingEnv(SEEN)).spec).init(KEY)
+    core = make_core(config.program, make(Levers).spec)
+    with pytest.raises(UserError, match="actions of 3 dimensions exclude each other, as its ret"):
+        core.init(KEY)
 
 
 def test_a_run_says_what_an_action_is() -> None:
@@ -257,7 +259,7 @@ def test_policies_name_their_actions() -> None:
     [Levers().action_space, Aim().action_space, spaces.Box(-2, 2, (1,)), spaces.MultiBinary(3)],
     ids=str,
 )
-@pytest.mark.parametrize("distribution", ["expected", "hl-gauss", "implicit-quantile"])
+@pytest.mark.parametrize("distribution", ["expected", "quantile", "implicit-quantile"])
 def test_exported_files_choose_the_same_actions(
     space: gymnasium.Space[Any], distribution: str, tmp_path: Path
 ) -> None:

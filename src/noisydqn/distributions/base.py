@@ -26,7 +26,6 @@ of. Where the expected return is all that is passed on, nothing has to be said.
 """
 
 import abc
-import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -98,17 +97,6 @@ class Distribution(Protocol):
     def loss_of(self, example: Example) -> Loss:
         """Compute the loss of one example."""
         ...
-
-    def join(self, outputs: Float[Array, "d n"]) -> Float[Array, " n"]:
-        """Describe the return of a joint action by the outputs of its choices in D dimensions.
-
-        Its mean is the mean of the choices' values, so the best choices make the best action.
-        Returns are averaged fraction by fraction, as if the largest came together (Sun et al.
-        2021, "DFAC Framework"); of distributions over a support this is the mixture.
-        """
-        if self.support is None:
-            return jnp.mean(outputs, axis=0)
-        return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - math.log(len(outputs))
 
     # Returns over many steps, in a form of m numbers: here the expected return alone
 

@@ -1,9 +1,14 @@
 """Returns of joint actions: one choice in each of several dimensions.
 
 The value of a joint action is the mean of its choices' values, one in each dimension (Seyde et al.
-2023, "Solving Continuous Control via Q-learning", equation 2, DecQN). The best choices in all
+2023, "Solving Continuous Control via Q-learning", DecQN). The best choices in all
 dimensions then make the best joint action, and a maximum over all joint actions takes no more time
 than one over all choices.
+
+So are its quantiles, fraction by fraction, as if the largest returns came together (Sun et al.
+2021, "DFAC Framework"). Outputs that are logits of a support have no such mean: averaged probabilities
+keep the peaks of every choice where returns should add up, and the best joint action by averaged
+logits is not made of the best choices. `check_dimensions` refuses such distributions.
 
 Everything is for one example; the caller vmaps. A joint action that is known becomes the only
 action of an `Example`, so distributions and their losses know nothing of dimensions.
@@ -15,7 +20,22 @@ from jaxtyping import Array, Bool, Float, Int
 from noisydqn.dimensions import Sizes, by_dimension, end_to_end, places
 from noisydqn.distributions.base import Distribution, Example
 from noisydqn.distributions.bootstrap import Greedy, Soft
+from noisydqn.errors import ConfigError
 from noisydqn.masks import masked
+
+
+def check_dimensions(distribution: Distribution, sizes: Sizes) -> None:
+    """Refuse a distribution over a support where actions have several dimensions.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if len(sizes) > 1 and distribution.support is not None:
+        raise ConfigError(
+            f"a distribution over a support ({type(distribution).__name__}) and actions of "
+            f"{len(sizes)} dimensions exclude each other, as its returns do not add up over them: "
+            "give --distribution expected, quantile or implicit-quantile"
+        )
 
 
 def values_of(
@@ -29,7 +49,6 @@ def values_of(
 
 
 def of_action(
-    distribution: Distribution,
     sizes: Sizes,
     outputs: Float[Array, "choices n"],
     action: Int[Array, "*d"],
@@ -40,10 +59,10 @@ def of_action(
     """
     if len(sizes) == 1:
         return outputs, action
-    return distribution.join(outputs[places(action, sizes)])[None], jnp.int32(0)
+    return jnp.mean(outputs[places(action, sizes)], axis=0, keepdims=True), jnp.int32(0)
 
 
-def of_example(distribution: Distribution, sizes: Sizes, example: Example) -> Example:
+def of_example(sizes: Sizes, example: Example) -> Example:
     """Let the joint actions of an example be its only actions; leave one dimension as it is.
 
     A soft policy is independent in every dimension: softmax of a mean of values is a product. Its
@@ -51,10 +70,10 @@ def of_example(distribution: Distribution, sizes: Sizes, example: Example) -> Ex
     """
     if len(sizes) == 1:
         return example
-    outputs_tm1, a_tm1 = of_action(distribution, sizes, example.outputs_tm1, example.a_tm1)
+    outputs_tm1, a_tm1 = of_action(sizes, example.outputs_tm1, example.a_tm1)
     outputs_t, choice = example.outputs_t, example.choice
     if isinstance(choice, Greedy):
-        outputs_t, row = of_action(distribution, sizes, outputs_t, choice.action)
+        outputs_t, row = of_action(sizes, outputs_t, choice.action)
         choice = Greedy(row)
     else:
         policy, bonus = (end_to_end(x, sizes) for x in choice)

@@ -221,7 +221,7 @@ class Agent:
             r_t = jax.vmap(self.munchausen.reward)(r_t, q_tm1, a_tm1)
             choice = jax.vmap(self.munchausen.choice)(q_t_selector, mask_t)
         example = Example(outputs_tm1, query_tm1, a_tm1, r_t, discount_t, outputs_t, choice)
-        example = jax.vmap(partial(joint.of_example, distribution, online.sizes))(example)
+        example = jax.vmap(partial(joint.of_example, online.sizes))(example)
         loss = jax.vmap(distribution.loss_of)(example)
         return loss, reported_values(online, outputs_tm1, mask_tm1)
 

@@ -61,7 +61,7 @@ def greedy_return(
     if mask is not None or len(sizes) > 1:
         q = joint.values_of(distribution, sizes, outputs, mask)
         # The return of one action is that of the greedy one among itself.
-        outputs, row = joint.of_action(distribution, sizes, outputs, jnp.argmax(q, axis=-1))
+        outputs, row = joint.of_action(sizes, outputs, jnp.argmax(q, axis=-1))
         outputs = outputs[row][None]
     return distribution.greedy_return(outputs)
 
@@ -180,8 +180,7 @@ class ParallelAgent:
 
         def under(noise: NetworkNoise | None, target: Array) -> tuple[Array, Array, Array]:
             said = outputs(network, batch.observation, noise, query, batch.action_mask)
-            of_action = partial(joint.of_action, distribution, network.sizes)
-            taken = jax.vmap(of_action)(said, batch.action)
+            taken = jax.vmap(partial(joint.of_action, network.sizes))(said, batch.action)
             loss, error = jax.vmap(distribution.loss_to)(taken[0], query, taken[1], target)
             return loss, error, reported_values(network, said, batch.action_mask)
 

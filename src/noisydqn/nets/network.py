@@ -47,9 +47,8 @@ class QNetwork(eqx.Module):
     have none of it.
 
     With actions of several dimensions, `num_actions` is the number of choices in each. There is an
-    advantage for every choice, and its mean is taken in each dimension (Tavakoli et al. 2018,
-    equation 1). The outputs of all choices lie end to end, A in all; values are arranged by
-    dimension, [D, n].
+    advantage for every choice, and its mean is taken in each dimension (Tavakoli et al. 2018). The
+    outputs of all choices lie end to end, A in all; values are arranged by dimension, [D, n].
 
     Raises:
         ValueError: `dueling_hidden` without `dueling`, or a prior without indexed noise.

@@ -6,10 +6,9 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
-from noisydqn.distributions import Categorical
 from noisydqn.distributions.bootstrap import Munchausen
+from noisydqn.distributions.joint import check_dimensions
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.errors import ConfigError
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.gradient import Descent
 from noisydqn.learner.noise_rule import NoiseRule
@@ -26,8 +25,10 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
     """Make a policy with new weights for an environment.
 
     Raises:
-        UserError: the torso does not fit the observations, or code of the user's failed.
+        UserError: the torso does not fit the observations, the distribution does not fit the
+            actions, or code of the user's failed.
     """
+    check_dimensions(options.distribution, spec.action_sizes)
     observation, preprocessing = spec.observation, options.preprocessing
     running = preprocessing.normalize_observations == "running"
     known = moments.rounded(moments.init(observation)) if running else None
@@ -88,23 +89,6 @@ def make_noise_rule(options: LearningOptions) -> NoiseRule:
         matched=options.matched_targets,
         mean=options.update_noise == "mean",
     )
-
-
-def check_dimensions(options: ProgramOptions[ReplayOptions], number: int) -> None:
-    """Refuse Munchausen targets of distributions where actions have several dimensions.
-
-    The bonus of a joint action moves its whole distribution, and depends on the choices in all
-    dimensions; a mixture over dimensions cannot be moved so. Expected returns can, and quantiles.
-
-    Raises:
-        ConfigError: they are given.
-    """
-    categorical = isinstance(options.distribution, Categorical)
-    if number > 1 and categorical and options.learner.munchausen:
-        raise ConfigError(
-            f"--munchausen and --distribution categorical exclude each other where actions have "
-            f"several dimensions, here {number}: give --distribution hl-gauss, or --no-munchausen"
-        )
 
 
 def make_agent(options: ProgramOptions[ReplayOptions]) -> Agent:

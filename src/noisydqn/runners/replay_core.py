@@ -72,12 +72,7 @@ class ReplayCore:
 
     @staticmethod
     def create(options: ProgramOptions[ReplayOptions], spec: EnvironmentSpec) -> "ReplayCore":
-        """Make the core of a program for environments with an interface.
-
-        Raises:
-            ConfigError: options exclude each other where actions have several dimensions.
-        """
-        build.check_dimensions(options, len(spec.action_sizes))
+        """Make the core of a program for environments with an interface."""
         return ReplayCore(
             acting=Acting.create(options, spec),
             agent=build.make_agent(options),
