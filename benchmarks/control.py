@@ -22,13 +22,17 @@ NAME = "control"
 IDENTITY = "env", "steps", "seed"
 
 CHEETAH = {
-    "--steps": "400000",
+    "--steps": "500000",
     "--chunk-steps": "5000",
     "--num-envs": "8",
     "--action-bins": "3",
     "--torso": "flat",
     "--hidden": "256 256",
     "--layer-norm": "",
+    "--noise-in": "head",
+    "--exploration": "both",
+    "--epsilon": "0.1",
+    "--epsilon-final": "0.1",
     "--normalize-observations": "running",
     "--reward-scale": "0.1",
     "--learning-rate": "5e-4",

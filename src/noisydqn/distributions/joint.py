@@ -6,9 +6,9 @@ dimensions then make the best joint action, and a maximum over all joint actions
 than one over all choices.
 
 So are its quantiles, fraction by fraction, as if the largest returns came together (Sun et al.
-2021, "DFAC Framework"). Outputs that are logits of a support have no such mean: averaged probabilities
-keep the peaks of every choice where returns should add up, and the best joint action by averaged
-logits is not made of the best choices. `check_dimensions` refuses such distributions.
+2021, "DFAC Framework"). Outputs that are logits of a support have no such mean: averaged
+probabilities keep the peaks of every choice where returns should add up, and the best joint action
+by averaged logits is not made of the best choices. `check_dimensions` refuses such distributions.
 
 Everything is for one example; the caller vmaps. A joint action that is known becomes the only
 action of an `Example`, so distributions and their losses know nothing of dimensions.
