@@ -348,6 +348,7 @@ PRESETS: dict[str, Config] = {
         acting_noise="episode",
         schedule_updates=100_000,
     ),
+    "pendulum": _PENDULUM,
     "deepsea": _DEEP_SEA,
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
