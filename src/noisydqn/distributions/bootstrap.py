@@ -97,7 +97,10 @@ class Munchausen:
     ) -> Float[Array, ""]:
         """Add the Munchausen term of the action taken to the reward."""
         scaled = self.scaled_log_policy(q_tm1)
-        term = jnp.mean(jnp.take_along_axis(scaled, a_tm1[..., None], axis=-1))
+        if q_tm1.ndim == 1:
+            term = scaled[a_tm1]
+        else:
+            term = jnp.mean(scaled[jnp.arange(len(scaled)), a_tm1])
         return r_t + self.scale * jnp.clip(term, self.minimum, 0)
 
     def choice(
