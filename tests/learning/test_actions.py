@@ -12,6 +12,7 @@ from tests.probes import run_host
 
 from noisydqn import Config
 from noisydqn.dimensions import existing
+from noisydqn.envs.host import HostEnvironment
 from noisydqn.learner.agent import values
 from noisydqn.play.evaluate import evaluate
 
@@ -97,3 +98,35 @@ def test_numbers_in_bins_are_aimed(options: dict[str, Any]) -> None:
     (*_, chunk) = run_host(config, env, jax.random.key(0))
     played = evaluate(env, chunk.policy(0), episodes=50, key=jax.random.key(1))
     assert np.mean(played.returns) > -0.05
+
+
+def test_half_cheetah_runs() -> None:
+    """Six torques of three bins each; random play returns -264 on average."""
+    pytest.importorskip("mujoco")
+    env = HostEnvironment.create(Config(env="HalfCheetah-v5").environment, "HalfCheetah-v5")
+    assert env.spec.action_sizes == (3,) * 6
+    config = CONFIG.replace(
+        steps=30_000,
+        chunk_steps=30_000,
+        random_steps=2_000,
+        num_envs=8,
+        normalize_observations="running",
+        reward_scale=0.1,
+        hidden=(128,),
+        layer_norm=True,
+        exploration="both",
+        epsilon=0.1,
+        epsilon_final=0.1,
+        learning_rate=1e-3,
+        learning_rate_final=1e-4,
+        discount=0.99,
+        n_step=3,
+        batch_size=64,
+        updates_per_step=0.25,
+        target_period=1,
+        target_rate=0.005,
+        replay_capacity=30_000,
+    )
+    (*_, chunk) = run_host(config, env, jax.random.key(0))
+    played = evaluate(env, chunk.policy(0), episodes=3, key=jax.random.key(1))
+    assert np.mean(played.returns) > 100
