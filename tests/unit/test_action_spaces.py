@@ -307,7 +307,7 @@ def test_videos_show_every_dimension(tmp_path: Path) -> None:
     best = np.argmax(policy.values(shot.seen), axis=-1)
     assert shot.actions == tuple(best + np.array([0, 3, 5]))
     noisydqn.train(**tiny(env=Drawn, steps=80, video_seconds=1), out=tmp_path / "run")
-    assert (tmp_path / "run" / "video.mp4").exists()
+    assert (tmp_path / "run" / "policy.mp4").exists()
 
 
 @pytest.mark.slow
