@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     catcher,
     checkpoint,
+    control,
     coverage,
     deepsea,
     lens,
@@ -29,7 +30,7 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(catcher, checkpoint, coverage, deepsea, lens, minatar, misfortune, notebook_update),
+    *(catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune, notebook_update),
     *(parallel, replay, throughput, torso, update),
 )
 TABLES = {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noisydqn import PRESETS, Config, NoisyLinear
+from noisydqn.dimensions import end_to_end
 from noisydqn.distributions import Distribution
 from noisydqn.envs.encoding import numbered
 from noisydqn.envs.spec import EnvironmentSpec
@@ -153,7 +154,8 @@ def make(case: Case) -> Policy:
         known = moments.rounded(moments.update(moments.init(of.observation), seen))
         policy = eqx.tree_at(lambda p: p.moments, policy, known)
     # Centered, so that every action is the best of some observations.
-    center = values(policy.network, policy.preprocess(seen), None).mean(0)
+    q = values(policy.network, policy.preprocess(seen), None)
+    center = end_to_end(q, of.action_sizes).mean(0)
 
     def bias(policy: Policy) -> Any:
         head: Any = policy.network.advantage

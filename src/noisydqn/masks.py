@@ -34,8 +34,8 @@ def mean_of_valid(
 
 
 def filled(
-    q: Float[Array, "batch actions"], mask: Bool[Array, "batch actions"] | None
-) -> Float[Array, "batch actions"]:
+    q: Float[Array, "*batch actions"], mask: Bool[Array, "*batch actions"] | None
+) -> Float[Array, "*batch actions"]:
     """Replace the values of invalid actions by the mean of the others, for metrics."""
     if mask is None:
         return q
@@ -43,12 +43,12 @@ def filled(
 
 
 def made_valid(
-    actions: Int[Array, " envs"], mask: Bool[Array, "envs actions"], key: PRNGKeyArray
-) -> Int[Array, " envs"]:
+    actions: Int[Array, "*batch"], mask: Bool[Array, "*batch actions"], key: PRNGKeyArray
+) -> Int[Array, "*batch"]:
     """Replace each invalid action by a uniformly random valid one.
 
     Uniformly random actions thereby become uniformly random valid ones.
     """
     instead = jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(actions.dtype)
-    taken = jnp.take_along_axis(mask, actions[:, None], axis=-1)[:, 0]
+    taken = jnp.take_along_axis(mask, actions[..., None], axis=-1)[..., 0]
     return jnp.where(taken, actions, instead)

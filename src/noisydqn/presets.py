@@ -133,6 +133,20 @@ _LUNARLANDER = _CLASSIC.replace(
     schedule_updates=100_000,
 )
 
+_PENDULUM = _CLASSIC.replace(
+    preset="pendulum",
+    env="Pendulum-v1",
+    steps=40_000,
+    chunk_steps=2_000,
+    action_bins=9,
+    hidden=(128, 128),
+    discount=0.98,
+    n_step=3,
+    schedule_updates=20_000,
+    evaluation_every=10_000,
+    evaluation_episodes=20,
+)
+
 _DEEP_SEA = Config(  # batch and rates of bsuite's bootstrapped DQN, layers of its DQN
     preset="deepsea",
     env=DEEP_SEA,
@@ -372,6 +386,7 @@ PRESETS: dict[str, Config] = {
         acting_noise="episode",
         schedule_updates=100_000,
     ),
+    "pendulum": _PENDULUM,
     "deepsea": _DEEP_SEA,
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
@@ -408,6 +423,7 @@ DESCRIPTIONS = {
     "acrobot-parallel": "the same by the parallel learner, and an evaluation confirms it",
     "lunarlander-parallel": "`lunarlander` by the parallel learner, with its goals",
     "mountaincar": "MountainCar-v0 until 100 training returns average -110",
+    "pendulum": "Pendulum-v1 with its torque in 9 bins, for 40,000 steps",
     "deepsea": (
         "DeepSea of size 10 until 100 training returns average 0.9; --env-kwargs '{\"size\": 20}' "
         "makes it larger"

@@ -57,7 +57,7 @@ class Row(NamedTuple):
     """
 
     observation: Observation
-    action: Int[Array, ""]
+    action: Int[Array, "*d"]  # with several dimensions, a choice in each
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     last: Bool[Array, ""]
@@ -69,7 +69,7 @@ class Transition(NamedTuple):
     """An n-step transition: `r_t` sums n discounted rewards, `discount_t` is gamma^n or 0."""
 
     s_tm1: Observation
-    a_tm1: Int[Array, ""]
+    a_tm1: Int[Array, "*d"]
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
     s_t: Observation

@@ -36,9 +36,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compiler")]
 
 
 @pytest.mark.parametrize("argv", [["train", "catcher"], ["resume", "run"]])
-@pytest.mark.parametrize(("given", "folder"), [("none", ""), ("here", "here")])
+@pytest.mark.parametrize("given", ["none", "here"])
 def test_the_cache_is_passed_to_training(
-    monkeypatch: pytest.MonkeyPatch, argv: list[str], given: str, folder: str
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], given: str
 ) -> None:
     class Finished:
         signal = None
@@ -51,7 +51,7 @@ def test_the_cache_is_passed_to_training(
 
     monkeypatch.setattr(f"noisydqn.runs.api.{argv[0]}", run)
     assert main([*argv, "--cache", given]) == 0
-    assert folders == [folder]
+    assert folders == [given]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,8 @@ def test_the_cache_is_passed_to_training(
         ),
         (["train", "lunarlandr"], "no environment 'lunarlandr': did you mean lunarlander"),
         (["train", "CartPole-v7"], "no environment 'CartPole-v7': did you mean CartPole-v1"),
-        (["train", "Pendulum-v1"], "is continuous, expected Discrete"),
+        (["train", "CartPole-v1", "--action-bins", "3"], "is for actions that are a Box, but the"),
+        (["train", "catcher", "--action-bins", "3"], "--action-bins 3 is for environments of Gym"),
         (["train", "no_such_module:X-v0"], "names a module that cannot be imported"),
         (["train", "python:no_such_module.make"], "names nothing that can be imported"),
         (["train", "gymnax:CartPol"], "no environment 'gymnax:CartPol': there are CartPole-v1"),

@@ -36,7 +36,7 @@ RUNS = [f"CartPole-v1/{variant}/seed-{seed}" for seed in (0, 1) for variant in V
         ([], "the grid is empty, as it has no environment: give --env CartPole-v1"),
         (["--env"], "--env needs a value: NAME ..."),
         (["--env", "CartPol-v1"], "no environment 'CartPol-v1': did you mean CartPole-v1"),
-        (["--env", "Pendulum-v1"], "is continuous, expected Discrete"),
+        (["--env", "CartPole-v1", "--action-bins", "3"], "is for actions that are a Box, but the"),
         (["--env", "CartPole-v1", "cartpole"], "CartPole-v1, default and cartpole, default are eq"),
         (["--env", "CartPole-v1", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--env", "CartPole-v1", "--jobs", "0"], "--jobs must be at least 1, got 0"),

@@ -177,7 +177,7 @@ class Unknown(gymnasium.Space[int]):
         (spaces.Box(0, 1, (0,)), ACTIONS, "holds 0 numbers, expected 1"),
         (spaces.Discrete(10**9), ACTIONS, "holds 1,000,000,000 numbers"),
         (IMAGE, spaces.Discrete(10**6), "too many actions"),
-        (IMAGE, spaces.Box(0, 1, (2,)), "is continuous, expected Discrete"),
+        (IMAGE, spaces.Text(2), "is Text, expected Discrete"),
     ],
 )
 def test_spaces_that_are_refused(space: Any, actions: Any, message: str) -> None:

@@ -185,13 +185,13 @@ def test_only_the_user_may_interrupt_an_environment() -> None:
 
 
 def test_closing_never_hides_the_first_error_and_is_told_once() -> None:
-    actions = spaces.MultiBinary(2)
+    actions = spaces.Tuple([spaces.Discrete(2)])
     with pytest.warns(UserWarning, match=r"close\(\) raised OSError: gone; it was ignored") as told:
         make(lambda: Raising("close", OSError("gone"))).vector(3).close()
     assert len(told) == 1
     with (
         pytest.warns(UserWarning, match="raised OSError: gone"),
-        pytest.raises(UserError, match="is MultiBinary, expected Discrete"),
+        pytest.raises(UserError, match="is Tuple, expected Discrete"),
     ):
         make(lambda: Raising("close", OSError("gone"), actions))
 

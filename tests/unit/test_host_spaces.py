@@ -78,9 +78,8 @@ def test_observation_spaces(space: Any, shape: Any, dtype: str, encode: Any) -> 
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (spaces.Box(-1, 1, (2,)), "is continuous, expected Discrete"),
-        (spaces.MultiDiscrete([2, 2]), "is MultiDiscrete, expected Discrete"),
-        (spaces.MultiBinary(2), "is MultiBinary, expected Discrete"),
+        (spaces.Box(-np.inf, 1, (2,)), "has no bounds, so it cannot be divided into bins"),
+        (spaces.Tuple([spaces.Discrete(2)]), "is Tuple, expected Discrete, MultiDiscrete, Multi"),
     ],
 )
 def test_action_spaces_that_are_not_supported(actions: Any, message: str) -> None:

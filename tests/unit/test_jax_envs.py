@@ -190,7 +190,7 @@ def test_pictures_of_every_step_are_shown() -> None:
         assert shots[0].picture.dtype == np.uint8
         assert shots[0].picture.max() == 255
         for i in range(number):
-            assert shots[i].action == shots[0].action
+            assert shots[i].actions == shots[0].actions
         frames, rate = video.film_frames(env, policy, 0.2, KEY)
         assert (len(list(frames)), rate) == (2, 10)
 

@@ -375,4 +375,4 @@ def test_rows_whose_masks_allow_nothing_are_refused() -> None:
     core = make_core(config.program, env.spec)
     rows = core.rows(jax.eval_shape(core.init, jax.random.key(0)))
     none = jax.tree.map(lambda x: np.zeros((3, *x.shape[1:]), x.dtype), rows)
-    assert "allow no action" in problem_of_rows(none, ITEMS)
+    assert "allow no action" in problem_of_rows(none, env.spec)

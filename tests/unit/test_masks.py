@@ -136,9 +136,9 @@ def test_the_greedy_return_is_that_of_a_valid_action(distribution: Distribution)
     number = max(distribution.num_outputs, 4 if distribution.acting_query() is not None else 1)
     outputs = jnp.asarray(RNG.normal(size=(ACTIONS, number)), jnp.float32)
     outputs = outputs.at[1].add(50.0)  # an invalid one
-    ours = greedy_return(distribution, outputs, jnp.asarray(MASK))
+    ours = greedy_return(distribution, (ACTIONS,), outputs, jnp.asarray(MASK))
     np.testing.assert_allclose(ours, distribution.greedy_return(outputs[MASK]), rtol=1e-6)
-    everything = greedy_return(distribution, outputs, None)
+    everything = greedy_return(distribution, (ACTIONS,), outputs, None)
     np.testing.assert_array_equal(everything, distribution.greedy_return(outputs))
 
 

@@ -29,7 +29,7 @@ KEY = jax.random.key(0)
 
 def shot(q: np.ndarray) -> Shot:
     picture = np.zeros((4, 4, 3), np.uint8)
-    return Shot(picture, ("episode  1",), q, int(np.argmax(q)), np.zeros(1))
+    return Shot(picture, ("episode  1",), q, (int(np.argmax(q)),), np.zeros(1))
 
 
 def some_values(actions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +131,7 @@ def test_values_under_noise_agree_with_a_loop() -> None:
     number = lens.BATCH + 3
     shape = (number, 2, *env.spec.observation.shape)
     seen = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    shots = [Shot(np.zeros(1), (), np.zeros(2), 0, x) for x in seen]
+    shots = [Shot(np.zeros(1), (), np.zeros(2), (0,), x) for x in seen]
     pairs = list(lens.under_noise(shots, policy, env.spec, KEY))
     assert [x for x, _ in pairs] == shots
     keys = jax.random.split(jax.random.fold_in(KEY, lens.LENS), lens.SAMPLES)

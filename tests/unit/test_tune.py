@@ -27,7 +27,7 @@ SEARCH = ("--search", "learning_rate=log-uniform:1e-4,1e-2")
         ([], "NAME is missing: the form is noisydqn tune NAME [options]"),
         (["CartPole-v1"], "the space is empty, so there is nothing to search: give --space"),
         (["CartPol-v1", *SEARCH], "no environment 'CartPol-v1': did you mean CartPole-v1"),
-        (["Pendulum-v1", *SEARCH], "is continuous, expected Discrete"),
+        (["CartPole-v1", *SEARCH, "--action-bins", "3"], "is for actions that are a Box, but the"),
         (["CartPole-v1", *SEARCH, "--trials", "0"], "--trials must be at least 1, got 0"),
         (["CartPole-v1", *SEARCH, "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["CartPole-v1", *SEARCH, "--seeds", "20000"], "--seeds must be between 1 and 10000, got"),

@@ -52,6 +52,7 @@ ADDED: dict[int, dict[str, Any]] = {
         "images": ("auto",),
         "vector_widths": (),
         "devices": 1,
+        "action_bins": None,
     },
 }
 """Options that a version added, with the value that older versions implied."""

@@ -44,10 +44,10 @@ class Example(NamedTuple):
 
     outputs_tm1: Float[Array, "actions n"]  # of the online network, at the state
     query_tm1: Float[Array, " n"] | None  # that those outputs answer
-    a_tm1: Int[Array, ""]
+    a_tm1: Int[Array, "*d"]  # with several dimensions until the joint action is the only one
     r_t: Float[Array, ""]
     discount_t: Float[Array, ""]
-    outputs_t: Float[Array, "actions m"]  # of the target network, at the next state
+    outputs_t: Float[Array, "actions_t m"]  # of the target network, at the next state
     choice: Choice  # how the next state is valued
 
 

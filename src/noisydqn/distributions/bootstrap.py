@@ -5,6 +5,7 @@ Everything is for one example; the caller vmaps. Both kinds of choice offer the 
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,12 +20,12 @@ class Greedy(NamedTuple):
     by the target network plain Q-learning.
     """
 
-    action: Int[Array, ""]
+    action: Int[Array, "*d"]  # of several dimensions until the joint action is the only one
 
     @staticmethod
-    def of(q_selector: Float[Array, " actions"]) -> "Greedy":
+    def of(q_selector: Float[Array, "*d actions"]) -> "Greedy":
         """Choose the greedy action by the selecting network's values."""
-        return Greedy(jnp.argmax(q_selector))
+        return Greedy(jnp.argmax(q_selector, axis=-1))
 
     def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
         """Select the return of the chosen action."""
@@ -40,8 +41,8 @@ class Greedy(NamedTuple):
 class Soft(NamedTuple):
     """A choice by a policy whose entropy earns a bonus."""
 
-    policy: Float[Array, " actions"]  # probabilities
-    bonus: Float[Array, " actions"]  # added to the return of each action: -tau ln pi
+    policy: Float[Array, "*d actions"]  # probabilities
+    bonus: Float[Array, "*d actions"]  # added to the return of each action: -tau ln pi
 
     def expect(self, returns: Float[Array, "actions ..."]) -> Float[Array, "..."]:
         """Compute the mean return under the policy, bonuses included."""
@@ -69,6 +70,10 @@ class Munchausen:
     is double Q-learning; otherwise both are the target network's. With n-step returns the first
     term is added for `a_tm1` alone, not for the actions between.
 
+    With actions of D dimensions, whose values are means over them, the softmax over all joint
+    actions is independent in every dimension, where its temperature is D tau. The log-probability
+    of a joint action is the sum over dimensions, so tau times it is the mean of D tau times each.
+
     Args:
         scale: alpha.
         temperature: tau, in units of (scaled) rewards.
@@ -79,19 +84,27 @@ class Munchausen:
     temperature: float
     minimum: float
 
-    def scaled_log_policy(self, q: Float[Array, " actions"]) -> Float[Array, " actions"]:
-        """Compute tau ln pi of every action."""
-        return self.temperature * jax.nn.log_softmax(q / self.temperature)
+    def _temperature(self, q: Float[Array, "*d actions"]) -> float:
+        return self.temperature * math.prod(q.shape[:-1])
+
+    def scaled_log_policy(self, q: Float[Array, "*d actions"]) -> Float[Array, "*d actions"]:
+        """Compute tau ln pi of every action or, with D dimensions, D tau ln pi of every choice."""
+        temperature = self._temperature(q)
+        return temperature * jax.nn.log_softmax(q / temperature)
 
     def reward(
-        self, r_t: Float[Array, ""], q_tm1: Float[Array, " actions"], a_tm1: Int[Array, ""]
+        self, r_t: Float[Array, ""], q_tm1: Float[Array, "*d actions"], a_tm1: Int[Array, "*d"]
     ) -> Float[Array, ""]:
         """Add the Munchausen term of the action taken to the reward."""
-        term = self.scaled_log_policy(q_tm1)[a_tm1]
+        scaled = self.scaled_log_policy(q_tm1)
+        if q_tm1.ndim == 1:
+            term = scaled[a_tm1]
+        else:
+            term = jnp.mean(scaled[jnp.arange(len(scaled)), a_tm1])
         return r_t + self.scale * jnp.clip(term, self.minimum, 0)
 
     def choice(
-        self, q_selector: Float[Array, " actions"], mask: Bool[Array, " actions"] | None = None
+        self, q_selector: Float[Array, "*d actions"], mask: Bool[Array, " actions"] | None = None
     ) -> Soft:
         """Form the policy at the next state.
 
@@ -100,6 +113,6 @@ class Munchausen:
             mask: the valid actions; None if all are.
         """
         scaled = self.scaled_log_policy(q_selector)
-        policy = jnp.exp(scaled / self.temperature)
+        policy = jnp.exp(scaled / self._temperature(q_selector))
         # An invalid action has probability 0 and log-probability -infinity: not 0 * infinity.
         return Soft(policy, -scaled if mask is None else jnp.where(mask, -scaled, 0.0))

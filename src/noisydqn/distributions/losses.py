@@ -36,7 +36,7 @@ def td_error(
     a_tm1: Int[Array, ""] | int,
     r_t: Float[Array, ""] | float,
     discount_t: Float[Array, ""] | float,
-    q_t: Float[Array, " actions"],
+    q_t: Float[Array, " actions_t"],
     choice: Choice,
 ) -> Float[Array, ""]:
     """Subtract the estimate `q_tm1[a_tm1]` from the target.

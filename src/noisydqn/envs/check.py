@@ -24,6 +24,7 @@ from noisydqn.envs.given import Instance
 from noisydqn.envs.guard import guarded
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.spaces import Box
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import counted, in_one_line, is_stop
 from noisydqn.types import Mixed, Observation, TimeStep
 
@@ -75,8 +76,8 @@ def examine(env: Environment, steps: int = STEPS) -> Examination:
     mixed = isinstance(env.spec.observation, Mixed)
     numbers = not mixed and all(isinstance(part, Box) for part, _ in parts)
     problems += problems_of(played, numbers=numbers)
-    actions = counted(env.spec.num_actions, "action")
-    return Examination([f"{env.spec.encoding.words}, {actions}", describe(played)], problems)
+    shown = f"{env.spec.encoding.words}, {env.spec.actions_in_words}"
+    return Examination([shown, describe(played)], problems)
 
 
 def notices_of(env: Environment) -> list[str]:
@@ -173,13 +174,14 @@ def _host_steps(vector: Any, seed: int) -> Iterator[TimeStep]:
     rng, shown = np.random.default_rng(seed), vector.reset(seed)
     while True:
         yield shown
-        shown = vector.step(_valid_action(rng, shown, vector.spec.num_actions))
+        shown = vector.step(_valid_action(rng, shown, vector.spec))
 
 
-def _valid_action(rng: np.random.Generator, shown: TimeStep, num_actions: int) -> np.ndarray:
-    """Choose a random action [1] among the valid ones."""
+def _valid_action(rng: np.random.Generator, shown: TimeStep, spec: EnvironmentSpec) -> np.ndarray:
+    """Choose a random action [1] among the valid ones; with several dimensions [1, D]."""
     if shown.action_mask is None:
-        return rng.integers(num_actions, size=1)
+        sizes = spec.action_sizes
+        return rng.integers(sizes[0] if len(sizes) == 1 else sizes, size=(1, *spec.action_shape))
     return rng.choice(np.flatnonzero(np.asarray(shown.action_mask)[0]), size=1)
 
 
@@ -192,7 +194,7 @@ def _play_device(env: "DeviceEnvironment", steps: int) -> Played:
         yield shown
         keys, rng = jax.random.split(jax.random.key(1), steps), np.random.default_rng(0)
         for step_number, key in enumerate(keys, 1):
-            actions = _valid_action(rng, shown, env.spec.num_actions)
+            actions = _valid_action(rng, shown, env.spec)
             states, shown = step(key, states, jnp.asarray(actions, jnp.int32), shown.last)
             if np.any(np.asarray(shown.info.get(STUCK, 0)) > 0):
                 raise stuck_error(f"at step {step_number:,}", env.name)

@@ -116,6 +116,7 @@ class DeviceEnvironment:
             EnvironmentFailedError: as `create`.
         """
         given = {"vectorization": options.vectorization, "images": " ".join(options.images)}
+        given["action_bins"] = str(options.action_bins or NONE)
         for name in (name for name, value in given.items() if value not in (AUTO, NONE)):
             raise UserError(
                 f"{flag(name)} {given[name]} is for environments of Gymnasium; {options.env} is in "

@@ -14,7 +14,16 @@ import msgspec
 import numpy as np
 from gymnasium import spaces as gym
 
+from noisydqn.dimensions import Sizes
 from noisydqn.envs.action_masks import Source
+from noisydqn.envs.actions import (
+    Actions,
+    check_number,
+    decoded,
+    describe_actions,
+    names_of,
+    sizes_of,
+)
 from noisydqn.envs.images import NONE, Image, find_images, image_axes, path_of
 from noisydqn.envs.spaces import (
     BYTE,
@@ -38,7 +47,6 @@ from noisydqn.errors import SpaceError, UserError, WrongValueError
 from noisydqn.options import shown
 from noisydqn.types import Mixed
 
-MAX_ACTIONS = 2**16
 MAX_BYTES = 2**22
 """The longest JSON of an encoding."""
 
@@ -58,7 +66,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     Args:
         observation: the observation space.
         actions: the action space.
-        action_names: one for each action, to be displayed.
+        action_names: one for each action, to be displayed; with several dimensions for each choice.
         axes: the order of an image's axes that puts its channels last; () keeps the order.
         images: the parts that are images, from `find_images`; () joins all parts to one vector.
         action_mask: where the environment gives action masks, if it does.
@@ -69,7 +77,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     """
 
     observation: Space
-    actions: Discrete
+    actions: Actions
     action_names: tuple[Annotated[str, msgspec.Meta(max_length=200)], ...]
     axes: tuple[int, ...] = ()
     images: tuple[Image, ...] = ()
@@ -85,13 +93,9 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
                 f"the observation space holds {self.size:,} numbers{text} expected 1 to "
                 f"{MAX_NUMBERS:,}: wrap the environment so that {remedy}"
             )
-        if self.actions.n > MAX_ACTIONS:
-            raise SpaceError(
-                f"the action space {self.actions.words} has too many actions, expected at most "
-                f"{MAX_ACTIONS:,}: wrap the environment so that it offers fewer"
-            )
-        if len(self.action_names) != self.actions.n:
-            raise SpaceError(f"{self.actions.n} actions have {len(self.action_names)} names")
+        check_number(self.actions)
+        if len(self.action_names) != self.num_actions:
+            raise SpaceError(f"{self.num_actions} actions have {len(self.action_names)} names")
         box = self.observation
         turned = isinstance(box, Box) and sorted(self.axes) == list(range(len(box.shape)))
         if self.axes and not (turned and len(self.axes) in (3, 4)):
@@ -117,6 +121,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         names: Sequence[str] | None = None,
         images: Sequence[str] = (NONE,),
         masks: Source | None = None,
+        bins: int | None = None,
     ) -> "Encoding":
         """Describe spaces of Gymnasium and decide how observations are stored.
 
@@ -126,24 +131,18 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             names: names of the actions; numbers replace them unless there is one for each action.
             images: the paths of all images, or one word, as in `find_images`.
             masks: where the environment gives action masks, if it does.
+            bins: values of each number of actions that are a box, see `describe_actions`.
 
         Raises:
-            SpaceError: one of the spaces is not supported, or `images` do not fit.
+            SpaceError: one of the spaces is not supported, or `images` or `bins` do not fit.
         """
-        if not isinstance(actions, gym.Discrete):
-            kind = "continuous" if isinstance(actions, gym.Box) else type(actions).__name__
-            raise SpaceError(
-                f"the action space {actions} is {kind}, expected Discrete: noisydqn learns a value "
-                "for each action; wrap the environment so that it offers a list of actions"
-            )
-        described = Discrete(int(actions.n), int(actions.start))
+        described = describe_actions(actions, bins)
+        check_number(described)
         space = describe_space(observation)
         axes = image_axes(space) if isinstance(space, Box) else ()
-        if names is None or len(names) != described.n:
-            names = numbered(min(described.n, MAX_ACTIONS + 1), described.start)
         found = find_images(space, images)
         given = msgspec.UNSET if masks is None else masks
-        named = tuple(map(str, names))
+        named = names_of(described, names)
         return Encoding(space, described, named, axes, found, action_mask=given)
 
     @staticmethod
@@ -317,9 +316,19 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     # Actions
 
-    def decode_actions(self, indices: np.ndarray) -> np.ndarray:
-        """Convert indices of actions, counted from 0, to the environment's actions."""
-        return np.asarray(indices, np.int64) + self.actions.start
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The number of choices in each dimension of an action."""
+        return sizes_of(self.actions)
+
+    @property
+    def num_actions(self) -> int:
+        """The number of actions; with several dimensions that of the choices in all."""
+        return sum(self.sizes)
+
+    def decode_actions(self, choices: np.ndarray) -> np.ndarray:
+        """Convert actions that are counted from 0 to the environment's; see `decoded`."""
+        return decoded(self.actions, choices)
 
     # Words
 

@@ -24,14 +24,13 @@ class SavedHistory(NamedTuple):
     length: np.ndarray  # [envs]; steps in the current span
     total: np.ndarray  # [envs]; the sum of the rewards in the current span
     over: np.ndarray  # [envs]; true if the episode has ended
-    actions: np.ndarray  # [longest length, envs], int32; the newest last
+    actions: np.ndarray  # [longest length, envs, *d], int32; the newest last
 
-    def is_possible(self, num_actions: int) -> bool:
-        """Tell whether a record that was read can be one of environments with these actions."""
+    def is_possible(self) -> bool:
+        """Tell whether a record that was read can be one, whatever its actions."""
         ordered = (self.span >= 0) & (self.span <= self.episode)
         whole = (self.length >= 0) & (self.length <= len(self.actions))
-        known = (self.actions >= 0) & (self.actions < num_actions)
-        return bool(ordered.all() and whole.all() and known.all())
+        return bool(ordered.all() and whole.all())
 
 
 @dataclasses.dataclass
@@ -41,16 +40,21 @@ class History:
     Args:
         num_envs: the number of environments.
         period: episodes in a span; None for one span without end.
+        action_shape: that of an action: () or, with several dimensions, (D,).
     """
 
     num_envs: int
     period: int | None
+    action_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.episode, self.span, self.length = (np.zeros(self.num_envs, np.int64) for _ in range(3))
         self.total, self.over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         self._restarts = np.zeros(self.num_envs, bool)
-        self._actions, self._count = np.zeros((1024, self.num_envs), np.int32), 0
+        self._actions, self._count = self._room(1024), 0
+
+    def _room(self, steps: int) -> np.ndarray:
+        return np.zeros((steps, self.num_envs, *self.action_shape), np.int32)
 
     def starts(self) -> np.ndarray:
         """Return [envs], true where the next step starts a span."""
@@ -69,7 +73,7 @@ class History:
         """Count a step.
 
         Args:
-            actions: [envs], that were taken.
+            actions: [envs, *d], that were taken.
             reward: [envs].
             last: [envs], true where the step ended an episode.
             started: [envs], true where the step started a span; its action is ignored.
@@ -89,7 +93,7 @@ class History:
     def _append(self, actions: np.ndarray) -> None:
         if self._count == len(self._actions):
             kept = self._actions[self._count - int(self.length.max()) : self._count]
-            self._actions = np.zeros((2 * max(len(kept), 512), self.num_envs), np.int32)
+            self._actions = self._room(2 * max(len(kept), 512))
             self._actions[: len(kept)] = kept
             self._count = len(kept)
         self._actions[self._count] = actions

@@ -58,7 +58,7 @@ class _Probe(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostEnvironment:
-    """Any environment of Gymnasium with discrete actions.
+    """Any environment of Gymnasium whose actions can be listed or divided into bins.
 
     Args:
         entry: its id or spec, or a function that makes one.
@@ -69,6 +69,7 @@ class HostEnvironment:
         step_timeout: seconds after which a worker process without an answer counts as hanging.
         images: the parts of observations that are images, see `EnvironmentOptions`.
         masks: whether action masks are looked for.
+        bins: values of each number of actions that are a box, see `EnvironmentOptions`.
         notices: receives lines about problems that do not end a run.
     """
 
@@ -80,6 +81,7 @@ class HostEnvironment:
     images: tuple[str, ...] = (AUTO,)
     notices: Notices = dataclasses.field(default_factory=Notices)
     masks: bool = True
+    bins: int | None = None
 
     @staticmethod
     def create(
@@ -100,7 +102,8 @@ class HostEnvironment:
         limit, timeout = options.max_episode_steps, options.step_timeout
         notices = Notices() if notices is None else notices
         env = HostEnvironment(
-            *(entry, options.env_kwargs, limit, vectorization, timeout, options.images, notices)
+            *(entry, options.env_kwargs, limit, vectorization, timeout, options.images, notices),
+            bins=options.action_bins,
         )
         _ = env.spec  # refuse spaces that are not supported before anything else happens
         return env
@@ -271,7 +274,7 @@ class HostEnvironment:
                 check=check,
             )
             backend = GuardedBackend(workers, counts=self._probe.counts, masks=masks)
-            return HostVector(backend, self.notices, self.images)
+            return HostVector(backend, self.notices, self.images, self.bins)
         renders = pictures and self._probe.rate is not None
         mode = "rgb_array" if renders else None
         envs = self._made(num_envs, mode, max_steps, fewer=fewer, masks=masks)
@@ -290,7 +293,7 @@ class HostEnvironment:
             max_episode_steps=self.max_episode_steps,
         )
         seeding = SeedEach() if catalogue.is_atari(self.entry) else SeedTogether()
-        return HostVector(NativeBackend(own, seeding), self.notices, self.images)
+        return HostVector(NativeBackend(own, seeding), self.notices, self.images, self.bins)
 
     def _in_lockstep(
         self, envs: list[GuardedEnv], masks: Source | None, *, renders: bool = False
@@ -299,7 +302,7 @@ class HostEnvironment:
         vector = SyncVectorEnv([partial(_given, env) for env in envs], copy=False)
         counts = envs[0].episode_counts
         backend = GuardedBackend(vector, renders=renders, counts=counts, masks=masks)
-        return HostVector(backend, self.notices, self.images)
+        return HostVector(backend, self.notices, self.images, self.bins)
 
     def _made(
         self,

@@ -87,8 +87,8 @@ def count_actions(env: object, params: Any) -> int:
     number: Any = getattr(env, "num_actions", None) if space is None else getattr(space, "n", None)
     if number is None and space is not None:
         raise UserError(
-            f"the action space of {name} is {type(space).__name__}, expected Discrete: "
-            "noisydqn learns a value for each action"
+            f"the action space of {name} is {type(space).__name__}, expected Discrete: in JAX, "
+            "noisydqn takes no actions of several dimensions and divides none into bins"
         )
     if number is None:
         raise UserError(f"{name} has neither action_space(params) nor num_actions")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from noisydqn.envs.actions import MAX_ACTIONS
 from noisydqn.envs.images import AUTO, NONE
 from noisydqn.envs.names import CATCHER
 from noisydqn.errors import ConfigError
@@ -15,6 +16,7 @@ from noisydqn.options import (
     NAME,
     JsonObject,
     at_least,
+    between,
     convert_fields,
     shown,
 )
@@ -37,6 +39,9 @@ class EnvironmentOptions:
     """Parts of a Dict or Tuple observation that are images and get a torso with convolutions, by
     their keys, such as "arm.camera", or places, such as "0". Name all of them; "auto" takes bytes
     from 0 to 255 with two or three axes, "none" joins all parts to one vector."""
+    action_bins: Annotated[int | None, between(2, MAX_ACTIONS)] = None
+    """Values of each number of actions that are a Box, at even distances from its lower to its
+    upper bound. If none, 3."""
     vectorization: Literal["auto", "sync", "subprocess", "own"] = "auto"
     """How Gymnasium's environments are vectorized: "sync" steps them one after the other in this
     process; "subprocess" runs each in its own process, for slow environments; "own" uses the

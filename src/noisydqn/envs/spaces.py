@@ -57,11 +57,13 @@ def numbers_in_words(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     return f"{kind} {list(shape)}" if shape else f"a {kind}"
 
 
-class _Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=True):
+class SpaceStruct(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=True
+):
     """A description of one of Gymnasium's spaces; its kind is the name of the class."""
 
 
-class Box(_Space, frozen=True):
+class Box(SpaceStruct, frozen=True):
     """An array of numbers.
 
     `low` and `high` are the bounds that all elements share; None if they are infinite or differ.
@@ -122,7 +124,7 @@ class Box(_Space, frozen=True):
             out[...] = flat
 
 
-class MultiDiscrete(_Space, frozen=True):
+class MultiDiscrete(SpaceStruct, frozen=True):
     """An array of categories: element i has `nvec[i]` of them, counted from `start[i]`."""
 
     nvec: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)], ...], "in C order"]
@@ -173,7 +175,7 @@ class MultiDiscrete(_Space, frozen=True):
         np.put_along_axis(out, self._places(value) + firsts, 1, axis=1)
 
 
-class Discrete(_Space, frozen=True):
+class Discrete(SpaceStruct, frozen=True):
     """One of `n` categories, counted from `start`."""
 
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)]
@@ -211,7 +213,7 @@ class Discrete(_Space, frozen=True):
         out[np.arange(len(out)), value.astype(np.int64) - self.start] = 1
 
 
-class MultiBinary(_Space, frozen=True):
+class MultiBinary(SpaceStruct, frozen=True):
     """Zeros and ones."""
 
     shape: Shape
@@ -247,11 +249,11 @@ class MultiBinary(_Space, frozen=True):
         out[...] = value.reshape(out.shape)
 
 
-class Text(_Space, frozen=True):
+class Text(SpaceStruct, frozen=True):
     """Text, which no network reads: it is left out."""
 
 
-class Dict(_Space, frozen=True):
+class Dict(SpaceStruct, frozen=True):
     """Named spaces; the order is that of their numbers in the stored vector."""
 
     keys: tuple[Key, ...]
@@ -262,7 +264,7 @@ class Dict(_Space, frozen=True):
             raise SpaceError(f"a Dict has {len(self.spaces)} spaces for the keys {self.keys}")
 
 
-class Tuple(_Space, frozen=True):
+class Tuple(SpaceStruct, frozen=True):
     """A sequence of spaces."""
 
     spaces: "tuple[Space, ...]"

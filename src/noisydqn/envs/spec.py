@@ -7,9 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
+from noisydqn.dimensions import Sizes
 from noisydqn.envs.encoding import Encoding
+from noisydqn.envs.spaces import Discrete
+from noisydqn.errors import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class EnvironmentSpec:
         observation: shape and type of one observation as it is stored, or a `Mixed` of those of
             its parts. Images are [height, width] or [height, width, channels]; bytes are
             full-range, 0 to 255.
-        num_actions: number of actions.
+        num_actions: number of actions; with several dimensions that of the choices in all.
         action_names: names to display; numbers if the environment has no names for its actions.
         spaces: the spaces of an environment whose observations are encoded before they are stored
             or whose actions are not counted from 0; None for others.
@@ -41,7 +44,7 @@ class EnvironmentSpec:
     def of(encoding: Encoding) -> "EnvironmentSpec":
         """Make the interface of an environment with these spaces."""
         names, masked = encoding.action_names, encoding.masked
-        return EnvironmentSpec(encoding.stored, encoding.actions.n, names, encoding, masked)
+        return EnvironmentSpec(encoding.stored, encoding.num_actions, names, encoding, masked)
 
     @property
     def encoding(self) -> Encoding:
@@ -50,6 +53,32 @@ class EnvironmentSpec:
             return self.spaces
         seen = self.observation
         return Encoding.as_stored(seen.shape, seen.dtype, self.action_names, masked=self.masked)
+
+    @property
+    def action_sizes(self) -> Sizes:
+        """The number of choices in each dimension of an action."""
+        return (self.num_actions,) if self.spaces is None else self.spaces.sizes
+
+    @property
+    def actions_in_words(self) -> str:
+        """The actions, in words."""
+        if self.spaces is None or isinstance(self.spaces.actions, Discrete):
+            return counted(self.num_actions, "action")
+        return self.spaces.actions.words
+
+    def has_actions(self, actions: np.ndarray) -> bool:
+        """Tell whether an array [..., D], or [...] with one dimension, holds possible actions."""
+        return bool(((actions >= 0) & (actions < np.array(self.action_sizes))).all())
+
+    def blank_actions(self, num_envs: int) -> Int[Array, " envs *d"]:
+        """Return the first action for every environment."""
+        return jnp.zeros((num_envs, *self.action_shape), jnp.int32)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """The shape of an action: a number, or a choice in each of several dimensions."""
+        sizes = self.action_sizes
+        return () if len(sizes) == 1 else (len(sizes),)
 
     def blank_masks(self, num_envs: int) -> Bool[Array, "envs actions"] | None:
         """Return masks that allow every action, or None without action masks."""

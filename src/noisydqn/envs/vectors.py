@@ -38,9 +38,10 @@ class HostVector:
         backend: the environments; the vector closes them.
         notices: receives a line if closing the environments raises.
         images: the parts of an observation that are images, see `EnvironmentOptions`.
+        bins: values of each number of actions that are a box, see `describe_actions`.
 
     Raises:
-        SpaceError: a space is not supported, or `images` do not fit.
+        SpaceError: a space is not supported, or `images` or `bins` do not fit.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HostVector:
         backend: Backend,
         notices: Callable[[str], None] = warnings.warn,
         images: tuple[str, ...] = (AUTO,),
+        bins: int | None = None,
     ) -> None:
         self._backend, self._notices = backend, notices
         vector = backend.vector
@@ -58,13 +60,12 @@ class HostVector:
         try:
             names = getattr(vector.unwrapped, "action_names", None)
             seen, actions = self._seen(self.spaces[0]), self.spaces[1]
-            encoding = Encoding.of(seen, actions, names, images, backend.masks)
+            encoding = Encoding.of(seen, actions, names, images, backend.masks, bins)
             self.spec = EnvironmentSpec.of(encoding)
         except BaseException:
             self.close()
             raise
         self._encoding = self.spec.encoding
-        self._first_action = self._encoding.actions.start
         self._history: History | None = None
         self._steps = 0
         self.counts = backend.counts
@@ -88,7 +89,7 @@ class HostVector:
         """Take a step in every environment; where an episode has ended, start one instead.
 
         Args:
-            actions: [num_envs], counted from 0.
+            actions: [num_envs], counted from 0; with several dimensions [num_envs, D].
 
         Raises:
             EnvironmentFailedError: an environment raised, or returned what it did not declare.
@@ -100,7 +101,7 @@ class HostVector:
         else:
             starts, spans = history.starts(), history.episode + 1
         observation, reward, terminated, truncated, infos = self._call(
-            self._backend.step, actions + self._first_action, starts, spans
+            self._backend.step, self._encoding.decode_actions(actions), starts, spans
         )
         time_step = self._time_step(observation, reward, terminated, truncated)
         last = np.asarray(time_step.last)
@@ -121,7 +122,8 @@ class HostVector:
 
     def remember(self) -> None:
         """Record a history from now on; call this before the first reset."""
-        self._history = History(self.num_envs, self._backend.period)
+        shape = self.spec.action_shape
+        self._history = History(self.num_envs, self._backend.period, shape)
 
     @property
     def history(self) -> SavedHistory:
@@ -144,7 +146,7 @@ class HostVector:
             EnvironmentFailedError: as `step`.
         """
         assert self._history is not None  # noqa: S101 - `remember` was called
-        own_actions = saved._replace(actions=saved.actions + self._first_action)
+        own_actions = saved._replace(actions=self._encoding.decode_actions(saved.actions))
         observation, total, over = self._call(self._backend.replay, own_actions)
         again, before = map(jax.tree.leaves, (self._encode(observation), newest.observation))
         parts = list(zip(again, map(np.asarray, before), strict=True))

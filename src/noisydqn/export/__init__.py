@@ -15,7 +15,10 @@ import safetensors.numpy
 
 from noisydqn.config.config import Config
 from noisydqn.config.stored import to_stored
+from noisydqn.dimensions import end_to_end
+from noisydqn.envs.actions import Actions, numbers_of, sizes_of
 from noisydqn.envs.registry import AnyEnvironment
+from noisydqn.envs.spaces import Discrete
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError
 from noisydqn.export.graph import input_structs
@@ -105,7 +108,7 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
         },
         "actions": {
             "number": spec.num_actions,
-            "start": spec.encoding.actions.start,
+            **_decoding(spec.encoding.actions),
             "names": list(spec.action_names),
             **({"mask": "action_mask: bool, true where an action is valid"} if spec.masked else {}),
         },
@@ -121,6 +124,17 @@ def describe(folder: RunFolder, config: Config, spec: EnvironmentSpec) -> dict[s
         },
         "training": {"noise": "mean weights are exported", **summary},
         "config": to_stored(config),
+    }
+
+
+def _decoding(actions: Actions) -> dict[str, Any]:
+    """Say which action of the environment a choice is."""
+    if isinstance(actions, Discrete):
+        return {"start": actions.start}
+    return {
+        "shape": list(actions.shape),
+        "sizes": list(sizes_of(actions)),
+        "numbers": numbers_of(actions).tolist(),
     }
 
 
@@ -212,6 +226,7 @@ def _check(policy: Policy, spec: EnvironmentSpec, read: Any, path: Path) -> None
     shown = policy.preprocess(jax.tree.map(jnp.asarray, seen))
     given = None if masks is None else jnp.asarray(masks)
     expected = np.asarray(values(policy.network, shown, None, given))
+    expected = end_to_end(expected, spec.action_sizes)
     ours = read(seen) if masks is None else read(seen, masks)
     valid = np.ones(expected.shape, bool) if masks is None else masks
     difference = float(np.abs(ours[valid] - expected[valid]).max())

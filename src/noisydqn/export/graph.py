@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from noisydqn.dimensions import Sizes, firsts
 from noisydqn.distributions import Distribution, Expected
 from noisydqn.errors import UserError
-from noisydqn.export.layers import array, hidden, linear, weight
+from noisydqn.export.layers import array, hidden, linear
 from noisydqn.export.operations import Ops
 from noisydqn.export.torsos import TORSOS
 from noisydqn.learner.policy import Policy
@@ -122,7 +123,7 @@ def _preprocess(
 
 
 def _num_actions(network: QNetwork) -> int:
-    return len(weight(network.advantage)) // network.distribution.num_outputs
+    return sum(network.sizes)
 
 
 def _outputs(network: QNetwork, ops: Ops, x: Any, mask: Any) -> Any:
@@ -148,11 +149,20 @@ def _outputs(network: QNetwork, ops: Ops, x: Any, mask: Any) -> Any:
 
 
 def _mean_of_valid(network: QNetwork, ops: Ops, advantage: Any, mask: Any) -> Any:
-    """Compute the mean [B, 1, N] over the valid actions."""
+    """Compute the mean [B, 1, N] over the valid actions; with several dimensions [B, A, N]."""
+    if len(network.sizes) > 1:
+        return ops.concatenate(_means(network.sizes, ops, advantage), 1)
     if mask is None:
         return ops.mean(advantage, 1)
     counted = ops.reshape(ops.to_float(mask), (-1, _num_actions(network), 1))
     return ops.divide(ops.mean(ops.multiply(advantage, counted), 1), ops.mean(counted, 1))
+
+
+def _means(sizes: Sizes, ops: Ops, advantage: Any) -> list[Any]:
+    """Compute the mean of every dimension, once for each of its choices."""
+    starts = firsts(sizes)
+    parts = (ops.part(advantage, 1, int(i), int(i) + n) for i, n in zip(starts, sizes, strict=True))
+    return [mean for n, part in zip(sizes, parts, strict=True) for mean in [ops.mean(part, 1)] * n]
 
 
 def _by_action(network: QNetwork, ops: Ops, x: Any, actions: int) -> Any:

@@ -6,6 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from noisydqn.dimensions import firsts
+from noisydqn.envs.actions import Actions, numbers_of, sizes_of
+from noisydqn.envs.spaces import Discrete
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import MissingExtraError
 from noisydqn.export.graph import input_structs, policy_values
@@ -103,9 +106,12 @@ class _Writer:
         windows: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2}
         return self.node("MaxPool", x, pads=_pads(padding), **windows)
 
-    def max(self, x: str, axis: int, start: int, end: int) -> str:
+    def part(self, x: str, axis: int, start: int, end: int) -> str:
         places = (self.constant(np.array([place], np.int64)) for place in (start, end, axis))
-        return self.node("ReduceMax", self.node("Slice", x, *places), axes=[axis], keepdims=1)
+        return self.node("Slice", x, *places)
+
+    def max(self, x: str, axis: int) -> str:
+        return self.node("ReduceMax", x, axes=[axis], keepdims=1)
 
 
 def _pads(padding: Padding) -> list[int]:
@@ -119,7 +125,8 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
 
     The input is `observation` [batch, ...], encoded as the replay buffer stores it. Images and
     vectors are an input each, such as `observation.arm.camera`. The outputs are `values` [batch, A]
-    and `action` [batch], the greedy action by the environment's own number. With action masks
+    and `action` [batch], the greedy action by the environment's own number. Where actions are
+    arrays, it is [batch, ...], and A counts the choices of all their elements. With action masks
     another input is `action_mask`, bool [batch, A]; the value of an invalid action is -infinity.
 
     Raises:
@@ -131,9 +138,7 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     mask = MASK if spec.masked else None
     values = policy_values(policy, writer, names, spec.observation, mask)
     writer.nodes.append(helper.make_node("Identity", [values], [VALUES]))
-    place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
-    first = writer.constant(np.array(spec.encoding.actions.start, np.int64))
-    writer.nodes.append(helper.make_node("Add", [place, first], [ACTION]))
+    actions = _write_action(writer, spec.encoding.actions)
     inputs = [
         helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype)), ["batch", *x.shape]
@@ -145,7 +150,7 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
         inputs.append(helper.make_tensor_value_info(MASK, onnx.TensorProto.BOOL, masks))
     outputs = [
         helper.make_tensor_value_info(VALUES, onnx.TensorProto.FLOAT, ["batch", spec.num_actions]),
-        helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"]),
+        actions,
     ]
     graph = helper.make_graph(writer.nodes, "policy", inputs, outputs, writer.constants)
     opsets = [helper.make_opsetid("", OPSET)]
@@ -155,6 +160,26 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     helper.set_model_props(model, {"noisydqn-card": card})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
+
+
+def _write_action(writer: _Writer, actions: Actions) -> onnx.ValueInfoProto:
+    """Write the greedy action; returns its type and shape."""
+    if isinstance(actions, Discrete):
+        place = writer.node("ArgMax", VALUES, axis=-1, keepdims=0)
+        first = writer.constant(np.array(actions.start, np.int64))
+        writer.nodes.append(helper.make_node("Add", [place, first], [ACTION]))
+        return helper.make_tensor_value_info(ACTION, onnx.TensorProto.INT64, ["batch"])
+    sizes, numbers = sizes_of(actions), numbers_of(actions)
+    chosen: list[str] = []
+    for start, size in zip(map(int, firsts(sizes)), sizes, strict=True):
+        part = writer.part(VALUES, 1, start, start + size)
+        place = writer.node("ArgMax", part, axis=-1, keepdims=1)
+        chosen.append(writer.add(place, writer.constant(np.array(start, np.int64))))
+    found = writer.node("Gather", writer.constant(numbers), writer.concatenate(chosen, 1))
+    shape = writer.constant(np.array((-1, *actions.shape), np.int64))
+    writer.nodes.append(helper.make_node("Reshape", [found, shape], [ACTION]))
+    kind = helper.np_dtype_to_tensor_dtype(numbers.dtype)
+    return helper.make_tensor_value_info(ACTION, kind, ["batch", *actions.shape])
 
 
 def _input_names(observation: Any) -> Any:

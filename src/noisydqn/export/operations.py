@@ -93,8 +93,12 @@ class Operations(Protocol[Tensor]):
         """Take the maxima of size x size windows of x [B, c, h, w]; padding is never a maximum."""
         ...
 
-    def max(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
-        """Take the maximum from `start` to before `end` of an axis, which stays with size 1."""
+    def part(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
+        """Take an axis from `start` to before `end`."""
+        ...
+
+    def max(self, x: Tensor, axis: int) -> Tensor:
+        """Take the maximum over an axis, which stays with size 1."""
         ...
 
 

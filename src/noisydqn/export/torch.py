@@ -133,9 +133,13 @@ class PolicyModule(nn.Module):
         """Take the maxima of windows."""
         return nn.functional.max_pool2d(_padded(x, padding, -math.inf), size, stride)
 
-    def max(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
-        """Take the maximum of a part of an axis."""
-        return x.narrow(axis, start, end - start).amax(axis, keepdim=True)
+    def part(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
+        """Take a part of an axis."""
+        return x.narrow(axis, start, end - start)
+
+    def max(self, x: Tensor, axis: int) -> Tensor:
+        """Take the maximum over an axis."""
+        return x.amax(axis, keepdim=True)
 
 
 def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
@@ -152,7 +156,9 @@ def write(path: Path, policy: Policy, spec: EnvironmentSpec, card: str) -> None:
     Images and vectors are a dictionary of tensors by path. With action masks the module takes them,
     too: `module()(observations, masks)`, bool [B, A].
     The environment's own action is the index of the largest value plus the card's
-    `actions.start`.
+    `actions.start`. Where actions are arrays, the card's `actions.sizes` are the numbers of values
+    that belong to each of their elements in turn, and `actions.numbers` has the element for each
+    value.
 
     Raises:
         UserError: as `policy_values`.

@@ -85,7 +85,8 @@ def _impala_torso(torso: ImpalaTorso, ops: Ops, x: Any, shape: tuple[int, ...]) 
     if torso.pool is not None:
         for axis, side in ((2, height), (3, width)):
             windows = adaptive_windows(side, torso.pool)
-            x = ops.concatenate([ops.max(x, axis, *window) for window in windows], axis)
+            parts = [ops.max(ops.part(x, axis, *window), axis) for window in windows]
+            x = ops.concatenate(parts, axis)
     return _features(ops, x, torso.out_features)
 
 

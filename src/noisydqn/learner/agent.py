@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from noisydqn.distributions import joint
 from noisydqn.distributions.base import Example, Loss, Queries
 from noisydqn.distributions.bootstrap import Choice, Greedy, Munchausen
 from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
-from noisydqn.masks import filled, masked
+from noisydqn.masks import filled
 from noisydqn.nets.network import QNetwork, features
 from noisydqn.nets.noisy import (
     NetworkNoise,
@@ -36,7 +37,7 @@ def values(
     observations: Float[Array, "batch ..."] | Mixed,
     noise: NetworkNoise | None,
     masks: Bool[Array, "batch actions"] | None = None,
-) -> Float[Array, "batch actions"]:
+) -> Float[Array, "batch *d actions"]:
     """Compute the action values of a batch under one shared noise sample (None: mean weights).
 
     With action masks, those of invalid actions are -infinity.
@@ -70,7 +71,7 @@ def acting_values(
     observations: Float[Array, "envs ..."] | Mixed,
     noise: NetworkNoise | None = None,
     masks: Bool[Array, "envs actions"] | None = None,
-) -> Float[Array, "envs actions"]:
+) -> Float[Array, "envs *d actions"]:
     """Compute the action values in each environment.
 
     Args:
@@ -101,6 +102,22 @@ def acting_outputs(
 
     of_envs = jax.vmap(of_one, in_axes=(0, None if is_shared(noise) else 0, 0))
     return of_envs(observations, noise, masks)
+
+
+def reported_values(
+    network: QNetwork,
+    outputs: Float[Array, "batch actions n"],
+    masks: Bool[Array, "batch actions"] | None,
+) -> Float[Array, "batch values"]:
+    """Compute action values for metrics: their mean, least and greatest are those of all actions.
+
+    With several dimensions they are those of the n joint actions that take the lowest choice in
+    each, the next, and so on to the highest.
+    """
+    q = jax.vmap(network.values_of)(outputs)
+    if len(network.sizes) == 1:
+        return filled(q, masks)
+    return jnp.mean(jnp.sort(filled(q, jnp.isfinite(q)), axis=-1), axis=-2)
 
 
 class UpdateNoise(NamedTuple):
@@ -202,7 +219,7 @@ class Agent:
         if self.double:
             q_t_selector = values(jax.lax.stop_gradient(online), s_t, noise.selector, mask_t)
         elif query_t is None:
-            q_t_selector = masked(jax.vmap(distribution.values)(outputs_t), mask_t)
+            q_t_selector = jax.vmap(target.values_of)(outputs_t, mask_t)
         else:  # action values answer another query
             q_t_selector = values(target, s_t, noise.target, mask_t)
         choice: Choice
@@ -213,8 +230,9 @@ class Agent:
             r_t = jax.vmap(self.munchausen.reward)(r_t, q_tm1, a_tm1)
             choice = jax.vmap(self.munchausen.choice)(q_t_selector, mask_t)
         example = Example(outputs_tm1, query_tm1, a_tm1, r_t, discount_t, outputs_t, choice)
+        example = jax.vmap(partial(joint.of_example, online.sizes))(example)
         loss = jax.vmap(distribution.loss_of)(example)
-        return loss, filled(jax.vmap(distribution.values)(outputs_tm1), mask_tm1)
+        return loss, reported_values(online, outputs_tm1, mask_tm1)
 
     def _losses(
         self, online: QNetwork, target: QNetwork, batch: Batch, noise: UpdateNoise

@@ -6,18 +6,19 @@ from a part of it.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from noisydqn.distributions import Distribution
+from noisydqn.dimensions import Sizes
+from noisydqn.distributions import Distribution, joint
 from noisydqn.distributions.lambda_returns import Steps, lambda_returns
-from noisydqn.learner.agent import outputs
+from noisydqn.learner.agent import outputs, reported_values
 from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
-from noisydqn.masks import filled, masked
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.trees import Flat
@@ -31,7 +32,7 @@ class Rollout(NamedTuple):
     """
 
     observation: Observation  # [T, envs, ...], stack of frames that was acted on
-    action: Int[Array, "steps envs"]
+    action: Int[Array, "steps envs *d"]
     value: Float[Array, "steps envs *k m"]  # the greedy return there, as the network then said
     reward: Float[Array, "steps envs"]  # of the step, clipped
     terminated: Bool[Array, "steps envs"]
@@ -44,7 +45,7 @@ class Minibatch(NamedTuple):
     """Part of a rollout, [B, ...]."""
 
     observation: Observation  # [B, ...], preprocessed
-    action: Int[Array, " batch"]
+    action: Int[Array, " batch *d"]
     target: Float[Array, "batch *k m"]  # the lambda return, as the distribution describes it
     weight: Float[Array, " batch"]  # 0 for resets, else 1
     action_mask: Bool[Array, "batch actions"] | None = None
@@ -52,12 +53,16 @@ class Minibatch(NamedTuple):
 
 def greedy_return(
     distribution: Distribution,
+    sizes: Sizes,
     outputs: Float[Array, "actions n"],
     mask: Bool[Array, " actions"] | None,
 ) -> Float[Array, " m"]:
     """Describe the return of the greedy action among the valid ones."""
-    if mask is not None:  # the return of one action is that of the greedy one among itself
-        outputs = outputs[jnp.argmax(masked(distribution.values(outputs), mask))][None]
+    if mask is not None or len(sizes) > 1:
+        q = joint.values_of(distribution, sizes, outputs, mask)
+        # The return of one action is that of the greedy one among itself.
+        outputs, row = joint.of_action(sizes, outputs, jnp.argmax(q, axis=-1))
+        outputs = outputs[row][None]
     return distribution.greedy_return(outputs)
 
 
@@ -178,8 +183,9 @@ class ParallelAgent:
 
         def under(noise: NetworkNoise | None, target: Array) -> tuple[Array, Array, Array]:
             said = outputs(network, batch.observation, noise, query, batch.action_mask)
-            loss, error = jax.vmap(distribution.loss_to)(said, query, batch.action, target)
-            return loss, error, filled(jax.vmap(distribution.values)(said), batch.action_mask)
+            taken = jax.vmap(partial(joint.of_action, network.sizes))(said, batch.action)
+            loss, error = jax.vmap(distribution.loss_to)(taken[0], query, taken[1], target)
+            return loss, error, reported_values(network, said, batch.action_mask)
 
         if not self.noise.several:
             return under(noise, batch.target)

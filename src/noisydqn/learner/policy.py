@@ -45,7 +45,7 @@ class Policy(eqx.Module):
         observation: Shaped[Array, "envs ..."] | Mixed,
         started: Bool[Array, " envs"],
         masks: Bool[Array, "envs actions"] | None = None,
-    ) -> tuple[Any, Int[Array, " envs"], Float[Array, "envs actions"]]:
+    ) -> tuple[Any, Int[Array, " envs *d"], Float[Array, "envs *d actions"]]:
         """Choose the greedy actions under mean weights: the one step of all greedy play.
 
         Args:
@@ -56,7 +56,8 @@ class Policy(eqx.Module):
 
         Returns:
             The stack with the newest observations, the actions [envs], counted from 0, and the
-            action values [envs, actions], -infinity for invalid actions.
+            action values [envs, actions], -infinity for invalid actions. With several dimensions
+            the actions are [envs, D] and the values [envs, D, n].
         """
         stack = frames.push(stack, observation, started, self.frames)
         q = jax.vmap(self.network, in_axes=(0, None, 0))(self.preprocess(stack), None, masks)

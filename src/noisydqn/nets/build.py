@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from noisydqn.dimensions import Sizes
 from noisydqn.distributions import Distribution
 from noisydqn.errors import UserError
 from noisydqn.imports import PYTHON
@@ -45,7 +46,7 @@ def make_network(
     options: NetworkOptions,
     observation: Any,
     seen: Any,
-    num_actions: int,
+    num_actions: int | Sizes,
     distribution: Distribution,
     *,
     noisy: bool,
@@ -58,7 +59,7 @@ def make_network(
         observation: shape and dtype of one observation, by which the torso is chosen; or a
             `Mixed` of those of its parts.
         seen: the same of what the network sees: one observation, or merged frames.
-        num_actions: number of actions.
+        num_actions: number of actions, or of choices in each dimension.
         distribution: what is learned about returns.
         noisy: whether the layers have noise.
         key: of the weights.
@@ -67,21 +68,22 @@ def make_network(
         UserError: the torso does not fit the observations, or a torso of the user's failed.
     """
     torso_key, network_key, sigma_key = jax.random.split(key, 3)
+    sizes = (num_actions,) if isinstance(num_actions, int) else num_actions
     prior = None
     if noisy and options.prior_scale > 0:
         prior_torso_key, prior_key = jax.random.split(jax.random.fold_in(key, 3))
         prior = Prior(
             _make_torso(options, observation, seen, prior_torso_key),
             options.hidden,
-            num_actions,
+            sum(sizes),
             index_dim=options.index_dim,
-            scale=options.prior_scale,
+            scale=options.prior_scale * math.sqrt(len(sizes)),  # their mean has the given one
             key=prior_key,
         )
     network = QNetwork(
         _make_torso(options, observation, seen, torso_key),
         options.hidden,
-        num_actions,
+        sizes,
         distribution=distribution,
         dueling=options.dueling,
         dueling_hidden=options.dueling_hidden,

@@ -6,11 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
+from noisydqn.dimensions import Sizes, firsts
+from noisydqn.distributions import joint
 from noisydqn.distributions.base import Distribution, Embedding
 from noisydqn.distributions.expected import Expected
-from noisydqn.masks import masked, mean_of_valid
+from noisydqn.masks import mean_of_valid
 from noisydqn.nets import torsos
 from noisydqn.nets.initial import INDEX_DIM
 from noisydqn.nets.noisy import NetworkNoise, NoiseKind, NoisyLinear, without_noise
@@ -43,6 +46,10 @@ class QNetwork(eqx.Module):
     With a `prior`, under an index, its values are added to all outputs of an action. Mean weights
     have none of it.
 
+    With actions of several dimensions, `num_actions` is the number of choices in each. There is an
+    advantage for every choice, and its mean is taken in each dimension (Tavakoli et al. 2018). The
+    outputs of all choices lie end to end, A in all; values are arranged by dimension, [D, n].
+
     Raises:
         ValueError: `dueling_hidden` without `dueling`, or a prior without indexed noise.
     """
@@ -59,12 +66,13 @@ class QNetwork(eqx.Module):
     value_norms: Norms
     prior: Prior | None
     distribution: Distribution = eqx.field(static=True)
+    sizes: Sizes = eqx.field(static=True)
 
     def __init__(
         self,
         torso: Torso,
         hidden: tuple[int, ...],
-        num_actions: int,
+        num_actions: int | Sizes,
         *,
         distribution: Distribution | None = None,
         dueling: bool = True,
@@ -109,7 +117,8 @@ class QNetwork(eqx.Module):
         last = (*sizes, *dueling_hidden)[-1]
         self.distribution = Expected() if distribution is None else distribution
         outputs = self.distribution.num_outputs
-        self.advantage = layer(last, num_actions * outputs, keys[0])
+        self.sizes = (num_actions,) if isinstance(num_actions, int) else num_actions
+        self.advantage = layer(last, sum(self.sizes) * outputs, keys[0])
         self.value = layer(last, outputs, keys[1]) if dueling else None
         self.prior = prior
         width = sizes[self.embedded_depth]
@@ -125,8 +134,8 @@ class QNetwork(eqx.Module):
         x: Float[Array, "..."] | Mixed,
         noise: NetworkNoise | None,
         mask: Bool[Array, " actions"] | None = None,
-    ) -> Float[Array, " actions"]:
-        """Compute the action values [A] of one observation.
+    ) -> Float[Array, "*d actions"]:
+        """Compute the action values [A] or [D, n] of one observation.
 
         Args:
             x: the observation, preprocessed.
@@ -149,10 +158,19 @@ class QNetwork(eqx.Module):
         features: Float[Array, " features"],
         noise: NetworkNoise | None,
         mask: Bool[Array, " actions"] | None = None,
-    ) -> Float[Array, " actions"]:
-        """Compute the action values [A] of features: the mean returns, -infinity if invalid."""
+    ) -> Float[Array, "*d actions"]:
+        """Compute the action values of features, as `values_of` arranges them."""
         outputs = self.outputs(features, noise, self.distribution.acting_query(), mask)
-        return masked(self.distribution.values(outputs), mask)
+        return self.values_of(outputs, mask)
+
+    def values_of(
+        self, outputs: Float[Array, "choices n"], mask: Bool[Array, " choices"] | None = None
+    ) -> Float[Array, "*d actions"]:
+        """Compute the action values of outputs: the mean returns, -infinity if invalid.
+
+        They are [A] or, with several dimensions, [D, n].
+        """
+        return joint.values_of(self.distribution, self.sizes, outputs, mask)
 
     def outputs(
         self,
@@ -213,8 +231,15 @@ class QNetwork(eqx.Module):
         if self.value is not None:
             stream = self.value_hidden, self.value_norms, sample.value_hidden
             value = _apply(self.value, _hidden(*stream, x), sample.value)
-            advantage = value + advantage - mean_of_valid(advantage, mask)
+            advantage = value + advantage - self._mean(advantage, mask)
         return advantage.reshape(-1, outputs)
+
+    def _mean(self, advantage: Array, mask: Bool[Array, " actions"] | None) -> Array:
+        """Compute the mean of advantages; with several dimensions, of every choice's own."""
+        if len(self.sizes) == 1:
+            return mean_of_valid(advantage, mask)
+        means = [jnp.mean(x, axis=0) for x in jnp.split(advantage, firsts(self.sizes)[1:])]
+        return jnp.repeat(jnp.stack(means), np.array(self.sizes), axis=0)
 
 
 def features(

@@ -27,7 +27,7 @@ class Prior(eqx.Module):
     Args:
         torso: with its random weights.
         widths: of the hidden layers.
-        num_actions: number of actions, A.
+        num_actions: number of actions, A; of choices in all dimensions.
         index_dim: M, the dimensions of the index.
         scale: standard deviation of its values, in units of scaled rewards.
         key: of the weights after the torso.

@@ -15,7 +15,7 @@ from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.envs.pictures import as_picture
 from noisydqn.errors import EnvironmentFailedError, NoPictureError
 from noisydqn.learner.policy import Policy
-from noisydqn.play.played import Played, Shot, panel_lines
+from noisydqn.play.played import Played, Shot, panel_lines, shown_actions
 from noisydqn.preprocessing import frames
 from noisydqn.types import Observation, TimeStep
 
@@ -262,8 +262,7 @@ class DeviceRollout:
                     yield Shot(
                         _checked(picture),
                         counted or panel_lines(episode, total, steps),
-                        part.q[i],
-                        int(part.action[i]),
+                        *shown_actions(part.q[i], part.action[i], self.env.spec.action_sizes),
                         part.seen[i],
                     )
                     left -= 1

@@ -15,7 +15,7 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector
 from noisydqn.learner.policy import Policy
-from noisydqn.play.played import Played, Shot, panel_lines
+from noisydqn.play.played import Played, Shot, panel_lines, shown_actions
 from noisydqn.preprocessing import frames
 from noisydqn.trees import zeros
 from noisydqn.types import TimeStep
@@ -163,6 +163,7 @@ class HostRollout:
     def shots(self, policy: Policy, seconds: float, key: PRNGKeyArray) -> Generator[Shot]:
         """Yield a picture before each step: rendered, or else the observation itself."""
         vector = self.env.vector(1, pictures=True)
+        sizes = self.env.spec.action_sizes
         number, seed = max(round(seconds * self.frame_rate), 1), int(jax.random.bits(key))
         episode, total, steps, over = 0, 0.0, 0, True
         try:
@@ -176,6 +177,6 @@ class HostRollout:
                 lines = panel_lines(episode, total, steps)
                 picture = vector.picture(time_step)
                 only = jax.tree.map(lambda x: np.asarray(x)[0], seen)
-                yield Shot(picture, lines, q[0], int(actions[0]), only)
+                yield Shot(picture, lines, *shown_actions(q[0], actions[0], sizes), only)
         finally:
             vector.close()

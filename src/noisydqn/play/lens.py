@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from noisydqn.compilation import Program, program_for
+from noisydqn.dimensions import end_to_end
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.lens import values_under_noise
 from noisydqn.learner.policy import Policy
@@ -32,7 +33,7 @@ def _values(
     seen: Observation,
     masks: Bool[Array, "batch actions"] | None,
     keys: Key[Array, " samples"],
-) -> Float[Array, "samples batch actions"]:
+) -> Float[Array, "samples batch *d actions"]:
     return values_under_noise(policy.network, policy.preprocess(seen), keys, masks)
 
 
@@ -72,4 +73,5 @@ def under_noise(
         seen = jax.tree.map(lambda *x: np.stack(x), *(shot.seen for shot in whole))
         masks = np.stack([shot.q for shot in whole]) > -np.inf if spec.masked else None
         noisy = np.asarray(_program(policy, spec)(policy, seen, masks, keys))
+        noisy = end_to_end(noisy, spec.action_sizes)
         yield from ((shot, noisy[:, i]) for i, shot in enumerate(batch))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from noisydqn.dimensions import Sizes, firsts
 from noisydqn.play.played import Shot
 
 HEIGHT = 384  # of the video, pixels
@@ -41,11 +42,12 @@ class Panel:
     """Draws the panels of a video, whose scale holds all values so far.
 
     Args:
-        names: of the actions.
+        names: of the actions; of several dimensions, of the choices in all.
+        sizes: the number of choices in each dimension; None for one.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, names: tuple[str, ...], sizes: Sizes | None = None) -> None:
+        self.names, self.sizes = names, (len(names),) if sizes is None else sizes
         self.row = min((BOTTOM - TOP) / len(names), MAX_ROW)
         self.font = _font(min(self.row - 1, 14)) if self.row >= NAME_ROW else None
         self.left = MARGIN  # of the bars
@@ -99,7 +101,7 @@ class Panel:
 
     def _draw_row(self, draw: ImageDraw.ImageDraw, shot: Shot, action: int, row: Row) -> None:
         valid = row.bar[0] < row.bar[2]
-        color = CHOSEN if action == shot.action else LIGHT if valid else FAINT
+        color = CHOSEN if action in shot.actions else LIGHT if valid else FAINT
         left, top, _, bottom = row.bar
         if valid:
             draw.rectangle(row.bar, fill=color)
@@ -117,12 +119,15 @@ class Panel:
 
     def _draw_end(self, draw: ImageDraw.ImageDraw, shot: Shot, noisy: np.ndarray) -> None:
         if self.row < NUMBER_ROW:
-            number, font = f"{shot.q[shot.action]:.2f}", _font(14)
+            number, font = f"{shot.q[[*shot.actions]].mean():.2f}", _font(14)
             room = PANEL - 2 * MARGIN - font.getlength(f"  {number}")
-            name = _fitted(self.names[shot.action], font, room)
+            several = len(self.sizes) > 1
+            name = _fitted("mean" if several else self.names[shot.actions[0]], font, room)
             draw.text((MARGIN, 342), f"{name}  {number}", fill=CHOSEN, font=font)
         if len(noisy):
-            changed = float(np.mean(np.argmax(noisy, axis=1) != shot.action))
+            parts = np.split(noisy, firsts(self.sizes)[1:], axis=1)
+            best = np.stack([np.argmax(part, axis=1) for part in parts], axis=1)
+            changed = float(np.mean(best + firsts(self.sizes) != np.array(shot.actions)))
             words = f"noise picks another: {changed:.0%}"
             draw.text((MARGIN, 362), words, fill=SPREAD, font=_font(14))
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from noisydqn.compilation import Program
+from noisydqn.dimensions import Sizes, end_to_end, places
 from noisydqn.learner.policy import Policy
 
 
@@ -23,8 +24,8 @@ class Shot(NamedTuple):
 
     picture: np.ndarray  # [height, width, 3], bytes
     lines: tuple[str, ...]  # shown on the panel
-    q: np.ndarray  # [actions]
-    action: int
+    q: np.ndarray  # [actions]; with several dimensions the choices in all, end to end
+    actions: tuple[int, ...]  # the places of the greedy ones in it, one for each dimension
     seen: Any  # what the policy saw: the raw observation, or the stack of the newest
 
 
@@ -61,6 +62,14 @@ class Rollout(Protocol):
     def frame_rate(self) -> float:
         """The pictures per second of a video."""
         ...
+
+
+def shown_actions(
+    q: np.ndarray, action: np.ndarray, sizes: Sizes
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the values [A] of all choices and the places of those of an action."""
+    chosen = np.atleast_1d(places(action, sizes))
+    return np.asarray(end_to_end(q, sizes)), tuple(map(int, chosen))
 
 
 def panel_lines(episode: int, total: float, steps: int) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class GreedyPolicy:
     def __repr__(self) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(self.network) if hasattr(x, "size"))
         return (
-            f"GreedyPolicy({self._encoding.words} -> {self.spec.num_actions} actions, "
+            f"GreedyPolicy({self._encoding.words} -> {self.spec.actions_in_words}, "
             f"{parameters:,} parameters)"
         )
 
@@ -78,8 +78,8 @@ class GreedyPolicy:
                 left out.
 
         Returns:
-            The environment's own action, an `np.int64` or, for a batch, an array [B]; and the
-            state, None if the policy sees one frame.
+            The environment's own action, an `np.int64` or, for a batch, an array [B]; where actions
+            are arrays, one of them or [B, ...]. And the state, None if the policy sees one frame.
 
         Raises:
             UserError: the observation, the mask or the state is not one of the environment's, or
@@ -96,7 +96,7 @@ class GreedyPolicy:
         stack = self._stack(batch, state)
         newest = jax.tree.map(jnp.asarray, batch)
         stack, places, _ = _act(self.policy, stack, newest, jnp.asarray(started), masks)
-        actions = self._encoding.decode_actions(np.asarray(places))
+        actions = self._encoding.decode_actions(np.asarray(places, np.int64))
         stack = None if self.policy.frames == 1 else jax.tree.map(np.asarray, stack)
         return (actions[0] if single else actions), stack
 
@@ -104,7 +104,9 @@ class GreedyPolicy:
     def values(self, observation: Any, action_mask: Any = None) -> np.ndarray:
         """Compute the action values, [A] or [B, A], of observations that start an episode.
 
-        With an action mask, as in `predict`, those of invalid actions are -infinity.
+        With an action mask, as in `predict`, those of invalid actions are -infinity. With actions
+        of D dimensions the values are [D, n] or [B, D, n], those of the choices in each; their
+        means over D are the values of actions.
 
         Raises:
             UserError: as `predict`.

@@ -80,7 +80,7 @@ def film_frames(
     """
     if (problem := env.video_problem) is not None:
         raise UserError(f"no video: {problem}")
-    playing, names = rollout(env), env.spec.action_names
+    playing, spec = rollout(env), env.spec
 
     def shots() -> Generator[Shot]:
         with contextlib.closing(playing.shots(policy, seconds, key)) as played:
@@ -90,8 +90,8 @@ def film_frames(
 
     def film() -> Generator[np.ndarray]:
         width = None
-        drawing = Panel(names)
-        spread = under_noise(shots(), policy, env.spec, key)
+        drawing = Panel(spec.action_names, spec.action_sizes)
+        spread = under_noise(shots(), policy, spec, key)
         pairs = spread if panel else ((x, None) for x in shots())
         for shot, noisy in pairs:
             width = _width(shot.picture) if width is None else width

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from noisydqn.dimensions import existing
 from noisydqn.envs.spaces import Box
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
@@ -193,11 +194,12 @@ class Acting:
             return jnp.zeros((num_rows(observations), 0), jnp.bool_)
         return observations[:, -1] if stacked else observations
 
-    def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs"]]:
-        """Choose the actions [envs].
+    def choose(self, state: State, step: Int[Array, ""]) -> tuple[State, Int[Array, " envs *d"]]:
+        """Choose the actions [envs], or [envs, D].
 
         `step` counts environment steps before this one. The explorer sees -infinity as the value
-        of an invalid action; if it chooses one nevertheless, a random valid one is taken.
+        of an invalid action; if it chooses one nevertheless, a random valid one is taken. So it is
+        with choices that one of several dimensions does not have.
         """
         actor, policy = state.actor, self.policy(state)
         key, act_key = jax.random.split(actor.key)
@@ -205,6 +207,8 @@ class Acting:
         values_fn = partial(acting_values, policy.network, masks=masks)
         seen = policy.preprocess(actor.stack)
         actions, explorer = self.explorer.act(actor.explorer, values_fn, seen, step, act_key)
+        if (exists := existing(self.spec.action_sizes)) is not None:
+            masks = jnp.broadcast_to(exists, (self.num_envs, *exists.shape))
         if masks is not None:
             actions = made_valid(actions, masks, jax.random.fold_in(act_key, REPLACED))
         return replaced(state, actor=actor._replace(key=key, explorer=explorer)), actions

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from noisydqn.distributions.bootstrap import Munchausen
+from noisydqn.distributions.joint import check_dimensions
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import Agent
 from noisydqn.learner.gradient import Descent
@@ -25,8 +26,10 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
     """Make a policy with new weights for an environment.
 
     Raises:
-        UserError: the torso does not fit the observations, or code of the user's failed.
+        UserError: the torso does not fit the observations, the distribution does not fit the
+            actions, or code of the user's failed.
     """
+    check_dimensions(options.distribution, spec.action_sizes)
     observation, preprocessing = spec.observation, options.preprocessing
     running = preprocessing.normalize_observations == "running"
     known = moments.rounded(moments.init(observation)) if running else None
@@ -34,7 +37,7 @@ def make_policy(options: AnyProgram, spec: EnvironmentSpec, key: PRNGKeyArray) -
         options.network,
         observation,
         _seen(observation, preprocessing.frame_stack),
-        spec.num_actions,
+        spec.action_sizes,
         options.distribution,
         noisy=options.exploration.build().noisy_layers,
         key=key,

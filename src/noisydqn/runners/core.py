@@ -52,7 +52,7 @@ class Core(Protocol):
         """Take in what the environments show next; after the last step that is a reset."""
         ...
 
-    def act(self, state: Any, step: Int[Array, ""]) -> tuple[Any, Int[Array, " envs"]]:
+    def act(self, state: Any, step: Int[Array, ""]) -> tuple[Any, Int[Array, " envs *d"]]:
         """Choose the actions [envs].
 
         `step` counts environment steps before this one.

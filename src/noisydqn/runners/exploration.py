@@ -210,7 +210,10 @@ class Noisy(Explorer):
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonGreedy(Explorer):
-    """A random action with probability epsilon, else the greedy one of mean weights."""
+    """A random action with probability epsilon, else the greedy one of mean weights.
+
+    With actions of several dimensions each dimension has a random choice with this probability.
+    """
 
     epsilon: Annotated[float, between(0, 1)] = 1.0
     """Share of random actions at the start."""
@@ -234,7 +237,7 @@ class EpsilonGreedy(Explorer):
         """Choose actions by their values."""
         epsilon = _between(self.epsilon, self.epsilon_final, step, self.epsilon_steps)
         choice_key, action_key = jax.random.split(key)
-        explore = jax.random.uniform(choice_key, q.shape[:1]) < epsilon
+        explore = jax.random.uniform(choice_key, q.shape[:-1]) < epsilon
         return jnp.where(explore, _uniform(action_key, q.shape), _greedy(q))
 
     def act(
@@ -346,8 +349,8 @@ def _greedy(q: Values) -> Actions:
 
 
 def _uniform(key: Key, shape: tuple[int, ...]) -> Actions:
-    """Sample one of `shape[1]` actions for each of `shape[0]` environments."""
-    return jax.random.randint(key, shape[:1], 0, shape[1], jnp.int32)
+    """Sample one of `shape[-1]` choices for each environment and dimension, `shape[:-1]`."""
+    return jax.random.randint(key, shape[:-1], 0, shape[-1], jnp.int32)
 
 
 EXPLORERS: dict[str, type[Explorer]] = {

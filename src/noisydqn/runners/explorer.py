@@ -19,13 +19,13 @@ from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
 from noisydqn.types import Mixed
 
-Actions = Int[Array, " envs"]
+Actions = Int[Array, " envs *d"]
 Count = Int[Array, ""]
 Flag = Bool[Array, ""]
 Flags = Bool[Array, " envs"]
 Key = PRNGKeyArray
 Observation = Float[Array, "envs ..."] | Mixed
-Values = Float[Array, "envs actions"]
+Values = Float[Array, "envs *d actions"]
 
 
 class ValuesFn(Protocol):
@@ -38,6 +38,9 @@ class ValuesFn(Protocol):
         noise: NetworkNoise | None = None,
     ) -> Values:
         """Compute the values [envs, actions]; with action masks, -infinity for invalid actions.
+
+        With actions of D dimensions they are [envs, D, n], and -infinity for choices that a
+        dimension does not have.
 
         Args:
             observation: one per environment, preprocessed.
@@ -105,7 +108,8 @@ class Explorer(Protocol):
             key: a new one at every step.
 
         Returns:
-            The actions [envs] and the next state, of the same shapes and types.
+            The actions, of the values' shape without the last axis: [envs] or [envs, D]. And the
+            next state, of the same shapes and types.
         """
         ...
 

@@ -331,7 +331,7 @@ class _Run:
         """Collect all that is needed to resume here, even in the middle of a chunk or a step."""
         state, history = self.state, self.vector.history
         acted = self.actions is not None
-        none = np.full(self.num_envs, -1, np.int32)
+        none = np.full((self.num_envs, *self.vector.spec.action_shape), -1, np.int32)
         counts = [self.steps, self.updates, self.scheduled, self.steps_before, self.updates_before]
         arrays = {
             "counts": np.array([*counts, len(history.actions), len(self.ended)]),
@@ -357,18 +357,20 @@ class _Run:
         saved: SavedHistory = jax.tree.map(
             np.asarray, checkpoint.read("history", saved._replace(actions=actions))
         )
-        num_actions = self.vector.spec.num_actions
-        if not saved.is_possible(num_actions):
+        spec = self.vector.spec
+        if not (saved.is_possible() and spec.has_actions(saved.actions)):
             raise checkpoint.unfit("the history of its environments is impossible")
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
         blank = as_arrays([Episode(0, 0.0, 0)], self.vector.counts)
         no_episodes = jax.tree.map(lambda x: np.broadcast_to(x, ended), blank)
         self.ended = of_arrays(checkpoint.read("ended", no_episodes))
         self.sums = checkpoint.read("sums", structs(self.sums))
-        actions = checkpoint.read("actions", np.zeros(self.num_envs, np.int32))
-        if (actions >= num_actions).any():
+        blank = np.zeros((self.num_envs, *spec.action_shape), np.int32)
+        actions = np.array(checkpoint.read("actions", blank))
+        acted = bool((actions >= 0).any())
+        if acted and not spec.has_actions(actions):
             raise checkpoint.unfit("it holds actions that the environment does not have")
-        self.actions = np.array(actions) if (actions >= 0).all() else None
+        self.actions = actions if acted else None
         core, rows = self.made.core, self.made.core.rows(self.state)
         state = checkpoint.read("state", structs(core.with_rows(self.state, None)))
         self.state = core.with_rows(state, checkpoint.read_rows(rows, 0))

@@ -50,7 +50,7 @@ MATCHED = 2**31 - 1
 class Decision(NamedTuple):
     """The choice whose outcome is not known yet."""
 
-    action: Int[Array, " envs"]
+    action: Int[Array, " envs *d"]
     value: Float[Array, "envs *k m"]  # the greedy return where it was made
 
 
@@ -124,7 +124,9 @@ class ParallelCore:
         seen = policy.preprocess(actor.stack)
         masks = actor.time_step.action_mask
         value = jax.eval_shape(self._values_under, policy.network, seen, None, matched, masks)
-        decision = Decision(jnp.zeros(envs, jnp.int32), jnp.zeros(value.shape, value.dtype))
+        decision = Decision(
+            self.acting.spec.blank_actions(envs), jnp.zeros(value.shape, value.dtype)
+        )
         step = _step(actor, decision, actor)
         rollout = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), step)
         rollout = rollout._replace(action_mask=jax.tree.map(opened, rollout.action_mask))
@@ -172,7 +174,7 @@ class ParallelCore:
 
     def act(
         self, state: ParallelTraining, step: Int[Array, ""]
-    ) -> tuple[ParallelTraining, Int[Array, " envs"]]:
+    ) -> tuple[ParallelTraining, Int[Array, " envs *d"]]:
         """Choose the actions [envs].
 
         `step` counts environment steps before this one.
@@ -202,7 +204,8 @@ class ParallelCore:
 
         def under(noise: NetworkNoise | None) -> Array:
             outputs = acting_outputs(network, seen, noise, masks)
-            return jax.vmap(partial(greedy_return, network.distribution))(outputs, masks)
+            of_env = partial(greedy_return, network.distribution, network.sizes)
+            return jax.vmap(of_env)(outputs, masks)
 
         return under(noise) if matched is None else jax.vmap(under, out_axes=1)(matched.tree)
 
@@ -275,7 +278,7 @@ class ParallelCore:
         distribution, rollout = state.learner.online.tree.distribution, state.rollout
         factor, final = self.acting.reward_factor(state.statistics), self._value(state)
         targets = self.agent.targets(distribution, rollout, final, factor, target_key)
-        size, epochs = rollout.action.size, self.options.epochs
+        size, epochs = rollout.last.size, self.options.epochs
         order = jax.vmap(lambda key: jax.random.permutation(key, size))(
             jax.random.split(order_key, epochs)
         )

@@ -92,7 +92,7 @@ class ReplayCore:
         learner_key, policy_key, explorer_key, actor_key = jax.random.split(key, 4)
         policy = self.acting.make_policy(policy_key)
         actor, statistics = self.acting.init(policy, actor_key, explorer_key)
-        row = self._row(actor, jnp.zeros(self.acting.num_envs, jnp.int32))
+        row = self._row(actor, self.acting.spec.blank_actions(self.acting.num_envs))
         return ReplayTraining(
             actor=actor,
             learner=self.agent.init(policy.network, learner_key),
@@ -123,7 +123,7 @@ class ReplayCore:
 
     def act(
         self, state: ReplayTraining, step: Int[Array, ""]
-    ) -> tuple[ReplayTraining, Int[Array, " envs"]]:
+    ) -> tuple[ReplayTraining, Int[Array, " envs *d"]]:
         """Choose the actions [envs] and store the step.
 
         `step` counts environment steps before this one.
@@ -238,7 +238,7 @@ class ReplayCore:
         numbers = self.acting.numbers(observations)
         return probe_data(rewards, numbers, known, self.acting.shards)
 
-    def _row(self, actor: ActorState, action: Int[Array, " envs"]) -> Row:
+    def _row(self, actor: ActorState, action: Int[Array, " envs *d"]) -> Row:
         """Return the newest step as the replay buffer stores it."""
         perturbation = None
         if self.agent.perturbation > 0:

@@ -22,7 +22,13 @@ from noisydqn.runs.extensions import Extensions
 from noisydqn.runs.folder import RunFolder, write_config, write_spaces
 from noisydqn.runs.keeper import Keeper
 from noisydqn.runs.memory import check_memory
-from noisydqn.runs.messages import closing_lines, describe, describe_masks, stopped_line
+from noisydqn.runs.messages import (
+    closing_lines,
+    describe,
+    describe_actions,
+    describe_masks,
+    stopped_line,
+)
 from noisydqn.runs.pages import write_page
 from noisydqn.runs.result import Result, SeedResult
 from noisydqn.runs.seed import Context
@@ -165,8 +171,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
     if (divided := describe_devices(config)) is not None:
         terminal.say(divided)
     terminal.say(describe(config.program, env.spec))
-    if (masks := describe_masks(env.spec)) is not None:
-        terminal.say(masks)
+    for line in filter(None, (describe_actions(env.spec), describe_masks(env.spec))):
+        terminal.say(line)
     env.tell_notices(terminal.warn)
     for line in () if job.resumed else notices_of(env):
         terminal.say(f"the environment: {line}")

@@ -12,7 +12,7 @@ from noisydqn.config.config import Config
 from noisydqn.config.gate import named_code
 from noisydqn.envs.action_masks import NAMES
 from noisydqn.envs.encoding import MAX_NAMED_PARTS
-from noisydqn.envs.spaces import Box, MultiBinary
+from noisydqn.envs.spaces import Box, Discrete, MultiBinary
 from noisydqn.envs.spec import EnvironmentSpec, Statistic
 from noisydqn.errors import UserError, counted
 from noisydqn.imports import is_inert
@@ -89,6 +89,14 @@ def _of_one_array(options: AnyProgram, spec: EnvironmentSpec) -> str:
     if preprocessing.frame_stack > 1:
         notes += [f"{preprocessing.frame_stack} frames together"]
     return f"{', '.join([' '.join(what), *notes])}; torso {torso}"
+
+
+def describe_actions(spec: EnvironmentSpec) -> str | None:
+    """Say in one line which choices an action has, where it is not one of a list; else None."""
+    actions = spec.encoding.actions
+    if isinstance(actions, Discrete):
+        return None
+    return f"actions: {actions.words}; {counted(spec.num_actions, 'action value')}"
 
 
 def describe_masks(spec: EnvironmentSpec) -> str | None:

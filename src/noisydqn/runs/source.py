@@ -184,7 +184,7 @@ def _facts(of: Interface) -> dict[str, str]:
         "observations": ", ".join(
             f"{path} {list(x.shape)} of {x.dtype}".lstrip() for path, x in parts.items()
         ),
-        "actions": str(spec.num_actions),
+        "actions": " + ".join(map(str, spec.action_sizes)),
         flag("frame_stack"): str(config.preprocessing.frame_stack),
         "running normalization of observations": "on" if normalized else "off",
         "torso": whole,
@@ -337,7 +337,7 @@ def _rows(
     rows: Row = jax.tree.unflatten(
         jax.tree.structure(like), [np.roll(x[:kept], -oldest, axis=0) for x in fields]
     )
-    if problem := problem_of_rows(rows, there.spec.num_actions):
+    if problem := problem_of_rows(rows, there.spec):
         raise checkpoint.unfit(problem)
     rows.last[-1] = True
     needed = _row_of(here)

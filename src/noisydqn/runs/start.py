@@ -16,6 +16,7 @@ import numpy as np
 from noisydqn.checkpoint.reader import Checkpoint, newest_whole, read_manifests
 from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.checkpoint.writer import CheckpointWriter
+from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.errors import UserError, counted
 from noisydqn.learner.policy import Policy
 from noisydqn.preprocessing import moments, normalize
@@ -197,7 +198,7 @@ def _stored_rows(core: ReplayCore, state: Any, checkpoint: Checkpoint, shard: in
     structure = jax.tree.structure(like)
     for _, fields in checkpoint.blocks(like, 0):
         block: Row = jax.tree.unflatten(structure, fields)
-        if problem := problem_of_rows(block, core.acting.spec.num_actions):
+        if problem := problem_of_rows(block, core.acting.spec):
             raise checkpoint.unfit(problem)
         yield jax.tree.map(lambda x: jnp.array(x[:, own]), block)
 
@@ -213,10 +214,9 @@ def problem_of(policy: Policy) -> str:
     return ""
 
 
-def problem_of_rows(rows: Row, num_actions: int) -> str:
+def problem_of_rows(rows: Row, spec: EnvironmentSpec) -> str:
     """Say what is wrong with the values in rows of a replay buffer; "" if nothing is."""
-    action = np.asarray(rows.action)
-    if ((action < 0) | (action >= num_actions)).any():
+    if not spec.has_actions(np.asarray(rows.action)):
         return "its replay buffer holds actions that the environment does not have"
     floats = [x for x in jax.tree.leaves(rows) if np.issubdtype(x.dtype, np.floating)]
     if not all(np.isfinite(np.asarray(x)).all() for x in floats):
