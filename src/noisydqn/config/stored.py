@@ -51,6 +51,10 @@ ADDED: dict[int, dict[str, Any]] = {
         "tuned_seeds": (),
         "images": ("auto",),
         "vector_widths": (),
+        "actors": 0,
+        "actor_mode": "synchronous",
+        "actor_steps": 16,
+        "actor_lag": 1,
     },
 }
 """Options that a version added, with the value that older versions implied."""

@@ -26,6 +26,12 @@ class SavedHistory(NamedTuple):
     over: np.ndarray  # [envs]; true if the episode has ended
     actions: np.ndarray  # [longest length, envs], int32; the newest last
 
+    def of_share(self, share: slice) -> "SavedHistory":
+        """Return the record of some of the environments."""
+        part = SavedHistory(*(x[..., share] for x in self))
+        longest = int(part.length.max())
+        return part._replace(actions=part.actions[len(part.actions) - longest :])
+
     def is_possible(self, num_actions: int) -> bool:
         """Tell whether a record that was read can be one of environments with these actions."""
         ordered = (self.span >= 0) & (self.span <= self.episode)

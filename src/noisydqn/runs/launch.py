@@ -15,6 +15,7 @@ from noisydqn.options import flag
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.stop import stoppable
+from noisydqn.runs.actors import Place
 from noisydqn.runs.claim import Claim
 from noisydqn.runs.ending import Ending
 from noisydqn.runs.extensions import Extensions
@@ -40,6 +41,7 @@ class Job:
     claim: Claim  # to the run's folder
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
+    place: Place  # where its actors play
     resumed: bool = False
 
     @property
@@ -86,7 +88,9 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         results: list[SeedResult] = []
         with ending.noting("the run"):
             _announce(job, terminal)
-            context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
+            context = Context(
+                job.env, terminal, ending, compiler, job.extensions, keeper, job.place
+            )
             _perform(context, job, results)
         stopped_by = stop.signal
         with ending.noting("the summary of all seeds", saves=True):
@@ -161,6 +165,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         )
     if (tight := check_memory(config, env)) is not None:
         terminal.warn(tight)
+    if (crowded := job.place.warning(config.actors.actors)) is not None:
+        terminal.warn(crowded)
     terminal.say(describe(config.program, env.spec))
     if (masks := describe_masks(env.spec)) is not None:
         terminal.say(masks)
