@@ -1,8 +1,10 @@
 """The place where the actors of a run play, and what cannot be played by actors."""
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
+from noisydqn.cluster import RayCluster
 from noisydqn.config.config import Config
 from noisydqn.cores import usable_cores
 from noisydqn.envs.catalogue import is_atari
@@ -12,6 +14,10 @@ from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError
 from noisydqn.runners.actors.local import LocalActors
 from noisydqn.runners.actors.pool import ActorPool
+from noisydqn.runners.actors.ray_actors import RayActors
+
+RAY_UNITS = 10_000
+"""Parts of a core that Ray counts."""
 
 
 class Place(Protocol):
@@ -40,16 +46,43 @@ class Here:
 
     def warning(self, actors: int) -> str | None:
         """Return a line if there are more actors than cores."""
-        cores = len(usable_cores())
-        if actors <= cores:
-            return None
-        return (
-            f"--actors {actors} are more than the {cores} cores that they and the learner share: "
-            "they will be slower than fewer"
-        )
+        return _crowded(actors, len(usable_cores()), "cores that they and the learner share")
 
     def close(self) -> None:
         """Do nothing: pools end their actors."""
+
+
+class OnRay:
+    """A Ray cluster.
+
+    Args:
+        address: of the cluster.
+        actors: that play there.
+    """
+
+    def __init__(self, address: str, actors: int) -> None:
+        self._cluster, self._actors = RayCluster(address), actors
+        alive = [node["Resources"] for node in self._cluster.nodes() if node["Alive"]]
+        self._cores = [int(resources.get("CPU", 0.0)) for resources in alive]
+
+    def make_pool(self, warn: Callable[[str], None]) -> ActorPool:
+        """Make a pool, in which actors share cores if there are too few."""
+        together = math.ceil(self._actors / max(sum(self._cores), 1))  # on a core
+        return RayActors(self._cluster, math.floor(RAY_UNITS / together) / RAY_UNITS, warn)
+
+    def warning(self, actors: int) -> str | None:
+        """Return a line if there are more actors than cores."""
+        return _crowded(actors, sum(self._cores), "cores of the Ray cluster")
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._cluster.close()
+
+
+def _crowded(actors: int, cores: int, what: str) -> str | None:
+    if actors <= cores:
+        return None
+    return f"--actors {actors} are more than the {cores} {what}: they will be slower than fewer"
 
 
 def open_place(config: Config, env: Environment, ray: str | None) -> Place:
@@ -68,7 +101,7 @@ def open_place(config: Config, env: Environment, ray: str | None) -> Place:
             raise UserError("--ray starts actors on a cluster: say how many, with --actors")
         return Here()
     env.by_kind(device=lambda _: _refuse_device(config), host=lambda env: _check(config, env))
-    return Here()
+    return Here() if ray is None else OnRay(ray, config.actors.actors)
 
 
 def _refuse_device(config: Config) -> None:

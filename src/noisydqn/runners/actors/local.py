@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from noisydqn.envs.children import become_child, how_it_ended, signals_held
 from noisydqn.runners.actors.messages import Answer, Died, Order, Setup, Stand, Weights
-from noisydqn.runners.actors.serving import Serving, packed
+from noisydqn.runners.actors.serving import Serving, packed, use_one_core
 
 CLOSE_SECONDS = 2.0
 """Seconds that actors have to close their environments before they are killed."""
@@ -105,8 +105,9 @@ class LocalActors:
 def _serve(index: int, pipe: Connection) -> None:
     """Be an actor: the first message says what it is made of, the others are orders."""
     become_child()
+    use_one_core(index)
     with contextlib.suppress(EOFError, OSError):  # the learner is gone
-        serving = Serving(pipe.recv(), index)
+        serving = Serving(pipe.recv())
         with contextlib.closing(serving):
             pipe.send(serving.first)
             while (order := pipe.recv()) is not None:

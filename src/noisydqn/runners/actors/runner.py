@@ -164,7 +164,8 @@ class _Run:
         if checkpoint is not None:
             stand = self._saved_stand(checkpoint, acting)
             number = min(lag, self.blocks) + 1
-            saved = checkpoint.read("weights", [structs(weights[0])] * number)
+            like = structs(jax.tree.map(np.asarray, weights[0]))
+            saved = checkpoint.read("weights", [like] * number)
             weights = [Weights(int(x.version), int(x.updates), *x[2:]) for x in saved]
         return Synchronous(self.crew, stand, self.blocks, lag, weights, self._note_differing)
 
@@ -176,7 +177,7 @@ class _Run:
         return list(map(np.array, jax.tree.leaves(self.made.start_acting(self.state, key))))
 
     def _fresh(self, member: Member) -> list[np.ndarray]:
-        """Return the leaves of the states of an actor's environments at their start, and seed them anew."""
+        """Seed an actor's environments anew; return the leaves of their states at their start."""
         life, share = member.life, member.share
         if life:
             sequence = np.random.SeedSequence([self.crew.seed, life])
@@ -310,7 +311,8 @@ class _Run:
             history = self.mode.history
             length = len(history.actions)
             arrays["acting"], arrays["newest"] = self.mode.stand.acting, self.mode.stand.newest
-            arrays["history"], arrays["weights"] = history, self.mode.weights
+            arrays["history"] = history
+            arrays["weights"] = jax.tree.map(np.asarray, self.mode.weights)
         else:
             arrays["lives"] = np.array(self.mode.lives, np.int64)
             written = (self.saves + 1) * self.core.replay.slots

@@ -34,24 +34,28 @@ def packed(setup: Setup, stand: Stand) -> bytes:
         ) from error
 
 
+def use_one_core(index: int) -> None:
+    """Let this process compute on one core of the CPU, which the number of an actor chooses.
+
+    So its bits do not depend on how many cores there are.
+    """
+    cores = usable_cores()
+    with contextlib.suppress(OSError, AttributeError):  # where the system cannot do that
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
+    jax.config.update("jax_platforms", "cpu")
+
+
 _wrapped: Any = CloudpickleWrapper  # whose annotations know functions alone
 
 
 class Serving:
     """An actor that answers with values, also where something raises.
 
-    It computes on one core of the CPU, so that its bits do not depend on how many there are.
-
     Args:
         made_of: from `packed`.
-        index: of the actor, which decides the core.
     """
 
-    def __init__(self, made_of: bytes, index: int) -> None:
-        cores = usable_cores()
-        with contextlib.suppress(OSError, AttributeError):  # where the system cannot do that
-            os.sched_setaffinity(0, {cores[index % len(cores)]})
-        jax.config.update("jax_platforms", "cpu")
+    def __init__(self, made_of: bytes) -> None:
         self._context = contextlib.ExitStack()
         self._actor: Actor | None = None
         self.first = self._answered(self._make, made_of)

@@ -1,0 +1,97 @@
+"""Runs whose environments are played by actors: results do not depend on how they are shared."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import host_envs, inline_actors
+from tests.inline_actors import InlineActors
+from tests.runs import results, tiny, train_until
+
+import noisydqn
+from noisydqn.runners.actors.messages import Order
+
+pytestmark = pytest.mark.slow
+
+SMALL = tiny(num_envs=4, steps=640, chunk_steps=160, actor_steps=8, evaluation_every=300)
+
+
+def of_learning(folder: Path) -> dict[str, Any]:
+    """What a run came to, but for how its actors fared."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if "second" not in name and not name.startswith("actors.")]
+    return results(folder) | {"metrics": [{name: row[name] for name in kept} for row in rows]}
+
+
+def train(out: Path, monkeypatch: pytest.MonkeyPatch, pool: Any, **options: Any) -> dict[str, Any]:
+    inline_actors.use(monkeypatch, pool)
+    noisydqn.train(out=out, **({"env": "CartPole-v1", "actors": 2} | SMALL | options))
+    return of_learning(out)
+
+
+@pytest.mark.parametrize(
+    ("env", "options"),
+    [
+        ("CartPole-v1", {"n_step": 3, "actor_lag": 2}),
+        (
+            "CartPole-v1",
+            {
+                "normalize_observations": "running",
+                "normalize_rewards": True,
+                "replay": "uniform",
+                "acting_noise": "episode",
+                "actor_lag": 0,
+            },
+        ),
+        ("noisydqn-tests/Fetch-v0", {"frame_stack": 2, "exploration": "both"}),
+    ],
+)
+def test_results_do_not_depend_on_the_number_of_actors(
+    env: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        train(tmp_path / str(n), monkeypatch, InlineActors(n), env=env, actors=n, **options)
+        for n in (1, 2, 4)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["summary"]["updates"] > 100
+
+
+def test_actors_that_die_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments are played again from where their actor stood; one that comes twice counts once."""
+    expected = train(tmp_path / "whole", monkeypatch, InlineActors())
+    moments = {(0, 0), (1, 3), (0, 7), (1, 7), (0, 8), (1, 19)}
+
+    def dies(actor: int, order: Order) -> bool:
+        moment = actor, order.number
+        dying = moment in moments
+        moments.discard(moment)
+        return dying
+
+    pool = InlineActors(3, dies, twice=True)
+    assert train(tmp_path / "killed", monkeypatch, pool) == expected
+    assert not moments
+    last = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    assert row["actors.restarts"] == "6"
+    assert int(row["actors.segments_repeated"]) > 20
+    assert row["actors.segments_lost"] == "0"
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_resumed_run_ends_with_the_same_bits(
+    lag: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"env": "CartPole-v1", "actors": 2, **SMALL, "actor_lag": lag}
+    options["checkpoint_seconds"] = 1e-9
+    expected = train(tmp_path / "whole", monkeypatch, InlineActors(), **options)
+    out = tmp_path / "killed"
+    for seed in (1, 2):
+        inline_actors.use(monkeypatch, InlineActors(seed))
+        with monkeypatch.context() as dying:
+            train_until(2, dying, out=out, resume=True, **options)
+    inline_actors.use(monkeypatch, InlineActors(3))
+    noisydqn.resume(out, quiet=True)
+    assert of_learning(out) == expected
