@@ -19,6 +19,7 @@ class InlineActors:
         seed: of the order in which actors play.
         dies: tells whether an actor dies in place of playing an order.
         twice: whether every segment arrives twice.
+        speeds: how often each actor plays, compared with the others.
     """
 
     def __init__(
@@ -27,9 +28,10 @@ class InlineActors:
         dies: Callable[[int, Order], bool] = lambda *_: False,
         *,
         twice: bool = False,
+        speeds: tuple[int, ...] = (),
     ) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - an order, not a secret
-        self._dies, self._twice = dies, twice
+        self._dies, self._twice, self._speeds = dies, twice, speeds
         self._actors: dict[int, tuple[Serving, int]] = {}
         self._orders: dict[int, deque[Order | None]] = {}
         self.most_waiting = 0
@@ -52,7 +54,8 @@ class InlineActors:
         able = [index for index, orders in sorted(self._orders.items()) if orders]
         if not able:
             return []
-        index = self._chance.choice(able)
+        weights = [self._speeds[index] for index in able] if self._speeds else None
+        index = self._chance.choices(able, weights)[0]
         serving, life = self._actors[index]
         order = self._orders[index].popleft()
         if order is None:

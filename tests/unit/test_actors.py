@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import host_envs, inline_actors
+from tests import inline_actors
+from tests.host_envs import BrokenEnv
 from tests.inline_actors import InlineActors
 from tests.runs import results, tiny, train_until
 
 import noisydqn
+from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.runners.actors.messages import Order
 
 pytestmark = pytest.mark.slow
@@ -95,3 +97,70 @@ def test_a_resumed_run_ends_with_the_same_bits(
     inline_actors.use(monkeypatch, InlineActors(3))
     noisydqn.resume(out, quiet=True)
     assert of_learning(out) == expected
+
+
+ASYNCHRONOUS: dict[str, Any] = {"actor_mode": "asynchronous"}
+UPDATES = (SMALL["steps"] - SMALL["learning_starts"]) // 2 + 1
+
+
+def actors_of(folder: Path) -> dict[str, float]:
+    """How the actors of a run fared in its last chunk."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    return {name: float(value) for name, value in last.items() if name.startswith("actors.")}
+
+
+def test_nobody_waits_for_a_slow_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The updates are as many as the steps bring, and what waits is bounded."""
+    moments = {(0, 2), (1, 9), (1, 12)}
+
+    def dies(actor: int, order: Order) -> bool:
+        dying = (actor, order.number) in moments
+        moments.discard((actor, order.number))
+        return dying
+
+    expected = train(tmp_path / "whole", monkeypatch, InlineActors())
+    pool = InlineActors(1, dies, twice=True, speeds=(1, 5))
+    out = tmp_path / "asynchronous"
+    found = train(out, monkeypatch, pool, **ASYNCHRONOUS, evaluation_every=0)
+    assert not moments
+    summary = found["summary"]
+    assert summary["steps"] == expected["summary"]["steps"]
+    # With the step that reaches the start of learning, which is one of two environments here.
+    assert summary["updates"] == expected["summary"]["updates"] - 1 == UPDATES
+    fared = actors_of(out)
+    assert fared["actors.segments_lost"] == fared["actors.restarts"] == 3
+    assert fared["actors.steps_per_second.1"] > fared["actors.steps_per_second.0"]
+    assert fared["actors.there"] == 2
+    assert fared["actors.replay_fill"] == 1
+    assert pool.most_waiting <= 3  # the lag, one more, and the first answer
+
+
+def test_asynchronous_runs_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"env": "CartPole-v1", "actors": 2, **SMALL, **ASYNCHRONOUS}
+    options |= {"checkpoint_seconds": 1e-9, "normalize_rewards": True}
+    out = tmp_path / "out"
+    inline_actors.use(monkeypatch, InlineActors(1))
+    with monkeypatch.context() as dying:
+        train_until(3, dying, out=out, **options)
+    inline_actors.use(monkeypatch, InlineActors(2))
+    noisydqn.resume(out, quiet=True)
+    found = results(out)
+    assert found["summary"]["steps"] == SMALL["steps"]
+    assert found["summary"]["updates"] == UPDATES
+    ends = [int(row[0]) for row in found["episodes"]]
+    assert ends == sorted(ends)
+    with pytest.raises(UserError, match="asynchronous actors"):
+        noisydqn.train(start_from=out, from_replay=True, out=tmp_path / "other", quiet=True)
+
+
+def test_an_environment_that_fails_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another actor would fail alike. What was trained is saved."""
+    inline_actors.use(monkeypatch, InlineActors())
+    out = tmp_path / "out"
+    with pytest.raises(EnvironmentFailedError, match="the motor is 100% broken") as caught:
+        noisydqn.train(env=lambda: BrokenEnv("raise"), actors=2, out=out, **SMALL)
+    assert "RuntimeError" in caught.value.traceback
+    assert (out / "config.json").exists()
