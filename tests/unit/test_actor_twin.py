@@ -96,7 +96,7 @@ def twin(config: Config, lag: int) -> np.ndarray:
 def test_a_run_is_its_twin(
     lag: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = SMALL | more | {"actors": 2, "actor_lag": lag}
+    options: dict[str, Any] = SMALL | more | {"actors": 2, "actor_lag": lag}
     inline_actors.use(monkeypatch, InlineActors())
     result = noisydqn.train(env="CartPole-v1", out=tmp_path / "run", **options)
     del options["quiet"]

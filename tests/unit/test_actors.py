@@ -29,7 +29,8 @@ def of_learning(folder: Path) -> dict[str, Any]:
 
 def train(out: Path, monkeypatch: pytest.MonkeyPatch, pool: Any, **options: Any) -> dict[str, Any]:
     inline_actors.use(monkeypatch, pool)
-    noisydqn.train(out=out, **({"env": "CartPole-v1", "actors": 2} | SMALL | options))
+    given: dict[str, Any] = {"env": "CartPole-v1", "actors": 2, **SMALL, **options}
+    noisydqn.train(out=out, **given)
     return of_learning(out)
 
 

@@ -84,6 +84,12 @@ NOISE_OF_FORMAT_4: dict[str, Any] = {
 }
 RUN_OF_FORMAT_4: dict[str, Any] = {"track": [], "tuned_seeds": []}
 PARTS_OF_FORMAT_4: dict[str, Any] = {"images": ["auto"], "vector_widths": []}
+ACTORS_OF_FORMAT_4: dict[str, Any] = {
+    "actors": 0,
+    "actor_mode": "synchronous",
+    "actor_steps": 16,
+    "actor_lag": 1,
+}
 GOAL_OF_FORMAT_4: dict[str, Any] = {
     "noise_goal": None,
     "noise_goal_start": 1.0,
@@ -99,6 +105,7 @@ def test_configs_of_later_formats_mean_the_same(form: str, name: str) -> None:
     stored = presets_of(form)[name]
     options = {option: x for option, x in stored.items() if option != "version"}
     expected = options | NOISE_OF_FORMAT_4 | RUN_OF_FORMAT_4 | PARTS_OF_FORMAT_4
+    expected |= ACTORS_OF_FORMAT_4
     if form == "v3":
         expected["sigma_rate"] = 1.0
     if stored["exploration"] in ("noisy", "both"):

@@ -51,7 +51,7 @@ class TrainArgs:
     resume: bool = False
     """If --out holds a run, resume it, as noisydqn resume does."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]")] = None
-    """Play --actors on a Ray cluster. ADDRESS is HOST:PORT of one of which this machine is a
+    """Play the actors on a Ray cluster. ADDRESS is HOST:PORT of one of which this machine is a
     node, or auto for the one that runs here. If it is not given, Ray is started on this machine.
     Needs 'noisydqn[ray]'."""
     trust: bool = False

@@ -41,8 +41,8 @@ class ActorOptions:
     """Actors: processes that play while another one learns. For environments of Gymnasium."""
 
     actors: Annotated[int, between(0, 10_000)] = 0
-    """Number of actors, processes that play an equal share of the environments each; --ray starts
-    them on a cluster. With 0, the process that learns plays, too."""
+    """Number of actors: processes, here or on a Ray cluster, each of which plays an equal share of
+    the environments. With 0, the process that learns plays, too."""
     actor_mode: Literal["synchronous", "asynchronous"] = "synchronous"
     """"synchronous": actors act with weights that lag by a fixed number of segments, so results
     depend on the seed and the environments alone. "asynchronous": with the newest weights there
