@@ -100,6 +100,21 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert of_learning(out) == expected
 
 
+def test_a_run_with_actors_starts_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its weights and its replay buffer."""
+    before = tmp_path / "before"
+    noisydqn.train(env="CartPole-v1", out=before, **SMALL)
+    found = [
+        train(tmp_path / str(n), monkeypatch, InlineActors(n), actors=n, **more)
+        for n in (1, 2)
+        for more in [{"start_from": before, "from_replay": True}]
+    ]
+    assert found[0] == found[1]
+    assert found[0]["summary"]["started_from"].endswith("rows of its replay buffer")
+
+
 ASYNCHRONOUS: dict[str, Any] = {"actor_mode": "asynchronous"}
 UPDATES = (SMALL["steps"] - SMALL["learning_starts"]) // 2 + 1
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from noisydqn.envs.children import become_child, how_it_ended, signals_held
 from noisydqn.runners.actors.messages import Answer, Died, Order, Setup, Stand, Weights
-from noisydqn.runners.actors.serving import Serving, packed, use_one_core
+from noisydqn.runners.actors.serving import Serving, packed, use_one_thread
 
 CLOSE_SECONDS = 2.0
 """Seconds that actors have to close their environments before they are killed."""
@@ -40,7 +40,7 @@ class LocalActors:
         self.end(index)
         context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
         pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(index, theirs))
+        process = context.Process(target=_serve, args=(theirs,))
         with signals_held():
             process.start()
         theirs.close()
@@ -102,10 +102,10 @@ class LocalActors:
             self.end(actor)
 
 
-def _serve(index: int, pipe: Connection) -> None:
+def _serve(pipe: Connection) -> None:
     """Be an actor: the first message says what it is made of, the others are orders."""
     become_child()
-    use_one_core(index)
+    use_one_thread()
     with contextlib.suppress(EOFError, OSError):  # the learner is gone
         serving = Serving(pipe.recv())
         with contextlib.closing(serving):

@@ -13,7 +13,7 @@ from typing import Any
 from noisydqn.cluster import ANSWER_SECONDS, RayCluster
 from noisydqn.errors import EnvironmentFailedError, in_one_line
 from noisydqn.runners.actors.messages import Answer, Died, Order, Setup, Stand, Weights
-from noisydqn.runners.actors.serving import Serving, packed, use_one_core
+from noisydqn.runners.actors.serving import Serving, packed, use_one_thread
 
 FULL_SECONDS = 60.0
 """Seconds without room for weights in the object store, after which the run ends."""
@@ -40,7 +40,7 @@ class RayActors:
         index = setup.share.actor
         made_of = packed(setup._replace(cache=None if setup.cache else ""), stand)  # of its node
         self.end(index)
-        actor = self._made.remote(made_of, index, sys.path)
+        actor = self._made.remote(made_of, sys.path)
         self._actors[index] = actor, life
         self._waiting[actor.first.remote()] = index, life
 
@@ -112,13 +112,12 @@ class OnNode:
 
     Args:
         made_of: from `packed`.
-        index: of the actor.
         paths: where the learner finds modules, which this node may have, too.
     """
 
-    def __init__(self, made_of: bytes, index: int, paths: Sequence[str]) -> None:
+    def __init__(self, made_of: bytes, paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
-        use_one_core(index)
+        use_one_thread()
         self._serving = Serving(made_of)
 
     def first(self) -> Any:

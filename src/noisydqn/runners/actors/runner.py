@@ -87,12 +87,13 @@ def run(
         Setup(env, env.spec, options, actors, Share(i, i * size, size), seed, folder)
         for i in range(actors.actors)
     ]
-    compiler.wait(made.init, made.start_acting, made.publish, made.ingest)
+    compiler.wait(made.init, made.start_acting, made.publish)
     pool = make_pool(warn)
     try:
         crew = Crew(pool, setups, env.step_timeout, warn, stop)
         training = _Run(made, crew, actors, acting_key, total_steps, stop)
         training.prepare(made.init(training_key), checkpoint, begin)
+        compiler.wait(made.ingest)  # actors are started and compile meanwhile
         yield from training.chunks()
     finally:
         pool.close()

@@ -34,15 +34,18 @@ def packed(setup: Setup, stand: Stand) -> bytes:
         ) from error
 
 
-def use_one_core(index: int) -> None:
-    """Let this process compute on one core of the CPU, which the number of an actor chooses.
+def use_one_thread() -> None:
+    """Let JAX compute on the CPU, in one thread.
 
-    So its bits do not depend on how many cores there are.
+    So its bits do not depend on how many cores there are, and actors do not compete for all. JAX
+    counts the cores that it may use when it starts; environments may then use all again.
     """
+    jax.config.update("jax_platforms", "cpu")
     cores = usable_cores()
     with contextlib.suppress(OSError, AttributeError):  # where the system cannot do that
-        os.sched_setaffinity(0, {cores[index % len(cores)]})
-    jax.config.update("jax_platforms", "cpu")
+        os.sched_setaffinity(0, cores[:1])
+        jax.devices()
+        os.sched_setaffinity(0, cores)
 
 
 _wrapped: Any = CloudpickleWrapper  # whose annotations know functions alone
