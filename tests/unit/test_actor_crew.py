@@ -105,7 +105,7 @@ def test_segments_count_once_and_only_of_actors_that_live() -> None:
     crew = crew_of(pool, warned)
     assert wait_for(crew, 2) == [(0, 0), (1, 0)]
     assert pool.started == [(0, 0), (1, 0), (1, 1)]
-    assert (crew.repeated, crew.restarts, crew.num_there) == (2, 1, 2)
+    assert (crew.repeated, crew.restarts, crew.num_alive) == (2, 1, 2)
     assert warned == ["a line", "actor 1 was lost (was killed): it is started again"]
 
 

@@ -46,7 +46,8 @@ class Episodes:
 
     def begin_anew(self) -> None:
         """Forget the episodes under way: environments have just been reset."""
-        self.__init__(len(self._returns))
+        self._returns, self._lengths = np.zeros_like(self._returns), np.zeros_like(self._lengths)
+        self._started = np.zeros_like(self._started)
 
     def truncate(self, envs: np.ndarray) -> None:
         """Let episodes start next where `envs`; those under way are not reported."""

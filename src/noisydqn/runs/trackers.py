@@ -267,7 +267,7 @@ def _describe_actors(actors: Mapping[str, float]) -> str:
     """Return how actors fare in a few words."""
     speeds = [value for name, value in actors.items() if name.startswith("steps_per_second.")]
     words = (
-        f"actors {actors['there']:.0f}/{len(speeds)} ({min(speeds):,.0f} to {max(speeds):,.0f} "
+        f"actors {actors['alive']:.0f}/{len(speeds)} ({min(speeds):,.0f} to {max(speeds):,.0f} "
         f"steps/s)  lag {_number(actors['weight_lag'])}  replay {actors['replay_fill']:.0%}"
     )
     lost = actors["segments_lost"]

@@ -46,7 +46,7 @@ class Member:
     setup: Setup
     next: int = 0
     life: int = 0  # counts how often it was started before
-    is_there: bool = False
+    is_alive: bool = False
     heard: float = 0.0  # when it last answered
     ordered: float = 0.0  # when it got something to do
     is_new: bool = True  # it has sent no segment
@@ -101,14 +101,14 @@ class Crew:
         self._seen: set[str] = set()
 
     @property
-    def num_there(self) -> int:
-        """Actors that are there."""
-        return sum(member.is_there for member in self.members)
+    def num_alive(self) -> int:
+        """Actors that are alive and ready."""
+        return sum(member.is_alive for member in self.members)
 
     def start(self, member: Member, stand: Stand, orders: Sequence[Order]) -> None:
         """Start an actor and give it its first orders."""
         now = time.monotonic()
-        member.is_there, member.is_new, member.told = False, True, False
+        member.is_alive, member.is_new, member.told = False, True, False
         member.heard = member.ordered = now
         member.orders.clear()
         self.pool.start(member.setup, stand, member.life)
@@ -158,7 +158,7 @@ class Crew:
         if isinstance(content, Died):
             self._lose(member, content.how, mode)
         elif isinstance(content, Ready):
-            member.is_there, member.heard = True, now
+            member.is_alive, member.heard = True, now
             for line in content.notices:
                 self._tell_once(line)
             mode.restored(member, content)
@@ -181,7 +181,7 @@ class Crew:
         """Look for actors that are slow, and end those that take too long."""
         now = time.monotonic()
         for member in self.members:
-            if member.is_there and not member.orders:
+            if member.is_alive and not member.orders:
                 continue
             silent = now - max(member.heard, member.ordered)
             limit = self._timeout + (START_SECONDS if member.is_new else 0.0)

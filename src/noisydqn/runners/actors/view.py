@@ -45,7 +45,7 @@ class View:
         """
         crew, seconds = self._crew, time.perf_counter() - self._start
         numbers: dict[str, float] = {
-            "there": crew.num_there,
+            "alive": crew.num_alive,
             "weight_lag": float(np.mean(self._lags)) if self._lags else 0.0,
             "segments_lost": crew.lost,
             "segments_repeated": crew.repeated,
