@@ -101,6 +101,29 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert of_learning(out) == expected
 
 
+def test_atari_is_shared_out_and_played_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a vector of its own for each actor, through the middle of episodes."""
+    moments = {(0, 5), (1, 11)}
+
+    def dies(actor: int, order: Order) -> bool:
+        dying = (actor, order.number) in moments
+        moments.discard((actor, order.number))
+        return dying
+
+    options: dict[str, Any] = {"env": "ALE/Pong-v5", "num_envs": 2, "steps": 256}
+    options |= {"chunk_steps": 64, "hidden": (16,), "max_episode_steps": 30}
+    options |= {"learning_starts": 128, "evaluation_every": 0, "evaluation_episodes": 1}
+    pools = InlineActors(1), InlineActors(2, dies)
+    one, two = (
+        train(tmp_path / str(n), monkeypatch, pool, actors=n, **options)
+        for n, pool in enumerate(pools, 1)
+    )
+    assert one == two
+    assert not moments
+
+
 def test_a_run_with_actors_starts_from_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,8 +47,8 @@ def become_child() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def how_it_ended(process: BaseProcess) -> str:
-    """Say how a process ended whose pipe is broken."""
+def how_it_ended(process: BaseProcess, *, early: bool) -> str:
+    """Say how a process ended whose pipe is broken; `early` is before it did anything."""
     process.join(1)
     code = process.exitcode
     if code is None:
@@ -57,7 +57,8 @@ def how_it_ended(process: BaseProcess) -> str:
         names = {number.value: number.name for number in signal.Signals}
         hint = " (perhaps out of memory)" if -code == signal.SIGKILL else ""
         return f"was killed by {names.get(-code, -code)}{hint}"
-    return f"ended with exit code {code}"
+    main = " (a script needs `if __name__ == '__main__':` around train)" if early else ""
+    return f"ended with exit code {code}{main}"
 
 
 def _end_with_parent() -> None:

@@ -200,9 +200,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
     def _lost(self, index: int) -> EnvironmentFailedError:
         """Determine how a worker with a broken pipe ended, and return the error that says so."""
         process = self.processes[index]
-        ended = how_it_ended(process)
-        main = "" if self._steps else " (a script needs `if __name__ == '__main__':` around train)"
-        return self._failure(index, ended + (main if "exit code" in ended else ""))
+        return self._failure(index, how_it_ended(process, early=not self._steps))
 
     def _failure(self, index: int, what: str) -> EnvironmentFailedError:
         return EnvironmentFailedError(

@@ -52,15 +52,17 @@ class LocalActors:
     def _talk(self, index: int, life: int, actor: _Actor, pipe: Connection, made_of: bytes) -> None:
         """Pass an actor its orders and take its answers, until its process ends."""
         message: Any = made_of
+        early = True
         try:
             with contextlib.closing(pipe):
                 while message is not None:
                     pipe.send(message)
                     self._answers.put(Answer(index, life, pipe.recv()))
+                    early = False
                     message = actor.orders.get()
                 pipe.send(None)
         except (EOFError, OSError):
-            how = f"its process {how_it_ended(actor.process)}"
+            how = f"its process {how_it_ended(actor.process, early=early)}"
             self._answers.put(Answer(index, life, Died(how)))
 
     def publish(self, weights: Weights) -> Weights:
@@ -83,9 +85,10 @@ class LocalActors:
     def end(self, actor: int) -> None:
         """Kill an actor."""
         if actor in self._actors:
-            process = self._actors.pop(actor).process
-            process.kill()
-            process.join(CLOSE_SECONDS)
+            ended = self._actors.pop(actor)
+            ended.process.kill()
+            ended.orders.put(None)  # its thread may wait for one
+            ended.process.join(CLOSE_SECONDS)
 
     def close(self) -> None:
         """Ask all actors to close their environments; kill those that do not."""
