@@ -130,37 +130,34 @@ def test_an_actor_judges_what_it_did(distribution: str) -> None:
     )
     actions = rng.integers(0, 2, (steps, share)).astype(np.int32)
     vector = Flat.of(policy.network).vector
-    given = (time_steps, actions, vector, None, np.float32(0.5), raw_keys(states), np.int32(share))
-    for alone in (True, False):
-        judge = actor_programs(options, SPEC, share, steps, alone=alone).judge
-        assert judge is not None
-        found = np.asarray(judge(*given))
-        assert np.isnan(found[-1]).all()
-        for env in range(share):
-            queries = policy.network.distribution.sample_queries(states.key[env], steps)
-            for begin in (i for i in range(steps - 1) if not last[i, env]):
-                ends = [i for i in range(begin + 1, steps) if last[i, env]]
-                end = min([begin + n, steps - 1, *ends])
-                rewards = np.clip(time_steps.reward[begin + 1 : end + 1, env], -1, 1)
-                discount = config.learning.discount ** np.arange(len(rewards) + 1)
-                transition = Transition(
-                    s_tm1=time_steps.observation[begin, env],
-                    a_tm1=actions[begin, env],
-                    r_t=np.float32(0.5 * np.sum(discount[:-1] * rewards)),  # pyright: ignore[reportArgumentType]
-                    discount_t=np.float32(0 if last[end, env] else discount[-1]),  # pyright: ignore[reportArgumentType]
-                    s_t=time_steps.observation[end, env],
-                )
-                batch = Batch(
-                    jax.tree.map(lambda x: jnp.asarray(x)[None], transition),
-                    jnp.zeros(1, jnp.int32),
-                    jnp.ones(1),
-                )
-                own = jax.tree.map(lambda x, i=begin: x[i : i + 1], queries)
-                noise = UpdateNoise(None, None, None, own)
-                (_, error), _ = make_agent(options).losses(
-                    policy.network, policy.network, batch, noise
-                )
-                assert found[begin, env] == pytest.approx(float(error[0]), rel=1e-4, abs=1e-6)
+    given = (time_steps, actions, vector, None, np.float32(0.5), raw_keys(states))
+    judge = actor_programs(options, SPEC, share, steps).judge
+    assert judge is not None
+    found = np.asarray(judge(*given))
+    assert np.isnan(found[-1]).all()
+    for env in range(share):
+        queries = policy.network.distribution.sample_queries(states.key[env], steps)
+        for begin in (i for i in range(steps - 1) if not last[i, env]):
+            ends = [i for i in range(begin + 1, steps) if last[i, env]]
+            end = min([begin + n, steps - 1, *ends])
+            rewards = np.clip(time_steps.reward[begin + 1 : end + 1, env], -1, 1)
+            discount = config.learning.discount ** np.arange(len(rewards) + 1)
+            transition = Transition(
+                s_tm1=time_steps.observation[begin, env],
+                a_tm1=actions[begin, env],
+                r_t=np.float32(0.5 * np.sum(discount[:-1] * rewards)),  # pyright: ignore[reportArgumentType]
+                discount_t=np.float32(0 if last[end, env] else discount[-1]),  # pyright: ignore[reportArgumentType]
+                s_t=time_steps.observation[end, env],
+            )
+            batch = Batch(
+                jax.tree.map(lambda x: jnp.asarray(x)[None], transition),
+                jnp.zeros(1, jnp.int32),
+                jnp.ones(1),
+            )
+            own = jax.tree.map(lambda x, i=begin: x[i : i + 1], queries)
+            noise = UpdateNoise(None, None, None, own)
+            (_, error), _ = make_agent(options).losses(policy.network, policy.network, batch, noise)
+            assert found[begin, env] == pytest.approx(float(error[0]), rel=1e-4, abs=1e-6)
 
 
 def test_a_part_of_a_vector_starts_as_in_the_whole() -> None:

@@ -1,11 +1,12 @@
 """The compiled programs of an actor: environments act, each by itself, and judge what they did.
 
-Every environment has a key, a noise sample and a place in the schedule of its own. In synchronous
-mode each is computed alone, by a loop whose body does not know how many there are. So what happens
-in an environment has the same bits, however environments are shared out among actors.
+Every environment has a key, a noise sample and a place in the schedule of its own. A program is for
+a group of environments. In synchronous mode that is a single one, and the same program is called
+for each: so what happens in an environment has the same bits, however they are shared out among
+actors. (A loop over them in one program would not do. XLA compiles its body into what is around it,
+and rounds differently.)
 """
 
-from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -29,15 +30,15 @@ from noisydqn.types import Batch, Row, TimeStep
 
 
 class ActorPrograms(NamedTuple):
-    """The programs of an actor for a share of the environments."""
+    """The programs of an actor for a group of environments."""
 
     act: Program[tuple[Any, Array]]
-    """Of actor states, time steps, weights, moments, steps before, and the share's size."""
+    """Of actor states, time steps, weights, moments, and steps before."""
     judge: Program[Array] | None
-    """Of time steps, actions, weights, moments, the factor of rewards, keys, and the share's size:
-    the errors that set first priorities; None where replay is uniform."""
+    """Of time steps, actions, weights, moments, the factor of rewards, and actor states: the errors
+    that set first priorities; None where replay is uniform."""
     metrics: Program[dict[str, Array]]
-    """Of actor states: the explorer's metrics [share]."""
+    """Of actor states: the explorer's metrics [group]."""
 
 
 def of_one_environment(options: ProgramOptions[Any], spec: EnvironmentSpec) -> Acting:
@@ -57,30 +58,28 @@ def start_acting(acting: Acting, policy: Policy, key: PRNGKeyArray, num_envs: in
 
 @lru_cache(maxsize=8)
 def actor_programs(
-    options: ProgramOptions[Any], spec: EnvironmentSpec, share: int, steps: int, *, alone: bool
+    options: ProgramOptions[Any], spec: EnvironmentSpec, group: int, steps: int
 ) -> ActorPrograms:
     """Make the programs of an actor; kept, so that another actor here compiles nothing.
 
     Args:
         options: of the programs.
         spec: the interface of the environments.
-        share: environments.
+        group: environments that are computed together.
         steps: of each environment in a segment.
-        alone: whether each environment is computed alone, which gives the same bits in any share.
     """
     judged = options.learner.replay == "prioritized"
     one = _One(options, spec, steps)
-    each = _alone if alone else _at_once
 
     def act(
-        states: Any, time_step: TimeStep, vector: Array, moments: Any, step: Array, size: Array
+        states: Any, time_step: TimeStep, vector: Array, moments: Any, step: Array
     ) -> tuple[Any, Array]:
         policy = one.policy(vector, moments)
 
         def of_one(state: Any, time_step: TimeStep) -> tuple[Any, Array]:
             return one.act(policy, state, time_step, step)
 
-        return each(of_one, size, states, time_step)
+        return jax.vmap(of_one)(states, time_step)
 
     def judge(
         time_steps: TimeStep,
@@ -89,36 +88,32 @@ def actor_programs(
         moments: Any,
         factor: Array,
         states: Any,
-        size: Array,
     ) -> Array:
         policy = one.policy(vector, moments)
 
         def of_one(time_steps: TimeStep, actions: Array, state: Any) -> Array:
             return one.judge(policy, time_steps, actions, factor, state)
 
-        moved = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (time_steps, actions))
-        return jnp.moveaxis(each(of_one, size, *moved, states), 0, 1)
+        return jax.vmap(of_one, in_axes=(1, 1, 0), out_axes=1)(time_steps, actions, states)
 
     def metrics(states: Any) -> dict[str, Array]:
         return jax.vmap(one.acting.explorer.metrics)(one.typed(states).explorer)
 
-    key = program_key(options, spec, share, steps, alone)
+    key = program_key(options, spec, group, steps)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     number = jax.ShapeDtypeStruct((), jnp.float32)
 
     def seen() -> tuple[Any, ...]:
-        states = one.states(share)
-        return states, spec.time_steps(share), *one.weights, count, count
+        return one.states(group), spec.time_steps(group), *one.weights, count
 
     def played() -> tuple[Any, ...]:
-        time_steps = spec.time_steps(steps, share)
-        actions = jax.ShapeDtypeStruct((steps, share), jnp.int32)
-        return time_steps, actions, *one.weights, number, one.states(share), count
+        actions = jax.ShapeDtypeStruct((steps, group), jnp.int32)
+        return spec.time_steps(steps, group), actions, *one.weights, number, one.states(group)
 
     return ActorPrograms(
         act=Program("acting", act, seen, donate=(0,), key=key),
         judge=Program("first priorities", judge, played, key=key) if judged else None,
-        metrics=Program("exploration", metrics, lambda: (one.states(share),), runs="once", key=key),
+        metrics=Program("exploration", metrics, lambda: (one.states(group),), runs="once", key=key),
     )
 
 
@@ -154,10 +149,10 @@ class _One:
         flat, moments, _ = self._like()
         return flat.vector, moments
 
-    def states(self, share: int) -> Any:
+    def states(self, group: int) -> Any:
         """Return the shapes of the states of some environments."""
         state = jax.eval_shape(raw_keys, self._like()[2])
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((share, *x.shape), x.dtype), state)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((group, *x.shape), x.dtype), state)
 
     def typed(self, state: Any) -> ActorState:
         """Wrap the keys of states."""
@@ -221,35 +216,3 @@ class _One:
         noise = UpdateNoise(None, None, None, queries)
         (_, error), _ = self.agent.losses(network, network, batch, noise)
         return error.at[-1].set(jnp.nan)
-
-
-def _at_once(function: Callable[..., Any], size: Array, *args: Any) -> Any:
-    """Apply a function to all environments in one batch."""
-    del size
-    return jax.vmap(function)(*args)
-
-
-def _alone(function: Callable[..., Any], size: Array, *args: Any) -> Any:
-    """Apply a function to one environment after the other.
-
-    The barriers keep what is around the function from being compiled into it, and the number of
-    environments is an argument so that no loop is unrolled.
-    """
-
-    def of_one(i: Array) -> Any:
-        mine = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), args)
-        return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(mine)))
-
-    number = jax.tree.leaves(args)[0].shape[0]
-    results = zeros(_with_axis(jax.eval_shape(of_one, jnp.int32(0)), number))
-
-    def body(i: Array, results: Any) -> Any:
-        return jax.tree.map(
-            lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, i, 0), results, of_one(i)
-        )
-
-    return jax.lax.fori_loop(0, size, body, results)
-
-
-def _with_axis(tree: Any, size: int) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), tree)

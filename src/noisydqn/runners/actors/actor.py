@@ -1,6 +1,7 @@
 """An actor: a share of the environments, and what plays them. It runs in any process."""
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -28,14 +29,12 @@ class Actor:
     def __init__(self, setup: Setup, stand: Stand) -> None:
         self._setup = setup
         share, actors = setup.share, setup.actors
+        group = share.size if actors.asynchronous else 1
         self._programs: ActorPrograms = actor_programs(
-            setup.options,
-            setup.spec,
-            share.size,
-            actors.actor_steps,
-            alone=not actors.asynchronous,
+            setup.options, setup.spec, group, actors.actor_steps
         )
-        self._num_envs, self._size = setup.options.runner.num_envs, np.int32(share.size)
+        self._groups = [slice(i, i + group) for i in range(0, share.size, group)]
+        self._num_envs = setup.options.runner.num_envs
         if setup.env.spec != setup.spec:
             raise UserError(
                 f"actor {share.actor} makes environments with other spaces than those here: "
@@ -48,7 +47,10 @@ class Actor:
             self._vector.close()
             raise
         structure = jax.tree.structure(self._programs.act.shapes[0])
-        self._states: Any = jax.tree.unflatten(structure, stand.acting)
+        self._states: list[Any] = [
+            jax.tree.unflatten(structure, [x[group] for x in stand.acting])
+            for group in self._groups
+        ]
 
     def _reach(self, stand: Stand) -> Ready:
         """Bring the environments to where the actor stands.
@@ -61,7 +63,7 @@ class Actor:
         newest = self._vector.reset(self._setup.seed, first)
         if stand.newest is None or stand.history is None:
             self._newest = _copied(newest)
-            return Ready([], np.zeros(self._size, bool), self._vector.period)
+            return Ready([], np.zeros(self._setup.share.size, bool), self._vector.period)
         differs = self._vector.restore(stand.history, stand.newest)
         newest = stand.newest
         truncated: Any = newest.truncated | (differs & ~np.asarray(newest.terminated))
@@ -84,17 +86,14 @@ class Actor:
         stats: dict[int, dict[str, np.ndarray]] = {}
         for i in range(self._setup.actors.actor_steps):
             step = np.int32(order.step + i * self._num_envs)
-            self._states, actions = self._programs.act(
-                self._states, self._newest, vector, moments, step, self._size
-            )
             seen.append(self._newest)
-            taken.append(np.asarray(actions))
+            taken.append(self._act(vector, moments, step))
             self._newest = _copied(self._vector.step(taken[-1]))
             if self._vector.stats:
                 stats[i] = self._vector.stats
         time_steps: TimeStep = jax.tree.map(lambda *x: np.stack(x), *seen)
         actions = np.stack(taken)
-        metrics = self._programs.metrics(self._states)
+        metrics = [self._programs.metrics(states) for states in self._states]
         return Segment(
             number=order.number,
             version=weights.version,
@@ -103,21 +102,35 @@ class Actor:
             actions=actions,
             errors=self._errors(time_steps, actions, vector, moments, weights),
             stats=stats,
-            stand=Stand(list(map(np.array, jax.tree.leaves(self._states))), self._newest, None),
-            exploration={name: np.asarray(x) for name, x in metrics.items()},
+            stand=Stand(_joined(map(jax.tree.leaves, self._states)), self._newest, None),
+            exploration=jax.tree.map(lambda *x: np.concatenate(x), *metrics),
             seconds=time.perf_counter() - start,
         )
+
+    def _act(self, vector: Any, moments: Any, step: np.int32) -> np.ndarray:
+        """Choose the actions [share]."""
+        chosen: list[Any] = []
+        for i, group in enumerate(self._groups):
+            newest = _part(self._newest, group)
+            self._states[i], actions = self._programs.act(
+                self._states[i], newest, vector, moments, step
+            )
+            chosen.append(actions)
+        return np.concatenate(chosen)
 
     def _errors(
         self, time_steps: TimeStep, actions: np.ndarray, vector: Any, moments: Any, weights: Weights
     ) -> np.ndarray | None:
         if self._programs.judge is None:
             return None
-        factor = np.float32(weights.reward_factor)
-        errors = self._programs.judge(
-            time_steps, actions, vector, moments, factor, self._states, self._size
-        )
-        return np.asarray(errors)
+        given = vector, moments, np.float32(weights.reward_factor)
+        errors = [
+            self._programs.judge(
+                _part(time_steps, (slice(None), group)), actions[:, group], *given, states
+            )
+            for group, states in zip(self._groups, self._states, strict=True)
+        ]
+        return np.concatenate(errors, axis=1)
 
     def close(self) -> None:
         """Close the environments."""
@@ -127,3 +140,13 @@ class Actor:
 def _copied(time_step: TimeStep) -> TimeStep:
     """Copy a time step out of memory that the next step overwrites."""
     return jax.tree.map(np.array, time_step)
+
+
+def _part(time_steps: TimeStep, place: Any) -> TimeStep:
+    """Return the time steps of some environments."""
+    return jax.tree.map(lambda x: x[place], time_steps)
+
+
+def _joined(leaves: Iterable[Sequence[Any]]) -> list[np.ndarray]:
+    """Join the leaves of the states of all groups."""
+    return [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
