@@ -109,7 +109,7 @@ def kill(process: Process, out: Path, chance: random.Random, *, writing: bool) -
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Read the results of a run, without times."""
+    """Read the results of a run, without times and without what befell its actors."""
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {
         k: v for k, v in summary.items() if "seconds" not in k and "per" not in k
@@ -119,7 +119,10 @@ def outcome(folder: Path) -> dict[str, Any]:
     for name in ("metrics", "episodes", "evaluations"):
         with (folder / f"{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        found[name] = [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+        found[name] = [
+            {k: v for k, v in row.items() if "second" not in k and not k.startswith("actors.")}
+            for row in rows
+        ]
     return found
 
 

@@ -322,6 +322,7 @@ OTHER_NAMES = {
     "target_update_frequency target_update",
     "updates_per_step": "train_freq train_frequency gradient_steps update_per_step "
     "update_frequency update_freq utd",
+    "actors": "num_workers n_workers num_actors n_actors num_env_runners num_rollout_workers",
     "num_envs": "n_envs n_env training_num num_environments",
     "evaluation_every": "eval_freq eval_interval eval_every",
     "evaluation_episodes": "n_eval_episodes eval_episodes num_eval_episodes",

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from tests.commands import refused
 
-from noisydqn import UserError
+from noisydqn import UserError, cluster
 from noisydqn.checkpoint.lock import Lock
 from noisydqn.cli import main
 from noisydqn.cli.cluster import ClusterArgs, with_address
+from noisydqn.cluster import check_answers, fitting
 from noisydqn.folders import File, Folder
 from noisydqn.study import ray_pool
 from noisydqn.study.pool import Ended
-from noisydqn.study.ray_pool import RayPool, check_answers, fitting, run_command, taken_cores
+from noisydqn.study.ray_pool import RayPool, run_command, taken_cores
 from noisydqn.study.slurm import script
 
 GRID = ("--env", "CartPole-v1", "--seeds", "2", "--steps", "400")
@@ -97,7 +98,7 @@ def test_ray_is_an_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray_pool.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _: None)
     line = refused(capsys, "compare", *GRID, "--ray")
     assert "needs the package ray, which is not installed: pip install 'noisydqn[ray]'" in line
 
@@ -122,7 +123,7 @@ def test_jobs_that_no_node_has_room_for(
             closed.append(self.address)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray_pool, "RayCluster", Small)
+    monkeypatch.setattr(cluster, "RayCluster", Small)
     line = refused(capsys, "compare", *GRID, "--ray", "head:1", *more)
     what = "9 cores" if more[0] == "--cores" else "1 cores and 1 GPUs"
     assert f"no node of the Ray cluster has the {what} of a job: give --cores and --gpus" in line
@@ -170,7 +171,7 @@ def test_an_address_that_does_not_answer(server: socket.socket) -> None:
 
 
 def test_an_address_that_is_silent(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
     began = time.monotonic()
     with pytest.raises(UserError, match=r"does not answer \(.*timed out"):
         check_answers("x", answering(server, b""))
@@ -197,12 +198,12 @@ def test_a_wrong_address_is_refused_before_anything_is_made(
 
 def test_the_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert ray_pool.find_running() == "head:6379"
+    assert cluster.find_running() == "head:6379"
     monkeypatch.delenv("RAY_ADDRESS")
     services = pytest.importorskip("ray._private.services")
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     with pytest.raises(UserError, match="--ray auto finds no Ray on this machine: start it with"):
-        ray_pool.find_running()
+        cluster.find_running()
 
 
 # The pool

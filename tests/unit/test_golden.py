@@ -83,7 +83,14 @@ NOISE_OF_FORMAT_4: dict[str, Any] = {
     "matched_targets": False,
 }
 RUN_OF_FORMAT_4: dict[str, Any] = {"track": [], "tuned_seeds": []}
-ENV_OF_FORMAT_4: dict[str, Any] = {"images": ["auto"], "vector_widths": [], "action_bins": None}
+PARTS_OF_FORMAT_4: dict[str, Any] = {"images": ["auto"], "vector_widths": [], "action_bins": None}
+RUNNER_OF_FORMAT_4: dict[str, Any] = {
+    "devices": 1,
+    "actors": 0,
+    "actor_mode": "synchronous",
+    "actor_steps": 16,
+    "actor_lag": 1,
+}
 GOAL_OF_FORMAT_4: dict[str, Any] = {
     "noise_goal": None,
     "noise_goal_start": 1.0,
@@ -98,7 +105,8 @@ def test_configs_of_later_formats_mean_the_same(form: str, name: str) -> None:
     """In format 3 sigma learned as fast as the rest; in format 4 noise had no index and no goal."""
     stored = presets_of(form)[name]
     options = {option: x for option, x in stored.items() if option != "version"}
-    expected = options | NOISE_OF_FORMAT_4 | RUN_OF_FORMAT_4 | ENV_OF_FORMAT_4
+    expected = options | NOISE_OF_FORMAT_4 | RUN_OF_FORMAT_4 | PARTS_OF_FORMAT_4
+    expected |= RUNNER_OF_FORMAT_4
     if form == "v3":
         expected["sigma_rate"] = 1.0
     if stored["exploration"] in ("noisy", "both"):

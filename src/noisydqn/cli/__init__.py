@@ -88,6 +88,8 @@ class ResumeArgs:
     """Print only warnings."""
     trust: bool = False
     """Import and run code that the run's config names, such as an environment of your own."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]")] = None
+    """Play the run's actors on a Ray cluster, as train does. If not given, on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _train(argv: Sequence[str]) -> int:
             start_from=args.from_,
             from_weights=args.from_weights,
             from_replay=args.from_replay,
+            ray=args.ray,
             **options,
         )
     return _code(result.signal)
@@ -205,7 +208,9 @@ def _code(stopped_by: int | None) -> int:
 
 
 def _resume(argv: Sequence[str]) -> int:
-    args = parse(ResumeArgs(folder=tyro.MISSING), argv, "resume")
+    from noisydqn.cli.cluster import with_address
+
+    args = parse(ResumeArgs(folder=tyro.MISSING), with_address(argv), "resume")
     from noisydqn.runs.api import resume
 
     with lasting_output():
@@ -216,6 +221,7 @@ def _resume(argv: Sequence[str]) -> int:
             quiet=args.quiet,
             trust=args.trust,
             cache=args.cache,
+            ray=args.ray,
         )
     return _code(result.signal)
 

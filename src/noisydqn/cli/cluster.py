@@ -95,7 +95,8 @@ def place(args: ClusterArgs) -> "Generator[tuple[MakePool, Capacity | None]]":
     if args.ray is None:
         yield local_pool, None
         return
-    from noisydqn.study.ray_pool import RayCluster, RayPool
+    from noisydqn.cluster import RayCluster
+    from noisydqn.study.ray_pool import RayPool
 
     cluster = RayCluster(args.ray)
 

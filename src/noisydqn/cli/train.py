@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from noisydqn.cli.arguments import fill, options_of, read, wants_help
+from noisydqn.cli.cluster import with_address
 from noisydqn.cli.option_help import show_options
 from noisydqn.config.config import Config, option_hints
 from noisydqn.files import given_path
@@ -49,6 +50,10 @@ class TrainArgs:
     NOISYDQN_CACHE or a folder in the user's cache folder."""
     resume: bool = False
     """If --out holds a run, resume it, as noisydqn resume does."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]")] = None
+    """Play the actors on a Ray cluster. ADDRESS is HOST:PORT of one of which this machine is a
+    node, or auto for the one that runs here. If it is not given, Ray is started on this machine.
+    Needs 'noisydqn[ray]'."""
     trust: bool = False
     """Import code that the preset file or the config of a run names, such as an environment of your
     own."""
@@ -69,6 +74,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
     """
     if wants_help(argv):
         _show(argv)
+    argv = with_address(argv)
     options = options_of(TrainArgs) | config_options()
     given = read(options, argv, "train")
     args = fill(TrainArgs(), given, options, "train")

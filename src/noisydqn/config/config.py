@@ -42,12 +42,13 @@ from noisydqn.options import (
 from noisydqn.preprocessing.options import PreprocessingOptions
 from noisydqn.runners.exploration import EXPLORERS, Imported, Noisy
 from noisydqn.runners.explorer import Explorer
-from noisydqn.runners.options import ProgramOptions, RunnerOptions
+from noisydqn.runners.options import ActorOptions, ProgramOptions, RunnerOptions
 
 SECTIONS: dict[str, type] = {
     "environment": EnvironmentOptions,
     "run": RunOptions,
     "runner": RunnerOptions,
+    "actors": ActorOptions,
     "preprocessing": PreprocessingOptions,
     "network": NetworkOptions,
     "learning": LearningOptions,
@@ -135,6 +136,7 @@ class Config:
     environment: EnvironmentOptions
     run: RunOptions
     runner: RunnerOptions
+    actors: ActorOptions
     preprocessing: PreprocessingOptions
     network: NetworkOptions
     distribution: Distribution
@@ -160,11 +162,38 @@ class Config:
                 "outputs are logits, which no value can be added to"
             )
         self.learner.check(self.runner.num_envs, self.learning, self.network)
+        if self.actors.actors > 0:
+            self._check_actors()
         if self.learning.schedule_share is not None and self._num_updates is None:
             raise ConfigError(
                 f"--schedule-share {self.learning.schedule_share} and --updates-per-episode "
                 "exclude each other, as the number of updates is not known: give "
                 "--schedule-updates"
+            )
+
+    def _check_actors(self) -> None:
+        """Refuse what actors cannot do.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        actors, num_envs = self.actors.actors, self.runner.num_envs
+        if not isinstance(self.learner, ReplayOptions):
+            raise ConfigError(
+                f"--actors {actors} and --learner parallel exclude each other, as its rollouts are "
+                "of the newest weights: give --learner replay, or leave out --actors"
+            )
+        if num_envs % actors:
+            nearest = [n for n in range(1, num_envs + 1) if num_envs % n == 0]
+            raise ConfigError(
+                f"--actors {actors} does not divide --num-envs {num_envs}, and all have equal "
+                f"shares: give --actors {max(n for n in nearest if n <= max(actors, 1))}, or "
+                f"--num-envs {math.ceil(num_envs / actors) * actors}"
+            )
+        if isinstance(self.exploration, Noisy) and self.exploration.acting_noise_shared:
+            raise ConfigError(
+                f"--actors {actors} and --acting-noise-shared exclude each other: environments of "
+                "actors act under noise of their own"
             )
 
     def replace(self, **changes: Any) -> "Config":
@@ -215,8 +244,9 @@ class Config:
 
     @property
     def total_steps(self) -> int:
-        """The steps of a whole run: a multiple of the environments."""
-        return math.ceil(self.run.steps / self.runner.num_envs) * self.runner.num_envs
+        """The steps of a whole run: a multiple of the environments, with actors of segments."""
+        unit = self.runner.num_envs * (self.actors.actor_steps if self.actors.actors else 1)
+        return math.ceil(self.run.steps / unit) * unit
 
 
 def variant_name(section: str, variant: Any) -> str:

@@ -53,6 +53,10 @@ ADDED: dict[int, dict[str, Any]] = {
         "vector_widths": (),
         "devices": 1,
         "action_bins": None,
+        "actors": 0,
+        "actor_mode": "synchronous",
+        "actor_steps": 16,
+        "actor_lag": 1,
     },
 }
 """Options that a version added, with the value that older versions implied."""

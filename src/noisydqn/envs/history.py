@@ -26,6 +26,13 @@ class SavedHistory(NamedTuple):
     over: np.ndarray  # [envs]; true if the episode has ended
     actions: np.ndarray  # [longest length, envs, *d], int32; the newest last
 
+    def of_share(self, share: slice) -> "SavedHistory":
+        """Return the record of some of the environments."""
+        told, actions = self[:-1], self.actions[:, share]
+        part = SavedHistory(*(x[share] for x in told), actions=actions)
+        longest = int(part.length.max())
+        return part._replace(actions=actions[len(actions) - longest :])
+
     def is_possible(self) -> bool:
         """Tell whether a record that was read can be one, whatever its actions."""
         ordered = (self.span >= 0) & (self.span <= self.episode)

@@ -147,6 +147,11 @@ class HostEnvironment:
         return self._probe.spec
 
     @property
+    def episode_counts(self) -> tuple[str, ...]:
+        """The names of numbers beside "success" that it reports at an episode's end."""
+        return self._probe.counts
+
+    @property
     def statistics(self) -> tuple[Statistic, ...]:
         """The share of successes, where the environment reports them."""
         return (SUCCESS,)
@@ -164,6 +169,10 @@ class HostEnvironment:
     def tell_notices(self, tell: Callable[[str], None]) -> None:
         """Send notices to `tell` from now on: lines about problems that do not end a run."""
         self.notices.tell(tell)
+
+    def with_notices(self, notices: Notices) -> "HostEnvironment":
+        """Return the same environment with another receiver of notices."""
+        return dataclasses.replace(self, notices=notices)
 
     def by_kind(
         self,

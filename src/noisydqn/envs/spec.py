@@ -13,6 +13,8 @@ from noisydqn.dimensions import Sizes
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spaces import Discrete
 from noisydqn.errors import counted
+from noisydqn.trees import zeros
+from noisydqn.types import TimeStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,22 @@ class EnvironmentSpec:
     def blank_masks(self, num_envs: int) -> Bool[Array, "envs actions"] | None:
         """Return masks that allow every action, or None without action masks."""
         return jnp.ones((num_envs, self.num_actions), jnp.bool_) if self.masked else None
+
+    def time_steps(self, *axes: int) -> TimeStep:
+        """Return the shapes and types of time steps with some leading axes."""
+
+        def blank() -> TimeStep:
+            masks = (*axes, self.num_actions)
+            return TimeStep(
+                observation=zeros(self.observation, *axes),
+                reward=jnp.zeros(axes, jnp.float32),
+                terminated=jnp.zeros(axes, jnp.bool_),
+                truncated=jnp.zeros(axes, jnp.bool_),
+                info={},
+                action_mask=jnp.ones(masks, jnp.bool_) if self.masked else None,
+            )
+
+        return jax.eval_shape(blank)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,12 @@ from noisydqn.errors import (
 )
 from noisydqn.types import Mixed, TimeStep
 
+NOT_DETERMINISTIC = (
+    "environment {} did not play again as before: it is not deterministic. Its episode is "
+    "truncated and another begins; from here on the run differs from one that was not interrupted"
+)
+"""A line about environments, by their numbers, that a replay brought elsewhere."""
+
 
 class HostVector:
     """Environments in lockstep, whose time steps are NumPy arrays [num_envs, ...].
@@ -74,13 +80,18 @@ class HostVector:
         """Statistics [envs] of the episodes that the newest step ended, such as "success"; NaN
         where an environment reported none."""
 
-    def reset(self, seed: int) -> TimeStep:
+    def reset(self, seed: int, first: int = 0) -> TimeStep:
         """Start an episode in every environment.
+
+        Args:
+            seed: of all of them.
+            first: the place of the first of them, where they are a part of a larger vector: they
+                then start as they would in that.
 
         Raises:
             EnvironmentFailedError: as `step`.
         """
-        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
+        seeds = np.random.SeedSequence(seed).generate_state(first + self.num_envs)[first:]
         observation = self._call(self._backend.reset, seeds)
         nothing = np.zeros(self.num_envs, bool)
         return self._time_step(observation, np.zeros(self.num_envs), nothing, nothing)
@@ -119,6 +130,11 @@ class HostVector:
         self._call(self._backend.rest, envs)
 
     # Replays
+
+    @property
+    def period(self) -> int | None:
+        """Episodes in a span of a history; None for one span without end."""
+        return self._backend.period
 
     def remember(self) -> None:
         """Record a history from now on; call this before the first reset."""

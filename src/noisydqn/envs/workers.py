@@ -7,18 +7,12 @@ process; workers ignore them.
 
 import atexit
 import contextlib
-import ctypes
 import multiprocessing
-import os
 import selectors
-import signal
-import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -32,9 +26,9 @@ from gymnasium.vector.utils import (
     write_to_shared_memory,
 )
 
+from noisydqn.envs.children import become_child, how_it_ended, signals_held
 from noisydqn.envs.guard import GuardedEnv
 from noisydqn.errors import EnvironmentFailedError, QuitError, UserError, in_one_line
-from noisydqn.output import lasting_streams
 
 START_SECONDS = 120.0
 """Seconds that a worker has to import its modules and make its environment."""
@@ -42,11 +36,6 @@ CLOSE_SECONDS = 5.0
 """Seconds after which a worker that was asked to end is killed."""
 POLL_SECONDS = 0.5
 """Seconds between two looks at whether a stop was requested, while workers take a step."""
-PR_SET_PDEATHSIG = 1
-PARENT_SECONDS = 1.0
-"""Seconds between two looks at whether the process that trains is there."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that reach every process of a group, of which the one that trains decides."""
 
 
 class WorkerVector(VectorEnv[Any, Any, Any]):
@@ -112,7 +101,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             )
             process = context.Process(target=_work, args=args, daemon=True)
             try:
-                with _signals_held():
+                with signals_held():
                     process.start()
             except Exception as error:
                 raise UserError(
@@ -211,16 +200,7 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
     def _lost(self, index: int) -> EnvironmentFailedError:
         """Determine how a worker with a broken pipe ended, and return the error that says so."""
         process = self.processes[index]
-        process.join(1)
-        code = process.exitcode
-        if code is None:
-            return self._failure(index, "closed its pipe")
-        if code < 0:
-            names = {number.value: number.name for number in signal.Signals}
-            hint = " (perhaps out of memory)" if -code == signal.SIGKILL else ""
-            return self._failure(index, f"was killed by {names.get(-code, -code)}{hint}")
-        main = "" if self._steps else " (a script needs `if __name__ == '__main__':` around train)"
-        return self._failure(index, f"ended with exit code {code}{main}")
+        return self._failure(index, how_it_ended(process, early=not self._steps))
 
     def _failure(self, index: int, what: str) -> EnvironmentFailedError:
         return EnvironmentFailedError(
@@ -265,17 +245,6 @@ class WorkerVector(VectorEnv[Any, Any, Any]):
             process.join(1)
 
 
-@contextlib.contextmanager
-def _signals_held() -> Generator[None]:
-    """Start processes in which `SIGNALS` have no effect until they ask for them."""
-    resource_tracker.ensure_running()  # it would undo this
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # Functions of the worker process
 
 
@@ -288,13 +257,7 @@ def _work(
     action_space: spaces.Space[Any],
 ) -> None:
     """Serve one environment until the training process requests the end, or ends."""
-    for number in SIGNALS:  # not SIG_IGN, which programs that the environment starts would inherit
-        signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    sys.stdout, sys.stderr = lasting_streams()  # pyright: ignore[reportAttributeAccessIssue]
-    if sys.platform == "linux":  # also where the environment's code never lets a thread run
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_child()
     notices: list[str] = []
     env = None
     try:
@@ -344,15 +307,3 @@ def _serve(env: GuardedEnv, index: int, pipe: Connection, memory: Any) -> None:
             over, answer = terminated or truncated, (reward, terminated, truncated, info)
             write_to_shared_memory(env.observation_space, index, observation, memory)
         pipe.send((True, answer))
-
-
-def _end_with_parent() -> None:
-    """End this process once the one that trains has ended, whatever the environment does.
-
-    A copy of that one, made by a fork, keeps the sentinel from telling.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 - this runs in a worker
-    while os.getppid() == parent.pid and not wait([parent.sentinel], PARENT_SECONDS):
-        pass
-    os._exit(1)

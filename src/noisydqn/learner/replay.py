@@ -44,7 +44,7 @@ class ReplayState(NamedTuple):
     tree: (
         sum_tree.SumTree
     )  # a leaf for each row: its priority to the power alpha, 0 if it cannot be sampled
-    position: Int[Array, ""]  # the slot that is written next
+    position: Int[Array, "*envs"]  # the slot that is written next; [envs] where not in lockstep
     max_priority: Float[Array, ""]  # the largest priority seen: what new transitions get
 
 
@@ -63,6 +63,8 @@ class Replay:
         frames: newest observations that are seen together; if 1 they are not stacked.
         shards: the devices that have such a buffer. All of them call `sample` and `set_priorities`
             at the same time.
+        lockstep: whether all environments write together; if not, each has its own position in the
+            ring, and `add_share` writes rows of some.
     """
 
     capacity: int
@@ -73,6 +75,7 @@ class Replay:
     priority_offset: float
     frames: int = 1
     shards: Shards = ONE
+    lockstep: bool = True
 
     @property
     def slots(self) -> int:
@@ -89,7 +92,7 @@ class Replay:
                 last=jnp.ones(shape, jnp.bool_), action_mask=jax.tree.map(opened, rows.action_mask)
             ),
             tree=sum_tree.init(self.slots * self.num_envs),
-            position=jnp.int32(0),
+            position=jnp.int32(0) if self.lockstep else jnp.zeros(self.num_envs, jnp.int32),
             max_priority=jnp.float32(1),
         )
 
@@ -107,23 +110,103 @@ class Replay:
         row 6 alone: row 4 became complete when row 5 was written, and row 5, an end, never does.
         The leaf of row 7 becomes 0 (`lost`) until its own window is complete.
         """
+        if not self.lockstep:
+            return self.add_share(state, row, jnp.int32(0), alpha)
         slot = state.position
         rows = jax.tree.map(lambda ring, new: ring.at[slot].set(new), state.rows, row)
+        starts = self._starts(slot)
+        env = jnp.arange(self.num_envs, dtype=jnp.int32)
+        ended = jnp.concatenate([row.last[None], rows.last[starts]])
+        tree = self._with_begun(state, ended, slot, env, alpha, None)
+        return state._replace(rows=rows, tree=tree, position=(slot + 1) % self.slots)
 
+    def add_share(
+        self,
+        state: ReplayState,
+        row: Row,
+        first: Int[Array, ""],
+        alpha: Float[Array, ""],
+        errors: Float[Array, "n share"] | None = None,
+    ) -> ReplayState:
+        """Write one row [share, ...] for the environments from `first` on, which are in lockstep.
+
+        Only where not all environments are. See `add`.
+
+        Args:
+            state: the buffer.
+            row: the row.
+            first: the first environment of the share.
+            alpha: the exponent of priorities.
+            errors: the errors that set the priorities of the transitions that may become complete,
+                the newest first; NaN, or None, takes the largest priority seen.
+        """
+        share = len(row.last)
+        slot, env = state.position[first], first + jnp.arange(share, dtype=jnp.int32)
+
+        def write(ring: Array, new: Array) -> Array:
+            start = (slot, first, *[jnp.int32(0)] * (ring.ndim - 2))
+            return jax.lax.dynamic_update_slice(ring, new[None], start)
+
+        rows = jax.tree.map(write, state.rows, row)
+        ended = jnp.concatenate([row.last[None], rows.last[self._starts(slot)[:, None], env]])
+        tree = self._with_begun(state, ended, slot, env, alpha, errors)
+        after = jnp.full(share, (slot + 1) % self.slots)
+        position = jax.lax.dynamic_update_slice(state.position, after, (first,))
+        return state._replace(rows=rows, tree=tree, position=position)
+
+    def end_share(self, state: ReplayState, first: Int[Array, ""], share: int) -> ReplayState:
+        """Let the newest rows of a share end their episodes, as other steps follow than theirs."""
+        slot, env = state.position[first] - 1, first + jnp.arange(share, dtype=jnp.int32)
+        last = state.rows.last.at[slot % self.slots, env].set(True)
+        return state._replace(rows=state.rows._replace(last=last))
+
+    def _starts(self, slot: Int[Array, ""]) -> Int[Array, " n"]:
+        """Return the slots of the transitions that may become complete with a row at `slot`."""
         back = jnp.arange(1, self.n_step + 1, dtype=jnp.int32)
-        starts = (slot - back) % self.slots
-        same_episode = jnp.cumsum(rows.last[starts], axis=0) == 0  # [n, environments]
-        complete = same_episode & ((back == self.n_step)[:, None] | row.last)
+        return (slot - back) % self.slots
+
+    def _with_begun(
+        self,
+        state: ReplayState,
+        ended: Bool[Array, "newest share"],
+        slot: Int[Array, ""],
+        env: Int[Array, " share"],
+        alpha: Float[Array, ""],
+        errors: Float[Array, "n share"] | None,
+    ) -> sum_tree.SumTree:
+        """Return the tree after rows of some environments were written at `slot`.
+
+        Args:
+            state: the buffer before.
+            ended: where the n + 1 newest rows, the newest first, end their episodes.
+            slot: that was written.
+            env: the environments.
+            alpha: the exponent of priorities.
+            errors: see `add_share`.
+        """
+        starts, share = self._starts(slot), len(env)
+        same_episode = jnp.cumsum(ended[1:], axis=0) == 0  # [n, environments]
+        whole = jnp.arange(1, self.n_step + 1, dtype=jnp.int32) == self.n_step
+        complete = same_episode & (whole[:, None] | ended[0])
 
         lost = (slot + jnp.arange(self.frames, dtype=jnp.int32)) % self.slots
         slots = jnp.concatenate([lost, starts])
-        env = jnp.arange(self.num_envs, dtype=jnp.int32)
         leaves = (slots[:, None] * self.num_envs + env).reshape(-1)
-        priority = sum_tree.get(state.tree, leaves).reshape(len(slots), self.num_envs)
-        begun = jnp.where(complete, state.max_priority**alpha, priority[self.frames :])
+        priority = sum_tree.get(state.tree, leaves).reshape(len(slots), share)
+        begun = state.max_priority**alpha
+        if errors is not None and self.prioritized:
+            known = (jnp.abs(errors) + self.priority_offset) ** alpha
+            begun = jnp.where(jnp.isnan(errors), begun, known)
+        begun = jnp.where(complete, begun, priority[self.frames :])
         priority = jnp.concatenate([jnp.zeros_like(priority[: self.frames]), begun])
-        tree = sum_tree.put(state.tree, leaves, priority.reshape(-1))
-        return state._replace(rows=rows, tree=tree, position=(slot + 1) % self.slots)
+        return sum_tree.put(state.tree, leaves, priority.reshape(-1))
+
+    def newest(
+        self, state: ReplayState, env: Int[Array, " rows"], back: Int[Array, " rows"]
+    ) -> Int[Array, " rows"]:
+        """Return the slots that environments wrote as their newest row, or `back` rows before."""
+        position = state.position if self.lockstep else state.position[env]
+        return (position - 1 - back) % self.slots
 
     def extend(self, state: ReplayState, rows: Row) -> ReplayState:
         """Write rows [steps, environments, ...] one after the other, with the largest priority."""

@@ -19,6 +19,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.learner.agent import acting_values
 from noisydqn.learner.policy import Policy
 from noisydqn.masks import made_valid
+from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.preprocessing import frames, moments, normalize
 from noisydqn.preprocessing.options import PreprocessingOptions
@@ -160,22 +161,27 @@ class Acting:
 
         Rewards are clipped here, before anything learns of them.
         """
-        actor, (running, scale) = state.actor, state.statistics
-        started, clip = actor.time_step.last, self.preprocessing.reward_clip
-        observation, reward = time_step.observation, time_step.reward
-        if clip is not None:
-            reward = jnp.clip(reward, -clip, clip)
+        running, scale = state.statistics
+        started, actor = state.actor.time_step.last, self.see(state.actor, time_step)
         if running is not None:
-            running = moments.update(running, observation, self.shards)
+            running = moments.update(running, time_step.observation, self.shards)
         if scale is not None:
+            reward = actor.time_step.reward
             scale = normalize.update_return_scale(
                 scale, reward, started, self.discount, self.shards
             )
-        actor = actor._replace(
-            time_step=time_step._replace(reward=reward, info={}),
-            stack=frames.push(actor.stack, observation, started, self.frames),
-        )
         return replaced(state, actor=actor, statistics=Statistics(running, scale))
+
+    def see(self, actor: ActorState, time_step: TimeStep) -> ActorState:
+        """Take in what the environments show next, without statistics."""
+        clip, reward = self.preprocessing.reward_clip, time_step.reward
+        if clip is not None:
+            reward = jnp.clip(reward, -clip, clip)
+        started = actor.time_step.last
+        return actor._replace(
+            time_step=time_step._replace(reward=reward, info={}),
+            stack=frames.push(actor.stack, time_step.observation, started, self.frames),
+        )
 
     def reward_factor(self, statistics: Statistics) -> Array | float:
         """Return what rewards are multiplied by before learning."""
@@ -201,7 +207,13 @@ class Acting:
         of an invalid action; if it chooses one nevertheless, a random valid one is taken. So it is
         with choices that one of several dimensions does not have.
         """
-        actor, policy = state.actor, self.policy(state)
+        actor, actions = self.choose_by(self.policy(state), state.actor, step)
+        return replaced(state, actor=actor), actions
+
+    def choose_by(
+        self, policy: Policy, actor: ActorState, step: Int[Array, ""]
+    ) -> tuple[ActorState, Int[Array, " envs *d"]]:
+        """Choose the actions by a policy; see `choose`."""
         key, act_key = jax.random.split(actor.key)
         masks = actor.time_step.action_mask
         values_fn = partial(acting_values, policy.network, masks=masks)
@@ -211,20 +223,26 @@ class Acting:
             masks = jnp.broadcast_to(exists, (self.num_envs, *exists.shape))
         if masks is not None:
             actions = made_valid(actions, masks, jax.random.fold_in(act_key, REPLACED))
-        return replaced(state, actor=actor._replace(key=key, explorer=explorer)), actions
+        return actor._replace(key=key, explorer=explorer), actions
 
     def resample(self, state: State, updated: Bool[Array, ""]) -> State:
         """Let the explorer resample its noise.
 
         `updated` tells whether updates were scheduled after the newest step.
         """
-        actor = state.actor
+        actor = self.resample_for(state.learner.online.tree, state.actor, updated)
+        return replaced(state, actor=actor)
+
+    def resample_for(
+        self, network: QNetwork, actor: ActorState, updated: Bool[Array, ""]
+    ) -> ActorState:
+        """Let the explorer of an actor resample its noise; see `resample`."""
         key, resample_key = jax.random.split(actor.key)
         explorer = self.explorer.resample(
             actor.explorer,
-            state.learner.online.tree,
+            network,
             updated=updated,
             ended=actor.time_step.last,
             key=resample_key,
         )
-        return replaced(state, actor=actor._replace(key=key, explorer=explorer))
+        return actor._replace(key=key, explorer=explorer)

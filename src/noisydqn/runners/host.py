@@ -10,7 +10,7 @@ computes does not depend on how fast anything is.
 
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -24,17 +24,18 @@ from noisydqn.compilation import Compiler, Program
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.envs.vectors import HostVector
+from noisydqn.envs.vectors import NOT_DETERMINISTIC, HostVector
 from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Core, program_key
 from noisydqn.runners.cores import make_core
+from noisydqn.runners.episodes import Episodes
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
 from noisydqn.runners.state import raw_keys, typed_keys
 from noisydqn.runners.stop import Stop
-from noisydqn.trees import Flat, structs, zeros
+from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
 
 
@@ -91,13 +92,12 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
     init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     sums = jax.eval_shape(no_metrics)
-    shown = partial(_shown, spec, core.acting.num_envs)
 
     def state() -> tuple[Any]:
         return (init.shapes,)
 
     def seen() -> tuple[Any, ...]:
-        return init.shapes, shown(), count
+        return init.shapes, spec.time_steps(core.acting.num_envs), count
 
     def learned() -> tuple[Any, ...]:
         return init.shapes, count, count, sums
@@ -110,65 +110,6 @@ def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
         learn=Program("learning", learn, learned, donate=(0, 3), key=key),
         probe=Program("noise", probe, state, donate=(0,), runs="seldom", key=key),
     )
-
-
-def _shown(spec: EnvironmentSpec, num_envs: int) -> TimeStep:
-    """Return the shapes and types of the time steps of a vector."""
-
-    def blank() -> TimeStep:
-        return TimeStep(
-            observation=zeros(spec.observation, num_envs),
-            reward=jnp.zeros(num_envs, jnp.float32),
-            terminated=jnp.zeros(num_envs, jnp.bool_),
-            truncated=jnp.zeros(num_envs, jnp.bool_),
-            info={},
-            action_mask=spec.blank_masks(num_envs),
-        )
-
-    return jax.eval_shape(blank)
-
-
-class _Episodes:
-    """Returns and lengths of the episodes under way."""
-
-    def __init__(self, num_envs: int) -> None:
-        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
-        self._started = np.zeros(num_envs, bool)
-
-    def take(self, time_step: TimeStep, step: int, stats: dict[str, np.ndarray]) -> list[Episode]:
-        """Count a time step, reached after `step` steps; return the episodes that it ends.
-
-        `stats` [envs] are those that the environments report of these episodes; NaN is none.
-        """
-        self._returns += time_step.reward
-        self._lengths += 1
-        if self._started.any():  # a reset's reward is none, and it is no step
-            self._returns[self._started] = self._lengths[self._started] = 0
-        self._started = last = np.asarray(time_step.last)
-        if not last.any():
-            return []
-        return [
-            Episode(
-                step,
-                float(self._returns[i]),
-                int(self._lengths[i]),
-                {name: float(x[i]) for name, x in stats.items() if not np.isnan(x[i])},
-            )
-            for i in np.flatnonzero(last)
-        ]
-
-    @property
-    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns and lengths so far, and where an episode starts next."""
-        return self._returns, self._lengths, self._started
-
-    @counts.setter
-    def counts(self, counts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        self._returns, self._lengths, self._started = map(np.array, counts)
-
-    def truncate(self, envs: np.ndarray) -> None:
-        """Let episodes start next where `envs`; those under way are not reported."""
-        self._started = self._started | envs
 
 
 def run(
@@ -243,7 +184,7 @@ class _Run:
         self.chunk_steps = made.vector_steps * self.num_envs
         self.schedule, self.explorer = made.core.schedule, made.core.acting.explorer
         self.layers = made.core.acting.noisy_layers
-        self.episodes = _Episodes(self.num_envs)
+        self.episodes = Episodes(self.num_envs)
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates, self.updates_before = 0, 0  # the same of updates
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
@@ -396,10 +337,6 @@ class _Run:
         if not differs.any():
             return newest
         names = ", ".join(map(str, np.flatnonzero(differs)))
-        warn(
-            f"environment {names} did not play again as before: it is not deterministic. Its "
-            "episode is truncated and another begins; from here on the run differs from one that "
-            "was not interrupted"
-        )
+        warn(NOT_DETERMINISTIC.format(names))
         self.episodes.truncate(differs)
         return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))

@@ -92,7 +92,7 @@ class ReplayCore:
         learner_key, policy_key, explorer_key, actor_key = jax.random.split(key, 4)
         policy = self.acting.make_policy(policy_key)
         actor, statistics = self.acting.init(policy, actor_key, explorer_key)
-        row = self._row(actor, self.acting.spec.blank_actions(self.acting.num_envs))
+        row = self.row(actor, self.acting.spec.blank_actions(self.acting.num_envs))
         return ReplayTraining(
             actor=actor,
             learner=self.agent.init(policy.network, learner_key),
@@ -132,7 +132,7 @@ class ReplayCore:
         alpha, _ = self.exponents.after(state.learner.updates)
         # The reward is that of the step that led to this observation, by the action in the row
         # before. So a time step is stored only now, a step after it was returned.
-        row = self._row(state.actor, actions)
+        row = self.row(state.actor, actions)
         return state._replace(replay=self.replay.add(state.replay, row, alpha)), actions
 
     def resample(self, state: ReplayTraining, updated: Bool[Array, ""]) -> ReplayTraining:
@@ -214,7 +214,7 @@ class ReplayCore:
         replay, num_envs = state.replay, self.acting.num_envs
         span = max(num_envs, PROBE_OBSERVATIONS)  # of more environments, some at even distances
         newest = jnp.arange(PROBE_OBSERVATIONS, dtype=jnp.int32) * span // PROBE_OBSERVATIONS
-        slots = (replay.position - 1 - newest // num_envs) % self.replay.slots
+        slots = self.replay.newest(replay, newest % num_envs, newest // num_envs)
         seen = self.replay.seen(replay.rows, slots, newest % num_envs)
         policy = self.acting.policy(state)
         exploration = self.acting.explorer.metrics(state.actor.explorer)
@@ -229,20 +229,21 @@ class ReplayCore:
     def _probe_data(self, state: ReplayTraining) -> dict[str, Array]:
         """Measure what the replay buffer holds: rewards in all rows, observations in some."""
         replay, place = state.replay, jnp.arange(MOST_ROWS, dtype=jnp.int32)
-        known = jnp.minimum(replay.position, MOST_ROWS)  # all slots before `position` are written
+        written = replay.position if self.replay.lockstep else jnp.min(replay.position)
+        known = jnp.minimum(written, MOST_ROWS)  # all slots before are written
         divisor = jnp.maximum(known, 1)
-        slots = place % divisor * (replay.position // divisor)
+        slots = place % divisor * (written // divisor)
         rewards = replay.rows.reward * self.acting.reward_factor(state.statistics)
         envs = place % self.acting.num_envs
         observations = jax.tree.map(lambda x: x[slots, envs], replay.rows.observation)
         numbers = self.acting.numbers(observations)
         return probe_data(rewards, numbers, known, self.acting.shards)
 
-    def _row(self, actor: ActorState, action: Int[Array, " envs *d"]) -> Row:
+    def row(self, actor: ActorState, action: Int[Array, " envs *d"]) -> Row:
         """Return the newest step as the replay buffer stores it."""
         perturbation = None
         if self.agent.perturbation > 0:
-            shape = self.acting.num_envs, self.index_dim
+            shape = len(action), self.index_dim
             perturbation = jax.random.normal(jax.random.fold_in(actor.key, PERTURBATION), shape)
         time_step = actor.time_step
         return Row(

@@ -43,6 +43,8 @@ class SeedChunk:
     data: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     """What is learned from: "reward_min" and "reward_max" as the learner sees them, and
     "constant_observations", the number of elements that never change."""
+    actors: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """How actors fare, if environments are played by actors."""
 
 
 @dataclasses.dataclass(frozen=True)

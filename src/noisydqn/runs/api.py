@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for, with_learner
 from noisydqn.program_cache import OFF
 from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
+from noisydqn.runs.actors import Place, open_place
 from noisydqn.runs.callbacks import Callback
 from noisydqn.runs.claim import Claim, claim_folder, create_folders, is_half_made
 from noisydqn.runs.devices import check_devices
@@ -55,7 +56,7 @@ from noisydqn.settings import own_settings
 
 ARGUMENTS = [
     *("out", "quiet", "resume", "trust", "cache", "trackers", "callbacks"),
-    *("start_from", "from_weights", "from_replay"),
+    *("start_from", "from_weights", "from_replay", "ray"),
 ]
 """Arguments of `train` beside the options of a config, for hints."""
 
@@ -77,6 +78,7 @@ def train(
     start_from: Path | str | None = None,
     from_weights: Which = "best",
     from_replay: bool = False,
+    ray: str | None = None,
     **options: Any,
 ) -> Result:
     """Train an agent, evaluate it and record a video, all in a run folder.
@@ -121,6 +123,8 @@ def train(
         from_weights: which weights of that run, "best" or "final".
         from_replay: also start with the replay buffer of that run's newest checkpoint. Its steps
             get the largest priority.
+        ray: the address of the Ray cluster on which actors play; None for processes of this
+            machine. A run does not keep it.
         options: changes to the config, such as `seed=1`.
 
     Raises:
@@ -167,7 +171,10 @@ def train(
     if source is not None:
         spec = environment.spec
         starts = read_starts(source, config, spec, maker, notices.append, trust=trust)
-    with closing(claim_folder(config, out, resume=resume)) as claim:
+    with (
+        closing(open_place(config, environment, _given_ray(ray))) as place,
+        closing(claim_folder(config, out, resume=resume)) as claim,
+    ):
         if is_half_made(claim.whole):
             together = environment.trains_seeds_together
             claim.notices += notices
@@ -175,13 +182,14 @@ def train(
                 config, claim, environment.spec, together=together, fill=partial(_fill, starts)
             )
             starts.clear()  # a replay buffer is large
-            job = Job(config, environment, claim, folders, extensions)
+            job = Job(config, environment, claim, folders, extensions, place)
         else:
             runs = read_runs(claim.whole)
             changes = check_same(config, claim.whole, runs)
             _check_starts(claim.whole, [folder for folder, _ in runs], starts)
             # The options are those that the call gave, not what the file may name.
-            job = _resumed(claim, runs, changes, Given(maker, {}), extensions, trust=True)
+            entry = Given(maker, {})
+            job = _resumed(claim, runs, changes, entry, extensions, lambda *_: place, trust=True)
         return launch(job, quiet=quiet, cache=cache)
 
 
@@ -197,6 +205,7 @@ def resume(
     cache: Path | str | None = None,
     trackers: Sequence[Tracker | TrackerMaker] = (),
     callbacks: Sequence[Callback] = (),
+    ray: str | None = None,
     **unknown: Any,
 ) -> Result:
     """Resume a run from its newest whole checkpoint, as `noisydqn resume` does.
@@ -215,6 +224,7 @@ def resume(
         cache: as in `train`.
         trackers: as in `train`; a run does not keep the trackers that it was started with.
         callbacks: as in `train`; a run does not keep the callbacks that it was started with.
+        ray: as in `train`.
         unknown: refused; all other options keep the values that the run was started with.
 
     Raises:
@@ -226,7 +236,7 @@ def resume(
         DivergedError: as `train`.
     """
     known = ["folder", "env", "steps", "restart", "quiet", "trust"]
-    known += ["cache", "trackers", "callbacks"]
+    known += ["cache", "trackers", "callbacks", "ray"]
     refuse_unknown(unknown, known, "resume")
     quiet, cache = argument("quiet", quiet, bool), _given_cache(cache)
     extensions = Extensions.accept(trackers, callbacks)
@@ -235,9 +245,15 @@ def resume(
     trust, restart = argument("trust", trust, bool), argument("restart", restart, bool)
     path = given_path(folder, "the run")
     open_folders(path)  # so that only the folder of a run is locked
-    with closing(Claim(RunFolder.at(path))) as claim:
+    ray = _given_ray(ray)
+    with ExitStack() as stack:
+        claim = stack.enter_context(closing(Claim(RunFolder.at(path))))
+
+        def place(config: Config, environment: Environment) -> Place:
+            return stack.enter_context(closing(open_place(config, environment, ray)))
+
         runs = read_runs(claim.whole)
-        job = _resumed(claim, runs, changes, given, extensions, trust=trust, restart=restart)
+        job = _resumed(claim, runs, changes, given, extensions, place, trust=trust, restart=restart)
         return launch(job, quiet=quiet, cache=cache)
 
 
@@ -247,6 +263,7 @@ def _resumed(
     changes: dict[str, Any],
     given: Given,
     extensions: Extensions,
+    place: Callable[[Config, Environment], Place],
     *,
     trust: bool,
     restart: bool = False,
@@ -278,8 +295,9 @@ def _resumed(
     check_devices(config, environment)
     if not restart:
         environment = with_stored_spaces(folders[0], environment)
+    opened = place(first, environment)
     _check_places(claim, folders, configs, environment, restart=restart)
-    return Job(config, environment, claim, folders, extensions, resumed=True)
+    return Job(config, environment, claim, folders, extensions, opened, resumed=True)
 
 
 def _check_places(
@@ -355,6 +373,11 @@ def _given_cache(cache: Path | str | None) -> Path | str | None:
     if cache is None or cache in OFF:
         return cache
     return given_path(cache, "--cache")
+
+
+def _given_ray(ray: object) -> str | None:
+    """Check the address of a Ray cluster."""
+    return argument("ray", ray, str | None)
 
 
 def _given_config(

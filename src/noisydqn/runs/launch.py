@@ -15,6 +15,7 @@ from noisydqn.options import flag
 from noisydqn.play.policy import GreedyPolicy
 from noisydqn.program_cache import program_cache
 from noisydqn.runners.stop import stoppable
+from noisydqn.runs.actors import Place
 from noisydqn.runs.claim import Claim
 from noisydqn.runs.devices import describe_devices
 from noisydqn.runs.ending import Ending
@@ -47,6 +48,7 @@ class Job:
     claim: Claim  # to the run's folder
     folders: list[RunFolder]  # of each seed
     extensions: Extensions
+    place: Place  # where its actors play
     resumed: bool = False
 
     @property
@@ -93,7 +95,9 @@ def launch(job: Job, *, quiet: bool, cache: Path | str | None) -> Result:
         results: list[SeedResult] = []
         with ending.noting("the run"):
             _announce(job, terminal)
-            context = Context(job.env, terminal, ending, compiler, job.extensions, keeper)
+            context = Context(
+                job.env, terminal, ending, compiler, job.extensions, keeper, job.place
+            )
             _perform(context, job, results)
         stopped_by = stop.signal
         with ending.noting("the summary of all seeds", saves=True):
@@ -170,6 +174,8 @@ def _announce(job: Job, terminal: Terminal) -> None:
         terminal.warn(tight)
     if (divided := describe_devices(config)) is not None:
         terminal.say(divided)
+    if (crowded := job.place.warning(config.actors.actors)) is not None:
+        terminal.warn(crowded)
     terminal.say(describe(config.program, env.spec))
     for line in filter(None, (describe_actions(env.spec), describe_masks(env.spec))):
         terminal.say(line)

@@ -19,6 +19,7 @@ def metrics_row(steps: int, seconds: float, speed: float, chunk: SeedChunk) -> d
         **{f"sigma.{layer}": sigma for layer, sigma in chunk.sigma.items()},
         **{f"exploration.{name}": value for name, value in chunk.exploration.items()},
         **chunk.data,
+        **{f"actors.{name}": value for name, value in chunk.actors.items()},
     }
 
 

@@ -17,6 +17,7 @@ from noisydqn.play.video import save_film
 from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import SeedChunk
 from noisydqn.runners.stop import Stop
+from noisydqn.runs.actors import Place
 from noisydqn.runs.callbacks import Training
 from noisydqn.runs.ending import Ending
 from noisydqn.runs.evaluations import Evaluations
@@ -44,6 +45,7 @@ class Context:
     compiler: Compiler
     extensions: Extensions
     keeper: Keeper
+    place: Place
 
     @property
     def stop(self) -> Stop:

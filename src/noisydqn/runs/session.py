@@ -23,6 +23,8 @@ from noisydqn.folders import Folder
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
 from noisydqn.runners import device, host
+from noisydqn.runners.actors import runner
+from noisydqn.runners.actors.learning import learner_programs
 from noisydqn.runners.build import policy_like
 from noisydqn.runners.report import Chunk
 from noisydqn.runs.callbacks import Training
@@ -204,6 +206,8 @@ class Session:
 
     def _on_host(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
         """Start to compile; returns the program that compiles longest and the chunks to come."""
+        if self.config.actors.actors > 0:
+            return self._with_actors(env)
         made = host.programs(self.config.program, env.spec)
         chunks = host.run(
             made,
@@ -213,6 +217,27 @@ class Session:
             self.checkpoint,
             self.context.terminal.warn,
             begin=None if self._begun is None else self._begun.on_host(made.core),
+            stop=self.context.stop,
+            compiler=self.context.compiler,
+        )
+        return made.start(self.context.compiler), chunks
+
+    def _with_actors(self, env: HostEnvironment) -> tuple[Program[Any], Generator[Chunk]]:
+        """Start to compile; returns the program that compiles longest and the chunks to come."""
+        options, actors = self.config.program, self.config.actors
+        share = options.runner.num_envs // (actors.actors if actors.asynchronous else 1)
+        made = learner_programs(options, env.spec, share, actors.actor_steps)
+        chunks = runner.run(
+            made,
+            env,
+            options,
+            actors,
+            self.context.place.make_pool,
+            self.seeds[0].keys.training,
+            self.config.total_steps,
+            self.checkpoint,
+            self.context.terminal.warn,
+            begin=None if self._begun is None else self._begun.on_host(made.learner.core),
             stop=self.context.stop,
             compiler=self.context.compiler,
         )

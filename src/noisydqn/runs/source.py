@@ -237,6 +237,8 @@ def lacking(there: Interface, here: Interface) -> Iterator[str]:
         if row is None:
             yield f"no replay buffer {where}: {flag('learner')} parallel"
             return
+    if old.actors.actors and old.actors.asynchronous:
+        yield "asynchronous actors there, whose steps are not in one order"
     if (before := old.runner.num_envs) != (now := new.runner.num_envs):
         yield f"{flag('num_envs')} {before} there, {now} here, and a replay buffer keeps them apart"
     for name in Row._fields:

@@ -197,6 +197,8 @@ class TensorBoardTracker:
             self._scalar(f"noise/mean_abs_sigma/{layer}", sigma, steps)
         for name, value in chunk.exploration.items():
             self._scalar(f"exploration/{name}", value, steps)
+        for name, value in chunk.actors.items():
+            self._scalar(f"actors/{name}", value, steps)
         now = time.monotonic()
         if now - self._flushed >= FLUSH_SECONDS:
             self._writer.flush()
@@ -256,9 +258,20 @@ def describe(recent: deque[Episode], speed: float, chunk: SeedChunk) -> str:
     successes = [episode.stats["success"] for episode in recent if "success" in episode.stats]
     if successes:
         metrics = f"success {sum(successes) / len(successes):.0%}  {metrics}"
-    if not chunk.sigma:
-        return metrics
-    return f"{metrics}  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
+    if chunk.sigma:
+        metrics += f"  sigma {_number(sum(chunk.sigma.values()) / len(chunk.sigma))}"
+    return metrics if not chunk.actors else f"{metrics}  {_describe_actors(chunk.actors)}"
+
+
+def _describe_actors(actors: Mapping[str, float]) -> str:
+    """Return how actors fare in a few words."""
+    speeds = [value for name, value in actors.items() if name.startswith("steps_per_second.")]
+    words = (
+        f"actors {actors['alive']:.0f}/{len(speeds)} ({min(speeds):,.0f} to {max(speeds):,.0f} "
+        f"steps/s)  lag {_number(actors['weight_lag'])}  replay {actors['replay_fill']:.0%}"
+    )
+    lost = actors["segments_lost"]
+    return f"{words}  {lost:.0f} segments lost" if lost else words
 
 
 class _MetricsColumn(ProgressColumn):
