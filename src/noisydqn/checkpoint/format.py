@@ -60,7 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of a checkpoint."""
 
     number: int
-    written: int  # rows that each environment has stored since the start of the run
+    written: int  # rows of each environment so far, with those that the run began with
     slots: int  # of the replay buffer
     block_slots: int  # in a block of rows; the last block may be shorter
     state: File

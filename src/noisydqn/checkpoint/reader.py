@@ -179,6 +179,17 @@ class Checkpoint:
             "checkpoints of the same run"
         )
 
+    def inherited(self, own: int) -> int:
+        """Return the rows of each environment that the run began with, beside its `own`.
+
+        Raises:
+            UserError: there are fewer rows than its own.
+        """
+        rows = self.manifest.written - own if self.manifest.rows else 0
+        if rows < 0:
+            raise self.unfit("its counts are impossible")
+        return rows
+
     def check_rows(self, like: Row | None, axis: int) -> None:
         """Check that the stored rows fit a replay buffer, if there is one, before it is allocated.
 

@@ -11,4 +11,4 @@ class Snapshot(NamedTuple):
     arrays: dict[str, Any]  # trees: everything except the replay buffer's rows
     rows: Row | None  # of the replay buffer, if there is one
     slot_axis: int  # of the rows
-    written: int  # rows that each environment has stored since the start
+    written: int  # rows of each environment so far, with those that the run began with

@@ -11,7 +11,8 @@ A learner is a core beside the others: `ReplayCore` learns from a replay buffer,
 rollouts. All act in the same way, by `Acting`.
 """
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
@@ -26,6 +27,13 @@ from noisydqn.runners.probe import Probe
 from noisydqn.runners.schedule import Schedule
 from noisydqn.trees import Flat
 from noisydqn.types import Row, TimeStep
+
+
+class Beginning(NamedTuple):
+    """What a run starts from that has taken no step."""
+
+    change: Callable[[Any], Any]  # of the `TrainingState`
+    rows: int  # that its replay buffer then holds for each environment
 
 
 class Core(Protocol):

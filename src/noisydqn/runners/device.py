@@ -7,7 +7,7 @@ several devices (`runners/placement.py`).
 
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from noisydqn.envs.device_vector import STUCK, VectorEnvironment, stuck_error
 from noisydqn.errors import EnvironmentFailedError
 from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.program_cache import Device
-from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.core import Beginning, Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.placement import Divided, Placement
@@ -276,7 +276,7 @@ def run(
     total_steps: int,
     checkpoint: Checkpoint | None = None,
     *,
-    begin: Callable[[Any], Any] | None = None,
+    begin: Beginning | None = None,
     stop: Stop | None = None,
     compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
@@ -323,6 +323,7 @@ class _Run:
         of_parts = jnp.repeat(keys, self.placement.shards.number)
         self.state, self.log = made.init(self.placement.place(of_parts))
         self.layers = self.core.acting.noisy_layers
+        self.inherited = 0  # rows of each environment in the replay buffer before the first step
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates_before = np.zeros(len(keys), np.int64)  # of each seed
         self._pace = Pace(PART_SECONDS)
@@ -425,9 +426,9 @@ class _Run:
 
     # Starting, stopping and resuming
 
-    def begin(self, change: Callable[[Any], Any]) -> None:
+    def begin(self, beginning: Beginning) -> None:
         """Change the training state of all parts before the first step."""
-        training = change(self.state.training)
+        training, self.inherited = beginning.change(self.state.training), beginning.rows
         self.state = self.placement.place(self.state._replace(training=training))
 
     def snapshot(self) -> Snapshot:
@@ -438,7 +439,7 @@ class _Run:
             "log": self.log,
             "state": self._with_rows(self.state, None),
         }
-        return Snapshot(arrays, self._rows, 1, self.steps // self.num_envs)
+        return Snapshot(arrays, self._rows, 1, self.inherited + self.steps // self.num_envs)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Resume from a checkpoint."""
@@ -450,6 +451,7 @@ class _Run:
         if not (in_chunk and 0 <= before <= self.total_steps // self.num_envs - made):
             raise checkpoint.unfit("its counts of steps are impossible")
         self.steps_before, self.steps = before * self.num_envs, (before + made) * self.num_envs
+        self.inherited = checkpoint.inherited(before + made)
         self.updates_before = np.array(checkpoint.read("updates", self.updates_before))
         rows = checkpoint.read_rows(self._rows, 1)
         self.state = self.placement.place(self._with_rows(state, rows))

@@ -27,7 +27,7 @@ from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import NOT_DETERMINISTIC, HostVector
 from noisydqn.errors import EnvironmentFailedError, StoppedError
 from noisydqn.learner.gradient import Metrics, no_metrics
-from noisydqn.runners.core import Core, program_key
+from noisydqn.runners.core import Beginning, Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.episodes import Episodes
 from noisydqn.runners.options import AnyProgram
@@ -120,7 +120,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     warn: Callable[[str], None] = warnings.warn,
     *,
-    begin: Callable[[Any], Any] | None = None,
+    begin: Beginning | None = None,
     stop: Stop | None = None,
     compiler: Compiler | None = None,
 ) -> Generator[Chunk]:
@@ -133,7 +133,7 @@ def run(
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
         warn: told of environments that could not be put back to where they were.
-        begin: changes the `TrainingState` before the first step of a run that is not resumed.
+        begin: what a run starts from that is not resumed; None starts from new weights.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
 
@@ -160,7 +160,7 @@ def run(
         if checkpoint is not None:
             training.restore(checkpoint, warn)
         elif begin is not None:
-            training.state = begin(training.state)
+            training.state, training.inherited = begin.change(training.state), begin.rows
         yield from training.chunks()
     finally:
         vector.close()
@@ -185,6 +185,7 @@ class _Run:
         self.schedule, self.explorer = made.core.schedule, made.core.acting.explorer
         self.layers = made.core.acting.noisy_layers
         self.episodes = Episodes(self.num_envs)
+        self.inherited = 0  # rows of each environment in the replay buffer before the first step
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates, self.updates_before = 0, 0  # the same of updates
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
@@ -284,7 +285,7 @@ class _Run:
             "sums": self.sums,
             "history": history,
         }
-        written = self.steps // self.num_envs + acted
+        written = self.inherited + self.steps // self.num_envs + acted
         return Snapshot(arrays, self.made.core.rows(state), 0, written)
 
     def restore(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
@@ -312,6 +313,7 @@ class _Run:
         if acted and not spec.has_actions(actions):
             raise checkpoint.unfit("it holds actions that the environment does not have")
         self.actions = actions if acted else None
+        self.inherited = checkpoint.inherited(self.steps // self.num_envs + acted)
         core, rows = self.made.core, self.made.core.rows(self.state)
         state = checkpoint.read("state", structs(core.with_rows(self.state, None)))
         self.state = core.with_rows(state, checkpoint.read_rows(rows, 0))

@@ -5,7 +5,7 @@ checkpoint. So the new run never needs the other one again: it starts, resumes a
 its own folder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from noisydqn.errors import UserError, counted
 from noisydqn.learner.policy import Policy
 from noisydqn.preprocessing import moments, normalize
 from noisydqn.preprocessing.normalize import Moments
-from noisydqn.runners.core import Core
+from noisydqn.runners.core import Beginning, Core
 from noisydqn.runners.replay_core import ReplayCore
 from noisydqn.runs.folder import RunFolder
 from noisydqn.trees import named
@@ -134,12 +134,17 @@ class Begun(NamedTuple):
             )
         return cls(found) if found else None
 
-    def on_host(self, core: Core) -> Callable[[Any], Any]:
-        """Return what changes the state of the only seed before its first step."""
-        return lambda state: _changed(core, state, self.checkpoints[0])
+    def on_host(self, core: Core) -> Beginning:
+        """Return the beginning of the only seed."""
+        return Beginning(lambda state: _changed(core, state, self.checkpoints[0]), self._rows)
 
-    def on_device(self, core: Core) -> Callable[[Any], Any]:
-        """Return what changes the states of all parts [parts, ...] before their first step.
+    @property
+    def _rows(self) -> int:
+        manifest = self.checkpoints[0].manifest
+        return manifest.written if manifest.rows else 0
+
+    def on_device(self, core: Core) -> Beginning:
+        """Return the beginning of all parts, whose states are [parts, ...].
 
         The parts are the seeds, or the shards of a single one.
         """
@@ -152,7 +157,7 @@ class Begun(NamedTuple):
             ]
             return jax.tree.map(lambda *x: jnp.stack(x), *changed)
 
-        return begin
+        return Beginning(begin, self._rows)
 
 
 def _checked_policy(checkpoint: Checkpoint, like: Policy) -> Policy:

@@ -26,6 +26,7 @@ from noisydqn.runners.actors.messages import Setup, Share, Stand, Weights
 from noisydqn.runners.actors.modes import Asynchronous, Block, Synchronous
 from noisydqn.runners.actors.pool import MakeActorPool
 from noisydqn.runners.actors.view import View
+from noisydqn.runners.core import Beginning
 from noisydqn.runners.episodes import Episodes
 from noisydqn.runners.options import ActorOptions, AnyProgram
 from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
@@ -47,7 +48,7 @@ def run(
     checkpoint: Checkpoint | None,
     warn: Callable[[str], None],
     *,
-    begin: Callable[[Any], Any] | None = None,
+    begin: Beginning | None = None,
     stop: Stop,
     compiler: Compiler,
 ) -> Generator[Chunk]:
@@ -64,7 +65,7 @@ def run(
             environments.
         checkpoint: where to resume; None starts anew.
         warn: told of what happens to actors, and of environments that could not be put back.
-        begin: changes the `TrainingState` before the first step of a run that is not resumed.
+        begin: what a run starts from that is not resumed; None starts from new weights.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs.
 
@@ -119,6 +120,7 @@ class _Run:
         self.layers = self.core.acting.noisy_layers
         sources = self.num_envs // made.share
         self.episodes = [Episodes(made.share) for _ in range(sources)]
+        self.inherited = 0  # rows of each environment in the replay buffer before the first step
         self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
         self.updates, self.updates_before = 0, 0  # the same of updates
         self.blocks = 0  # taken in since the start
@@ -133,15 +135,14 @@ class _Run:
 
     # Starting
 
-    def prepare(
-        self, state: Any, checkpoint: Checkpoint | None, begin: Callable[[Any], Any] | None
-    ) -> None:
+    def prepare(self, state: Any, checkpoint: Checkpoint | None, begin: Beginning | None) -> None:
         """Set up the state before the first step, or that of a checkpoint."""
         self.state = state
         if checkpoint is not None:
             self._restore(checkpoint)
         elif begin is not None:
-            self.state = state._replace(training=begin(state.training))
+            self.state = state._replace(training=begin.change(state.training))
+            self.inherited = begin.rows
         if self.actors.asynchronous:
             lives = np.zeros(self.actors.actors, np.int64)
             if checkpoint is not None:
@@ -266,7 +267,7 @@ class _Run:
         number = self.updates - self.updates_before
         report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
         replay = self.core.replay
-        filled = min(self.steps / self.num_envs / replay.slots, 1.0)
+        filled = min((self.inherited + self.steps / self.num_envs) / replay.slots, 1.0)
         report = dataclasses.replace(
             report, exploration=self._explored(), actors=self.view.end(filled)
         )
@@ -307,7 +308,7 @@ class _Run:
             "ended": as_arrays(self.ended, self._counts),
             "sums": self.sums,
         }
-        written, length = self.steps // self.num_envs, 0
+        written, length = self.inherited + self.steps // self.num_envs, 0
         if isinstance(self.mode, Synchronous):
             history = self.mode.history
             length = len(history.actions)
@@ -334,6 +335,8 @@ class _Run:
         no_episodes = jax.tree.map(lambda x: np.broadcast_to(x, ended), blank)
         self.ended = of_arrays(checkpoint.read("ended", no_episodes))
         self.sums = checkpoint.read("sums", structs(self.sums))
+        if not self.actors.asynchronous:
+            self.inherited = checkpoint.inherited(self.steps // self.num_envs)
         training = self.state.training
         rows = checkpoint.read_rows(self.core.rows(training), 0)
         bare = self.state._replace(training=self.core.with_rows(training, None))
