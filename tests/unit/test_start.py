@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,15 @@ def test_every_seed_starts_from_its_weights(
                 np.testing.assert_allclose(arrays[name], x, rtol=1e-6, err_msg=name)
 
 
+@pytest.fixture
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "BLOCK_BYTES", 200)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_blocks")
 def test_a_stopped_run_ends_like_one_that_was_not(
     kind: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,15 +114,15 @@ def test_a_stopped_run_ends_like_one_that_was_not(
 
     Its replay buffer is stored in many blocks, of which most hold only what it started with.
     """
-    monkeypatch.setattr(ring, "BLOCK_BYTES", 200)
     source = Path(shutil.copytree(sources[kind], tmp_path / "source"))
     options: dict[str, Any] = {
         "start_from": source,
-        "from_replay": "parallel" not in kind,
         "checkpoint_seconds": 1e-6,
         "quiet": True,
         "steps": 240,
     }
+    if "parallel" not in kind:
+        options |= {"from_replay": True, "replay_capacity": 400}
     for name in ("whole", "early", "late"):
         if name == "whole":
             noisydqn.train(**options, out=tmp_path / name)
