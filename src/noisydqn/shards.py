@@ -3,9 +3,7 @@
 A program for several devices runs under `jax.shard_map`, over an axis named `AXIS`. Each device has
 its share of the environments, of what is learned from and of every batch; weights, optimizer and
 statistics are the same on all. Code that is written for one device asks `Shards` wherever a number
-depends on all the data:
-
-    gradient = shards.mean(gradient)
+depends on all the data, as in `shards.mean(gradient)`.
 
 On one device every method returns what it is given, so the program stays the same.
 """

@@ -7,7 +7,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from noisydqn.runners.build import make_policy
 from noisydqn.runners.core import program_key
 
 pytestmark = pytest.mark.slow
+
+R = TypeVar("R")
 
 VECTOR = jax.ShapeDtypeStruct((3,), jnp.float32)
 
@@ -295,7 +297,7 @@ def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
     program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
 
 
-class Untraced(Program[Any]):
+class Untraced(Program[R]):
     """A program that must be in the cache."""
 
     def _trace(self) -> Any:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compiler")]
 RUNS = [f"CartPole-v1/default/seed-{seed}" for seed in (0, 1)]
 
 
-def command(out: Path, *more: str, steps: int = 20_000) -> list[str]:
+def command(out: Path, *more: str, steps: int = 60_000) -> list[str]:
     grid = ("--env", "CartPole-v1", "--seeds", "2", "--steps", str(steps))
     return ["compare", *grid, *SMALL, "--out", str(out), *more]
 

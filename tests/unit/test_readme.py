@@ -199,7 +199,7 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
 
 def shown_commands() -> list[str]:
     blocks = [x for path in DOCS for x in re.findall(r"```\w*\n(.*?)```", path.read_text(), re.S)]
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.splitlines() if "$" not in line]
     return sorted({x for x in lines if x.startswith(tuple(f"noisydqn {y} " for y in PARSERS))})
 
 

@@ -143,9 +143,9 @@ def test_environments_are_made_before_anything_runs() -> None:
     assert not any(cell.in_jax for cell in found)
     catcher = Grid(("catcher",), VARIANTS, (0,), {})
     assert all(cell.in_jax for cell in with_environments(cells(catcher)))
-    pendulum = Grid(("Pendulum-v1",), VARIANTS, (0,), {})
-    with pytest.raises(UserError, match="is continuous, expected Discrete"):
-        with_environments(cells(pendulum))
+    bins = Grid(("CartPole-v1",), VARIANTS, (0,), {"action_bins": 5})
+    with pytest.raises(UserError, match="--action-bins"):
+        with_environments(cells(bins))
     convolutions = Grid(("CartPole-v1",), VARIANTS, (0,), {"torso": "nature"})
     with pytest.raises(UserError, match="CartPole-v1, exploration=noisy: "):
         with_environments(cells(convolutions))

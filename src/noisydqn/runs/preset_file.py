@@ -30,7 +30,7 @@ from noisydqn.runs.named import config_named, preset_named
 
 OF_THE_COMMAND = (
     *("out", "quiet", "cache", "resume", "trust", "preset_file"),
-    *("from", "from_weights", "from_replay"),
+    *("from", "from_weights", "from_replay", "ray"),
 )
 """Arguments of `noisydqn train` that are not options of a run."""
 CONTENTS = 'options, such as learning_rate = 1e-3 and exploration = "noisy"'
