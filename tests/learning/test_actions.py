@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.action_envs import PLACES, Aim, Levers
 from tests.hosts import make
+from tests.learning.test_probes import GAMMA, PROBE_CONFIG
 from tests.probes import run_host
 
 from noisydqn import Config
@@ -16,26 +17,13 @@ from noisydqn.envs.host import HostEnvironment
 from noisydqn.learner.agent import values
 from noisydqn.play.evaluate import evaluate
 
-GAMMA = 0.5
-
-CONFIG = Config(
+CONFIG = PROBE_CONFIG.replace(
     env="python:tests",
-    torso="flat",
-    hidden=(32,),
-    num_envs=4,
     steps=16_000,
-    random_steps=16_000,  # every action is tried to the end, so all values are known
+    random_steps=16_000,
     chunk_steps=16_000,
-    learning_starts=100,
-    updates_per_step=0.5,
-    batch_size=32,
-    learning_rate=3e-3,
     learning_rate_final=1e-5,
     schedule_updates=8_000,
-    discount=GAMMA,
-    n_step=1,
-    target_period=20,
-    target_rate=1.0,
     replay_capacity=4_000,
 )
 PARALLEL: dict[str, Any] = {

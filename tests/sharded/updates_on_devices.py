@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from tests.unit.test_agent import make_batch
 
 from noisydqn.distributions import Distribution, Expected, ImplicitQuantile
 from noisydqn.learner import sum_tree
@@ -25,7 +26,7 @@ from noisydqn.nets.torsos import Flatten
 from noisydqn.preprocessing import normalize
 from noisydqn.runners.probe import probe_data
 from noisydqn.shards import AXIS, Shards
-from noisydqn.types import Batch, Row, Transition
+from noisydqn.types import Batch, Row
 
 ACTIONS, FEATURES, BATCH = 3, 4, 16
 SAME, DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -46,18 +47,6 @@ def network(distribution: Distribution) -> QNetwork:
     return QNetwork(torso, (5,), ACTIONS, distribution=distribution, key=jax.random.key(0))
 
 
-def make_batch() -> Batch:
-    keys = jax.random.split(jax.random.key(5), 4)
-    transitions = Transition(
-        s_tm1=jax.random.normal(keys[0], (BATCH, FEATURES)),
-        a_tm1=jax.random.randint(keys[1], (BATCH,), 0, ACTIONS),
-        r_t=jax.random.normal(keys[2], (BATCH,)),
-        discount_t=jnp.linspace(0, 0.9, BATCH),
-        s_t=jax.random.normal(keys[3], (BATCH, FEATURES)),
-    )
-    return Batch(transitions, jnp.arange(BATCH), jnp.linspace(0.1, 1, BATCH))
-
-
 def descent(number: int = 1) -> Descent:
     """Steps that are the gradient itself, with a penalty that is not of the batch."""
     return Descent(optax.sgd(1.0), sigma_penalty=0.1, sigma_rate=1.0, shards=Shards(number))
@@ -71,7 +60,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("distribution", [Expected("squared"), ImplicitQuantile(8, 4)])
 def test_the_gradient_of_a_batch(number: int, distribution: Distribution) -> None:
     """Of the same batch under the same noise; the steps of SGD are the gradient."""
-    net, batch = network(distribution), make_batch()
+    net, batch = network(distribution), make_batch(BATCH)
 
     def agent(number: int) -> Agent:
         return Agent(descent(number), True, None, target_period=1, target_rate=0.5)
@@ -97,7 +86,7 @@ def test_the_gradient_of_a_batch(number: int, distribution: Distribution) -> Non
 def test_the_gradient_of_a_minibatch_some_of_which_is_ignored(number: int) -> None:
     """The first device has none that counts: the mean is over those that count on all."""
     net = network(Expected("squared"))
-    transitions = make_batch().transitions
+    transitions = make_batch(BATCH).transitions
     batch = Minibatch(
         observation=transitions.s_tm1,
         action=transitions.a_tm1,

@@ -27,6 +27,7 @@ from noisydqn.learner.options import (
     LearnerOptions,
     LearningOptions,
     ReplayOptions,
+    divisor_below,
 )
 from noisydqn.nets.options import NetworkOptions
 from noisydqn.options import (
@@ -184,10 +185,9 @@ class Config:
                 "of the newest weights: give --learner replay, or leave out --actors"
             )
         if num_envs % actors:
-            nearest = [n for n in range(1, num_envs + 1) if num_envs % n == 0]
             raise ConfigError(
                 f"--actors {actors} does not divide --num-envs {num_envs}, and all have equal "
-                f"shares: give --actors {max(n for n in nearest if n <= max(actors, 1))}, or "
+                f"shares: give --actors {divisor_below(num_envs, actors)}, or "
                 f"--num-envs {math.ceil(num_envs / actors) * actors}"
             )
         if isinstance(self.exploration, Noisy) and self.exploration.acting_noise_shared:

@@ -30,12 +30,6 @@ from noisydqn.errors import (
 )
 from noisydqn.types import Mixed, TimeStep
 
-NOT_DETERMINISTIC = (
-    "environment {} did not play again as before: it is not deterministic. Its episode is "
-    "truncated and another begins; from here on the run differs from one that was not interrupted"
-)
-"""A line about environments, by their numbers, that a replay brought elsewhere."""
-
 
 class HostVector:
     """Environments in lockstep, whose time steps are NumPy arrays [num_envs, ...].
@@ -261,6 +255,31 @@ class HostVector:
                 f"the environment failed at step {self._steps}{where}: {error}; correct the "
                 "environment"
             ) from None
+
+
+def truncated_where(
+    differs: np.ndarray, newest: TimeStep, first: int = 0
+) -> tuple[TimeStep, list[str]]:
+    """Truncate the episodes of environments that `HostVector.restore` brought elsewhere.
+
+    Args:
+        differs: [envs], what it returned.
+        newest: the time step that they should have come to.
+        first: the number of the first environment, in the line.
+
+    Returns:
+        The time step, and a line for the user if there are any.
+    """
+    if not differs.any():
+        return newest, []
+    names = ", ".join(map(str, first + np.flatnonzero(differs)))
+    line = (
+        f"environment {names} did not play again as before: it is not deterministic. Its episode "
+        "is truncated and another begins; from here on the run differs from one that was not "
+        "interrupted"
+    )
+    truncated: Any = newest.truncated | (differs & ~np.asarray(newest.terminated))
+    return newest._replace(truncated=truncated), [line]
 
 
 def _final_stats(

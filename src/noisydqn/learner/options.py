@@ -161,11 +161,16 @@ def neighbors(number: int, unit: int) -> str:
     return f"{above}" if above == unit else f"{above - unit} or {above}"
 
 
+def divisor_below(number: int, limit: int) -> int:
+    """Return the largest divisor of a number that is less than a limit."""
+    return max(n for n in range(1, min(limit, number + 1)) if number % n == 0)
+
+
 def nearest_divisors(minibatches: int, size: int) -> str:
     """Name the divisors of a rollout's size below and above a number that is none."""
-    divisors = [n for n in range(1, min(size, MAX_ROLLOUT) + 1) if size % n == 0]
-    below = max(n for n in divisors if n < minibatches)
-    above = next((n for n in divisors if n > minibatches), None)
+    below = divisor_below(size, minibatches)
+    larger = range(minibatches + 1, min(size, MAX_ROLLOUT) + 1)
+    above = next((n for n in larger if size % n == 0), None)
     return f"{below}" if above is None else f"{below} or {above}"
 
 

@@ -287,8 +287,7 @@ def run(
         keys: a key for each seed.
         total_steps: environment steps of the whole run, a multiple of the environments.
         checkpoint: where to resume; None starts anew.
-        begin: changes the `TrainingState` of all parts before the first step of a run that is not
-            resumed.
+        begin: what a run starts from that is not resumed; None starts from new weights.
         stop: if it is asked for, an unfinished chunk is yielded and training ends.
         compiler: compiles the programs; None compiles them here.
 

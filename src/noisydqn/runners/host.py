@@ -9,7 +9,7 @@ computes does not depend on how fast anything is.
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -24,16 +24,17 @@ from noisydqn.compilation import Compiler, Program
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.envs.spec import EnvironmentSpec
-from noisydqn.envs.vectors import NOT_DETERMINISTIC, HostVector
-from noisydqn.errors import EnvironmentFailedError, StoppedError
+from noisydqn.envs.vectors import HostVector, truncated_where
+from noisydqn.errors import StoppedError
 from noisydqn.learner.gradient import Metrics, no_metrics
 from noisydqn.runners.core import Beginning, Core, program_key
 from noisydqn.runners.cores import make_core
 from noisydqn.runners.episodes import Episodes
 from noisydqn.runners.options import AnyProgram
 from noisydqn.runners.probe import Probe
-from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
+from noisydqn.runners.report import Chunk, SeedChunk
 from noisydqn.runners.state import raw_keys, typed_keys
+from noisydqn.runners.stepped import SteppedRun
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import Flat, structs
 from noisydqn.types import TimeStep
@@ -166,7 +167,7 @@ def run(
         vector.close()
 
 
-class _Run:
+class _Run(SteppedRun):
     """A run under way."""
 
     def __init__(
@@ -177,45 +178,18 @@ class _Run:
         total_steps: int,
         stop: Stop,
     ) -> None:
-        self.made, self.vector, self.stop = made, vector, stop
+        super().__init__(made.core, made.probe, made.vector_steps, total_steps, vector.counts, stop)
+        self.made, self.vector = made, vector
         self.state, self.time_step = start
-        self.num_envs = made.core.acting.num_envs
-        self.total_steps = total_steps
-        self.chunk_steps = made.vector_steps * self.num_envs
-        self.schedule, self.explorer = made.core.schedule, made.core.acting.explorer
-        self.layers = made.core.acting.noisy_layers
+        self.explorer = made.core.acting.explorer
         self.episodes = Episodes(self.num_envs)
-        self.inherited = 0  # rows of each environment in the replay buffer before the first step
-        self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
-        self.updates, self.updates_before = 0, 0  # the same of updates
         self.scheduled = 0  # updates that belong to the newest step and are not made yet
         self.actions: np.ndarray | None = None  # chosen, but not taken yet
-        self.ended: list[Episode] = []  # in the chunk under way
-        self.sums = no_metrics()  # over its updates
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Train to the end of the budget, or until a stop is asked for."""
-        while self.steps_before < self.total_steps and not self.schedule.exhausted(
-            self.updates_before
-        ):
-            failure = self._advance(min(self.steps_before + self.chunk_steps, self.total_steps))
-            if failure is not None or (self.stop.asked and self.steps < self.total_steps):
-                yield self._chunk([])
-                if failure is not None:
-                    raise failure
-                return
-            if self.steps == self.total_steps:
-                self._learn()
-            yield self._chunk([self._end()])
-
-    def _advance(self, end: int) -> EnvironmentFailedError | None:
-        """Make the steps up to `end`, unless a stop is asked for; return what went wrong."""
-        try:
-            while self.steps < end and not self.stop.asked:
-                self._step()
-        except EnvironmentFailedError as failure:
-            return failure
-        return None
+    @property
+    def training(self) -> Any:
+        """The core's part of the state: all of it."""
+        return self.state
 
     def _step(self) -> None:
         """Step all environments once; after a failure or a stop, with the actions then chosen."""
@@ -249,23 +223,10 @@ class _Run:
         self.updates += due
 
     def _end(self) -> SeedChunk:
-        """Close the chunk; return the report on it."""
-        self.state, probe = self.made.probe(self.state)
-        number = self.updates - self.updates_before
-        report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
-        self.steps_before, self.updates_before, self.ended = self.steps, self.updates, []
-        self.sums = no_metrics()
-        return report
-
-    def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
-        core, state = self.made.core, self.state
-        return Chunk(
-            steps=self.steps,
-            seeds=seeds,
-            state=state,
-            policy=lambda _: core.acting.copy_policy(state),
-            snapshot=self.snapshot,
-        )
+        """Close the chunk, after the last updates of the run if it is the last one."""
+        if self.steps == self.total_steps:
+            self._learn()
+        return super()._end()
 
     # Stopping and resuming
 
@@ -281,8 +242,7 @@ class _Run:
             "time_step": jax.tree.map(np.asarray, self.time_step),
             "actions": none if self.actions is None else self.actions.astype(np.int32),
             "episodes": self.episodes.counts,
-            "ended": as_arrays(self.ended, self.vector.counts),
-            "sums": self.sums,
+            **self._reported,
             "history": history,
         }
         written = self.inherited + self.steps // self.num_envs + acted
@@ -303,10 +263,7 @@ class _Run:
         if not (saved.is_possible() and spec.has_actions(saved.actions)):
             raise checkpoint.unfit("the history of its environments is impossible")
         self.episodes.counts = checkpoint.read("episodes", self.episodes.counts)
-        blank = as_arrays([Episode(0, 0.0, 0)], self.vector.counts)
-        no_episodes = jax.tree.map(lambda x: np.broadcast_to(x, ended), blank)
-        self.ended = of_arrays(checkpoint.read("ended", no_episodes))
-        self.sums = checkpoint.read("sums", structs(self.sums))
+        self._restore_reported(checkpoint, ended)
         blank = np.zeros((self.num_envs, *spec.action_shape), np.int32)
         actions = np.array(checkpoint.read("actions", blank))
         acted = bool((actions >= 0).any())
@@ -323,12 +280,9 @@ class _Run:
     def _is_possible(self, length: int, ended: int) -> bool:
         """Tell whether counts that were read can be those of a run with these options."""
         return (
-            0 <= self.steps_before <= self.steps <= self.total_steps
-            and self.steps - self.steps_before <= self.chunk_steps
-            and 0 <= self.updates_before <= self.updates <= np.iinfo(np.int32).max
+            self._counts_are_possible(ended)
             and 0 <= self.scheduled <= self.schedule.most
             and 0 <= length <= self.steps // self.num_envs
-            and 0 <= ended <= self.chunk_steps
         )
 
     def _play_again(
@@ -336,9 +290,8 @@ class _Run:
     ) -> TimeStep:
         """Put the environments back; where that fails, truncate the episode under way."""
         differs = self.vector.restore(saved, newest)
-        if not differs.any():
-            return newest
-        names = ", ".join(map(str, np.flatnonzero(differs)))
-        warn(NOT_DETERMINISTIC.format(names))
         self.episodes.truncate(differs)
-        return newest._replace(truncated=newest.truncated | (differs & ~newest.terminated))
+        newest, lines = truncated_where(differs, newest)
+        for line in lines:
+            warn(line)
+        return newest

@@ -3,7 +3,7 @@
 from noisydqn.config.config import Config
 from noisydqn.envs.protocol import Environment
 from noisydqn.errors import UserError, counted
-from noisydqn.learner.options import neighbors
+from noisydqn.learner.options import divisor_below, neighbors
 from noisydqn.runners.placement import devices_for
 
 
@@ -39,10 +39,10 @@ def check_devices(config: Config, env: Environment) -> None:
 def _check_divides(name: str, number: int, devices: int) -> None:
     if number % devices == 0:
         return
-    fewer = max(n for n in range(1, devices) if number % n == 0)
     raise UserError(
         f"--{name} {number} cannot be divided evenly over --devices {devices}: give "
-        f"--{name} {neighbors(number, devices)}, or --devices {fewer}"
+        f"--{name} {neighbors(number, devices)}, or --devices "
+        f"{divisor_below(number, devices)}"
     )
 
 

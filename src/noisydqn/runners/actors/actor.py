@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from noisydqn.envs.vectors import NOT_DETERMINISTIC
+from noisydqn.envs.vectors import truncated_where
 from noisydqn.errors import UserError
 from noisydqn.runners.actors.acting import ActorPrograms, actor_programs
 from noisydqn.runners.actors.messages import Order, Ready, Segment, Setup, Stand, Weights
@@ -65,11 +65,7 @@ class Actor:
             self._newest = _copied(newest)
             return Ready([], np.zeros(self._setup.share.size, bool), self._vector.period)
         differs = self._vector.restore(stand.history, stand.newest)
-        newest = stand.newest
-        truncated: Any = newest.truncated | (differs & ~np.asarray(newest.terminated))
-        self._newest = newest._replace(truncated=truncated)
-        names = ", ".join(map(str, first + np.flatnonzero(differs)))
-        lines = [NOT_DETERMINISTIC.format(names)] if differs.any() else []
+        self._newest, lines = truncated_where(differs, stand.newest, first)
         return Ready(lines, differs, self._vector.period)
 
     def play(self, order: Order) -> Segment:

@@ -42,8 +42,6 @@ class Synchronous:
         differs: told of the environments [envs] that could not be restored.
     """
 
-    num_sources = 1
-
     def __init__(
         self,
         crew: Crew,
@@ -171,7 +169,6 @@ class Asynchronous:
         weights: Weights,
     ) -> None:
         self._crew, self._fresh, self._lag = crew, fresh, lag
-        self.num_sources = len(crew.members)
         self._newest: Published = (weights, crew.pool.publish(weights))
         self._arrived: deque[tuple[Member, Segment]] = deque()
         self._anew: set[tuple[int, int]] = set()  # actors, and their segments that begin episodes

@@ -5,7 +5,7 @@ sends the new weights out. `run(programs, ...)` is a generator of chunks, as tha
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -17,8 +17,6 @@ from noisydqn.checkpoint.snapshot import Snapshot
 from noisydqn.compilation import Compiler
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.errors import EnvironmentFailedError
-from noisydqn.learner.gradient import no_metrics
 from noisydqn.program_cache import current_cache
 from noisydqn.runners.actors.crew import Crew, Member
 from noisydqn.runners.actors.learning import LearnerPrograms
@@ -29,7 +27,8 @@ from noisydqn.runners.actors.view import View
 from noisydqn.runners.core import Beginning
 from noisydqn.runners.episodes import Episodes
 from noisydqn.runners.options import ActorOptions, AnyProgram
-from noisydqn.runners.report import Chunk, Episode, SeedChunk, as_arrays, of_arrays, seed_chunk
+from noisydqn.runners.report import Chunk, SeedChunk
+from noisydqn.runners.stepped import SteppedRun
 from noisydqn.runners.stop import Stop
 from noisydqn.trees import structs
 
@@ -100,7 +99,7 @@ def run(
         pool.close()
 
 
-class _Run:
+class _Run(SteppedRun):
     """A run under way."""
 
     def __init__(
@@ -112,26 +111,23 @@ class _Run:
         total_steps: int,
         stop: Stop,
     ) -> None:
-        self.made, self.crew, self.actors, self.stop = made, crew, actors, stop
-        self.core, self._acting_key = made.learner.core, acting_key
-        self.num_envs, self.total_steps = self.core.acting.num_envs, total_steps
-        self.chunk_steps = made.vector_steps * self.num_envs
-        self.schedule = dataclasses.replace(self.core.schedule, num_envs=made.share)
-        self.layers = self.core.acting.noisy_layers
+        core, counts = made.learner.core, crew.members[0].setup.env.episode_counts
+        super().__init__(core, made.probe, made.vector_steps, total_steps, counts, stop)
+        self.made, self.crew, self.actors = made, crew, actors
+        self._acting_key = acting_key
+        self.schedule = dataclasses.replace(core.schedule, num_envs=made.share)
         sources = self.num_envs // made.share
         self.episodes = [Episodes(made.share) for _ in range(sources)]
-        self.inherited = 0  # rows of each environment in the replay buffer before the first step
-        self.steps, self.steps_before = 0, 0  # since the start; before the chunk under way
-        self.updates, self.updates_before = 0, 0  # the same of updates
         self.blocks = 0  # taken in since the start
         self.saves = 0  # snapshots so far
-        self.ended: list[Episode] = []  # in the chunk under way
-        self.sums = no_metrics()  # over its updates
         self.exploration: list[dict[str, np.ndarray]] = [{}] * sources  # newest of each source
         self.view = View(crew)
-        self._counts = crew.members[0].setup.env.episode_counts
-        self.state: Any = None
         self.mode: Synchronous | Asynchronous
+
+    @property
+    def training(self) -> Any:
+        """The core's part of the state."""
+        return self.state.training
 
     # Starting
 
@@ -203,34 +199,16 @@ class _Run:
 
     # Training
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Train to the end of the budget, or until a stop is asked for."""
-        while self.steps_before < self.total_steps and not self.schedule.exhausted(
-            self.updates_before
-        ):
-            failure = self._advance(min(self.steps_before + self.chunk_steps, self.total_steps))
-            if failure is not None or (self.stop.asked and self.steps < self.total_steps):
-                yield self._chunk([])
-                if failure is not None:
-                    raise failure
-                return
-            yield self._chunk([self._end()])
-
-    def _advance(self, end: int) -> EnvironmentFailedError | None:
-        """Take in blocks up to the step `end`, unless a stop is asked for; return what failed."""
+    def _step(self) -> None:
+        """Take in a block and let actors continue."""
         try:
-            while self.steps < end and not self.stop.asked:
-                with self.view.waiting():
-                    block = self.mode.block()
-                if block is None:
-                    break
+            with self.view.waiting():
+                block = self.mode.block()
+            if block is not None:
                 self._take_in(block)
                 self.mode.learned(self._weights())
-        except EnvironmentFailedError as failure:
-            return failure
         except KeyboardInterrupt:  # in a thread: no signal is handled there
             self.stop.request()
-        return None
 
     def _take_in(self, block: Block) -> None:
         """Take in a block and make the updates that its steps bring."""
@@ -262,34 +240,18 @@ class _Run:
         self.exploration[block.source] = segment.exploration
 
     def _end(self) -> SeedChunk:
-        """Close the chunk; return the report on it."""
-        self.state, probe = self.made.probe(self.state)
-        number = self.updates - self.updates_before
-        report = seed_chunk(self.updates, number, self.ended, self.sums, probe, self.layers)
-        replay = self.core.replay
+        """Close the chunk; return the report on it, with what explorers and actors tell."""
+        replay = self.made.learner.core.replay
         filled = min((self.inherited + self.steps / self.num_envs) / replay.slots, 1.0)
-        report = dataclasses.replace(
-            report, exploration=self._explored(), actors=self.view.end(filled)
+        return dataclasses.replace(
+            super()._end(), exploration=self._explored(), actors=self.view.end(filled)
         )
-        self.steps_before, self.updates_before, self.ended = self.steps, self.updates, []
-        self.sums = no_metrics()
-        return report
 
     def _explored(self) -> dict[str, float]:
         """Average the explorer's newest metrics over all environments."""
         known = [x for x in self.exploration if x]
         names = known[0] if known else {}
         return {name: float(np.mean(np.concatenate([x[name] for x in known]))) for name in names}
-
-    def _chunk(self, seeds: list[SeedChunk]) -> Chunk:
-        training = self.state.training
-        return Chunk(
-            steps=self.steps,
-            seeds=seeds,
-            state=training,
-            policy=lambda _: self.core.acting.copy_policy(training),
-            snapshot=self.snapshot,
-        )
 
     # Stopping and resuming
 
@@ -305,8 +267,7 @@ class _Run:
         arrays: dict[str, Any] = {
             "state": state._replace(training=self.core.with_rows(training, None)),
             "episodes": [episodes.counts for episodes in self.episodes],
-            "ended": as_arrays(self.ended, self._counts),
-            "sums": self.sums,
+            **self._reported,
         }
         written, length = self.inherited + self.steps // self.num_envs, 0
         if isinstance(self.mode, Synchronous):
@@ -317,7 +278,7 @@ class _Run:
             arrays["weights"] = jax.tree.map(np.asarray, self.mode.weights)
         else:
             arrays["lives"] = np.array(self.mode.lives, np.int64)
-            written = (self.saves + 1) * self.core.replay.slots
+            written = (self.saves + 1) * self.made.learner.core.replay.slots
         arrays["counts"] = np.array([*counts, self.saves, length, len(self.ended)])
         return Snapshot(arrays, self.core.rows(training), 0, written)
 
@@ -326,15 +287,14 @@ class _Run:
         *counts, _, ended = map(int, checkpoint.read("counts", np.zeros(8, np.int64)))
         self.steps, self.updates, self.steps_before, self.updates_before = counts[:4]
         self.blocks, self.saves = counts[4:]
-        if not self._is_possible(ended):
+        block = self.actors.actor_steps * self.made.share
+        possible = self._counts_are_possible(ended, self.chunk_steps)
+        if not (possible and self.blocks * block == self.steps):
             raise checkpoint.unfit("its counts are impossible")
         saved = checkpoint.read("episodes", [x.counts for x in self.episodes])
         for episodes, counted in zip(self.episodes, saved, strict=True):
             episodes.counts = counted
-        blank = as_arrays([Episode(0, 0.0, 0)], self._counts)
-        no_episodes = jax.tree.map(lambda x: np.broadcast_to(x, ended), blank)
-        self.ended = of_arrays(checkpoint.read("ended", no_episodes))
-        self.sums = checkpoint.read("sums", structs(self.sums))
+        self._restore_reported(checkpoint, ended)
         if not self.actors.asynchronous:
             self.inherited = checkpoint.inherited(self.steps // self.num_envs)
         training = self.state.training
@@ -342,17 +302,6 @@ class _Run:
         bare = self.state._replace(training=self.core.with_rows(training, None))
         state = checkpoint.read("state", structs(bare))
         self.state = state._replace(training=self.core.with_rows(state.training, rows))
-
-    def _is_possible(self, ended: int) -> bool:
-        """Tell whether counts that were read can be those of a run with these options."""
-        block = self.actors.actor_steps * self.made.share
-        return (
-            0 <= self.steps_before <= self.steps <= self.total_steps + self.chunk_steps
-            and self.steps - self.steps_before <= self.chunk_steps
-            and 0 <= self.updates_before <= self.updates <= np.iinfo(np.int32).max
-            and self.blocks * block == self.steps
-            and 0 <= ended <= self.chunk_steps
-        )
 
     def _saved_stand(self, checkpoint: Checkpoint, acting: list[np.ndarray]) -> Stand:
         """Read where synchronous actors stood."""
