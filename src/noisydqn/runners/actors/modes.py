@@ -200,7 +200,7 @@ class Asynchronous:
     def learned(self, weights: Weights) -> None:
         """Let the actor continue whose segment was learned from.
 
-        So each is at most `lag` segments ahead, and no more of them wait here.
+        So at most `lag` + 1 segments of each actor are ordered or wait here.
         """
         self._newest = (weights, self._crew.pool.publish(weights))
         member = self._current
