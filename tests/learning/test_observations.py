@@ -7,6 +7,7 @@ import gymnasium
 import pytest
 from gymnasium.wrappers import FilterObservation
 from tests.host_envs import Fetch
+from tests.jax_fetch import JaxFetch
 
 import noisydqn
 
@@ -17,8 +18,14 @@ def _only(part: str) -> Callable[[], gymnasium.Env[Any, Any]]:
 
 @pytest.mark.parametrize(
     ("env", "least", "most"),
-    [(Fetch, 9.5, 10.0), (_only("camera"), 0.0, 6.0), (_only("wanted"), 0.0, 6.0)],
-    ids=["both", "camera", "wanted"],
+    [
+        (Fetch, 9.5, 10.0),
+        (_only("camera"), 0.0, 6.0),
+        (_only("wanted"), 0.0, 6.0),
+        (JaxFetch(), 9.5, 10.0),
+        (JaxFetch("camera"), 0.0, 6.0),
+    ],
+    ids=["both", "camera", "wanted", "both, in JAX", "camera, in JAX"],
 )
 def test_both_parts_are_needed(env: Any, least: float, most: float, tmp_path: Any) -> None:
     result = noisydqn.train(

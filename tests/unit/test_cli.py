@@ -71,7 +71,7 @@ def test_the_cache_is_passed_to_training(
         (["train", "gymnax:CartPol"], "no environment 'gymnax:CartPol': there are CartPole-v1"),
         (["train", "gymnax:Pendulum-v1"], "is Box, expected Discrete"),
         (["train", "catcher", "--vectorization", "sync"], "is for environments of Gymnasium"),
-        (["train", "catcher", "--images", "camera"], "--images camera is for environments of"),
+        (["train", "catcher", "--images", "camera"], "--images camera names parts, but the"),
         (["train", "catcher", "--env-kwargs", '{"a": 1}'], "takes none"),
         (["train", "CartPole-v1", "--env-kwargs", "{a}"], "--env-kwargs must be a JSON object"),
         (["train", "--steps", "-3"], "--steps must be at least 1, got -3"),

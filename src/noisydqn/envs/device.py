@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from noisydqn.envs.catalogue import full_name
+from noisydqn.envs.device_encoding import encode, encoding_of
 from noisydqn.envs.device_vector import VectorEnvironment
-from noisydqn.envs.encoding import numbered
+from noisydqn.envs.encoding import Encoding, numbered
 from noisydqn.envs.images import AUTO, NONE
 from noisydqn.envs.jax_interface import (
     OUTCOME,
@@ -36,10 +37,10 @@ R = TypeVar("R")
 
 
 class ShownState(NamedTuple):
-    """A state and its observation, which may depend on more than the state."""
+    """A state and its stored observation, which may depend on more than the state."""
 
     inner: Any
-    observation: Array
+    observation: Any
 
 
 class LimitedState(NamedTuple):
@@ -63,6 +64,7 @@ class DeviceEnvironment:
             own limit.
         own_key: everything that the environment's functions depend on, besides the code of
             installed packages; None if unknown.
+        images: the parts of observations that are images, see `find_images`.
     """
 
     env: JaxEnvironment
@@ -70,6 +72,7 @@ class DeviceEnvironment:
     num_actions: int
     max_episode_steps: int | None = None
     own_key: str | None = None
+    images: tuple[str, ...] = (AUTO,)
 
     @staticmethod
     def create(
@@ -78,6 +81,7 @@ class DeviceEnvironment:
         *,
         max_episode_steps: int | None = None,
         cache_key: str | None = None,
+        images: tuple[str, ...] = (AUTO,),
     ) -> "DeviceEnvironment":
         """Adapt an environment in JAX. Without a `cache_key`, tracing a step checks it.
 
@@ -86,16 +90,18 @@ class DeviceEnvironment:
             params: its parameters; None takes its `default_params`.
             max_episode_steps: as in the class.
             cache_key: see `own_key`.
+            images: as in the class.
 
         Raises:
-            UserError: it lacks gymnax's interface, or its actions are not discrete.
+            UserError: it lacks gymnax's interface, its actions are not discrete, or `images` do not
+                fit its observations.
             EnvironmentFailedError: one of its functions failed while it was traced.
         """
         check_methods(env)
         if params is None:
             params = getattr(env, "default_params", None)
         adapted = DeviceEnvironment(
-            env, params, count_actions(env, params), max_episode_steps, cache_key
+            env, params, count_actions(env, params), max_episode_steps, cache_key, images
         )
         if cache_key is None:
             adapted._check()
@@ -115,22 +121,30 @@ class DeviceEnvironment:
             UserError: as `create`, or an option is only for environments of Gymnasium.
             EnvironmentFailedError: as `create`.
         """
-        given = {"vectorization": options.vectorization, "images": " ".join(options.images)}
+        given = {"vectorization": options.vectorization}
         given["action_bins"] = str(options.action_bins or NONE)
         for name in (name for name, value in given.items() if value not in (AUTO, NONE)):
             raise UserError(
                 f"{flag(name)} {given[name]} is for environments of Gymnasium; {options.env} is in "
                 "JAX"
             )
-        limit = options.max_episode_steps
-        return DeviceEnvironment.create(env, params, max_episode_steps=limit, cache_key=cache_key)
+        return DeviceEnvironment.create(
+            env,
+            params,
+            max_episode_steps=options.max_episode_steps,
+            cache_key=cache_key,
+            images=options.images,
+        )
 
     @property
     def cache_key(self) -> str | None:
         """Everything that its programs depend on, besides package code; None: trace them."""
-        if self.own_key is None or self.max_episode_steps is None:
-            return self.own_key
-        return f"{self.own_key}, {self.max_episode_steps} steps"
+        if self.own_key is None:
+            return None
+        limit = self.max_episode_steps
+        parts = [self.own_key, *([] if limit is None else [f"{limit} steps"])]
+        parts += [] if self.images == (AUTO,) else [f"images {' '.join(self.images)}"]
+        return ", ".join(parts)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceEnvironment) or self.cache_key is None:
@@ -149,10 +163,34 @@ class DeviceEnvironment:
 
     @cached_property
     def _spec(self) -> EnvironmentSpec:
+        encoding = self._encoding
+        if encoding is not None:
+            return EnvironmentSpec.of(encoding)
         seen = jax.eval_shape(lambda: self.observe(self.reset(jax.random.key(0))))
-        names = tuple(getattr(self.env, "action_names", numbered(self.num_actions)))
-        mask = jax.eval_shape(lambda: self.action_mask(self.reset(jax.random.key(0))))
-        return EnvironmentSpec(seen, self.num_actions, names, masked=mask is not None)
+        return EnvironmentSpec(seen, self.num_actions, self._names, masked=self._masked)
+
+    @cached_property
+    def _encoding(self) -> Encoding | None:
+        """The spaces if an observation has several parts; None if it is one array."""
+
+        def shown() -> Any:
+            with self._named("reset_env"):
+                observation, inner = self.env.reset_env(jax.random.key(0), self.params)
+            return self._observed(inner) if self._observes else observation
+
+        seen, name = jax.eval_shape(shown), f"the observation of {self.name}"
+        if jax.tree_util.all_leaves([seen]) and self.images in ((AUTO,), (NONE,)):
+            return None
+        names, masked = self._names, self._masked
+        return encoding_of(seen, self.num_actions, names, self.images, masked=masked, name=name)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(getattr(self.env, "action_names", numbered(self.num_actions)))
+
+    @property
+    def _masked(self) -> bool:
+        return getattr(self.env, "action_mask", None) is not None
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -221,13 +259,17 @@ class DeviceEnvironment:
             truncated |= after.time >= self.max_episode_steps
         return after, reward, terminated, truncated & ~terminated, self._counted(info)
 
-    def observe(self, state: Any) -> Array:
-        """Return the observation of a state."""
+    def observe(self, state: Any) -> Any:
+        """Return the observation of a state as it is stored: an array, or a `Mixed` of arrays."""
         state = self._unlimited(state)
         if isinstance(state, ShownState):
             return state.observation
+        return self._stored(self._observed(state))
+
+    def _observed(self, state: Any) -> Any:
+        """Call the environment's own `observe`."""
         with self._named("observe"):
-            return jnp.asarray(getattr(self.env, "observe")(state))  # noqa: B009 - it is optional
+            return getattr(self.env, "observe")(state)  # noqa: B009 - it is optional
 
     def action_mask(self, state: Any) -> Bool[Array, " actions"] | None:
         """Return the valid actions in a state as the environment gives them; None without masks."""
@@ -260,15 +302,19 @@ class DeviceEnvironment:
     def _shown(self, observation: Any, inner: Any) -> Any:
         if self._observes:
             return inner
+        return ShownState(inner, self._stored(observation))
+
+    def _stored(self, observation: Any) -> Any:
+        """Bring an observation into the form in which it is stored."""
+        name = f"the observation of {self.name}"
+        if self._encoding is not None:
+            return encode(self._encoding, observation, name)
         if not jax.tree_util.all_leaves([observation]):
-            raise UserError(
-                f"the observation of {self.name} is {type(observation).__name__}, expected one "
-                "array: put its parts together in reset_env and step_env"
-            )
+            got = type(observation).__name__
+            raise UserError(f"{name} is {got}, expected one array as after a reset")
         observation = jnp.asarray(observation)
-        if observation.dtype not in (jnp.uint8, jnp.bool_):
-            observation = observation.astype(jnp.float32)
-        return ShownState(inner, observation)
+        kept = observation.dtype in (jnp.uint8, jnp.bool_)
+        return observation if kept else observation.astype(jnp.float32)
 
     def _truncated(self, inner: Any) -> Array:
         is_truncated = getattr(self.env, "is_truncated", None)

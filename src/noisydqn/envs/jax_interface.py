@@ -18,7 +18,8 @@ class JaxEnvironment(Protocol):
     """An environment in JAX with the interface of gymnax; gymnax itself is not needed.
 
     The two functions below are required, and either `num_actions` or an `action_space(params)`
-    whose space has `n`. The rest is optional:
+    whose space has `n`. An observation is an array, or a dictionary or tuple of observations. The
+    rest is optional:
 
     - `default_params`: the parameters, such as a time limit.
     - `action_mask(state)` or `action_mask(state, params)`: the valid actions, bool [actions]; at
