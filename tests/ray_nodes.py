@@ -1,4 +1,4 @@
-"""Two nodes of Ray on this machine, each for one job at a time, until the input ends.
+"""Two nodes of Ray on this machine, each with one core, until the input ends.
 
     python -m tests.ray_nodes
 
@@ -6,8 +6,35 @@ Ray starts its processes by forking, which JAX forbids; this process has no JAX.
 address of the cluster and the process id of the second node's raylet.
 """
 
+import contextlib
+import os
+import subprocess
 import sys
-from typing import Any
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+
+class Nodes(NamedTuple):
+    """A cluster of two nodes, each with one core."""
+
+    address: str
+    raylet: int  # the process of the second node
+
+
+@contextlib.contextmanager
+def two_nodes() -> Generator[Nodes]:
+    """Start the nodes in a process of their own, and stop them in the end."""
+    command = [sys.executable, "-m", "tests.ray_nodes"]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        said = next((x for x in process.stdout if x.startswith("nodes ")), None)
+        assert said is not None, "Ray's nodes did not start"
+        _, address, raylet = said.split()
+        yield Nodes(address, int(raylet))
+        process.communicate(timeout=60)
 
 
 def add_node(cluster: Any, attempts: int = 5) -> Any:

@@ -11,6 +11,7 @@ from tests import inline_actors
 from tests.commands import refused
 from tests.inline_actors import InlineActors
 from tests.processes import all_gone, children, finish, has_rows, start, wait_until
+from tests.ray_nodes import two_nodes
 from tests.runs import flags
 from tests.unit.test_actors import SMALL, of_learning
 
@@ -103,6 +104,21 @@ def test_actors_on_ray(expected: dict[str, Any], tmp_path: Path) -> None:
     os.kill(on_ray(process.pid)[0], signal.SIGKILL)
     printed = finish(process, 0, 300)
     assert "was lost" in printed
+    assert of_learning(out) == expected
+
+
+def test_training_goes_on_where_a_node_of_ray_is_killed(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """The core of the other node has an actor already, so that none is left for the second."""
+    pytest.importorskip("ray")
+    out = tmp_path / "out"
+    with two_nodes() as nodes:
+        process = start(*command(out, "--ray", nodes.address))
+        wait_until(lambda: has_rows(out / "metrics.csv"), process)
+        os.kill(nodes.raylet, signal.SIGKILL)
+        printed = finish(process, 0, 120)
+    assert "its node has died" in printed
     assert of_learning(out) == expected
 
 

@@ -2,15 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from benchmarks.kills import outcome
 from tests.processes import finish, has_rows, start, wait_until
+from tests.ray_nodes import Nodes, two_nodes
 from tests.unit.test_compare import SMALL
 
 from noisydqn.study.ledger import read
@@ -39,26 +38,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results(out)
 
 
-class Nodes(NamedTuple):
-    """A cluster of two nodes, each of which runs one job at a time."""
-
-    address: str
-    raylet: int  # the process of the second node
-
-
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    command = [sys.executable, "-m", "tests.ray_nodes"]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        said = next((x for x in process.stdout if x.startswith("nodes ")), None)
-        assert said is not None, "Ray's nodes did not start"
-        _, address, raylet = said.split()
-        yield Nodes(address, int(raylet))
-        process.communicate(timeout=60)
+    with two_nodes() as nodes:
+        yield nodes
 
 
 def test_ray_on_this_machine(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ class RayActors:
 
     Args:
         cluster: the cluster.
-        cores: of each actor, perhaps less than one.
+        cores: that each actor reserves, perhaps less than one. One that is started again reserves
+            none, because a cluster that lost a node may have none to give.
         warn: told of an object store that is full.
     """
 
     def __init__(self, cluster: RayCluster, cores: float, warn: Callable[[str], None]) -> None:
         self._ray, self._warn = cluster.ray, warn
-        self._made = self._ray.remote(OnNode).options(num_cpus=cores, max_restarts=0)
+        self._made, self._cores = self._ray.remote(OnNode), cores
         self._actors: dict[int, tuple[Any, int]] = {}  # with their lives
         self._waiting: dict[Any, tuple[int, int]] = {}  # what will be answered, oldest first
 
@@ -40,7 +41,10 @@ class RayActors:
         index = setup.share.actor
         made_of = packed(setup._replace(cache=None if setup.cache else ""), stand)  # of its node
         self.end(index)
-        actor = self._made.remote(made_of, sys.path)
+        placed = self._made.options(
+            num_cpus=0.0 if life else self._cores, max_restarts=0, scheduling_strategy="SPREAD"
+        )
+        actor = placed.remote(made_of, sys.path)
         self._actors[index] = actor, life
         self._waiting[actor.first.remote()] = index, life
 
