@@ -1,6 +1,7 @@
 """Kills of a comparison at random moments; its tables must be those of an undisturbed one.
 
     python -m benchmarks.compare_kills [--kills 3] [--seed 0]
+    python -m benchmarks.compare_kills --node    on two nodes of Ray, one of which is killed
 
 A grid of 20 runs is trained once undisturbed, and once killed with SIGKILL and resumed several
 times. Every second kill takes the jobs along; the others kill only the comparison, and the jobs
@@ -25,6 +26,7 @@ import msgspec
 
 from benchmarks import results
 from benchmarks.kills import DEADLINE, outcome
+from benchmarks.ray_nodes import two_nodes
 from noisydqn.study.ledger import read
 
 GRID = (
@@ -75,18 +77,23 @@ def jobs_of(pid: int) -> list[int]:
     return found
 
 
-def kill(
-    process: Process, out: Path, moment: int, chance: random.Random, *, with_jobs: bool
-) -> dict[str, Any]:
-    """Kill a comparison once so many runs have finished, in the middle of others."""
+def wait(process: Process, out: Path, moment: int, chance: random.Random) -> None:
+    """Wait until so many runs have finished, and then some seconds more."""
     while process.poll() is None:
         if (out / "compare.json").exists() and statuses(out)["finished"] >= moment:
             break
         time.sleep(SLEEP_SECONDS)
     time.sleep(chance.uniform(0, 5))
-    jobs = jobs_of(process.pid)
     if process.poll() is not None:
-        raise RuntimeError("the comparison ended before it could be killed")
+        raise RuntimeError("the comparison ended before anything could be killed")
+
+
+def kill(
+    process: Process, out: Path, moment: int, chance: random.Random, *, with_jobs: bool
+) -> dict[str, Any]:
+    """Kill a comparison once so many runs have finished, in the middle of others."""
+    wait(process, out, moment, chance)
+    jobs = jobs_of(process.pid)
     process.kill()
     for job in jobs if with_jobs else ():
         with suppress(ProcessLookupError):
@@ -105,8 +112,20 @@ def kill(
     }
 
 
-def run(kills: int, seed: int) -> dict[str, Any]:
-    """Train the grid twice, once killed so often; raise if a run ends differently."""
+def kill_node(out: Path, moment: int, chance: random.Random) -> dict[str, Any]:
+    """Train the grid on two nodes of Ray, and kill one once so many runs have finished."""
+    with two_nodes() as nodes:
+        process = start(out, *GRID.split(), "--ray", nodes.address)
+        wait(process, out, moment, chance)
+        os.kill(nodes.raylet, signal.SIGKILL)
+        killed = {"finished": statuses(out)["finished"], "node_killed": True}
+        print(f"killed: {killed}", flush=True)
+        finish(process)
+    return killed
+
+
+def run(kills: int, seed: int, *, node: bool) -> dict[str, Any]:
+    """Train the grid twice, once killed so often or a node; raise if a run ends differently."""
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
@@ -118,11 +137,14 @@ def run(kills: int, seed: int) -> dict[str, Any]:
         moments = sorted(chance.sample(range(len(runs) - 2), kills))
         done: list[dict[str, Any]] = []
         more = grid
-        for i, moment in enumerate(moments):
+        if node:
+            done.append(kill_node(killed, moments[0], chance))
+        for i, moment in enumerate(() if node else moments):
             done.append(kill(start(killed, *more), killed, moment, chance, with_jobs=i % 2 == 1))
             print(f"killed: {done[-1]}", flush=True)
             more = ["--resume"]
-        finish(start(killed, *more))
+        if not node:
+            finish(start(killed, *more))
         different: dict[str, list[str]] = {}
         for folder in runs:
             expected, found = outcome(whole / folder), outcome(killed / folder)
@@ -135,7 +157,15 @@ def run(kills: int, seed: int) -> dict[str, Any]:
         ]
         if listed[0] != listed[1]:
             raise RuntimeError("compare.json lists other results")
-    return {"seed": seed, "runs": len(runs), "seconds": round(seconds), "kills": done, "same": True}
+    place = "ray" if node else "local"
+    return {
+        "seed": seed,
+        "place": place,
+        "runs": len(runs),
+        "seconds": round(seconds),
+        "kills": done,
+        "same": True,
+    }
 
 
 def main() -> None:
@@ -143,10 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--node", action="store_true", help="kill a node of Ray instead")
     args = parser.parse_args()
-    done = run(args.kills, args.seed)
-    print(f"{done['runs']} runs after {args.kills} kills: all as those of an undisturbed grid")
-    rows = [*results.others("compare_kills", [done], ("seed",)), done]
+    done = run(args.kills, args.seed, node=args.node)
+    print(f"{done['runs']} runs after {len(done['kills'])} kills: as those of an undisturbed grid")
+    rows = [*results.others("compare_kills", [done], ("seed", "place")), done]
     results.save(
         "compare_kills", "python -m benchmarks.compare_kills " + " ".join(sys.argv[1:]), rows
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.ray_nodes import two_nodes
 from tests import inline_actors
 from tests.commands import refused
 from tests.inline_actors import InlineActors
 from tests.processes import all_gone, children, finish, has_rows, start, wait_until
-from tests.ray_nodes import two_nodes
 from tests.runs import flags
 from tests.unit.test_actors import SMALL, of_learning
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from benchmarks.kills import outcome
+from benchmarks.ray_nodes import Nodes, two_nodes
 from tests.processes import finish, has_rows, start, wait_until
-from tests.ray_nodes import Nodes, two_nodes
 from tests.unit.test_compare import SMALL
 
 from noisydqn.study.ledger import read

@@ -1,6 +1,6 @@
 """Two nodes of Ray on this machine, each with one core, until the input ends.
 
-    python -m tests.ray_nodes
+    python -m benchmarks.ray_nodes
 
 Ray starts its processes by forking, which JAX forbids; this process has no JAX. It prints the
 address of the cluster and the process id of the second node's raylet.
@@ -24,9 +24,9 @@ class Nodes(NamedTuple):
 @contextlib.contextmanager
 def two_nodes() -> Generator[Nodes]:
     """Start the nodes in a process of their own, and stop them in the end."""
-    command = [sys.executable, "-m", "tests.ray_nodes"]
+    command = [sys.executable, "-m", "benchmarks.ray_nodes"]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
