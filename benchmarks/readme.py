@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from benchmarks import (
+    account,
     catcher,
     checkpoint,
     control,
@@ -30,8 +31,8 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune, notebook_update),
-    *(parallel, replay, throughput, torso, update),
+    *(account, catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune),
+    *(notebook_update, parallel, replay, throughput, torso, update),
 )
 TABLES = {
     **{

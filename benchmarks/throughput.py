@@ -31,6 +31,25 @@ IDENTITY = ("library", "env", "num_envs", "learn_every", "cores")
 """The columns that identify a row."""
 
 
+def work_of(env: str, num_envs: int) -> Any:
+    """Make the configuration of the work that is stated above."""
+    from noisydqn.presets import config_for
+
+    config = config_for(env).replace(
+        num_envs=num_envs,
+        batch_size=32,
+        learning_starts=1_000,
+        n_step=3,
+        stop_at_return=None,
+        stop_at_evaluation=None,
+        acting_noise="update",
+        layer_norm=False,
+    )
+    if env.startswith("ALE/"):
+        return config.replace(replay_capacity=20_000)
+    return config.replace(updates_per_step=1.0, hidden=(128, 128, 128))
+
+
 def measure(
     env: str, num_envs: int, steps: int, learn_every: int, distribution: Any
 ) -> dict[str, float]:
@@ -38,25 +57,9 @@ def measure(
     import jax
 
     from noisydqn.envs.registry import make_environment
-    from noisydqn.presets import config_for
     from noisydqn.runners import host
 
-    config = config_for(env).replace(
-        num_envs=num_envs,
-        batch_size=32,
-        learning_starts=1_000,
-        n_step=3,
-        learn_every=learn_every,
-        stop_at_return=None,
-        stop_at_evaluation=None,
-        acting_noise="update",
-        layer_norm=False,
-        distribution=distribution,
-    )
-    if env.startswith("ALE/"):
-        config = config.replace(replay_capacity=20_000)
-    else:
-        config = config.replace(updates_per_step=1.0, hidden=(128, 128, 128))
+    config = work_of(env, num_envs).replace(learn_every=learn_every, distribution=distribution)
     warm = 2_048
     config = config.replace(steps=warm + steps, chunk_steps=512)
     started = time.perf_counter()
