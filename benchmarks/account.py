@@ -3,24 +3,22 @@
     python -m benchmarks.account [--envs LunarLander-v3 ALE/Pong-v5] [--numbers 1 8]
 
 The work is that of `benchmarks.throughput`: noisy, dueling, double, prioritized, 3-step, an update
-for each step (Pong: for every fourth). Each account is a process on one core. There, its parts are
-measured in turn, in blocks of a few hundred calls; each number is the median over the blocks, in
+for each step (Pong: for every fourth). Each row is measured in a separate process on one core, the
+parts in turn, in blocks of 256 steps (Pong: 32). Numbers are medians over the blocks, in
 microseconds for a step of all environments:
 
 - the bare environments: Gymnasium's own, or ALE's own vector, with random actions;
 - the vector: the same behind our guard, with conversion of what it returns;
 - acting and learning, each until the call returns, and until its result is there;
 - the bare updates: many in one call, without acting, environments and calls;
-- a step of the runner, with all of these.
+- a step of the runner, with all of these, also as a multiple of the two bare ones together.
 
-The last but one column is that step over the sum of bare updates and bare environment.
+Page faults are those of a learning call: pages of memory that the system clears for it.
 """
 
 import argparse
-import json
-import os
+import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.throughput import work_of
+from benchmarks.training import in_process
 
 NAME = "account"
 IDENTITY = ("env", "num_envs")
@@ -58,9 +57,8 @@ class Parts:
 
         config = work_of(env, num_envs).replace(steps=WARM_STEPS, chunk_steps=512)
         environment: Any = make_environment(config.environment)
-        self.updates = (
-            config.flat()["updates_per_step"] * num_envs
-        )  # for a step of all environments
+        self.updates = config.flat()["updates_per_step"] * num_envs
+        """Updates for a step of all environments."""
         self.made = host.programs(config.program, environment.spec)
         (*_, chunk) = host.run(self.made, environment, jax.random.key(0), config.total_steps)
         self.state, self.sums = chunk.state, no_metrics()
@@ -125,7 +123,11 @@ def bare_atari(env: str, num_envs: int) -> Callable[[], None]:
     made = AtariVectorEnv(game, num_envs=num_envs, num_threads=1, repeat_action_probability=0.25)
     made.reset(seed=0)
     made.action_space.seed(0)
-    return lambda: made.step(made.action_space.sample()) and None
+
+    def step() -> None:
+        made.step(made.action_space.sample())
+
+    return step
 
 
 def timed(calls: int, call: Callable[[], Any]) -> float:
@@ -149,6 +151,11 @@ def until_done(calls: int, call: Callable[[], Any], wait: Callable[[], None]) ->
     return seconds / calls * MICRO
 
 
+def page_faults() -> int:
+    """Count the pages that the system has given to this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def measure(env: str, num_envs: int) -> dict[str, float]:
     """Measure all parts in this process."""
     bare = (bare_atari if env.startswith("ALE/") else bare_environments)(env, num_envs)
@@ -167,7 +174,9 @@ def measure(env: str, num_envs: int) -> dict[str, float]:
 
     def one_block() -> dict[str, float]:
         acting = until_done(block, parts.act, parts.wait)
-        learning = until_done(block // every, lambda: parts.learn(due), parts.wait) / every
+        before, calls = page_faults(), block // every
+        learning = until_done(calls, lambda: parts.learn(due), parts.wait) / every
+        faults = (page_faults() - before) / calls
         return {
             "environment": timed(block, bare),
             "vector": timed(block, parts.play),
@@ -175,6 +184,7 @@ def measure(env: str, num_envs: int) -> dict[str, float]:
             "act": float(acting[1]),
             "learn call": float(learning[0]),
             "learn": float(learning[1]),
+            "page faults": faults,
             "updates": timed(max(1, block // UPDATES), updates) / UPDATES * parts.updates,
             "step": timed(1, steps) / block,
         }
@@ -192,29 +202,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = row["step"] / (row["environment"] + row["updates"])
         speed = row["num_envs"] / row["step"] * MICRO
         shown = [f"{row[name]:,.0f}" for name in names]
-        lines.append((row["env"], row["num_envs"], *shown, f"{ratio:.2f}", f"{speed:,.0f}"))
+        shown += [f"{ratio:.2f}", f"{speed:,.0f}", f"{row['page faults']:,.0f}"]
+        lines.append((row["env"], row["num_envs"], *shown))
     heads = ("bare environment", "vector", "acting: call", "done", "learning: call", "done")
-    header = ("", "environments", *heads, "bare updates", "a step", "times the bare", "steps/s")
+    header = ("", "environments", *heads, "bare updates", "a step", "times the bare")
+    header += ("steps/s", "page faults of a learning call")
     return results.markdown(header, lines)
-
-
-def own_process(env: str, num_envs: int) -> dict[str, float]:
-    """Measure in a separate process on one core."""
-    core = min(os.sched_getaffinity(0))
-    program = (
-        f"import json, os; os.sched_setaffinity(0, [{core}])\n"
-        "from benchmarks import account\n"
-        f"print(json.dumps(account.measure({env!r}, {num_envs})))"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(  # noqa: S603
-        command,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -226,7 +219,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for env in args.envs:
         for number in args.numbers:
-            found = own_process(env, number)
+            found = in_process(f"account.measure({env!r}, {number})", 1, "account")
             rows.append({"env": env, "num_envs": number, **found, "commit": results.commit()})
             print(rows[-1], flush=True)
     rows += results.others(NAME, rows, IDENTITY)

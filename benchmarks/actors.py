@@ -166,6 +166,18 @@ def transfer(way: str, calling: Callable[[Any], Any]) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Format the results as a table in Markdown."""
+    messages = {row["place"]: row for row in rows if row["what"] == "transfer"}
+    lines: list[tuple[object, ...]] = []
+    for row in (row for row in rows if row["what"] == "throughput"):
+        sent = messages[row["place"]]
+        shown = (f"{sent[name]:.1f}" for name in ("empty_ms", "weights_ms", "segment_ms"))
+        lines.append((row["place"], row["actors"], f"{row['steps_per_second']:,.0f}", *shown))
+    header = ("place", "actors", "steps/s", "empty message, ms", "weights, ms more")
+    return results.markdown((*header, "segment, ms more"), lines)
+
+
 def main() -> None:
     """Measure, save, and print."""
     from noisydqn.cluster import RayCluster

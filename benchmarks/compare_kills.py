@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def jobs_of(pid: int) -> list[int]:
 
 
 def wait(process: Process, out: Path, moment: int, chance: random.Random) -> None:
-    """Wait until so many runs have finished, and then some seconds more."""
+    """Wait until so many runs have finished, and then up to five seconds more."""
     while process.poll() is None:
         if (out / "compare.json").exists() and statuses(out)["finished"] >= moment:
             break
@@ -112,39 +113,41 @@ def kill(
     }
 
 
-def kill_node(out: Path, moment: int, chance: random.Random) -> dict[str, Any]:
-    """Train the grid on two nodes of Ray, and kill one once so many runs have finished."""
+def kill_often(out: Path, moments: Sequence[int], chance: random.Random) -> list[dict[str, Any]]:
+    """Train the grid, killed at each moment and resumed."""
+    done: list[dict[str, Any]] = []
+    more = GRID.split()
+    for i, moment in enumerate(moments):
+        done.append(kill(start(out, *more), out, moment, chance, with_jobs=i % 2 == 1))
+        print(f"killed: {done[-1]}", flush=True)
+        more = ["--resume"]
+    finish(start(out, *more))
+    return done
+
+
+def kill_node(out: Path, moments: Sequence[int], chance: random.Random) -> list[dict[str, Any]]:
+    """Train the grid on two nodes of Ray, one of which is killed at the first moment."""
     with two_nodes() as nodes:
         process = start(out, *GRID.split(), "--ray", nodes.address)
-        wait(process, out, moment, chance)
+        wait(process, out, moments[0], chance)
         os.kill(nodes.raylet, signal.SIGKILL)
         killed = {"finished": statuses(out)["finished"], "node_killed": True}
         print(f"killed: {killed}", flush=True)
         finish(process)
-    return killed
+    return [killed]
 
 
 def run(kills: int, seed: int, *, node: bool) -> dict[str, Any]:
-    """Train the grid twice, once killed so often or a node; raise if a run ends differently."""
+    """Train the grid twice, once with kills; raise if a run ends differently."""
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
-        grid = GRID.split()
         began = time.monotonic()
-        finish(start(whole, *grid))
+        finish(start(whole, *GRID.split()))
         seconds = time.monotonic() - began
         runs = [entry.folder for entry in read(whole).jobs]
         moments = sorted(chance.sample(range(len(runs) - 2), kills))
-        done: list[dict[str, Any]] = []
-        more = grid
-        if node:
-            done.append(kill_node(killed, moments[0], chance))
-        for i, moment in enumerate(() if node else moments):
-            done.append(kill(start(killed, *more), killed, moment, chance, with_jobs=i % 2 == 1))
-            print(f"killed: {done[-1]}", flush=True)
-            more = ["--resume"]
-        if not node:
-            finish(start(killed, *more))
+        done = (kill_node if node else kill_often)(killed, moments, chance)
         different: dict[str, list[str]] = {}
         for folder in runs:
             expected, found = outcome(whole / folder), outcome(killed / folder)
@@ -157,15 +160,8 @@ def run(kills: int, seed: int, *, node: bool) -> dict[str, Any]:
         ]
         if listed[0] != listed[1]:
             raise RuntimeError("compare.json lists other results")
-    place = "ray" if node else "local"
-    return {
-        "seed": seed,
-        "place": place,
-        "runs": len(runs),
-        "seconds": round(seconds),
-        "kills": done,
-        "same": True,
-    }
+    about = {"seed": seed, "place": "ray" if node else "local", "runs": len(runs)}
+    return {**about, "seconds": round(seconds), "kills": done, "same": True}
 
 
 def main() -> None:
@@ -173,7 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--node", action="store_true", help="kill a node of Ray instead")
+    parser.add_argument(
+        "--node", action="store_true", help="kill a node of Ray, once, instead of the comparison"
+    )
     args = parser.parse_args()
     done = run(args.kills, args.seed, node=args.node)
     print(f"{done['runs']} runs after {len(done['kills'])} kills: as those of an undisturbed grid")

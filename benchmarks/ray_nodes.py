@@ -23,7 +23,7 @@ class Nodes(NamedTuple):
 
 @contextlib.contextmanager
 def two_nodes() -> Generator[Nodes]:
-    """Start the nodes in a process of their own, and stop them in the end."""
+    """Start the nodes in a separate process, and stop them in the end."""
     command = [sys.executable, "-m", "benchmarks.ray_nodes"]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(  # noqa: S603

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     account,
+    actors,
     catcher,
     checkpoint,
     control,
@@ -28,10 +29,10 @@ from benchmarks import (
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md")
+DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/cluster.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(account, catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune),
+    *(account, actors, catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune),
     *(notebook_update, parallel, replay, throughput, torso, update),
 )
 TABLES = {

@@ -8,15 +8,15 @@
 
 Each seed is a run of the installed command in a separate process, one after the other, so the
 seconds include start-up and compiling. An environment is solved when the mean return of the newest
-training episodes reaches its goal; then 100 episodes are played with mean weights. Rows are
-appended to `results/solve.csv` as they come. The newest row of a library, environment and seed
+training episodes reaches its goal. Then 100 episodes (Pong: 10) are played with mean weights. Rows
+are appended to `results/solve.csv` as they come. The newest row of a library, environment and seed
 counts.
 """
 
 import argparse
 import csv
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import results
 from benchmarks.sb3_peer import solve as solve_with_sb3
@@ -25,26 +25,36 @@ from benchmarks.training import trained
 NAME = "solve"
 CSV = results.RESULTS / "solve.csv"
 COLUMNS = ("library", "env", "seed", "solved_step", "seconds", "evaluation", "commit")
-SEEDS = {"LunarLander-v3": 10, "CartPole-v1": 5, "Acrobot-v1": 5, "MountainCar-v0": 5}
-PRESETS_ALONE = {"ALE/Pong-v5": 3}
-"""The seeds of environments that run only by a named preset, as their own takes days."""
-GOALS = {
-    "LunarLander-v3": (200.0, 50),
-    "CartPole-v1": (475.0, 100),
-    "Acrobot-v1": (-100.0, 100),
-    "MountainCar-v0": (-110.0, 100),
-    "ALE/Pong-v5": (18.0, 32),
+
+
+class Task(NamedTuple):
+    """An environment's goal, and how often it is tried."""
+
+    goal: float  # the mean return to reach
+    window: int  # training episodes over which it is reached
+    seeds: int
+    episodes: int = 100  # of the evaluation afterwards
+
+
+TASKS = {
+    "LunarLander-v3": Task(200.0, 50, seeds=10),
+    "CartPole-v1": Task(475.0, 100, seeds=5),
+    "Acrobot-v1": Task(-100.0, 100, seeds=5),
+    "MountainCar-v0": Task(-110.0, 100, seeds=5),
+    "ALE/Pong-v5": Task(18.0, 32, seeds=3, episodes=10),
 }
-"""The mean return to reach, and the number of episodes. These are Gymnasium's thresholds, except
-for LunarLander, where Gymnasium takes 100 episodes, and for Pong, which has none."""
+"""Goals are Gymnasium's thresholds, except for LunarLander, where Gymnasium takes 100 episodes, and
+for Pong, which has none. A hundred episodes of Pong would take longer than the training between two
+evaluations."""
+USUAL = [env for env in TASKS if env != "ALE/Pong-v5"]  # which takes days by the preset of its own
 
 
 def solve(env: str, seed: int, preset: str) -> dict[str, Any]:
     """Train one seed with a preset of an environment until it is solved."""
-    goal, window = GOALS[env]
+    task = TASKS[env]
     options = ["--seed", str(seed), "--quiet", "--video-seconds", "0"]
-    options += ["--evaluation-episodes", "100"]
-    options += ["--stop-at-return", str(goal), "--window", str(window)]
+    options += ["--evaluation-episodes", str(task.episodes)]
+    options += ["--stop-at-return", str(task.goal), "--window", str(task.window)]
     with trained(preset, *options) as run:
         evaluation = run.summary["evaluation"]["mean_return"]
         return {
@@ -83,21 +93,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, append, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("envs", nargs="*", default=list(SEEDS), choices=[*GOALS, []])
+    parser.add_argument("envs", nargs="*", default=USUAL, choices=[*TASKS, []])
     parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... of each")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--peer", action="store_true", help="Stable-Baselines3 instead")
     other.add_argument("--preset", help="another preset of the environment than its own")
     args = parser.parse_args()
-    envs: list[str] = args.envs or list(SEEDS)
+    envs: list[str] = args.envs or USUAL
     library = "stable-baselines3" if args.peer else "noisydqn"
     if args.preset:
         library += f", {args.preset}"
     for env in envs:
-        for seed in range(args.first, args.first + (args.seeds or {**SEEDS, **PRESETS_ALONE}[env])):
+        for seed in range(args.first, args.first + (args.seeds or TASKS[env].seeds)):
             if args.peer:
-                run = solve_with_sb3(env, seed, *GOALS[env])
+                run = solve_with_sb3(env, seed, TASKS[env].goal, TASKS[env].window)
             else:
                 run = solve(env, seed, args.preset or env)
             about: dict[str, Any] = {"library": library, "env": env, "seed": seed}

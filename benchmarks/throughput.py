@@ -14,15 +14,13 @@ measured keeps its rows.
 
 import argparse
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any, NamedTuple
 
 from benchmarks import results
+from benchmarks.training import in_process
 
 NAME = "throughput"
 ROUNDS = 3
@@ -89,23 +87,6 @@ class Work(NamedTuple):
     cores: int = 1
 
 
-def _own_process(work: Work) -> dict[str, float]:
-    """Measure in a separate process, on some cores."""
-    program = (
-        f"import json, os; os.sched_setaffinity(0, range({work.cores}))\n"
-        "from benchmarks import sb3_peer, throughput, tianshou_peer\n"
-        f"print(json.dumps({work.what.format(**work._asdict())}))"
-    )
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", program],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(work.cores)},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 OURS = "throughput.measure('{env}', {num_envs}, {steps}, {learn_every}, 'expected')"
 RAINBOW = "throughput.measure('{env}', {num_envs}, {steps}, {learn_every}, 'categorical')"
 SB3 = "{{'steps_per_second': sb3_peer.steps_per_second('{env}', {steps})}}"
@@ -154,7 +135,8 @@ def main() -> None:
     measured: list[list[dict[str, float]]] = [[] for _ in works]
     for _ in range(ROUNDS):
         for runs, work in zip(measured, works, strict=True):
-            runs.append(_own_process(work))
+            call = work.what.format(**work._asdict())
+            runs.append(in_process(call, work.cores, "sb3_peer", "throughput", "tianshou_peer"))
     rows: list[dict[str, Any]] = []
     for runs, work in zip(measured, works, strict=True):
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}

@@ -1,4 +1,4 @@
-"""Runs of the installed command in separate processes."""
+"""Runs of the installed command, and calls, in separate processes."""
 
 import json
 import os
@@ -38,6 +38,29 @@ def trained(*arguments: str, core: int | None = None) -> Generator[Trained]:
         seconds = time.time() - started
         summary = json.loads((folder / "summary.json").read_text())
         yield Trained(folder, summary, started, seconds)
+
+
+def in_process(call: str, cores: int, *modules: str) -> Any:
+    """Evaluate a call in a separate process on some cores; returns its value, by way of JSON.
+
+    Args:
+        call: the expression.
+        cores: number of cores.
+        modules: of `benchmarks`, which the expression names.
+    """
+    program = (
+        f"import json, os; os.sched_setaffinity(0, range({cores}))\n"
+        f"from benchmarks import {', '.join(modules)}\n"
+        f"print(json.dumps({call}))"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 Row = TypeVar("Row")

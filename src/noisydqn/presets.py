@@ -438,8 +438,8 @@ DESCRIPTIONS = {
     ),
     "atari-parallel": "the same by the parallel learner, with the network and options of its paper",
     "pong-laptop": (
-        "Pong from frames of 42 x 42, with a small network, until an evaluation averages 19; for "
-        "two cores"
+        "Pong from frames of 42 x 42, with a small network for two cores; ends early if an "
+        "evaluation averages 19"
     ),
     "rainbow": (
         "Rainbow for Atari, with the network and options of its paper, for 200 million frames; the "

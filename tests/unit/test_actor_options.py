@@ -169,9 +169,6 @@ class FullRay:
         del kind
         return self
 
-    def options(self, **options: Any) -> Any:
-        del options
-
     def put(self, weights: Any) -> Any:
         self.times -= 1
         if self.times >= 0:

@@ -17,7 +17,8 @@ from tests.spaces import samples
 import noisydqn
 from noisydqn import UserError, load_policy
 from noisydqn.envs.device import DeviceEnvironment
-from noisydqn.envs.device_encoding import encode, encoding_of, space_of
+from noisydqn.envs.device_encoding import encode, space_of
+from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spaces import describe_space
 from noisydqn.runs.messages import describe
 from noisydqn.types import Mixed
@@ -65,6 +66,14 @@ class LosesItsCamera(JaxFetch):
         return {"wanted": seen["wanted"]}, *rest
 
 
+class GainsParts(JaxFetch):
+    """Shows one array after a reset, and a dictionary after a step."""
+
+    def reset_env(self, key: jax.Array, params: None) -> Any:
+        seen, balls = super().reset_env(key, params)
+        return seen["wanted"], balls
+
+
 class ShrinksItsCamera(JaxFetch):
     """Shows a smaller picture after a step."""
 
@@ -91,7 +100,7 @@ class ShowsAList(JaxFetch):
 @pytest.mark.parametrize("images", [("auto",), ("none",), ("arm.camera",)], ids=" ".join)
 def test_parts_are_stored_as_those_of_gymnasium(images: tuple[str, ...]) -> None:
     some, batch = samples(ROBOT, 3)
-    encoding = encoding_of(some[0], 2, "ab", images, masked=False, name="seen")
+    encoding = Encoding.of(space_of(some[0], "seen"), spaces.Discrete(2), None, images)
     twin = encoding.encode(batch)
     one_by_one = [jax.jit(partial(encode, encoding, name="seen"))(one) for one in some]
     stored = jax.tree.map(lambda *parts: np.stack(parts), *one_by_one)
@@ -128,6 +137,7 @@ def test_images_belong_to_the_key_of_programs() -> None:
     ("env", "images", "message"),
     [
         (LosesItsCamera(), "auto", "the keys wanted, expected camera, wanted: every reset and"),
+        (GainsParts(), "auto", "GainsParts is dict, expected one array as after a reset"),
         (ShrinksItsCamera(), "auto", r"has camera of shape \[5, 12, 3\], expected \[9, 12, 3\]"),
         (ShowsAKey(), "auto", r"ShowsAKey\['wanted'\] is key<fry>, expected an array of numbers"),
         (ShowsAList(), "auto", "is list, expected an array of numbers, or a dictionary or tuple"),

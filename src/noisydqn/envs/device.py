@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces as gym
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from noisydqn.envs.catalogue import full_name
-from noisydqn.envs.device_encoding import encode, encoding_of
+from noisydqn.envs.device_encoding import encode, space_of
 from noisydqn.envs.device_vector import VectorEnvironment
 from noisydqn.envs.encoding import Encoding, numbered
 from noisydqn.envs.images import AUTO, NONE
@@ -121,8 +122,8 @@ class DeviceEnvironment:
             UserError: as `create`, or an option is only for environments of Gymnasium.
             EnvironmentFailedError: as `create`.
         """
-        given = {"vectorization": options.vectorization}
-        given["action_bins"] = str(options.action_bins or NONE)
+        bins = str(options.action_bins or NONE)
+        given = {"vectorization": options.vectorization, "action_bins": bins}
         for name in (name for name, value in given.items() if value not in (AUTO, NONE)):
             raise UserError(
                 f"{flag(name)} {given[name]} is for environments of Gymnasium; {options.env} is in "
@@ -141,10 +142,12 @@ class DeviceEnvironment:
         """Everything that its programs depend on, besides package code; None: trace them."""
         if self.own_key is None:
             return None
-        limit = self.max_episode_steps
-        parts = [self.own_key, *([] if limit is None else [f"{limit} steps"])]
-        parts += [] if self.images == (AUTO,) else [f"images {' '.join(self.images)}"]
-        return ", ".join(parts)
+        key = self.own_key
+        if self.max_episode_steps is not None:
+            key += f", {self.max_episode_steps} steps"
+        if self.images != (AUTO,):
+            key += f", images {' '.join(self.images)}"
+        return key
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceEnvironment) or self.cache_key is None:
@@ -163,26 +166,29 @@ class DeviceEnvironment:
 
     @cached_property
     def _spec(self) -> EnvironmentSpec:
-        encoding = self._encoding
-        if encoding is not None:
-            return EnvironmentSpec.of(encoding)
-        seen = jax.eval_shape(lambda: self.observe(self.reset(jax.random.key(0))))
-        return EnvironmentSpec(seen, self.num_actions, self._names, masked=self._masked)
+        if self._encoding is not None:
+            return EnvironmentSpec.of(self._encoding)
+        stored = jax.eval_shape(self._stored, self._seen)
+        return EnvironmentSpec(stored, self.num_actions, self._names, masked=self._masked)
+
+    @cached_property
+    def _seen(self) -> Any:
+        """Shapes and types of an observation, as the environment shows it."""
+
+        def shown() -> Any:
+            observation, inner = self._reset_env(jax.random.key(0))
+            return self._observed(inner) if self._observes else observation
+
+        return jax.eval_shape(shown)
 
     @cached_property
     def _encoding(self) -> Encoding | None:
         """The spaces if an observation has several parts; None if it is one array."""
-
-        def shown() -> Any:
-            with self._named("reset_env"):
-                observation, inner = self.env.reset_env(jax.random.key(0), self.params)
-            return self._observed(inner) if self._observes else observation
-
-        seen, name = jax.eval_shape(shown), f"the observation of {self.name}"
-        if jax.tree_util.all_leaves([seen]) and self.images in ((AUTO,), (NONE,)):
+        if jax.tree_util.all_leaves([self._seen]) and self.images in ((AUTO,), (NONE,)):
             return None
-        names, masked = self._names, self._masked
-        return encoding_of(seen, self.num_actions, names, self.images, masked=masked, name=name)
+        space, actions = space_of(self._seen, self._observation), gym.Discrete(self.num_actions)
+        masks = "method" if self._masked else None
+        return Encoding.of(space, actions, self._names, self.images, masks)
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -235,11 +241,15 @@ class DeviceEnvironment:
 
     def reset(self, key: PRNGKeyArray) -> Any:
         """Start an episode; returns the state."""
+        state = self._shown(*self._reset_env(key))
+        return state if self.max_episode_steps is None else LimitedState(state, jnp.int32(0))
+
+    def _reset_env(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """Call the environment's own `reset_env`."""
         with self._named("reset_env"):
             outcome = self.env.reset_env(key, self.params)
         self._check_length("reset_env", outcome, OUTCOME[:2])
-        state = self._shown(*outcome)
-        return state if self.max_episode_steps is None else LimitedState(state, jnp.int32(0))
+        return outcome
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Int[Array, ""]
@@ -306,12 +316,13 @@ class DeviceEnvironment:
 
     def _stored(self, observation: Any) -> Any:
         """Bring an observation into the form in which it is stored."""
-        name = f"the observation of {self.name}"
         if self._encoding is not None:
-            return encode(self._encoding, observation, name)
+            return encode(self._encoding, observation, self._observation)
         if not jax.tree_util.all_leaves([observation]):
-            got = type(observation).__name__
-            raise UserError(f"{name} is {got}, expected one array as after a reset")
+            raise UserError(
+                f"{self._observation} is {type(observation).__name__}, expected one array as after "
+                "a reset"
+            )
         observation = jnp.asarray(observation)
         kept = observation.dtype in (jnp.uint8, jnp.bool_)
         return observation if kept else observation.astype(jnp.float32)
@@ -385,6 +396,10 @@ class DeviceEnvironment:
     def name(self) -> str:
         """The class of the environment, for messages."""
         return full_name(type(self.env))
+
+    @property
+    def _observation(self) -> str:
+        return f"the observation of {self.name}"
 
     def _named(self, function: str) -> contextlib.AbstractContextManager[None]:
         return named(f"{self.name}.{function}")

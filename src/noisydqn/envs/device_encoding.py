@@ -1,6 +1,5 @@
 """Observations of several parts from environments in JAX: their spaces, and how they are stored."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -8,7 +7,6 @@ import numpy as np
 from gymnasium import spaces as gym
 from jaxtyping import Array
 
-from noisydqn.envs.action_masks import Source
 from noisydqn.envs.encoding import Encoding
 from noisydqn.envs.spaces import BYTE, Plain, values_of
 from noisydqn.errors import UserError, WrongValueError
@@ -74,52 +72,20 @@ def encode(encoding: Encoding, observation: Any, name: str) -> Any:
                 "after a reset"
             )
     if not encoding.images:
-        return _joined(encoding, values)
-    axes = {image.path: image.axes for image in encoding.images}
+        pairs = zip(encoding.parts, values, strict=True)
+        return jnp.concatenate([_vector(part, value, encoding.dtype) for (part, _), value in pairs])
     mixed = Mixed({}, {})
     for (part, _), path, value in zip(encoding.parts, encoding.paths, values, strict=True):
-        if path in axes:
-            shown = encoding.stored.images[path]
-            turned = jnp.transpose(value, axes[path]) if axes[path] else value
-            mixed.images[path] = turned.reshape(shown.shape).astype(shown.dtype)
-        else:
+        axes = encoding.axes_of_images.get(path)
+        if axes is None:
             mixed.vectors[path] = _vector(part, value, np.dtype(np.float32))
+        else:
+            stored = encoding.stored.images[path]
+            turned = jnp.transpose(value, axes) if axes else value
+            mixed.images[path] = turned.reshape(stored.shape).astype(stored.dtype)
     return mixed
-
-
-def _joined(encoding: Encoding, values: Sequence[Array]) -> Array:
-    pairs = zip(encoding.parts, values, strict=True)
-    return jnp.concatenate([_vector(part, value, encoding.dtype) for (part, _), value in pairs])
 
 
 def _vector(part: Plain, value: Array, dtype: np.dtype[Any]) -> Array:
     flat = value.reshape(-1).astype(dtype)
     return flat * np.float32(1 / BYTE) if part.is_bytes and dtype == np.float32 else flat
-
-
-def encoding_of(
-    observation: Any,
-    num_actions: int,
-    action_names: Sequence[str],
-    images: Sequence[str],
-    *,
-    masked: bool,
-    name: str,
-) -> Encoding:
-    """Describe an environment in JAX whose observations have several parts.
-
-    Args:
-        observation: shapes and types of an observation.
-        num_actions: number of actions.
-        action_names: one for each action.
-        images: as in `Encoding.of`.
-        masked: whether the environment gives action masks.
-        name: how messages name the observation.
-
-    Raises:
-        SpaceError: the observation is too large, or `images` do not fit.
-        UserError: it is not made of arrays.
-    """
-    space = space_of(observation, name)
-    masks: Source | None = "method" if masked else None
-    return Encoding.of(space, gym.Discrete(num_actions), action_names, images, masks)

@@ -107,7 +107,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         distinct = len(parts) == len(self.parts)
         if self.images and (not distinct or not isinstance(self.observation, Dict | Tuple)):
             raise SpaceError("the observation has images, but not parts with paths of their own")
-        for path, axes in self._axes.items():
+        for path, axes in self.axes_of_images.items():
             part = parts.get(path)
             number = len(part.shape) if isinstance(part, Box | MultiBinary) else 0
             turned = number in (3, 4) and sorted(axes) == list(range(number))
@@ -206,7 +206,8 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return tuple(path_of(keys) for part, keys in found if isinstance(part, Text))
 
     @cached_property
-    def _axes(self) -> dict[str, tuple[int, ...]]:
+    def axes_of_images(self) -> dict[str, tuple[int, ...]]:
+        """The order of each image's axes, as in `axes`, by its path."""
         return {image.path: image.axes for image in self.images}
 
     @cached_property
@@ -221,7 +222,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             return jax.ShapeDtypeStruct(self.shape, self.dtype)
         mixed = Mixed({}, {})
         for path, (part, _) in zip(self.paths, self.parts, strict=True):
-            axes = self._axes.get(path)
+            axes = self.axes_of_images.get(path)
             if axes is None:
                 mixed.vectors[path] = jax.ShapeDtypeStruct((part.size,), np.dtype(np.float32))
             else:
@@ -262,7 +263,7 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
             return self._join(values)
         mixed = Mixed({}, {})
         for path, (part, _), value in zip(self.paths, self.parts, values, strict=True):
-            axes = self._axes.get(path)
+            axes = self.axes_of_images.get(path)
             if axes is None:
                 vector = mixed.vectors[path] = np.zeros((len(value), part.size), np.float32)
                 part.write(value, vector)
