@@ -300,6 +300,22 @@ def test_a_seed_that_is_trained_is_not_removed(tmp_path: Path) -> None:
     assert config(tmp_path / "seed4")["seed"] == 4
 
 
+def test_a_run_that_begins_while_its_folder_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known as a run of ours at whatever moment it begins."""
+    taken = folders.File.taken
+
+    def taken_then_begun(file: folders.File) -> bool:
+        was_taken = taken(file)
+        for name in ("lock", "config.json"):
+            (tmp_path / name).write_text("{}")
+        return was_taken
+
+    monkeypatch.setattr(folders.File, "taken", taken_then_begun)
+    assert is_half_made(RunFolder.at(tmp_path))
+
+
 def test_the_fastest_of_several_calls_has_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

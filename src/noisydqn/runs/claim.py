@@ -111,8 +111,9 @@ def unwritable(out: Path, error: OSError) -> UserError:
 
 
 def _refuse_other(whole: RunFolder, *, resume: bool) -> None:
-    holds_run = bool(runs_in(whole))
-    if not (is_half_made(whole) or (resume and holds_run)):
+    half_made = is_half_made(whole)
+    holds_run = bool(runs_in(whole))  # a half-made one may have become a run meanwhile
+    if not (half_made or (resume and holds_run)):
         what = "already holds a run" if holds_run else "is not empty"
         raise UserError(f"--out {whole.path} {what}, nothing was changed: name another folder")
 
@@ -121,7 +122,8 @@ def is_half_made(whole: RunFolder) -> bool:
     """Tell whether a folder holds nothing but what a run makes before it trains."""
     if not whole.files.exists():
         return True
-    config_of_ours = whole.files.file(LOCK).taken() or not whole.config.taken()
+    # The config comes first here: another process, which makes its lock first, may begin meanwhile.
+    config_of_ours = not whole.config.taken() or whole.files.file(LOCK).taken()
     return config_of_ours and all(_is_early(whole, name) for name in whole.files.names())
 
 
