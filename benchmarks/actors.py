@@ -1,15 +1,16 @@
 """Throughput of actors on Pong, the overhead of Ray over processes, and the cost of messages.
 
-    python -m benchmarks.actors [--steps 8192] [--rounds 3] [--no-ray] [--transfer-only]
+    python -m benchmarks.actors [--steps 16384] [--rounds 3] [--no-ray] [--transfer-only]
 
-Throughput: environment steps a second of asynchronous actors without learning, eight environments,
-four frames of 84 x 84, the network of Mnih et al. 2015 with noisy layers; after the first chunk, in
-which actors compile. The overhead of Ray is the difference in microseconds per step.
+Throughput: environment steps a second of asynchronous actors without learning, four frames of
+84 x 84, the network of Mnih et al. 2015 with noisy layers: one actor of eight environments, two
+that share eight, two of eight each. The first chunks, in which actors compile, do not count. The
+overhead of Ray is the difference in microseconds per step.
 
 Transfer: weights of that network from the learner to an actor, and a segment of 16 steps of four
-environments back, as processes here (a pipe) and Ray (its object store) carry them. Each number is
-the median of rounds. Measure on a machine that does nothing else, with a core for each actor and
-one for the learner.
+environments back, as processes here (shared memory, a pipe) and Ray (its object store) carry them.
+Each number is the median of rounds. Measure on a machine that does nothing else, with a core for
+each actor and one for the learner.
 """
 
 import argparse
@@ -30,9 +31,12 @@ NAME = "actors"
 SEGMENT = (16, 4, 84, 84)
 """Steps, environments, height and width of a segment's frames."""
 REPEATS = 30
+SETUPS = ((1, 8), (2, 8), (2, 16))
+"""Actors, and environments of all of them."""
+CHUNK, WARM_UP_CHUNKS = 1_024, 6
 
 
-def throughput(actors: int, steps: int, place: Any) -> float:
+def throughput(actors: int, num_envs: int, steps: int, place: Any) -> float:
     """Measure environment steps a second."""
     import jax
 
@@ -44,20 +48,20 @@ def throughput(actors: int, steps: int, place: Any) -> float:
     from noisydqn.runners.stop import Stop
 
     config = config_for("ALE/Pong-v5").replace(
-        num_envs=8,
+        num_envs=num_envs,
         actors=actors,
         actor_mode="asynchronous",
         actor_lag=2,
         replay="uniform",  # nothing is judged, as nothing is learned from
         replay_capacity=20_000,
         learning_starts=2**30,
-        chunk_steps=1_024,
-        steps=1_024 + steps,
+        chunk_steps=CHUNK,
+        steps=WARM_UP_CHUNKS * CHUNK + steps,
     )
     env: Any = make_environment(config.environment)
-    share, options = 8 // actors, config.program
+    share, options = num_envs // actors, config.program
     made = learner_programs(options, env.spec, share, config.actors.actor_steps)
-    started = 0.0
+    moments: list[tuple[int, float]] = []
     with Compiler() as compiler:
         chunks = runner.run(
             made,
@@ -72,13 +76,9 @@ def throughput(actors: int, steps: int, place: Any) -> float:
             stop=Stop(),
             compiler=compiler,
         )
-        first = 0
-        for chunk in chunks:
-            if not started:
-                started, first = time.perf_counter(), chunk.steps
-            last = chunk.steps
-        seconds = time.perf_counter() - started
-    return (last - first) / seconds  # pyright: ignore[reportPossiblyUnboundVariable]
+        moments += [(chunk.steps, time.perf_counter()) for chunk in chunks]
+    (first, began), (last, ended) = moments[WARM_UP_CHUNKS - 1], moments[-1]
+    return (last - first) / (ended - began)
 
 
 def messages() -> tuple[Any, Any]:
@@ -97,13 +97,17 @@ def messages() -> tuple[Any, Any]:
 
 
 def _echo(pipe: Connection, answer: Any) -> None:
-    while pipe.recv() is not None:
+    while (message := pipe.recv()) is not None:
+        message.sum()  # weights are read
         pipe.send(answer)
 
 
 @contextlib.contextmanager
-def by_pipe(answer: Any) -> Generator[Callable[[Any], Any]]:
-    """Yield a call that sends a message to another process and returns its answer."""
+def by_process(answer: Any) -> Generator[Callable[[Any], Any]]:
+    """Yield a call that shares a message with another process and returns its answer."""
+    from noisydqn.runners.actors.shared_memory import SharedMemory
+
+    memory = SharedMemory()
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=_echo, args=(theirs, answer), daemon=True)
@@ -111,12 +115,13 @@ def by_pipe(answer: Any) -> Generator[Callable[[Any], Any]]:
     theirs.close()
 
     def call(message: Any) -> Any:
-        pipe.send(message)
+        pipe.send(memory.put(message))
         return pipe.recv()
 
     yield call
     pipe.send(None)
     process.join()
+    memory.close()
 
 
 class _Echo:
@@ -124,7 +129,7 @@ class _Echo:
         self.answer = answer
 
     def call(self, message: Any) -> Any:
-        del message
+        message.sum()  # weights are read
         return self.answer.copy()
 
 
@@ -173,8 +178,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in (row for row in rows if row["what"] == "throughput"):
         sent = messages[row["place"]]
         shown = (f"{sent[name]:.1f}" for name in ("empty_ms", "weights_ms", "segment_ms"))
-        lines.append((row["place"], row["actors"], f"{row['steps_per_second']:,.0f}", *shown))
-    header = ("place", "actors", "steps/s", "empty message, ms", "weights, ms more")
+        sizes = row["actors"], row["environments"]
+        lines.append((row["place"], *sizes, f"{row['steps_per_second']:,.0f}", *shown))
+    header = ("place", "actors", "environments", "steps/s", "empty message, ms", "weights, ms more")
     return results.markdown((*header, "segment, ms more"), lines)
 
 
@@ -184,30 +190,30 @@ def main() -> None:
     from noisydqn.runs.actors import Here, OnRay
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8_192, help="that are measured")
+    parser.add_argument("--steps", type=int, default=16_384, help="that are measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-ray", action="store_true", help="processes alone")
     parser.add_argument("--transfer-only", action="store_true")
     args = parser.parse_args()
-    rows = [transfer("processes", by_pipe)]
+    rows = [transfer("processes", by_process)]
     if not args.no_ray:
         cluster = RayCluster("local")
         rows.append(transfer("ray", lambda answer: by_ray(answer, cluster.ray)))
         cluster.close()
-    speeds: dict[tuple[str, int], list[float]] = {}
+    speeds: dict[tuple[str, int, int], list[float]] = {}
     for _ in range(0 if args.transfer_only else args.rounds):
-        for actors in (1, 2):
+        for actors, num_envs in SETUPS:
             for name in ("processes",) if args.no_ray else ("processes", "ray"):
                 place = Here() if name == "processes" else OnRay("local", actors)
                 with contextlib.closing(place):
-                    found = throughput(actors, args.steps, place)
-                speeds.setdefault((name, actors), []).append(found)
-    for (name, actors), found in speeds.items():
+                    found = throughput(actors, num_envs, args.steps, place)
+                speeds.setdefault((name, actors, num_envs), []).append(found)
+    for (name, actors, num_envs), found in speeds.items():
         speed = statistics.median(found)
-        row = {"what": "throughput", "place": name, "actors": actors}
+        row = {"what": "throughput", "place": name, "actors": actors, "environments": num_envs}
         row |= {"steps_per_second": speed, "rounds": found}
         if name == "ray":
-            here = statistics.median(speeds["processes", actors])
+            here = statistics.median(speeds["processes", actors, num_envs])
             row["overhead_us"] = 1e6 * (1 / speed - 1 / here)
         rows.append(row)
     rows = results.others(NAME, rows, ("what", "place")) + rows

@@ -1,6 +1,8 @@
 """Parts of the runner with actors: shares of a replay buffer, first priorities, histories."""
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -129,11 +131,11 @@ def test_an_actor_judges_what_it_did(distribution: str) -> None:
         {},
     )
     actions = rng.integers(0, 2, (steps, share)).astype(np.int32)
-    vector = Flat.of(policy.network).vector
-    given = (time_steps, actions, vector, None, np.float32(0.5), raw_keys(states))
-    judge = actor_programs(options, SPEC, share, steps).judge
-    assert judge is not None
-    found = np.asarray(judge(*given))
+    programs = actor_programs(options, SPEC, share, steps)
+    network = programs.network(np.asarray(Flat.of(policy.network).vector))
+    given = (time_steps, actions, network, None, np.float32(0.5), raw_keys(states))
+    assert programs.judge is not None
+    found = np.asarray(programs.judge(*given))
     assert np.isnan(found[-1]).all()
     for env in range(share):
         queries = policy.network.distribution.sample_queries(states.key[env], steps)
@@ -203,3 +205,21 @@ def test_segments_are_joined_in_the_order_of_environments() -> None:
     assert (found.share, found.seconds) == (2, 2.0)
     np.testing.assert_array_equal(found.stats[0]["x"], [np.nan, 0.0])
     np.testing.assert_array_equal(found.stats[1]["success"], [1.0, np.nan])
+
+
+def test_an_actor_computes_in_one_thread_on_any_core() -> None:
+    """The thread is not bound to the first core, where those of all actors would meet."""
+    program = (
+        "import os, jax\n"
+        "from pathlib import Path\n"
+        "from noisydqn.runners.actors.serving import use_one_thread\n"
+        "before = os.sched_getaffinity(0)\n"
+        "use_one_thread()\n"
+        "threads = [int(thread.name) for thread in Path('/proc/self/task').iterdir()]\n"
+        "names = [Path(f'/proc/self/task/{x}/comm').read_text() for x in threads]\n"
+        "everywhere = all(os.sched_getaffinity(thread) == before for thread in threads)\n"
+        "print(sum('Eigen' in name for name in names), everywhere)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    assert done.stdout.split() == ["1", "True"]

@@ -7,11 +7,13 @@ actors. (A loop over them in one program would not do. XLA compiles its body int
 and rounds differently.)
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.compilation import Program
@@ -32,10 +34,13 @@ from noisydqn.types import Batch, Row, TimeStep
 class ActorPrograms(NamedTuple):
     """The programs of an actor for a group of environments."""
 
+    network: Callable[[np.ndarray], Any]
+    """Views the vector of weights as the network. Programs take the network itself, because they
+    would copy each part of a vector for every call."""
     act: Program[tuple[Any, Array]]
-    """Of actor states, time steps, weights, moments, and steps before."""
+    """Of actor states, time steps, network, moments, and steps before."""
     judge: Program[Array] | None
-    """Of time steps, actions, weights, moments, the factor of rewards, and actor states: the errors
+    """Of time steps, actions, network, moments, the factor of rewards, and actor states: the errors
     that set first priorities; None where replay is uniform."""
     metrics: Program[dict[str, Array]]
     """Of actor states: the explorer's metrics [group]."""
@@ -72,9 +77,9 @@ def actor_programs(
     one = _One(options, spec, steps)
 
     def act(
-        states: Any, time_step: TimeStep, vector: Array, moments: Any, step: Array
+        states: Any, time_step: TimeStep, network: Any, moments: Any, step: Array
     ) -> tuple[Any, Array]:
-        policy = one.policy(vector, moments)
+        policy = one.policy(network, moments)
 
         def of_one(state: Any, time_step: TimeStep) -> tuple[Any, Array]:
             return one.act(policy, state, time_step, step)
@@ -84,12 +89,12 @@ def actor_programs(
     def judge(
         time_steps: TimeStep,
         actions: Array,
-        vector: Array,
+        network: Any,
         moments: Any,
         factor: Array,
         states: Any,
     ) -> Array:
-        policy = one.policy(vector, moments)
+        policy = one.policy(network, moments)
 
         def of_one(time_steps: TimeStep, actions: Array, state: Any) -> Array:
             return one.judge(policy, time_steps, actions, factor, state)
@@ -111,6 +116,7 @@ def actor_programs(
         return spec.time_steps(steps, group), actions, *one.weights, number, one.states(group)
 
     return ActorPrograms(
+        network=one.network,
         act=Program("acting", act, seen, donate=(0,), key=key),
         judge=Program("first priorities", judge, played, key=key) if judged else None,
         metrics=Program("exploration", metrics, lambda: (one.states(group),), runs="once", key=key),
@@ -145,9 +151,9 @@ class _One:
 
     @property
     def weights(self) -> tuple[Any, Any]:
-        """The shapes of weights and moments."""
+        """The shapes of network and moments."""
         flat, moments, _ = self._like()
-        return flat.vector, moments
+        return jax.eval_shape(lambda: flat.with_vector(jnp.zeros(flat.vector.shape)).tree), moments
 
     def states(self, group: int) -> Any:
         """Return the shapes of the states of some environments."""
@@ -158,10 +164,13 @@ class _One:
         """Wrap the keys of states."""
         return typed_keys(state, self._like()[2])
 
-    def policy(self, vector: Array, moments: Any) -> Policy:
-        """Return the policy that weights and moments make."""
+    def network(self, vector: np.ndarray) -> Any:
+        """View a vector of weights as the network."""
+        return self._like()[0].with_vector(cast("Any", vector)).tree
+
+    def policy(self, network: Any, moments: Any) -> Policy:
+        """Return the policy that a network and moments make."""
         preprocessing = self.acting.preprocessing
-        network = self._like()[0].with_vector(vector).tree
         return Policy(network, moments, preprocessing.observation_clip, self.acting.frames)
 
     def act(

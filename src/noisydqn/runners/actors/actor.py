@@ -35,6 +35,7 @@ class Actor:
         )
         self._groups = [slice(i, i + group) for i in range(0, share.size, group)]
         self._num_envs = setup.options.runner.num_envs
+        self._network: tuple[int, Any] | None = None  # the newest, after so many updates
         if setup.env.spec != setup.spec:
             raise UserError(
                 f"actor {share.actor} makes environments with other spaces than those here: "
@@ -76,14 +77,15 @@ class Actor:
         """
         start = time.perf_counter()
         weights: Weights = order.weights
-        vector, moments = jax.tree.map(jax.numpy.asarray, (weights.vector, weights.moments))
+        network = self._network_of(weights)
+        moments = jax.tree.map(jax.numpy.asarray, weights.moments)
         seen: list[TimeStep] = []
         taken: list[np.ndarray] = []
         stats: dict[int, dict[str, np.ndarray]] = {}
         for i in range(self._setup.actors.actor_steps):
             step = np.int32(order.step + i * self._num_envs)
             seen.append(self._newest)
-            taken.append(self._act(vector, moments, step))
+            taken.append(self._act(network, moments, step))
             self._newest = _copied(self._vector.step(taken[-1]))
             if self._vector.stats:
                 stats[i] = self._vector.stats
@@ -96,30 +98,42 @@ class Actor:
             updates=weights.updates,
             time_steps=time_steps,
             actions=actions,
-            errors=self._errors(time_steps, actions, vector, moments, weights),
+            errors=self._errors(time_steps, actions, network, moments, weights),
             stats=stats,
             stand=Stand(_joined(map(jax.tree.leaves, self._states)), self._newest, None),
             exploration=jax.tree.map(lambda *x: np.concatenate(x), *metrics),
             seconds=time.perf_counter() - start,
         )
 
-    def _act(self, vector: Any, moments: Any, step: np.int32) -> np.ndarray:
+    def _network_of(self, weights: Weights) -> Any:
+        """Return the network with some weights, copied once for all segments played with them."""
+        if self._network is None or self._network[0] != weights.updates:
+            given = self._programs.network(weights.vector)
+            self._network = weights.updates, jax.tree.map(jax.numpy.array, given)
+        return self._network[1]
+
+    def _act(self, network: Any, moments: Any, step: np.int32) -> np.ndarray:
         """Choose the actions [share]."""
         chosen: list[Any] = []
         for i, group in enumerate(self._groups):
             newest = _part(self._newest, group)
             self._states[i], actions = self._programs.act(
-                self._states[i], newest, vector, moments, step
+                self._states[i], newest, network, moments, step
             )
             chosen.append(actions)
         return np.concatenate(chosen)
 
     def _errors(
-        self, time_steps: TimeStep, actions: np.ndarray, vector: Any, moments: Any, weights: Weights
+        self,
+        time_steps: TimeStep,
+        actions: np.ndarray,
+        network: Any,
+        moments: Any,
+        weights: Weights,
     ) -> np.ndarray | None:
         if self._programs.judge is None:
             return None
-        given = vector, moments, np.float32(weights.reward_factor)
+        given = network, moments, np.float32(weights.reward_factor)
         errors = [
             self._programs.judge(
                 _part(time_steps, (slice(None), group)), actions[:, group], *given, states

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from noisydqn.envs.children import become_child, how_it_ended, signals_held
 from noisydqn.runners.actors.messages import Answer, Died, Order, Setup, Stand, Weights
 from noisydqn.runners.actors.serving import Serving, packed, use_one_thread
+from noisydqn.runners.actors.shared_memory import SharedMemory
 
 CLOSE_SECONDS = 2.0
 """Seconds that actors have to close their environments before they are killed."""
@@ -32,6 +33,8 @@ class LocalActors:
     def __init__(self) -> None:
         self._actors: dict[int, _Actor] = {}
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._memory = SharedMemory()
+        self._published: tuple[Any, Any] = None, None  # the newest parameters, and where they are
         atexit.register(self._kill)
 
     def start(self, setup: Setup, stand: Stand, life: int) -> None:
@@ -65,9 +68,11 @@ class LocalActors:
             how = f"its process {how_it_ended(actor.process, early=early)}"
             self._answers.put(Answer(index, life, Died(how)))
 
-    def publish(self, weights: Weights) -> Weights:
-        """Return the weights, which orders then carry."""
-        return weights
+    def publish(self, weights: Weights) -> Any:
+        """Write the network's parameters where all actors read them; orders carry the rest."""
+        if weights.vector is not self._published[0]:
+            self._published = weights.vector, self._memory.put(weights.vector)
+        return weights._replace(vector=self._published[1])
 
     def order(self, actor: int, order: Order) -> None:
         """Queue an order."""
@@ -98,6 +103,7 @@ class LocalActors:
         for actor in self._actors.values():
             actor.process.join(max(end - time.monotonic(), 0))
         self._kill()
+        self._memory.close()
         atexit.unregister(self._kill)
 
     def _kill(self) -> None:

@@ -121,6 +121,7 @@ class _Run(SteppedRun):
         self.blocks = 0  # taken in since the start
         self.saves = 0  # snapshots so far
         self.exploration: list[dict[str, np.ndarray]] = [{}] * sources  # newest of each source
+        self.published: tuple[int, np.ndarray] | None = None  # newest weights, after these updates
         self.view = View(crew)
         self.mode: Synchronous | Asynchronous
 
@@ -187,12 +188,14 @@ class _Run(SteppedRun):
         self.episodes[0].truncate(envs)
 
     def _weights(self) -> Weights:
-        """Copy the newest weights."""
+        """Return the newest weights; their vector is the same object until an update was made."""
         published = self.made.publish(self.state)
+        if self.published is None or self.published[0] != self.updates:
+            self.published = self.updates, np.array(published.vector)
         return Weights(
             version=self.blocks,
             updates=self.updates,
-            vector=np.array(published.vector),
+            vector=self.published[1],
             moments=jax.tree.map(np.array, published.moments),
             reward_factor=np.array(published.reward_factor),
         )

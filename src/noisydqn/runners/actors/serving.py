@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import traceback
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,15 +38,17 @@ def packed(setup: Setup, stand: Stand) -> bytes:
 def use_one_thread() -> None:
     """Let JAX compute on the CPU, in one thread.
 
-    So its bits do not depend on how many cores there are, and actors do not compete for all. JAX
-    counts the cores that it may use when it starts; environments may then use all again.
+    The bits then do not depend on how many cores there are, and actors do not compete for all. JAX
+    counts the cores that it may use when it starts. All threads may then use all cores again: those
+    that JAX started would else compute on the first core, for every actor of the machine.
     """
     jax.config.update("jax_platforms", "cpu")
     cores = usable_cores()
     with contextlib.suppress(OSError, AttributeError):  # where the system cannot do that
         os.sched_setaffinity(0, cores[:1])
         jax.devices()
-        os.sched_setaffinity(0, cores)
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 _wrapped: Any = CloudpickleWrapper  # whose annotations know functions alone
