@@ -158,6 +158,9 @@ def page_faults() -> int:
 
 def measure(env: str, num_envs: int) -> dict[str, float]:
     """Measure all parts in this process."""
+    from noisydqn.allocation import keep_freed_memory
+
+    keep_freed_memory()  # as commands do
     bare = (bare_atari if env.startswith("ALE/") else bare_environments)(env, num_envs)
     parts, block = Parts(env, num_envs), BLOCK_STEPS[env]
     due = max(1, round(parts.updates))

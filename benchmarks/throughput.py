@@ -54,9 +54,11 @@ def measure(
     """Measure the speed of the host runner from its first updates on."""
     import jax
 
+    from noisydqn.allocation import keep_freed_memory
     from noisydqn.envs.registry import make_environment
     from noisydqn.runners import host
 
+    keep_freed_memory()  # as commands do
     config = work_of(env, num_envs).replace(learn_every=learn_every, distribution=distribution)
     warm = 2_048
     config = config.replace(steps=warm + steps, chunk_steps=512)

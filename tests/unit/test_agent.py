@@ -12,12 +12,14 @@ from tests.probes import act
 
 from noisydqn import sample_noise
 from noisydqn.distributions import Expected
+from noisydqn.learner import agent as agents
+from noisydqn.learner import gradient
 from noisydqn.learner.agent import Agent, UpdateNoise, sample_update_noise
 from noisydqn.learner.gradient import METRIC_NAMES, Descent
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import noisy_layers
 from noisydqn.nets.torsos import Flatten
-from noisydqn.trees import Flat, named
+from noisydqn.trees import LARGE, Flat, named
 from noisydqn.types import Batch, LearnerState, Transition
 
 ACTIONS, FEATURES, BATCH = 3, 4, 6
@@ -237,3 +239,27 @@ def test_act_under_shared_or_separate_samples() -> None:
     for i in (0, 17, 199):
         sample = sample_noise(network, keys[i])
         assert int(actions[i]) == int(np.argmax(network(observations[i], sample)))
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(0.1)], ids=["sgd", "adam"])
+def test_large_arrays_stay_apart(
+    monkeypatch: pytest.MonkeyPatch, optimizer: optax.GradientTransformation
+) -> None:
+    """Updates are the same as those of one vector."""
+    clipped = optax.chain(optax.clip_by_global_norm(0.01), optimizer)
+    rule = make_agent(descent=Descent(clipped, 0.1, 0.5), target_period=2, target_rate=0.25)
+    results: list[Any] = []
+    for large in (LARGE, 10):
+        for module in (agents, gradient):
+            monkeypatch.setattr(module, "LARGE", large)
+        online, target = make_learner(rule).online.tree, make_learner(rule).target.tree
+        learner = rule.init(online, jax.random.key(0))
+        learner = learner._replace(target=Flat.of(target, large))
+        seen: list[Any] = []
+        for seed in range(3):
+            learner, *told = rule.update(learner, make_batch(), make_noise(seed))
+            seen.append(told)
+        results.append((learner.online.tree, learner.target.tree, seen))
+        assert bool(learner.online.large) == (large == 10)
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

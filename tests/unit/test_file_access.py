@@ -71,6 +71,7 @@ ALLOWED = {
     ("program_cache", "tempfile.mkstemp"): CACHE,
     ("program_cache", ".read_text"): "the kernel's file on processors",
     ("runs.memory", ".read_text"): KERNEL,
+    ("runners.actors.shared_memory", "os.open"): "memory that processes share",
     ("runs.folder", ".mkdir"): PARENTS,
     ("runs.weights", "safetensors.safe_open"): "of the path that `File.opened` gives",
     ("runs.exported", "safetensors.safe_open"): "of the path that `File.opened` gives",

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from noisydqn.allocation import keep_freed_memory
 from noisydqn.cli.arguments import parse
 from noisydqn.cli.doctor import run_doctor
 from noisydqn.cli.report import report_runs
@@ -393,6 +394,7 @@ def run() -> None:
     Otherwise a folder from a stranger, in which somebody works, could bring a module that some
     installed package tries to import.
     """
+    keep_freed_memory()
     if names_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # at the end: installed packages come first
     _open_standard_streams()

@@ -28,7 +28,7 @@ from noisydqn.nets.noisy import (
     sample_noise,
 )
 from noisydqn.shards import ONE, Shards
-from noisydqn.trees import Flat
+from noisydqn.trees import LARGE, Flat
 from noisydqn.types import Batch, LearnerState, Mixed
 
 
@@ -191,7 +191,7 @@ class Agent:
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> LearnerState:
         """Start a learner from `network`; everything random that it does comes from `key`."""
-        flat = Flat.of(network)
+        flat = Flat.of(network, LARGE)
         return LearnerState(
             online=flat,
             target=flat,
@@ -271,8 +271,10 @@ class Agent:
     def _updated_target(
         self, target: Flat[QNetwork], online: Flat[QNetwork], updates: Array
     ) -> Flat[QNetwork]:
-        old, new = target.vector, online.vector
-        goal = new if self.target_rate == 1 else old + self.target_rate * (new - old)
-        if self.target_period > 1:
-            goal = jnp.where(updates % self.target_period == 0, goal, old)
-        return target.with_vector(goal)
+        def updated(old: Array, new: Array) -> Array:
+            goal = new if self.target_rate == 1 else old + self.target_rate * (new - old)
+            if self.target_period > 1:
+                goal = jnp.where(updates % self.target_period == 0, goal, old)
+            return goal
+
+        return jax.tree.map(updated, target, online)

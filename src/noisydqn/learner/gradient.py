@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import mean_abs_sigma, noisy_layers, with_sigma
 from noisydqn.shards import ONE, Shards
-from noisydqn.trees import Flat
+from noisydqn.trees import LARGE, Flat
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -55,7 +55,7 @@ class Descent:
 
     def init(self, online: Flat[QNetwork]) -> Any:
         """Make the optimizer's state."""
-        return self.optimizer.init(online.vector)
+        return self.optimizer.init(online.arrays)
 
     def step(
         self, online: Flat[QNetwork], optimizer_state: Any, losses_of: Callable[[QNetwork], Losses]
@@ -84,13 +84,13 @@ class Descent:
 
         (loss, (error, q)), gradient = jax.value_and_grad(loss_of, has_aux=True)(online)
         shards = self.shards
-        vector = shards.mean(gradient.vector)
-        step: Any
-        step, optimizer_state = self.optimizer.update(vector, optimizer_state, online.vector)
+        mean: Any = jax.tree.map(shards.mean, gradient.arrays)
+        step, optimizer_state = self.optimizer.update(mean, optimizer_state, online.arrays)
         if (rates := self._rates(online.tree)) is not None:
-            step *= Flat.of(rates).vector
-        online = online.with_vector(jnp.asarray(optax.apply_updates(online.vector, step)))
-        norm, loss = jnp.sqrt(jnp.vdot(vector, vector)), shards.mean(loss)
+            step = jax.tree.map(jnp.multiply, step, Flat.of(rates, LARGE).arrays)
+        online = online.with_arrays(optax.apply_updates(online.arrays, step))
+        squares = [jnp.vdot(x, x) for x in jax.tree.leaves(mean)]
+        norm, loss = jnp.sqrt(sum(squares)), shards.mean(loss)
         metrics = {
             "loss": loss,
             "q_error": shards.mean(jnp.mean(jnp.abs(error))),

@@ -21,7 +21,7 @@ from noisydqn.learner.gradient import Descent, Losses, Metrics
 from noisydqn.learner.noise_rule import PUBLISHED, NoiseRule
 from noisydqn.nets.network import QNetwork
 from noisydqn.nets.noisy import NetworkNoise
-from noisydqn.trees import Flat
+from noisydqn.trees import LARGE, Flat
 from noisydqn.types import Observation
 
 
@@ -93,7 +93,7 @@ class ParallelAgent:
 
     def init(self, network: QNetwork, key: PRNGKeyArray) -> ParallelLearner:
         """Start a learner from `network`; everything random that it does comes from `key`."""
-        flat = Flat.of(network)
+        flat = Flat.of(network, LARGE)
         return ParallelLearner(flat, self.descent.init(flat), jnp.int32(0), key)
 
     def targets(

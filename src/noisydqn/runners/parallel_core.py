@@ -40,7 +40,7 @@ from noisydqn.runners.probe import (
 from noisydqn.runners.schedule import RolloutSchedule
 from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.shards import ONE, Shards
-from noisydqn.trees import Flat, num_rows
+from noisydqn.trees import LARGE, Flat, num_rows
 from noisydqn.types import Mixed, Row, TimeStep
 
 MATCHED = 2**31 - 1
@@ -151,7 +151,8 @@ class ParallelCore:
 
     def with_network(self, state: ParallelTraining, network: QNetwork) -> ParallelTraining:
         """Replace the weights before the first step."""
-        online = state.learner.online.with_vector(jnp.array(Flat.of(network).vector))
+        copied = jax.tree.map(jnp.array, Flat.of(network, LARGE).arrays)
+        online = state.learner.online.with_arrays(copied)
         return state._replace(learner=state.learner._replace(online=online))
 
     def rows(self, state: ParallelTraining) -> None:

@@ -32,7 +32,7 @@ from noisydqn.runners.probe import (
 from noisydqn.runners.schedule import PriorityExponents, UpdateSchedule
 from noisydqn.runners.state import ActorState, Statistics
 from noisydqn.shards import ONE, Shards
-from noisydqn.trees import Flat
+from noisydqn.trees import LARGE, Flat
 from noisydqn.types import LearnerState, Row, TimeStep, Transition
 
 PERTURBATION = 2**31 - 1
@@ -102,10 +102,10 @@ class ReplayCore:
 
     def with_network(self, state: ReplayTraining, network: QNetwork) -> ReplayTraining:
         """Replace the weights of both networks before the first step."""
-        vector, learner = Flat.of(network).vector, state.learner
+        flat, learner = Flat.of(network, LARGE).arrays, state.learner
         learner = learner._replace(  # copies, as each may be donated
-            online=learner.online.with_vector(jnp.array(vector)),
-            target=learner.target.with_vector(jnp.array(vector)),
+            online=learner.online.with_arrays(jax.tree.map(jnp.array, flat)),
+            target=learner.target.with_arrays(jax.tree.map(jnp.array, flat)),
         )
         return state._replace(learner=learner)
 

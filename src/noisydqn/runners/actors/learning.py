@@ -244,7 +244,7 @@ def learner_programs(
         training = state.training
         running = training.statistics.moments
         return Published(
-            vector=training.learner.online.vector,
+            vector=Flat.of(training.learner.online.tree).vector,
             moments=None if running is None else moments.rounded(running),
             reward_factor=jnp.asarray(core.acting.reward_factor(training.statistics), jnp.float32),
         )
