@@ -1,6 +1,7 @@
 """Actors in real processes, of this machine and of Ray, some of which are killed."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -118,7 +119,10 @@ def test_training_goes_on_where_a_node_of_ray_is_killed(
         wait_until(lambda: has_rows(out / "metrics.csv"), process)
         os.kill(nodes.raylet, signal.SIGKILL)
         printed = finish(process, 0, 120)
-    assert "its node has died" in printed
+    lost = re.search(r"was lost \((.*)\): it is started again", printed)
+    assert lost is not None, printed
+    # Ray does not always know yet why the actor is gone.
+    assert "its node has died" in lost[1] or "is unavailable" in lost[1]
     assert of_learning(out) == expected
 
 

@@ -176,7 +176,7 @@ class Checkpoint:
         """Return the error of a checkpoint that does not fit."""
         return UnfitError(
             f"{self.path} does not fit the config beside it: {what}; use the config and the "
-            "checkpoints of the same run"
+            "checkpoints of the same run, and the version of noisydqn that wrote them"
         )
 
     def inherited(self, own: int) -> int:
