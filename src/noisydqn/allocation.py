@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
 
     XLA allocates the intermediate results of a program for each call, and frees them after it.
     glibc gives back what is large, and the system clears every page again that the next call
-    touches: a third of the time that an agent for Atari learns. A heap is kept whose padding would
-    be as large as itself. Where `malloc` was set up by environment variables, or is not glibc's,
-    nothing changes.
+    touches. That was a quarter of the time that an agent for Atari learns. A thread keeps its heap
+    if the free space that glibc leaves at the end, its padding, may be as large as a heap. Where
+    `malloc` was set up by environment variables, or is not glibc's, nothing changes.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ VECTOR = np.arange(100_000, dtype=np.float32).reshape(50, 2_000)
 
 def received(shared: Any) -> np.ndarray:
     return pickle.loads(pickle.dumps(shared))  # noqa: S301
+
+
+def num_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def address(array: np.ndarray) -> int:
@@ -69,8 +74,9 @@ def test_an_array_travels_whole_where_memory_cannot_be_shared(
         monkeypatch.setattr(os, "posix_fallocate", full)
     else:
         monkeypatch.setattr(shared_memory.os, "getpid", lambda: 2**30)
-    memory = SharedMemory()
+    memory, before = SharedMemory(), num_descriptors()
     given = memory.put(VECTOR)
+    assert num_descriptors() == before
     assert not isinstance(given, SharedArray)
     np.testing.assert_array_equal(received(given), VECTOR)
     memory.close()

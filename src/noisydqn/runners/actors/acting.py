@@ -35,8 +35,8 @@ class ActorPrograms(NamedTuple):
     """The programs of an actor for a group of environments."""
 
     network: Callable[[np.ndarray], Any]
-    """Views the vector of weights as the network. Programs take the network itself, because they
-    would copy each part of a vector for every call."""
+    """Views the vector of weights as the network, which programs take: from a vector, every call
+    would copy its parts."""
     act: Program[tuple[Any, Array]]
     """Of actor states, time steps, network, moments, and steps before."""
     judge: Program[Array] | None

@@ -39,8 +39,8 @@ def use_one_thread() -> None:
     """Let JAX compute on the CPU, in one thread.
 
     The bits then do not depend on how many cores there are, and actors do not compete for all. JAX
-    counts the cores that it may use when it starts. All threads may then use all cores again: those
-    that JAX started would else compute on the first core, for every actor of the machine.
+    counts the cores that it may use when it starts. Afterwards every thread may use all cores, or
+    the threads of JAX would compute on the first core, in every actor of the machine.
     """
     jax.config.update("jax_platforms", "cpu")
     cores = usable_cores()

@@ -41,11 +41,16 @@ class SharedMemory:
 
     def _make(self, size: int) -> tuple[str, mmap.mmap]:
         descriptor = os.memfd_create("noisydqn")
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # raises here if there is no room
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+            os.close(os.open(path, os.O_RDONLY))  # raises here if others could not
+            memory = mmap.mmap(descriptor, size)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._descriptors.append(descriptor)
-        os.posix_fallocate(descriptor, 0, size)  # raises here if there is no room
-        path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        os.close(os.open(path, os.O_RDONLY))  # raises here if others could not
-        return path, mmap.mmap(descriptor, size)
+        return path, memory
 
     def close(self) -> None:
         """Free the blocks, which children may go on reading."""
