@@ -9,7 +9,7 @@ microseconds for a step of all environments:
 
 - the bare environments: Gymnasium's own, or ALE's own vector, with random actions;
 - the vector: the same behind our guard, with conversion of what it returns;
-- acting and learning, each until the call returns, and until its result is there;
+- acting and learning, each until its result is there, by calls that do nothing else;
 - the bare updates: many in one call, without acting, environments and calls;
 - a step of the runner, with all of these, also as a multiple of the two bare ones together.
 
@@ -53,13 +53,13 @@ class Parts:
 
         from noisydqn.envs.registry import make_environment
         from noisydqn.learner.gradient import no_metrics
-        from noisydqn.runners import host
+        from noisydqn.runners import host, host_programs
 
         config = work_of(env, num_envs).replace(steps=WARM_STEPS, chunk_steps=512)
         environment: Any = make_environment(config.environment)
         self.updates = config.flat()["updates_per_step"] * num_envs
         """Updates for a step of all environments."""
-        self.made = host.programs(config.program, environment.spec)
+        self.made = host_programs.programs(config.program, environment.spec)
         (*_, chunk) = host.run(self.made, environment, jax.random.key(0), config.total_steps)
         self.state, self.sums = chunk.state, no_metrics()
         self.vector = environment.vector(num_envs, processes=True)
@@ -73,15 +73,13 @@ class Parts:
             actions = self._chance.integers(self._size[1], size=self._size[0])
         self.shown = self.vector.step(np.asarray(actions))
 
-    def act(self) -> Any:
-        """Choose actions."""
-        self.state, actions = self.made.act(self.state, self.shown, np.int32(WARM_STEPS))
-        return actions
+    def call(self, *, acts: bool, learns: int) -> Any:
+        """Choose actions, make some updates, or both."""
+        from noisydqn.runners.host_programs import Work
 
-    def learn(self, number: int) -> None:
-        """Make some updates."""
-        due = np.int32(number)
-        self.state, self.sums = self.made.learn(self.state, due, due, self.sums)
+        work = Work(WARM_STEPS, acts, learns > 0, learns, learns)
+        self.state, actions, self.sums = self.made.calls(self.state, self.shown, work, self.sums)
+        return actions
 
     def wait(self) -> None:
         """Wait for all that was called."""
@@ -91,10 +89,7 @@ class Parts:
 
     def step(self, due: int) -> None:
         """Take a step as the runner does."""
-        actions = self.act()
-        if due:
-            self.learn(due)
-        self.play(actions)
+        self.play(self.call(acts=True, learns=due))
 
 
 def bare_environments(env: str, num_envs: int) -> Callable[[], None]:
@@ -138,17 +133,14 @@ def timed(calls: int, call: Callable[[], Any]) -> float:
     return (time.perf_counter() - began) / calls * MICRO
 
 
-def until_done(calls: int, call: Callable[[], Any], wait: Callable[[], None]) -> np.ndarray:
-    """Return the microseconds until a call returns, and until its result is there."""
-    seconds = np.zeros(2)
-    for _ in range(calls):
-        wait()
-        began = time.perf_counter()
+def until_done(calls: int, call: Callable[[], Any], wait: Callable[[], None]) -> float:
+    """Return the microseconds until the result of a call is there."""
+
+    def both() -> None:
         call()
-        returned = time.perf_counter()
         wait()
-        seconds += returned - began, time.perf_counter() - began
-    return seconds / calls * MICRO
+
+    return timed(calls, both)
 
 
 def page_faults() -> int:
@@ -159,15 +151,17 @@ def page_faults() -> int:
 def measure(env: str, num_envs: int) -> dict[str, float]:
     """Measure all parts in this process."""
     from noisydqn.allocation import keep_freed_memory
+    from noisydqn.settings import dispatch_for_cores
 
     keep_freed_memory()  # as commands do
+    dispatch_for_cores()
     bare = (bare_atari if env.startswith("ALE/") else bare_environments)(env, num_envs)
     parts, block = Parts(env, num_envs), BLOCK_STEPS[env]
     due = max(1, round(parts.updates))
     every = max(1, round(1 / parts.updates))  # steps from one update to the next
 
     def updates() -> None:
-        parts.learn(UPDATES)
+        parts.call(acts=False, learns=UPDATES)
         parts.wait()
 
     def steps() -> None:
@@ -176,17 +170,15 @@ def measure(env: str, num_envs: int) -> dict[str, float]:
         parts.wait()
 
     def one_block() -> dict[str, float]:
-        acting = until_done(block, parts.act, parts.wait)
+        acting = until_done(block, lambda: parts.call(acts=True, learns=0), parts.wait)
         before, calls = page_faults(), block // every
-        learning = until_done(calls, lambda: parts.learn(due), parts.wait) / every
+        learning = until_done(calls, lambda: parts.call(acts=False, learns=due), parts.wait)
         faults = (page_faults() - before) / calls
         return {
             "environment": timed(block, bare),
             "vector": timed(block, parts.play),
-            "act call": float(acting[0]),
-            "act": float(acting[1]),
-            "learn call": float(learning[0]),
-            "learn": float(learning[1]),
+            "act": acting,
+            "learn": learning / every,
             "page faults": faults,
             "updates": timed(max(1, block // UPDATES), updates) / UPDATES * parts.updates,
             "step": timed(1, steps) / block,
@@ -199,7 +191,7 @@ def measure(env: str, num_envs: int) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the results as a table in Markdown."""
-    names = ("environment", "vector", "act call", "act", "learn call", "learn", "updates", "step")
+    names = ("environment", "vector", "act", "learn", "updates", "step")
     lines: list[tuple[object, ...]] = []
     for row in sorted(rows, key=lambda row: (row["env"], row["num_envs"]), reverse=True):
         ratio = row["step"] / (row["environment"] + row["updates"])
@@ -207,8 +199,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         shown = [f"{row[name]:,.0f}" for name in names]
         shown += [f"{ratio:.2f}", f"{speed:,.0f}", f"{row['page faults']:,.0f}"]
         lines.append((row["env"], row["num_envs"], *shown))
-    heads = ("bare environment", "vector", "acting: call", "done", "learning: call", "done")
-    header = ("", "environments", *heads, "bare updates", "a step", "times the bare")
+    heads = ("bare environment", "vector", "acting", "learning", "bare updates", "a step")
+    header = ("", "environments", *heads, "times the bare")
     header += ("steps/s", "page faults of a learning call")
     return results.markdown(header, lines)
 

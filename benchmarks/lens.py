@@ -98,7 +98,7 @@ def chunk_times(work: str, folder: Path, *, lens: bool) -> Generator[tuple[int, 
     from noisydqn.envs.device import DeviceEnvironment
     from noisydqn.envs.host import HostEnvironment
     from noisydqn.envs.registry import make_environment
-    from noisydqn.runners import device, host
+    from noisydqn.runners import device, host, host_programs
     from noisydqn.runs.folder import RunFolder
     from noisydqn.runs.trackers import FileTracker
 
@@ -112,7 +112,7 @@ def chunk_times(work: str, folder: Path, *, lens: bool) -> Generator[tuple[int, 
         training = device.run(made._replace(end=end), key[None], config.total_steps)
     else:
         assert isinstance(env, HostEnvironment)
-        made = host.programs.__wrapped__(config.program, env.spec)
+        made = host_programs.programs.__wrapped__(config.program, env.spec)
         end = Timed(made.probe)
         training = host.run(made._replace(probe=end), env, key, config.total_steps)
     with measuring(lens=lens):

@@ -56,16 +56,18 @@ def measure(
 
     from noisydqn.allocation import keep_freed_memory
     from noisydqn.envs.registry import make_environment
-    from noisydqn.runners import host
+    from noisydqn.runners import host, host_programs
+    from noisydqn.settings import dispatch_for_cores
 
     keep_freed_memory()  # as commands do
+    dispatch_for_cores()
     config = work_of(env, num_envs).replace(learn_every=learn_every, distribution=distribution)
     warm = 2_048
     config = config.replace(steps=warm + steps, chunk_steps=512)
     started = time.perf_counter()
     updates = 0
     environment: Any = make_environment(config.environment)
-    made = host.programs(config.program, environment.spec)
+    made = host_programs.programs(config.program, environment.spec)
     for chunk in host.run(made, environment, jax.random.key(0), config.total_steps):
         if chunk.steps <= warm:
             started, updates = time.perf_counter(), chunk.seeds[0].updates

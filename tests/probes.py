@@ -12,7 +12,7 @@ from noisydqn.envs.device import DeviceEnvironment
 from noisydqn.envs.jax_interface import JaxEnvironment
 from noisydqn.learner.agent import acting_values
 from noisydqn.nets.network import QNetwork
-from noisydqn.runners import device, host
+from noisydqn.runners import device, host, host_programs
 from noisydqn.runners.report import Chunk
 
 SMALL = Config(
@@ -150,7 +150,7 @@ def run_device(config: Config, env: Any, keys: Any, *args: Any, **options: Any) 
 
 def run_host(config: Config, env: Any, key: Any, *args: Any, **options: Any) -> Generator[Chunk]:
     """Run the host runner with the options of a config."""
-    made = host.programs(config.program, env.spec)
+    made = host_programs.programs(config.program, env.spec)
     return host.run(made, env, key, config.total_steps, *args, **options)
 
 

@@ -21,7 +21,7 @@ from noisydqn.envs.given import Instance
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.play.evaluate import evaluate
-from noisydqn.runners import host
+from noisydqn.runners import host, host_programs
 from noisydqn.runners.replay_core import ReplayCore
 from noisydqn.runners.schedule import UpdateSchedule
 from noisydqn.runners.stop import Stop
@@ -91,7 +91,7 @@ def test_an_environment_at_rest_plays_again_after_a_reset_with_a_seed() -> None:
 
 def start(config: Config, env: HostEnvironment) -> host._Run:  # pyright: ignore[reportPrivateUsage]
     """A run that is to be stepped by hand."""
-    made = host.programs(config, env.spec)
+    made = host_programs.programs(config, env.spec)
     vector = env.vector(config.runner.num_envs)
     state = made.init(jax.random.key(0))
     steps = config.total_steps
@@ -308,6 +308,39 @@ def test_same_seed_same_bits_however_vectorized() -> None:
     np.testing.assert_array_equal(first, weights("sync", 0))
     np.testing.assert_array_equal(first, weights("subprocess", 0))
     assert (first != weights("sync", 1)).any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"updates_per_step": 0.5, "learn_every": 3, "acting_noise": "step", "learning_starts": 20},
+        {"distribution": "categorical", "acting_noise": "episode", "learning_starts": 20},
+        {"learner": "parallel", "exploration": "noisy", "rollout_steps": 4, "minibatches": 2},
+    ],
+    ids=str,
+)
+def test_one_call_of_a_step_computes_what_two_calls_do(options: dict[str, Any]) -> None:
+    """Up to rounding, which the first few updates do not amplify."""
+    env = make(Cue)
+    config = SMALL.replace(**{"steps": 48, "num_envs": 4, "chunk_steps": 16, **options})
+
+    def state(overlap: bool) -> list[np.ndarray]:
+        made = host_programs.programs(config.program, env.spec, overlap)
+        (*_, last) = host.run(made, env, jax.random.key(0), config.total_steps)
+        assert last.seeds[0].updates > 2
+        return [*map(np.asarray, jax.tree.leaves(last.state))]
+
+    for one, two in zip(state(overlap=False), state(overlap=True), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_single_core_a_step_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, config = make(Cue).spec, SMALL.program
+    for cores, calls in ([0], host_programs.Joined), ([0, 1], host_programs.Overlapping):
+        monkeypatch.setattr(host_programs, "usable_cores", lambda cores=cores: cores)
+        host_programs.programs.cache_clear()
+        assert isinstance(host_programs.programs(config, spec).calls, calls)
+    host_programs.programs.cache_clear()
 
 
 def test_every_episode_has_its_own_seed() -> None:

@@ -17,7 +17,7 @@ from noisydqn.learner.agent import acting_values, values
 from noisydqn.learner.gradient import METRIC_NAMES, no_metrics
 from noisydqn.learner.parallel import Minibatch, ParallelAgent
 from noisydqn.nets.noisy import sample_noise
-from noisydqn.runners import host
+from noisydqn.runners import host, host_programs
 from noisydqn.runners.device import DeviceRunner
 from noisydqn.runners.exploration import EpsilonGreedy
 from noisydqn.runners.parallel_core import ParallelCore, ParallelTraining
@@ -55,7 +55,7 @@ def play(vector_steps: int, **options: Any) -> list[ParallelTraining]:
 def play_on_host(vector_steps: int) -> list[ParallelTraining]:
     """The state after the first observation, then after each step was taken in."""
     env = make_host(CountingHostEnv)
-    made = host.programs(SMALL.program, env.spec)
+    made = host_programs.programs(SMALL.program, env.spec)
     vector = env.vector(ENVS)
     start = made.init(jax.random.key(0)), vector.reset(0)
     run = host._Run(made, vector, start, 1_000, Stop())  # pyright: ignore[reportPrivateUsage]

@@ -24,7 +24,7 @@ from noisydqn.envs.registry import make_environment
 from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.play.evaluate import evaluate
 from noisydqn.program_cache import machine_key
-from noisydqn.runners import device, host
+from noisydqn.runners import device, host_programs
 from noisydqn.runners.build import make_policy
 from noisydqn.runners.core import program_key
 
@@ -293,7 +293,7 @@ def test_the_trees_of_a_run_are_the_same_again(options: dict[str, Any]) -> None:
     config = SMALL.replace(frame_stack=4, num_envs=2, **options).program
     seen = jax.ShapeDtypeStruct((42, 42), jnp.uint8)
     spec = EnvironmentSpec(seen, 3, ("left", "right", "stay"))
-    shapes = host.programs(config, spec).init.shapes
+    shapes = host_programs.programs(config, spec).init.shapes
     program_cache._pickled(shapes)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -309,7 +309,7 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
 ) -> None:
     def train(env: str) -> bytes:
         device.programs.cache_clear()
-        host.programs.cache_clear()
+        host_programs.programs.cache_clear()
         options: dict[str, Any] = {"num_envs": 2, "hidden": (8,), "learning_starts": 8, "steps": 32}
         options |= {"torso": "flat", "evaluation_every": 0, "evaluation_episodes": 1}
         options |= {"video_seconds": 0, "evaluation_max_steps": 20, "batch_size": 4}
@@ -323,7 +323,7 @@ def test_a_run_with_programs_from_the_cache_ends_with_the_same_bits(
         number = len(kept(cache))
         assert number > 2
         with monkeypatch.context() as patch:
-            patch.setattr(host, "Program", Untraced)
+            patch.setattr(host_programs, "Program", Untraced)
             patch.setattr(device, "Program", Untraced)
             assert train(env) == first
         assert len(kept(cache)) == number

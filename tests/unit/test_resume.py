@@ -29,6 +29,7 @@ from noisydqn.checkpoint.reader import newest_whole
 from noisydqn.cli import main
 from noisydqn.envs.host import HostEnvironment
 from noisydqn.errors import DivergedError, UserError
+from noisydqn.runners import host_programs
 from noisydqn.runs import evaluations
 from noisydqn.runs.folder import RunFolder
 from noisydqn.runs.session import Session
@@ -91,6 +92,22 @@ def test_a_resumed_run_ends_with_the_same_bits(
     noisydqn.resume(out, quiet=True)
     assert results(out) == results(tmp_path / "whole")
     assert len(list((out / "checkpoints").glob("*.json"))) == 2  # --keep
+
+
+@pytest.mark.parametrize("learner", ["replay", "parallel"])
+def test_a_run_on_a_single_core_is_resumed_with_the_same_bits(
+    learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acting and learning are one call there."""
+    options = tiny(env="CartPole-v1", learner=learner)
+    monkeypatch.setattr(host_programs, "usable_cores", lambda: [0])
+    host_programs.programs.cache_clear()
+    noisydqn.train(out=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        train_until(4, patch, out=tmp_path / "killed", checkpoint_seconds=1e-9, **options)
+    noisydqn.resume(tmp_path / "killed", quiet=True)
+    host_programs.programs.cache_clear()
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
 def test_a_resumed_run_continues_to_the_evaluation_that_ends_it(

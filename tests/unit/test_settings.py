@@ -1,5 +1,7 @@
 """Training works whatever settings of JAX a program has made."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,3 +82,18 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "devices", devices)
     with pytest.raises(UserError, match=r"^JAX has no device"), own_settings():
         pass
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_programs_run_in_the_thread_that_calls_them_on_a_single_core(cores: int) -> None:
+    program = f"""
+import jax
+from noisydqn import settings
+settings.usable_cores = lambda: range({cores})
+settings.dispatch_for_cores()
+print(jax.config.read("jax_cpu_enable_async_dispatch"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True
+    )
+    assert done.stdout.split() == [str(cores > 1)]

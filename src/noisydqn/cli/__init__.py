@@ -174,7 +174,9 @@ def _train(argv: Sequence[str]) -> int:
 
     args, options = parse_train(argv)
     from noisydqn.runs.api import train
+    from noisydqn.settings import dispatch_for_cores
 
+    dispatch_for_cores()
     with lasting_output():
         result = train(
             config_of(args, options),
@@ -213,7 +215,9 @@ def _resume(argv: Sequence[str]) -> int:
 
     args = parse(ResumeArgs(folder=tyro.MISSING), with_address(argv), "resume")
     from noisydqn.runs.api import resume
+    from noisydqn.settings import dispatch_for_cores
 
+    dispatch_for_cores()
     with lasting_output():
         result = resume(
             args.folder,

@@ -2,115 +2,35 @@
 
 Each step of all environments is one compiled call: take in what they show, act, store. Where
 updates are due a second call makes them, and is not waited for: while it runs, the environments
-take their step. So an action always lags behind the updates of the very step before. What a run
-computes does not depend on how fast anything is.
+take their step. On a single core one call does both (`host_programs`). What a run computes does
+not depend on how fast anything is.
 
 `run(programs, env, key, steps)` is a generator of chunks.
 """
 
 import warnings
 from collections.abc import Callable, Generator
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from noisydqn.checkpoint.reader import Checkpoint
 from noisydqn.checkpoint.snapshot import Snapshot
-from noisydqn.compilation import Compiler, Program
+from noisydqn.compilation import Compiler
 from noisydqn.envs.history import SavedHistory
 from noisydqn.envs.host import HostEnvironment
-from noisydqn.envs.spec import EnvironmentSpec
 from noisydqn.envs.vectors import HostVector, truncated_where
 from noisydqn.errors import StoppedError
-from noisydqn.learner.gradient import Metrics, no_metrics
-from noisydqn.runners.core import Beginning, Core, program_key
-from noisydqn.runners.cores import make_core
+from noisydqn.runners.core import Beginning
 from noisydqn.runners.episodes import Episodes
-from noisydqn.runners.options import AnyProgram
-from noisydqn.runners.probe import Probe
+from noisydqn.runners.host_programs import HostPrograms, Work
 from noisydqn.runners.report import Chunk, SeedChunk
-from noisydqn.runners.state import raw_keys, typed_keys
 from noisydqn.runners.stepped import SteppedRun
 from noisydqn.runners.stop import Stop
-from noisydqn.trees import Flat, structs
+from noisydqn.trees import structs
 from noisydqn.types import TimeStep
-
-
-class HostPrograms(NamedTuple):
-    """The core and its functions.
-
-    Their states are the `TrainingState` of the learner, but hold keys as raw data: a call takes
-    some 5 us to wrap a typed key that it takes and gives back.
-    """
-
-    core: Core
-    vector_steps: int  # steps of all environments in a whole chunk
-    init: Program[Any]  # of a key
-    act: Program[tuple[Any, Array]]  # of state, time step, step
-    learn: Program[tuple[Any, Flat[Metrics]]]  # of state, scheduled, due, sums
-    probe: Program[tuple[Any, Probe]]  # of state
-
-    def start(self, compiler: Compiler) -> Program[Any]:
-        """Compile all; return the one that takes longest."""
-        compiler.start(self.learn, self.init, self.act, self.probe)
-        return self.learn
-
-
-@lru_cache(maxsize=8)
-def programs(options: AnyProgram, spec: EnvironmentSpec) -> HostPrograms:
-    """Make the programs of a run; kept, so that a second run compiles nothing."""
-    core = make_core(options, spec)
-
-    @cache
-    def like() -> Any:  # only needed if a program is not in the cache
-        return jax.eval_shape(core.init, jax.random.key(0))
-
-    def typed(state: Any) -> Any:
-        return typed_keys(state, like())
-
-    def start(key: PRNGKeyArray) -> Any:
-        return raw_keys(core.init(key))
-
-    def act(state: Any, time_step: TimeStep, step: Array) -> tuple[Any, Array]:
-        state, actions = core.act(core.observe(typed(state), time_step), step)
-        return raw_keys(state), actions
-
-    def learn(
-        state: Any, scheduled: Array, due: Array, sums: Flat[Metrics]
-    ) -> tuple[Any, Flat[Metrics]]:
-        state, sums = core.learn(typed(state), due, sums)
-        return raw_keys(core.resample(state, scheduled > 0)), sums
-
-    def probe(state: Any) -> tuple[Any, Probe]:
-        state, probed = core.probe(typed(state))
-        return raw_keys(state), probed
-
-    key = program_key(options, spec)
-    init = Program("start", start, lambda: (jax.random.key(0),), runs="once", key=key)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    sums = jax.eval_shape(no_metrics)
-
-    def state() -> tuple[Any]:
-        return (init.shapes,)
-
-    def seen() -> tuple[Any, ...]:
-        return init.shapes, spec.time_steps(core.acting.num_envs), count
-
-    def learned() -> tuple[Any, ...]:
-        return init.shapes, count, count, sums
-
-    return HostPrograms(
-        core=core,
-        vector_steps=options.runner.vector_steps,
-        init=init,
-        act=Program("acting", act, seen, donate=(0,), key=key),
-        learn=Program("learning", learn, learned, donate=(0, 3), key=key),
-        probe=Program("noise", probe, state, donate=(0,), runs="seldom", key=key),
-    )
 
 
 def run(
@@ -156,7 +76,7 @@ def run(
             compiler.wait(made.init)
         state = made.init(training_key)
         if compiler is not None:
-            compiler.wait(made.learn, made.act)
+            compiler.wait(*made.calls.programs)
         training = _Run(made, vector, (state, first), total_steps, stop)
         if checkpoint is not None:
             training.restore(checkpoint, warn)
@@ -194,9 +114,7 @@ class _Run(SteppedRun):
     def _step(self) -> None:
         """Step all environments once; after a failure or a stop, with the actions then chosen."""
         if self.actions is None:
-            step = np.int32(self.steps)
-            self.state, actions = self.made.act(self.state, self.time_step, step)
-            self._learn()  # runs while the environments take their step
+            actions = self._call(acts=True)  # it may learn on while the environments step
             self.actions = np.asarray(actions)
         try:
             self.time_step = self.vector.step(self.actions)
@@ -211,21 +129,22 @@ class _Run(SteppedRun):
         self.steps += self.num_envs
         self.ended += self.episodes.take(self.time_step, self.steps, self.vector.stats)
 
-    def _learn(self) -> None:
-        """Start the updates of the newest step, and let the explorer resample."""
+    def _call(self, *, acts: bool) -> Array | None:
+        """Choose actions if asked for, and make the updates of the newest step."""
         scheduled, self.scheduled = self.scheduled, 0
-        if scheduled == 0 and not self.explorer.resamples_every_step:
-            return
         due = self.schedule.due(scheduled, self.steps - self.num_envs, self.updates)
-        self.state, self.sums = self.made.learn(
-            self.state, np.int32(scheduled), np.int32(due), self.sums
+        learns = scheduled > 0 or self.explorer.resamples_every_step
+        work = Work(self.steps, acts, learns, scheduled, due)
+        self.state, actions, self.sums = self.made.calls(
+            self.state, self.time_step, work, self.sums
         )
         self.updates += due
+        return actions
 
     def _end(self) -> SeedChunk:
         """Close the chunk, after the last updates of the run if it is the last one."""
         if self.steps == self.total_steps:
-            self._learn()
+            self._call(acts=False)
         return super()._end()
 
     # Stopping and resuming

@@ -22,7 +22,7 @@ from noisydqn.errors import EnvironmentFailedError, UserError
 from noisydqn.folders import Folder
 from noisydqn.play.evaluate import Evaluation, evaluation_programs
 from noisydqn.play.video import film_programs
-from noisydqn.runners import device, host
+from noisydqn.runners import device, host, host_programs
 from noisydqn.runners.actors import runner
 from noisydqn.runners.actors.learning import learner_programs
 from noisydqn.runners.build import policy_like
@@ -208,7 +208,7 @@ class Session:
         """Start to compile; returns the program that compiles longest and the chunks to come."""
         if self.config.actors.actors > 0:
             return self._with_actors(env)
-        made = host.programs(self.config.program, env.spec)
+        made = host_programs.programs(self.config.program, env.spec)
         chunks = host.run(
             made,
             env,
