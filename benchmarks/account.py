@@ -12,12 +12,9 @@ microseconds for a step of all environments:
 - acting and learning, each until its result is there, by calls that do nothing else;
 - the bare updates: many in one call, without acting, environments and calls;
 - a step of the runner, with all of these, also as a multiple of the two bare ones together.
-
-Page faults are those of a learning call: pages of memory that the system clears for it.
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import time
@@ -143,11 +140,6 @@ def until_done(calls: int, call: Callable[[], Any], wait: Callable[[], None]) ->
     return timed(calls, both)
 
 
-def page_faults() -> int:
-    """Count the pages that the system has given to this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
 def measure(env: str, num_envs: int) -> dict[str, float]:
     """Measure all parts in this process."""
     from noisydqn.allocation import keep_freed_memory
@@ -171,15 +163,14 @@ def measure(env: str, num_envs: int) -> dict[str, float]:
 
     def one_block() -> dict[str, float]:
         acting = until_done(block, lambda: parts.call(acts=True, learns=0), parts.wait)
-        before, calls = page_faults(), block // every
-        learning = until_done(calls, lambda: parts.call(acts=False, learns=due), parts.wait)
-        faults = (page_faults() - before) / calls
+        learning = until_done(
+            block // every, lambda: parts.call(acts=False, learns=due), parts.wait
+        )
         return {
             "environment": timed(block, bare),
             "vector": timed(block, parts.play),
             "act": acting,
             "learn": learning / every,
-            "page faults": faults,
             "updates": timed(max(1, block // UPDATES), updates) / UPDATES * parts.updates,
             "step": timed(1, steps) / block,
         }
@@ -197,11 +188,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = row["step"] / (row["environment"] + row["updates"])
         speed = row["num_envs"] / row["step"] * MICRO
         shown = [f"{row[name]:,.0f}" for name in names]
-        shown += [f"{ratio:.2f}", f"{speed:,.0f}", f"{row['page faults']:,.0f}"]
+        shown += [f"{ratio:.2f}", f"{speed:,.0f}"]
         lines.append((row["env"], row["num_envs"], *shown))
     heads = ("bare environment", "vector", "acting", "learning", "bare updates", "a step")
     header = ("", "environments", *heads, "times the bare")
-    header += ("steps/s", "page faults of a learning call")
+    header += ("steps/s",)
     return results.markdown(header, lines)
 
 
