@@ -14,6 +14,7 @@ from benchmarks import (
     control,
     coverage,
     deepsea,
+    learners,
     lens,
     minatar,
     misfortune,
@@ -32,8 +33,8 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/cluster.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(account, actors, catcher, checkpoint, control, coverage, deepsea, lens, minatar, misfortune),
-    *(notebook_update, parallel, replay, throughput, torso, update),
+    *(account, actors, catcher, checkpoint, control, coverage, deepsea, learners, lens),
+    *(minatar, misfortune, notebook_update, parallel, replay, throughput, torso, update),
 )
 TABLES = {
     **{
