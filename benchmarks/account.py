@@ -52,6 +52,7 @@ class Parts:
         from noisydqn.learner.gradient import no_metrics
         from noisydqn.runners import host, host_programs
 
+        self._work = host_programs.Work
         config = work_of(env, num_envs).replace(steps=WARM_STEPS, chunk_steps=512)
         environment: Any = make_environment(config.environment)
         self.updates = config.flat()["updates_per_step"] * num_envs
@@ -72,9 +73,7 @@ class Parts:
 
     def call(self, *, acts: bool, learns: int) -> Any:
         """Choose actions, make some updates, or both."""
-        from noisydqn.runners.host_programs import Work
-
-        work = Work(WARM_STEPS, acts, learns > 0, learns, learns)
+        work = self._work(WARM_STEPS, acts, learns > 0, learns, learns)
         self.state, actions, self.sums = self.made.calls(self.state, self.shown, work, self.sums)
         return actions
 
@@ -191,8 +190,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         shown += [f"{ratio:.2f}", f"{speed:,.0f}"]
         lines.append((row["env"], row["num_envs"], *shown))
     heads = ("bare environment", "vector", "acting", "learning", "bare updates", "a step")
-    header = ("", "environments", *heads, "times the bare")
-    header += ("steps/s",)
+    header = ("", "environments", *heads, "times the bare", "steps/s")
     return results.markdown(header, lines)
 
 

@@ -75,12 +75,9 @@ def main() -> None:
     parser.add_argument("--cores", type=int, help="runs at a time (default: all)")
     arguments = parser.parse_args()
     todo = list(product(arguments.envs, LEARNERS, arguments.seeds))
-    rows: list[dict[str, Any]] = []
-    for row in on_cores(todo, run, arguments.cores):
-        print(row, flush=True)
-        rows = [row, *results.others(NAME, [row], IDENTITY)]
-        results.save(NAME, "python -m benchmarks.learners " + " ".join(sys.argv[1:]), rows)
-    print(table(rows))
+    command = "python -m benchmarks.learners " + " ".join(sys.argv[1:])
+    ended = on_cores(todo, run, arguments.cores)
+    print(table(results.collect(NAME, command, IDENTITY, ended)))
 
 
 if __name__ == "__main__":

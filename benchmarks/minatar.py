@@ -172,11 +172,9 @@ def main() -> None:
     arguments = parser.parse_args()
     todo = list(product(arguments.games, arguments.explore, arguments.seeds))
     todo.sort(key=lambda run: run[2])  # all of a seed before the next
-    runs: list[dict[str, Any]] = []
-    for row in on_cores(todo, partial(run, arguments), arguments.cores):
-        print({name: x for name, x in row.items() if name != "curve"}, flush=True)
-        runs = [row, *results.others(NAME, [row], IDENTITY)]
-        results.save(NAME, "python -m benchmarks.minatar " + " ".join(sys.argv[1:]), runs)
+    command = "python -m benchmarks.minatar " + " ".join(sys.argv[1:])
+    ended = on_cores(todo, partial(run, arguments), arguments.cores)
+    runs = results.collect(NAME, command, IDENTITY, ended)
     draw(runs)
     print(table(runs))
 

@@ -62,6 +62,18 @@ def others(name: str, rows: list[dict[str, Any]], identity: Sequence[str]) -> li
     return [row for row in saved if key(row) not in new]
 
 
+def collect(
+    name: str, command: str, identity: Sequence[str], rows: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Print and save rows as they come; return them with the saved ones that none replaces."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        print({column: x for column, x in row.items() if column != "curve"}, flush=True)
+        found = [row, *others(name, [row], identity)]
+        save(name, command, found)
+    return found
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

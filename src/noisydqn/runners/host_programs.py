@@ -83,7 +83,7 @@ class Overlapping(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """One call, for a single core: a second one would cost a sixth of a step."""
+    """One call, for a single core: a second one would cost up to a fifth of a step."""
 
     step: Program[tuple[Any, Array, Flat[Metrics]]]  # of state, time step, work, sums
 
@@ -157,7 +157,7 @@ def programs(
     def step(
         state: Any, time_step: TimeStep, work: Array, sums: Flat[Metrics]
     ) -> tuple[Any, Array, Flat[Metrics]]:
-        asked = Work(*work)  # loops of one turn or none: XLA copies what a conditional returns
+        asked = Work(*work)  # each part is a loop of one turn or none
         none = jnp.zeros((core.acting.num_envs, *spec.action_shape), jnp.int32)
         state, actions = jax.lax.fori_loop(
             0, asked.acts, lambda _, x: acted(x[0], time_step, asked), (typed(state), none)
