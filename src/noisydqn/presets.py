@@ -392,6 +392,7 @@ PRESETS: dict[str, Config] = {
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
     "default-parallel": _PARALLEL,
+    "default-jax": _PARALLEL.replace(preset="default-jax", steps=5_000_000),
     "atari": _ATARI,
     "atari-parallel": _ATARI_PARALLEL,
     "pong-laptop": _PONG_LAPTOP,
@@ -432,6 +433,7 @@ DESCRIPTIONS = {
     "minatar": "the games of MinAtar by the parallel learner; the preset itself trains on Breakout",
     "minatar-replay": "the same by the replay learner, for shorter runs",
     "default-parallel": "for environments that have no preset, by the parallel learner",
+    "default-jax": "the same for environments in JAX, with more steps",
     "atari": (
         "the games of Atari, with 4 frames of 84 x 84 and sticky actions; the preset itself trains "
         "on Pong"
@@ -453,9 +455,11 @@ DESCRIPTIONS = {
     ),
 }
 
-FAMILIES = {ATARI: "atari", MINATAR: "minatar"}
-"""Presets of the environments whose ids have a namespace."""
+IN_JAX = "default-jax"
+"""The preset of environments in JAX that have no other."""
 
+FAMILIES = {ATARI: "atari", MINATAR: "minatar", GYMNAX: IN_JAX, BSUITE: "deepsea"}
+"""Presets of the environments whose names have a namespace or a prefix."""
 
 DEFAULTS = {"replay": "default", "parallel": "default-parallel"}
 """Presets of the environments that have none, by learner."""
@@ -486,13 +490,11 @@ def config_for(env: str, learner: str | None = None) -> Config:
         learner: the learner that is asked for, if any.
     """
     for preset in PRESETS.values():
-        if preset.environment.env == env and preset.preset not in DEFAULTS.values():
+        if preset.environment.env == env and preset.preset not in (*DEFAULTS.values(), IN_JAX):
             return with_learner(preset, learner)
-    family = FAMILIES.get(namespace(env), "default")
+    family = FAMILIES.get(namespace(env)) or FAMILIES.get(prefix(env), "default")
     if prefix(env) == GYMNAX and env.endswith("-MinAtar"):
         family = "minatar"
-    if prefix(env) == BSUITE:
-        family = "deepsea"
     config = with_learner(PRESETS[family], learner)
     return config.replace(env=env, preset=re.sub(r"[^\w.-]+", "-", env))
 

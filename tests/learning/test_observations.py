@@ -30,6 +30,7 @@ def _only(part: str) -> Callable[[], gymnasium.Env[Any, Any]]:
 def test_both_parts_are_needed(env: Any, least: float, most: float, tmp_path: Any) -> None:
     result = noisydqn.train(
         env=env,
+        learner="replay",
         steps=4_000,
         learning_rate=1e-3,
         hidden=(64,),

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.forced_devices import environment
 
 OPTIONS = (
+    *("--learner", "replay"),
     *("--steps", "60000", "--learning-rate", "1e-3", "--hidden", "64", "64", "--num-envs", "8"),
     *("--stop-at-return", "300", "--window", "20", "--evaluation-episodes", "20"),
     *("--video-seconds", "0", "--checkpoint-seconds", "0", "--quiet"),

@@ -129,9 +129,14 @@ def test_seeds_lie_on_their_devices() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"devices": 2, "normalize_observations": "running", "normalize_rewards": True},
+        {
+            "devices": 2,
+            "learner": "replay",
+            "normalize_observations": "running",
+            "normalize_rewards": True,
+        },
         {"devices": 4, "num_envs": 4, "learner": "parallel", "exploration": "noisy"},
-        {"devices": 2, "num_seeds": 4},
+        {"devices": 2, "learner": "replay", "num_seeds": 4},
     ],
 )
 def test_a_resumed_run_has_the_same_bits(
@@ -154,7 +159,8 @@ def test_a_checkpoint_of_other_devices_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    train_until(3, monkeypatch, out=out, checkpoint_seconds=1e-9, **tiny(env=CARTPOLE, devices=2))
+    options = tiny(env=CARTPOLE, learner="replay", devices=2)
+    train_until(3, monkeypatch, out=out, checkpoint_seconds=1e-9, **options)
     config = out / "config.json"
     config.write_text(config.read_text().replace('"devices": 2', '"devices": 1'))
     with pytest.raises(UserError, match=r"--devices 1 \(was 2\); restore config.json"):
@@ -166,7 +172,7 @@ def test_a_run_that_starts_from_another_divides_its_steps(
     devices: tuple[int, int], tmp_path: Path
 ) -> None:
     """Every environment keeps its own rows, on whichever device it is."""
-    options = tiny(env=CARTPOLE, num_envs=4, evaluation_every=0)
+    options = tiny(env=CARTPOLE, learner="replay", num_envs=4, evaluation_every=0)
     before, after = (tmp_path / name for name in ("before", "after"))
     noisydqn.train(out=before, **tiny(options, devices=devices[0], steps=80))
     options = tiny(options, devices=devices[1], steps=8)

@@ -56,7 +56,11 @@ from noisydqn.runs.folder import RunFolder, read_config, write_config
         ("frame_stack", 0, "--frame-stack must be between 1 and 16, got 0"),
         ("target_rate", 0.0, "--target-rate must be above zero, got 0.0"),
         ("target_rate", 1.5, "--target-rate must be between 0 and 1, got 1.5"),
-        ("epsilon", 0.5, "--exploration noisy exclude each other: it belongs to epsilon-greedy"),
+        (
+            "epsilon",
+            0.5,
+            "--exploration noisy exclude each other: it belongs to --exploration epsilon-greedy",
+        ),
         (
             "exploration",
             "none",
@@ -246,13 +250,13 @@ def test_public_names_are_listed() -> None:
         (
             {"distribution": "implicit-quantile", "v_min": -10.0},
             "--v-min -10.0 and --distribution implicit-quantile exclude each other: it belongs to "
-            "categorical",
+            "--distribution categorical",
         ),
         ({"atoms": 51}, "--atoms 51 and --distribution expected exclude each other"),
         (
             {"distribution": "categorical", "quantiles": 8},
             "--quantiles 8 and --distribution categorical exclude each other: it belongs to "
-            "quantile and implicit-quantile",
+            "--distribution quantile or implicit-quantile",
         ),
         (
             {"distribution": "quantile", "acting_quantiles": 8},
@@ -260,7 +264,8 @@ def test_public_names_are_listed() -> None:
         ),
         (
             {"distribution": "quantile", "loss": "squared"},
-            "--loss squared and --distribution quantile exclude each other: it belongs to expected",
+            "--loss squared and --distribution quantile exclude each other: it belongs to "
+            "--distribution expected",
         ),
         ({"distribution": "categorical", "v_max": -10}, "--v-min -10.0 must be below --v-max -10"),
         ({"distribution": "categorical", "v_max": math.inf}, "--v-max must be a number, got inf"),

@@ -69,7 +69,7 @@ def test_what_cannot_be_divided_is_refused(
     options: dict[str, Any], line: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    given: dict[str, Any] = {"num_envs": 4} | options
+    given: dict[str, Any] = {"num_envs": 4, "learner": "replay"} | options
     with pytest.raises(UserError, match=f"^{line}$"):
         noisydqn.train(env=CountingEnv(), out=out, quiet=True, **given)
     assert not out.exists()

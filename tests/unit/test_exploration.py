@@ -240,7 +240,7 @@ def test_a_run_with_a_users_explorer_is_resumed_with_the_same_bits(
     env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state of the explorer is part of a checkpoint, its name part of the config."""
-    options = tiny(env=env, explorer=EzGreedy(), steps=160)
+    options = tiny(env=env, learner="replay", explorer=EzGreedy(), steps=160)
     noisydqn.train(out=tmp_path / "whole", **options)
     parts = tmp_path / "parts"
     train_until(3, monkeypatch, out=parts, checkpoint_seconds=1e-9, **options)

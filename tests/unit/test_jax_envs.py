@@ -108,7 +108,8 @@ def played(out: Path) -> dict[str, Any]:
 
 def test_an_instance_trains_with_video_and_statistics(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = noisydqn.train(env=DrawnWalk(), out=out, evaluation_every=120, **TINY)
+    options: dict[str, Any] = TINY | {"learner": "replay", "evaluation_every": 120}
+    result = noisydqn.train(env=DrawnWalk(), out=out, **options)
     assert summary(out)["updates"] > 0
     assert (out / "policy.mp4").stat().st_size > 0
     assert set(played(out)) >= {"wins", "wins_per_episode"}
@@ -119,6 +120,17 @@ def test_an_instance_trains_with_video_and_statistics(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be found again by its name: pass the function"):
         noisydqn.evaluate(out)
     assert noisydqn.evaluate(out, env=DrawnWalk()).summary() == played(out)
+
+
+def test_an_instance_has_the_parallel_learner_unless_the_other_is_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"hidden": (8,), "num_envs": 2, "rollout_steps": 8, "minibatches": 4}
+    options |= {"steps": 80, "chunk_steps": 40, "evaluation_episodes": 1, "video_seconds": 0}
+    noisydqn.train(env=Walk(), out=tmp_path / "run", quiet=True, **options)
+    assert summary(tmp_path / "run")["updates"] == 80 // 16 * 4 * 2
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["learner"], stored["preset"]) == ("parallel", "Walk")
+    with pytest.raises(UserError, match=r"--n-step 3 .* it belongs to --learner replay"):
+        noisydqn.train(env=Walk(), out=tmp_path / "no", n_step=3)
 
 
 def test_a_function_trains_without_video(
@@ -149,7 +161,11 @@ def test_the_command_line_finds_an_environment_by_its_name(
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = TINY | {"video_seconds": 0, "evaluation_every": 120}
+    options: dict[str, Any] = TINY | {
+        "learner": "replay",
+        "evaluation_every": 120,
+        "video_seconds": 0,
+    }
     env = DrawnWalk()
     noisydqn.train(env=env, out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
@@ -312,7 +328,7 @@ def test_gymnax_is_not_needed(tmp_path: Path) -> None:
         "sys.modules['gymnax'] = None\n"
         "import noisydqn\n"
         "from tests.jax_envs import Walk\n"
-        f"options = {TINY!r} | {{'video_seconds': 0}}\n"
+        f"options = {TINY!r} | {{'learner': 'replay', 'video_seconds': 0}}\n"
         f"noisydqn.train(env=Walk(), out={str(tmp_path / 'run')!r}, **options)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)

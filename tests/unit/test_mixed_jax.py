@@ -154,9 +154,9 @@ def test_what_does_not_fit_is_refused(env: Any, images: str, message: str) -> No
 @pytest.mark.parametrize(
     "options",
     [
-        {"normalize_observations": "running", "frame_stack": 2, "num_envs": 2},
+        {"learner": "replay", "normalize_observations": "running", "frame_stack": 2},
         {"learner": "parallel", "num_envs": 4, "minibatches": 2},
-        {"images": ("none",)},
+        {"learner": "replay", "images": ("none",)},
     ],
     ids=str,
 )

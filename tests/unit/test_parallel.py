@@ -308,11 +308,11 @@ def test_minibatches_must_divide_the_rollout() -> None:
     [
         (
             {"learner": "parallel", "n_step": 3},
-            "--n-step 3 and --learner parallel exclude each other: it belongs to replay",
+            "--n-step 3 and --learner parallel exclude each other: it belongs to --learner replay",
         ),
         (
             {"epochs": 3},
-            "--epochs 3 and --learner replay exclude each other: it belongs to parallel",
+            "--epochs 3 and --learner replay exclude each other: it belongs to --learner parallel",
         ),
         ({"learner": "rollout"}, "--learner must be one of replay, parallel, got 'rollout'"),
     ],

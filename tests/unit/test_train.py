@@ -105,7 +105,7 @@ def test_a_function_that_cannot_be_imported_again(
         ("Acrobot-v1", {"exploration": "epsilon-greedy"}, True),
         ("FrozenLake-v1", {"normalize_observations": "running"}, True),
         ("MinAtar/Breakout-v1", {"learner": "parallel", "frame_stack": 2}, True),
-        ("gymnax:CartPole-v1", {"max_episode_steps": 7}, False),
+        ("gymnax:CartPole-v1", {"learner": "replay", "max_episode_steps": 7}, False),
         ("gymnax:Breakout-MinAtar", {"learner": "replay", "exploration": "both"}, False),
     ],
 )
@@ -305,6 +305,14 @@ def test_every_environment_gets_options_that_suit_it() -> None:
     )
     own = config_for("mine:Maze-v0")
     assert own == PRESETS["default"].replace(env="mine:Maze-v0", preset="mine-Maze-v0")
+
+
+def test_environments_in_jax_get_the_parallel_learner() -> None:
+    catch: dict[str, Any] = {"env": "gymnax:Catch-bsuite", "preset": "gymnax-Catch-bsuite"}
+    for learner in (None, "parallel"):
+        found = config_for("gymnax:Catch-bsuite", learner)
+        assert found == PRESETS["default-jax"].replace(**catch)
+    assert config_for("gymnax:Catch-bsuite", "replay") == PRESETS["default"].replace(**catch)
 
 
 def test_the_second_notebooks_configuration() -> None:

@@ -331,7 +331,7 @@ def _changed_variant(section: str, current: Any, options: Mapping[str, Any]) -> 
             raise ConfigError(
                 f"{flag(name)} {options[name]} and {flag(section)} "
                 f"{variant_name(section, variant)} exclude each other: it belongs to "
-                f"{' and '.join(variants)}"
+                f"{flag(section)} {' or '.join(variants)}"
             )
         changes[name] = convert(name, options[name], hints_of(type(variant))[name])
     return dataclasses.replace(variant, **changes) if changes else variant

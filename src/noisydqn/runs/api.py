@@ -10,7 +10,7 @@ from typing import Any
 from noisydqn.config.config import Config, option_hints
 from noisydqn.config.gate import ALL, NETWORK
 from noisydqn.envs.catalogue import Entry
-from noisydqn.envs.given import Given, Instance, accept, refuse_for_instance
+from noisydqn.envs.given import Given, Instance, JaxInstance, accept, refuse_for_instance
 from noisydqn.envs.notices import Notices
 from noisydqn.envs.protocol import Environment
 from noisydqn.envs.registry import AnyEnvironment, make_environment, with_brought
@@ -19,7 +19,7 @@ from noisydqn.files import given_path
 from noisydqn.imports import find, is_inert, name_of
 from noisydqn.nets.torsos import TorsoMaker
 from noisydqn.options import argument, refuse_unknown, shown
-from noisydqn.presets import DEFAULT_PRESET, PRESETS, config_for, with_learner
+from noisydqn.presets import DEFAULT_PRESET, IN_JAX, PRESETS, config_for, with_learner
 from noisydqn.program_cache import OFF
 from noisydqn.runners.exploration import findable
 from noisydqn.runners.explorer import Explorer
@@ -402,7 +402,8 @@ def _config(config: Config | None, env: Entry | None, learner: str | None) -> Co
         return config_for(env, learner)
     name = name_of(env)
     preset = re.sub(r"[^\w.-]+", "-", name.rpartition(".")[2].strip("<>"))
-    return with_learner(PRESETS["default"], learner).replace(env=name, preset=preset)
+    base = PRESETS[IN_JAX if isinstance(env, JaxInstance) else "default"]
+    return with_learner(base, learner).replace(env=name, preset=preset)
 
 
 def _torso_name(maker: TorsoMaker) -> str:
