@@ -1,9 +1,9 @@
 """The two learners on environments in JAX that have no preset: which one is the better default.
 
-    python -m benchmarks.learners [--envs CartPole-v1 ...] [--seeds 0 1 2]
+    python -m benchmarks.learners [--envs CartPole-v1 ...] [--learners parallel] [--seeds 0 1 2]
 
 Each run is the installed command on one core, `noisydqn train gymnax:NAME --learner LEARNER`, with
-all options and the budget of that learner's default preset. After training a hundred episodes are
+all options and the budget that it has there. After training a hundred episodes are
 played with mean weights. Rows are saved as they come; those of other environments, learners and
 seeds are kept.
 """
@@ -71,10 +71,11 @@ def main() -> None:
     """Train, save, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--envs", nargs="+", choices=ENVS, default=list(ENVS))
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=LEARNERS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cores", type=int, help="runs at a time (default: all)")
     arguments = parser.parse_args()
-    todo = list(product(arguments.envs, LEARNERS, arguments.seeds))
+    todo = list(product(arguments.envs, arguments.learners, arguments.seeds))
     command = "python -m benchmarks.learners " + " ".join(sys.argv[1:])
     ended = on_cores(todo, run, arguments.cores)
     print(table(results.collect(NAME, command, IDENTITY, ended)))
