@@ -212,6 +212,17 @@ _PARALLEL = Config(  # as Gallici et al. 2024 for MinAtar
     steps=1_000_000,
 )
 
+_IN_JAX = _PARALLEL.replace(
+    preset="default-jax",
+    steps=5_000_000,
+    exploration="both",  # epsilon falls to 0.05 within 20,000 steps; the noise stays
+    noise="indexed",
+    prior_scale=3.0,
+    noise_samples=4,
+    matched_targets=True,
+    acting_noise="episode",
+)
+
 _CLASSIC_PARALLEL = _PARALLEL.replace(
     num_envs=16,
     minibatches=8,
@@ -392,7 +403,7 @@ PRESETS: dict[str, Config] = {
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
     "default-parallel": _PARALLEL,
-    "default-jax": _PARALLEL.replace(preset="default-jax", steps=5_000_000),
+    "default-jax": _IN_JAX,
     "atari": _ATARI,
     "atari-parallel": _ATARI_PARALLEL,
     "pong-laptop": _PONG_LAPTOP,
@@ -433,7 +444,7 @@ DESCRIPTIONS = {
     "minatar": "the games of MinAtar by the parallel learner; the preset itself trains on Breakout",
     "minatar-replay": "the same by the replay learner, for shorter runs",
     "default-parallel": "for environments that have no preset, by the parallel learner",
-    "default-jax": "the same for environments in JAX, with more steps",
+    "default-jax": "the same for environments in JAX, with indexed noise and more steps",
     "atari": (
         "the games of Atari, with 4 frames of 84 x 84 and sticky actions; the preset itself trains "
         "on Pong"
