@@ -1,6 +1,6 @@
 """The two learners on environments in JAX that have no preset: which one is the better default.
 
-    python -m benchmarks.learners [--envs CartPole-v1 ...] [--learners parallel] [--seeds 0 1 2]
+    python -m benchmarks.learners [--envs CartPole-v1 ...] [--learners replay ...] [--seeds 0 1 2]
 
 Each run is the installed command on one core, `noisydqn train gymnax:NAME --learner LEARNER`, with
 all options and the budget that it has there. After training a hundred episodes are
@@ -24,13 +24,18 @@ ENVS = (
     *("Catch-bsuite", "FourRooms-misc", "FrozenLake-misc"),
 )
 """Environments of gymnax with few actions and no preset: classic control, a game, two mazes."""
-LEARNERS = ("replay", "parallel")
+LEARNERS = {
+    "replay": (),
+    "parallel, epsilon-greedy": ("--exploration", "epsilon-greedy", "--epsilon-share", "0.1"),
+    "parallel": (),
+}
+"""The learners, one with its default exploration and with epsilon alone, and their options."""
 
 
 def run(env: str, learner: str, seed: int, core: int) -> dict[str, Any]:
     """Train one seed on one core."""
-    options = ["--learner", learner, "--seed", str(seed), "--quiet", "--video-seconds", "0"]
-    options += ["--evaluation-episodes", "100"]
+    options = ["--learner", learner.partition(",")[0], *LEARNERS[learner], "--seed", str(seed)]
+    options += ["--evaluation-episodes", "100", "--quiet", "--video-seconds", "0"]
     with trained(f"gymnax:{env}", *options, core=core) as done:
         return {
             "env": env,
@@ -47,7 +52,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Format the returns of every seed as a table in Markdown."""
 
     def group(row: dict[str, Any]) -> tuple[int, int]:
-        return ENVS.index(row["env"]), LEARNERS.index(row["learner"])
+        return ENVS.index(row["env"]), [*LEARNERS].index(row["learner"])
 
     lines: list[tuple[object, ...]] = []
     for (env, learner), of_group in groupby(sorted(rows, key=group), group):
@@ -55,7 +60,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             (
                 ENVS[env],
-                LEARNERS[learner],
+                [*LEARNERS][learner],
                 f"{seeds[0]['steps']:,}",
                 ", ".join(f"{row['mean_return']:.2f}" for row in seeds),
                 f"{statistics.mean(row['mean_return'] for row in seeds):.2f}",
@@ -71,7 +76,7 @@ def main() -> None:
     """Train, save, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--envs", nargs="+", choices=ENVS, default=list(ENVS))
-    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=LEARNERS)
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=[*LEARNERS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cores", type=int, help="runs at a time (default: all)")
     arguments = parser.parse_args()
