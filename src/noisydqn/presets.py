@@ -212,7 +212,7 @@ _PARALLEL = Config(  # as Gallici et al. 2024 for MinAtar
     steps=1_000_000,
 )
 
-_IN_JAX = _PARALLEL.replace(
+_DEFAULT_JAX = _PARALLEL.replace(
     preset="default-jax",
     steps=5_000_000,
     exploration="both",  # epsilon falls to 0.05 within 20,000 steps; the noise stays
@@ -403,7 +403,7 @@ PRESETS: dict[str, Config] = {
     "minatar": _MINATAR,
     "minatar-replay": _MINATAR_REPLAY,
     "default-parallel": _PARALLEL,
-    "default-jax": _IN_JAX,
+    "default-jax": _DEFAULT_JAX,
     "atari": _ATARI,
     "atari-parallel": _ATARI_PARALLEL,
     "pong-laptop": _PONG_LAPTOP,
