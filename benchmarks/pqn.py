@@ -6,16 +6,18 @@ PYTHON is an interpreter that has purejaxql's requirements, which are older than
 a checkout of it (github.com/mttga/purejaxql). Both train one after the other on one core, for
 equally many steps, with the published settings for MinAtar: those of the preset `minatar`, and the
 same with their optimizer and normalized convolutions. Steps per second are those of training
-alone. Returns are of greedy play after the last update.
+alone. Returns are of greedy play after the last update. Rows are saved as they come.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from benchmarks.minatar import GAMES
 from benchmarks.training import trained
 
 NAME = "pqn"
+IDENTITY = ("agent", "game", "steps", "seed")
 PEER = Path(__file__).with_name("pqn_peer.py")
 OURS = {
     "noisydqn, minatar": (),
@@ -58,6 +61,17 @@ def theirs(python: str, source: str, game: str, steps: int, seed: int, core: int
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train every game and seed by each, one after the other."""
+    core = min(os.sched_getaffinity(0))
+    for game, seed in itertools.product(arguments.games, arguments.seeds):
+        run = {"game": game, "steps": arguments.steps, "seed": seed}
+        work = game, arguments.steps, seed, core
+        for agent, options in OURS.items():
+            yield {"agent": agent} | run | ours(options, *work)
+        yield {"agent": "purejaxql"} | run | theirs(arguments.python, arguments.purejaxql, *work)
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Format speeds and returns as a table in Markdown."""
 
@@ -82,21 +96,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--games", nargs="+", choices=GAMES, default=["Breakout", "Asterix"])
-    arguments = parser.parse_args()
-    core, runs = min(os.sched_getaffinity(0)), list[dict[str, Any]]()
-    for game in arguments.games:
-        for seed in arguments.seeds:
-            work = game, arguments.steps, seed, core
-            done = {name: ours(options, *work) for name, options in OURS.items()}
-            done["purejaxql"] = theirs(arguments.python, arguments.purejaxql, *work)
-            for agent, figures in done.items():
-                run = {"agent": agent, "game": game, "steps": arguments.steps, "seed": seed}
-                runs.append(run | figures)
-                print(runs[-1], flush=True)
-    runs += results.others(NAME, runs, ("agent", "game", "steps", "seed"))
     command = ["benchmarks.pqn PYTHON PUREJAXQL", *sys.argv[3:]]
-    results.save(NAME, "python -m " + " ".join(command), runs)
-    print(table(runs))
+    runs = measure(parser.parse_args())
+    print(table(results.collect(NAME, "python -m " + " ".join(command), IDENTITY, runs)))
 
 
 if __name__ == "__main__":
