@@ -20,6 +20,7 @@ from benchmarks import (
     misfortune,
     notebook_update,
     parallel,
+    pqn,
     replay,
     results,
     solve,
@@ -34,7 +35,7 @@ DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/c
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
     *(account, actors, catcher, checkpoint, control, coverage, deepsea, learners, lens),
-    *(minatar, misfortune, notebook_update, parallel, replay, throughput, torso, update),
+    *(minatar, misfortune, notebook_update, parallel, pqn, replay, throughput, torso, update),
 )
 TABLES = {
     **{
