@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from benchmarks.training import trained
+from benchmarks.training import steps_per_second, trained
 
 NAME = "atari_parallel"
-STEPS = {"pong-laptop": 163_840, "atari-parallel": 24_576}
-"""Steps of a run with learning: 160 rollouts, and six."""
+IDENTITY = ("preset", "what", "round")
+STEPS = {"pong-laptop": 163_840, "atari-parallel": 32_768}
+"""Steps of a run with learning: 160 rollouts, and eight."""
 VECTORS = {"pong-laptop": (32, 42), "atari-parallel": (128, 84)}
 """Environments of a preset, and the height and width of their frames."""
 ROLLOUT = 32
@@ -36,10 +37,10 @@ STEPPING = ("stepping, own calls", "stepping, XLA, by step", "stepping, XLA, by 
 
 def learning(preset: str, option: str) -> float:
     """Measure the steps per second of training, without compiling and evaluation."""
-    words = ["--steps", str(STEPS[preset]), option, "--quiet", "--video-seconds", "0"]
-    words += ["--evaluation-every", "0", "--evaluation-episodes", "1"]
-    with trained(preset, *words, "--evaluation-max-steps", "100") as run:
-        return run.summary["steps_per_second"]
+    words = ["--steps", str(STEPS[preset]), "--chunk-steps", str(STEPS[preset] // 4), option]
+    words += ["--evaluation-every", "0", "--evaluation-episodes", "1", "--quiet"]
+    with trained(preset, *words, "--evaluation-max-steps", "100", "--video-seconds", "0") as run:
+        return steps_per_second(run.folder)
 
 
 def stepping(preset: str, what: str, seconds: float = 10.0) -> float:
@@ -100,9 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    rows = list(measure(rounds))
-    results.save(NAME, f"python -m benchmarks.atari_parallel --rounds {rounds}", rows)
-    print(table(rows))
+    command = f"python -m benchmarks.atari_parallel --rounds {rounds}"
+    print(table(results.collect(NAME, command, IDENTITY, measure(rounds))))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ alone. Returns are of greedy play after the last update. Rows are saved as they 
 """
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.minatar import GAMES
-from benchmarks.training import trained
+from benchmarks.training import steps_per_second, trained
 
 NAME = "pqn"
 IDENTITY = ("agent", "game", "steps", "seed")
@@ -47,11 +46,8 @@ def ours(options: tuple[str, ...], game: str, steps: int, seed: int, core: int) 
         *options,
         core=core,
     ) as run:
-        with (run.folder / "metrics.csv").open(newline="") as file:
-            speeds = [float(row["steps_per_second"]) for row in csv.DictReader(file)]
         returned = run.summary["evaluation"]["mean_return"]
-    # The first chunk's includes compilation.
-    return {"steps_per_second": statistics.median(speeds[1:]), "mean_return": returned}
+        return {"steps_per_second": steps_per_second(run.folder), "mean_return": returned}
 
 
 def theirs(python: str, source: str, game: str, steps: int, seed: int, core: int) -> dict[str, Any]:

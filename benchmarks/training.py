@@ -1,7 +1,9 @@
 """Runs of the installed command, and calls, in separate processes."""
 
+import csv
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,14 @@ def trained(*arguments: str, core: int | None = None) -> Generator[Trained]:
         seconds = time.time() - started
         summary = json.loads((folder / "summary.json").read_text())
         yield Trained(folder, summary, started, seconds)
+
+
+def steps_per_second(folder: Path) -> float:
+    """Return the median speed of a run's chunks but the first, which includes compiling."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return statistics.median(
+            float(row["steps_per_second"]) for row in list(csv.DictReader(file))[1:]
+        )
 
 
 def in_process(call: str, cores: int, *modules: str) -> Any:
