@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     account,
     actors,
+    atari_parallel,
     catcher,
     checkpoint,
     control,
@@ -34,8 +35,8 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/cluster.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(account, actors, catcher, checkpoint, control, coverage, deepsea, learners, lens),
-    *(minatar, misfortune, notebook_update, parallel, pqn, replay, throughput, torso, update),
+    *(account, actors, atari_parallel, catcher, checkpoint, control, coverage, deepsea, learners),
+    *(lens, minatar, misfortune, notebook_update, parallel, pqn, replay, throughput, torso, update),
 )
 TABLES = {
     **{
