@@ -3,7 +3,7 @@
     python -m benchmarks.learners [--envs CartPole-v1 ...] [--learners replay ...] [--seeds 0 1 2]
 
 Each run is the installed command on one core, `noisydqn train gymnax:NAME --learner LEARNER`, with
-all options and the budget that it has there. After training a hundred episodes are
+the options and the budget of the preset that it has there. After training a hundred episodes are
 played with mean weights. Rows are saved as they come; those of other environments, learners and
 seeds are kept.
 """
@@ -29,7 +29,7 @@ LEARNERS = {
     "parallel, epsilon-greedy": ("--exploration", "epsilon-greedy", "--epsilon-share", "0.1"),
     "parallel": (),
 }
-"""The learners, one with its default exploration and with epsilon alone, and their options."""
+"""Both learners with their default exploration, and one with epsilon alone, by added options."""
 
 
 def run(env: str, learner: str, seed: int, core: int) -> dict[str, Any]:
