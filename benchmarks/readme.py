@@ -10,6 +10,7 @@ from benchmarks import (
     account,
     actors,
     atari_parallel,
+    bsuite_sweep,
     catcher,
     checkpoint,
     control,
@@ -35,8 +36,9 @@ README = ROOT / "README.md"
 DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/cluster.md")
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
-    *(account, actors, atari_parallel, catcher, checkpoint, control, coverage, deepsea, learners),
-    *(lens, minatar, misfortune, notebook_update, parallel, pqn, replay, throughput, torso, update),
+    *(account, actors, atari_parallel, bsuite_sweep, catcher, checkpoint, control, coverage),
+    *(deepsea, learners, lens, minatar, misfortune, notebook_update, parallel, pqn, replay),
+    *(throughput, torso, update),
 )
 TABLES = {
     **{

@@ -48,6 +48,19 @@ class Scores:
     experiments: dict[str, Score]
     tags: dict[str, Score]
 
+    @staticmethod
+    def of(experiments: dict[str, Score]) -> "Scores":
+        """Average the scores of experiments by tag.
+
+        Raises:
+            MissingExtraError: bsuite is not installed.
+        """
+        tags: dict[str, list[Score]] = {}
+        for name, score in experiments.items():
+            for tag in _experiments()[name].tags:
+                tags.setdefault(tag, []).append(score)
+        return Scores(experiments, {tag: _averaged(tags[tag]) for tag in sorted(tags)})
+
     def summary(self) -> dict[str, Any]:
         """Return the scores as they are written to `summary.json`."""
         return {
@@ -70,12 +83,7 @@ def _scores(folder: Path) -> Scores:
     """Score one agent; experiments that not all of its seeds have records of are left out."""
     seeds = [_of_seed(path) for path in sorted(folder.glob("seed*"))]
     known = [name for name in _experiments() if seeds and all(name in seed for seed in seeds)]
-    experiments = {name: _joined([seed[name] for seed in seeds]) for name in known}
-    tags: dict[str, list[Score]] = {}
-    for name, score in experiments.items():
-        for tag in _experiments()[name].tags:
-            tags.setdefault(tag, []).append(score)
-    return Scores(experiments, {tag: _averaged(tags[tag]) for tag in sorted(tags)})
+    return Scores.of({name: _joined([seed[name] for seed in seeds]) for name in known})
 
 
 def _joined(scores: Sequence[Score]) -> Score:
