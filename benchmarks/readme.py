@@ -16,6 +16,7 @@ from benchmarks import (
     control,
     coverage,
     deepsea,
+    indexed,
     learners,
     lens,
     minatar,
@@ -37,7 +38,18 @@ DOCS = ("design.md", "resume.md", "benchmarks.md", "how-to/report.md", "how-to/c
 PAGES = (README, *(ROOT / "docs" / page for page in DOCS))
 MODULES = (
     *(account, actors, atari_parallel, bsuite_sweep, catcher, checkpoint, control, coverage),
-    *(deepsea, learners, lens, minatar, misfortune, notebook_update, parallel, pqn, replay),
+    *(
+        deepsea,
+        indexed,
+        learners,
+        lens,
+        minatar,
+        misfortune,
+        notebook_update,
+        parallel,
+        pqn,
+        replay,
+    ),
     *(throughput, torso, update),
 )
 TABLES = {
