@@ -1,4 +1,4 @@
-"""Preset files: what is read over what, what is refused, and what is written."""
+"""Presets for other environments, and preset files: what is read over what, refused, written."""
 
 import itertools
 import json
@@ -118,6 +118,23 @@ def test_without_a_file_name_is_passed_on() -> None:
         assert config_of(args, options) == ("cartpole" if words else None)
 
 
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (["--preset", "acrobot"], PRESETS["acrobot"]),
+        (["FrozenLake-v1", "--preset", "acrobot"], PRESETS["acrobot"].replace(env="FrozenLake-v1")),
+        (
+            ["FrozenLake-v1", "--preset", "minatar", "--learner", "replay"],
+            PRESETS["minatar-replay"].replace(env="FrozenLake-v1"),
+        ),
+        (["FrozenLake-v1", "--preset=rainbow", "--seed", "1"], PRESETS["rainbow"].replace(seed=1)),
+    ],
+)
+def test_a_preset_serves_another_environment(words: list[str], config: Config) -> None:
+    env = words[0] if words[0][0] != "-" else config.environment.env
+    assert config_given(*words) == config.replace(env=env)
+
+
 # What is refused
 
 
@@ -210,7 +227,8 @@ def test_other_commands_say_where_preset_files_go(capsys: pytest.CaptureFixture[
 
 
 def test_arguments_of_the_command_are_known() -> None:
-    assert set(OF_THE_COMMAND) == {name.rstrip("_") for name in options_of(TrainArgs)}
+    ours = {name.rstrip("_") for name in options_of(TrainArgs)}
+    assert set(OF_THE_COMMAND) == ours - {"preset"}  # which a file names, too
 
 
 # Code that a file names

@@ -12,10 +12,11 @@ from noisydqn.cli.arguments import fill, options_of, read, wants_help
 from noisydqn.cli.cluster import with_address
 from noisydqn.cli.option_help import show_options
 from noisydqn.config.config import Config, option_hints
+from noisydqn.errors import UserError
 from noisydqn.files import given_path
 from noisydqn.options import Hint
 from noisydqn.presets import DEFAULT_PRESET
-from noisydqn.runs.named import config_named
+from noisydqn.runs.named import config_named, preset_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TrainArgs:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
     """A preset, an environment or a run. If not given, what the preset file names, or catcher."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="PRESET")] = None
+    """The preset whose options an environment is trained with, instead of those that suit it."""
     preset_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A TOML file of options, such as the command presets prints."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
@@ -82,15 +85,22 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, dict[str, Any]]:
 
 
 def config_of(args: TrainArgs, flags: Mapping[str, Any]) -> Config | str | None:
-    """Return what `noisydqn.train` trains with: a preset file's options, or NAME if it is given.
+    """Return what `noisydqn.train` trains with: the options of --preset or of a file, or NAME.
 
     Args:
         args: the arguments of train.
         flags: the options of the run that are given beside them.
 
     Raises:
-        UserError: as `config_over`.
+        UserError: as `preset_for` or `config_over`.
     """
+    if args.preset is not None:
+        if args.preset_file is not None:
+            raise UserError(
+                "--preset and --preset-file exclude each other: write preset = "
+                f'"{args.preset}" into the file'
+            )
+        return preset_for(args.preset, args.name or None, flags.get("learner"))
     if args.preset_file is None:
         return args.name or None
     from noisydqn.runs.preset_file import config_over
@@ -108,7 +118,10 @@ def _show(argv: Sequence[str]) -> None:
     learner, file = given.get("--learner"), given.get("--preset-file")
     other = given.get("--from")  # an absolute path is never a preset of that name
     source = None if other is None else str(Path(other).expanduser().absolute())
-    if file is None:
+    if "--preset" in given:
+        config = preset_for(given["--preset"], name or None, learner)
+        command = f"train {name} --preset {given['--preset']}"
+    elif file is None:
         name = name or source or DEFAULT_PRESET
         config, command = config_named(name, (), learner=learner), f"train {name}"
     else:

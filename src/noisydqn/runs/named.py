@@ -55,6 +55,29 @@ def preset_named(name: str) -> Config:
     return PRESETS[name]
 
 
+def preset_for(preset: str, name: str | None, learner: str | None = None) -> Config:
+    """Find the options of a preset, and put an environment in the place of its own.
+
+    Args:
+        preset: the preset.
+        name: the environment; None keeps the preset's own.
+        learner: as in `config_named`.
+
+    Raises:
+        UserError: there is no such preset or environment.
+    """
+    config = with_learner(preset_named(preset), learner)
+    if name is None:
+        return config
+    if name in PRESETS or _is_path(name):
+        raise UserError(
+            f"--preset needs an environment as NAME, got {shown(name)}: noisydqn train "
+            f"{config.environment.env} --preset {preset}"
+        )
+    config_named(name)  # which refuses an unknown one
+    return config.replace(env=name)
+
+
 def _is_path(name: str) -> bool:
     """Tell whether a name is the path of a run rather than an environment."""
     import gymnasium
