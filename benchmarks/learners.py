@@ -1,4 +1,4 @@
-"""The two learners on environments in JAX that have no preset: which one is the better default.
+"""The two learners on environments in JAX that have no preset: which is the better default.
 
     python -m benchmarks.learners [--envs CartPole-v1 ...] [--learners replay ...] [--seeds 0 1 2]
 
@@ -26,10 +26,11 @@ ENVS = (
 """Environments of gymnax with few actions and no preset: classic control, a game, two mazes."""
 LEARNERS = {
     "replay": (),
+    "replay, sparse": ("--preset", "sparse"),
     "parallel, epsilon-greedy": ("--exploration", "epsilon-greedy", "--epsilon-share", "0.1"),
     "parallel": (),
 }
-"""Both learners with their default exploration, and one with epsilon alone, by added options."""
+"""Both learners with their default exploration, and with others, by added options."""
 
 
 def run(env: str, learner: str, seed: int, core: int) -> dict[str, Any]:

@@ -147,6 +147,16 @@ _PENDULUM = _CLASSIC.replace(
     evaluation_episodes=20,
 )
 
+_SPARSE = Config(
+    preset="sparse",
+    env="MountainCar-v0",
+    noise="indexed",
+    prior_scale=3.0,
+    noise_samples=4,
+    matched_targets=True,
+    acting_noise="episode",
+)
+
 _DEEP_SEA = Config(  # batch and rates of bsuite's bootstrapped DQN, layers of its DQN
     preset="deepsea",
     env=DEEP_SEA,
@@ -381,23 +391,14 @@ PRESETS: dict[str, Config] = {
         stop_at_evaluation=230.0,
         epsilon_share=0.4,
     ),
-    "mountaincar": _CLASSIC.replace(
+    "mountaincar": _SPARSE.replace(
         preset="mountaincar",
-        env="MountainCar-v0",
-        steps=400_000,
         stop_at_return=-110.0,
         window=100,
-        normalize_observations="running",  # the car's speed is below 0.07
-        reward_scale=1.0,
-        hidden=(64,),
-        learning_rate=2e-3,
-        learning_rate_final=2e-4,
-        discount=0.98,
-        n_step=10,
-        sigma_init=4.0,  # a policy that swings far must be tried for a whole episode
-        acting_noise="episode",
-        schedule_updates=100_000,
+        stop_at_evaluation=-104.0,
+        evaluation_episodes=100,
     ),
+    "sparse": _SPARSE,
     "pendulum": _PENDULUM,
     "deepsea": _DEEP_SEA,
     "minatar": _MINATAR,
@@ -435,7 +436,13 @@ DESCRIPTIONS = {
     "acrobot": "Acrobot-v1 until 100 training returns average -100",
     "acrobot-parallel": "the same by the parallel learner, and an evaluation confirms it",
     "lunarlander-parallel": "`lunarlander` by the parallel learner, with its goals",
-    "mountaincar": "MountainCar-v0 until 100 training returns average -110",
+    "mountaincar": (
+        "MountainCar-v0 until 100 training returns average -110 and an evaluation averages -104"
+    ),
+    "sparse": (
+        "for environments whose rewards are rare: `default` with indexed noise and a prior; the "
+        "preset itself trains on MountainCar-v0"
+    ),
     "pendulum": "Pendulum-v1 with its torque in 9 bins, for 40,000 steps",
     "deepsea": (
         "DeepSea of size 10 until 100 training returns average 0.9; --env-kwargs '{\"size\": 20}' "
@@ -483,6 +490,7 @@ COUNTERPARTS = {
     "lunarlander": "lunarlander-parallel",
     "lunarlander-parallel": "lunarlander",
     "rainbow-lunarlander": "lunarlander-parallel",
+    "sparse": "default-jax",
     "minatar": "minatar-replay",
     "minatar-replay": "minatar",
     "atari": "atari-parallel",
