@@ -4,10 +4,11 @@
     python -m benchmarks.study run [--envs CartPole-v1 ...]
 
 Both are comparisons by `noisydqn compare`, in a folder under `runs/study`, which is resumed if it
-exists. `tune` tries four values of sigma_0 for noise and four schedules of epsilon on seeds 100 to
-102. `run` trains the four ways of exploring on seeds 0 to 9, with the values whose runs had the
-largest area under the learning curve. Both train for a fixed number of steps, one core each. The
-rows of other environments are kept.
+exists. `tune` tries four sizes of the noise and four schedules of epsilon on seeds 100 to 102. The
+size is sigma_0 or, where the preset has indexed noise, the scale of the prior. `run` trains the
+four ways of exploring on seeds 0 to 9, with the values whose runs had the largest area under the
+learning curve. Both train for a fixed number of steps, one core each. The rows of other
+environments are kept.
 """
 
 import argparse
@@ -39,17 +40,19 @@ class Task(NamedTuple):
     name: str  # what `noisydqn train` takes
     steps: int
     options: tuple[tuple[str, Any], ...] = ()
-    sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
+    size: str = "sigma_init"  # the option that says how large the noise is
+    sizes: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
 
 
+PRIORS = "prior_scale", (0.3, 1.0, 3.0, 10.0)
 TASKS = {
     "CartPole-v1": Task("CartPole-v1", 40_000),
     "Acrobot-v1": Task("Acrobot-v1", 40_000),
-    "MountainCar-v0": Task("MountainCar-v0", 80_000, sigmas=(1.0, 2.0, 4.0, 8.0)),
+    "MountainCar-v0": Task("MountainCar-v0", 80_000, (), *PRIORS),
     "LunarLander-v3": Task("LunarLander-v3", 100_000),
-    "DeepSea 10": Task("deepsea", 22_000),
-    "DeepSea 20": Task("deepsea", 84_000, (("env_kwargs", '{"size": 20}'),)),
-    "Catcher": Task("catcher", 40_000, sigmas=(0.25, 0.5, 1.0, 2.0)),
+    "DeepSea 10": Task("deepsea", 22_000, (), *PRIORS),
+    "DeepSea 20": Task("deepsea", 84_000, (("env_kwargs", '{"size": 20}'),), *PRIORS),
+    "Catcher": Task("catcher", 40_000, sizes=(0.25, 0.5, 1.0, 2.0)),
 }
 EPSILONS: dict[str, Options] = {
     f"{final} after {share:.0%}": {"epsilon_final": final, "epsilon_share": share}
@@ -62,8 +65,7 @@ WAYS = ("noisy", "epsilon-greedy", "both", "greedy")
 def candidates(task: Task) -> dict[tuple[str, str], Options]:
     """Return the options to try, by way and setting."""
     tried: dict[tuple[str, str], Options] = {
-        ("noisy", f"{sigma}"): {"exploration": "noisy", "sigma_init": sigma}
-        for sigma in task.sigmas
+        ("noisy", f"{size}"): {"exploration": "noisy", task.size: size} for size in task.sizes
     }
     for setting, options in EPSILONS.items():
         tried["epsilon-greedy", setting] = {"exploration": "epsilon-greedy", **options}
@@ -80,12 +82,12 @@ def chosen(env: str) -> dict[tuple[str, str], Options]:
             for setting in {x["setting"] for x in rows if x["way"] == way}
         }
         best[way] = max(areas, key=lambda setting: areas[setting])
-    sigma, epsilon = {"sigma_init": float(best["noisy"])}, EPSILONS[best["epsilon-greedy"]]
+    size, epsilon = {TASKS[env].size: float(best["noisy"])}, EPSILONS[best["epsilon-greedy"]]
     both = f"{best['noisy']}; {best['epsilon-greedy']}"
     return {
-        ("noisy", best["noisy"]): {"exploration": "noisy", **sigma},
+        ("noisy", best["noisy"]): {"exploration": "noisy", **size},
         ("epsilon-greedy", best["epsilon-greedy"]): {"exploration": "epsilon-greedy", **epsilon},
-        ("both", both): {"exploration": "both", **sigma, **epsilon},
+        ("both", both): {"exploration": "both", **size, **epsilon},
         ("greedy", ""): {"exploration": "greedy"},
     }
 

@@ -316,7 +316,7 @@ def one_reward(played: Played, numbers: bool) -> str:
         return ""
     return (
         f"no reward in {len(played.rewards):,} random steps: it must be found by chance; explore "
-        "more deeply (--noise indexed --prior-scale 1 --acting-noise episode), or shape the reward"
+        "more deeply (--preset sparse), or shape the reward"
     )
 
 

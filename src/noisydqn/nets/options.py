@@ -72,8 +72,8 @@ class NetworkOptions:
     """Dimensions M of the direction of indexed noise."""
     prior_scale: Annotated[float, at_least(0)] = 0.0
     """Standard deviation of the values that a fixed random network adds under indexed noise, in
-    units of scaled rewards (Osband et al. 2018, randomized prior functions). A good start is the
-    size of the returns to be found. 0: no such network."""
+    units of scaled rewards (Osband et al. 2018, randomized prior functions). A larger one explores
+    for longer. 0: no such network."""
     noise_in: Literal["all", "head"] | None = None
     """Which layers are noisy: the hidden layers and the heads, or only the heads (default: the
     heads if indexed, else all)."""

@@ -202,8 +202,8 @@ def returns_flat(run: Run) -> Finding | None:
             "returns-flat",
             f"all {len(returns):,} training episodes returned {_number(returns[0])}, {falls}"
             f"{found}",
-            "explore more deeply (--exploration noisy --noise indexed --prior-scale 1 "
-            "--acting-noise episode), or shape the reward",
+            "explore more deeply (--preset sparse, or its --noise indexed --prior-scale 3 "
+            "--matched-targets --noise-samples 4 --acting-noise episode), or shape the reward",
         )
     third = len(returns) // 3
     more = "--exploration noisy"
