@@ -47,7 +47,7 @@ class Task(NamedTuple):
 PRIORS = "prior_scale", (0.3, 1.0, 3.0, 10.0)
 TASKS = {
     "CartPole-v1": Task("CartPole-v1", 40_000),
-    "Acrobot-v1": Task("Acrobot-v1", 40_000),
+    "Acrobot-v1": Task("Acrobot-v1", 40_000, (), *PRIORS),
     "MountainCar-v0": Task("MountainCar-v0", 80_000, (), *PRIORS),
     "LunarLander-v3": Task("LunarLander-v3", 100_000),
     "DeepSea 10": Task("deepsea", 22_000, (), *PRIORS),

@@ -364,7 +364,18 @@ PRESETS: dict[str, Config] = {
         preset="cartpole", env="CartPole-v1", steps=200_000, stop_at_return=475.0, window=100
     ),
     "acrobot": _CLASSIC.replace(
-        preset="acrobot", env="Acrobot-v1", steps=200_000, stop_at_return=-100.0, window=100
+        preset="acrobot",
+        env="Acrobot-v1",
+        steps=200_000,
+        chunk_steps=5_000,
+        stop_at_return=-100.0,
+        window=100,
+        stop_at_evaluation=-77.0,
+        noise="indexed",
+        prior_scale=1.0,
+        noise_samples=4,
+        matched_targets=True,
+        acting_noise="episode",
     ),
     "cartpole-parallel": _CLASSIC_PARALLEL.replace(
         preset="cartpole-parallel",
@@ -434,8 +445,11 @@ DESCRIPTIONS = {
     ),
     "cartpole": "CartPole-v1 until 100 training returns average 475",
     "cartpole-parallel": "the same by the parallel learner, and an evaluation confirms it",
-    "acrobot": "Acrobot-v1 until 100 training returns average -100",
-    "acrobot-parallel": "the same by the parallel learner, and an evaluation confirms it",
+    "acrobot": "Acrobot-v1 until 100 training returns average -100 and an evaluation averages -77",
+    "acrobot-parallel": (
+        "Acrobot-v1 by the parallel learner until 100 training returns average -100, and an "
+        "evaluation confirms it"
+    ),
     "lunarlander-parallel": (
         "LunarLander-v3 by the parallel learner until 50 training returns average 200 and an "
         "evaluation averages 245"
