@@ -41,6 +41,7 @@ COUNTERPARTS = {
     "lunarlander": "lunarlander-parallel",
     "lunarlander-parallel": "lunarlander",
     "rainbow-lunarlander": "lunarlander-parallel",
+    "mountaincar": "default-jax",
     "sparse": "default-jax",
     "minatar": "minatar-replay",
     "minatar-replay": "minatar",
