@@ -141,7 +141,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
     """Plot the evaluations of the parallel learner over steps: a line for each run and way."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 3), layout="constrained")
+    figure = Figure(figsize=(14, 3.4), layout="constrained")
     colors = {name: f"C{i}" for i, name in enumerate(EXPLORATIONS)}
     for game, axes in zip(GAMES, figure.subplots(1, len(GAMES)), strict=True):
         named: set[str] = set()
@@ -154,7 +154,8 @@ def draw(runs: list[dict[str, Any]]) -> None:
                 axes.plot([x / 1e6 for x in steps], scores, color=colors[name], label=label, lw=1)
         axes.set(title=game, xlabel="million steps", ylim=(0, None))
     figure.axes[0].set(ylabel="mean return, without noise")
-    figure.axes[-1].legend()
+    lines, names = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.savefig(FIGURE, dpi=100)
 
 
