@@ -87,22 +87,25 @@ def run(exploration: str, experiment: str, seed: int, core: int) -> dict[str, An
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the scores of each agent, as `noisydqn.runs.bsuite_scores` has them."""
+    """Return the scores of each agent over the seeds that all its experiments have."""
     from noisydqn.runs.bsuite_scores import Score, Scores
 
-    def score(exploration: str, experiment: str) -> Score | None:
-        ours = {
-            row["seed"]: row["score"]
-            for row in rows
-            if (row["exploration"], row["experiment"]) == (exploration, experiment)
-        }
-        return Score(tuple(ours[seed] for seed in sorted(ours)), finished=False) if ours else None
-
-    found = {
-        exploration: {name: x for name in SETTINGS if (x := score(exploration, name)) is not None}
-        for exploration in EXPLORATIONS
-    }
-    return {name: Scores.of(experiments) for name, experiments in found.items() if experiments}
+    agents: dict[str, Any] = {}
+    for exploration in EXPLORATIONS:
+        ours: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["exploration"] == exploration:
+                ours.setdefault(row["experiment"], {})[row["seed"]] = row["score"]
+        if ours:
+            seeds = sorted(set.intersection(*(set(of_seeds) for of_seeds in ours.values())))
+            agents[exploration] = Scores.of(
+                {
+                    name: Score(tuple(ours[name][seed] for seed in seeds), finished=False)
+                    for name in SETTINGS
+                    if name in ours
+                }
+            )
+    return agents
 
 
 def table(rows: list[dict[str, Any]]) -> str:

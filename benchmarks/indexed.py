@@ -3,8 +3,8 @@
     python -m benchmarks.indexed [--envs Catcher ...] [--noise indexed] [--seeds 0 1 2 3 4]
 
 Each run is the installed command on one core, with the preset's options but for the noise. It ends
-when training returns reach the preset's goal; for Catcher and LunarLander when an evaluation does,
-too. Rows are saved as they come.
+when training returns reach the preset's goal; in LunarLander an evaluation must, too. Catcher is
+trained to the end, and its returns are means of 10 episodes, not 100. Rows are saved as they come.
 """
 
 import argparse

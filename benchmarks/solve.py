@@ -115,7 +115,7 @@ def main() -> None:
             print(row, flush=True)
             is_new = not CSV.exists()
             with CSV.open("a", newline="") as file:
-                writer: Any = csv.DictWriter(file, COLUMNS)
+                writer: Any = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if is_new:
                     writer.writeheader()
                 writer.writerow(row)

@@ -104,8 +104,9 @@ def test_the_cache_is_passed_to_training(
         (["train", "NoSuch-v0", "--preset", "cartpole"], "no environment 'NoSuch-v0'"),
         (
             ["train", "--preset", "cartpole", "--preset-file", "mine.toml"],
-            '--preset and --preset-file exclude each other: write preset = "cartpole" into',
+            '--preset and --preset-file exclude each other: write preset = "cartpole" and',
         ),
+        (["train", "--preset", "cartpole", "--from", "x"], "--preset beside --from needs NAME"),
         (["train", "--xyzzy", "3"], "unknown option --xyzzy: see noisydqn train --help-all"),
         (["train", "-s", "3"], "unknown option -s: see noisydqn train --help-all"),
         (["train", "--out", ""], "--out must be a path, got ''"),

@@ -18,7 +18,7 @@ from noisydqn.cli.train import TrainArgs, config_of, parse_train
 from noisydqn.config.config import VARIANTS
 from noisydqn.config.stored import to_stored
 from noisydqn.config.toml_file import MAX_TOML_BYTES
-from noisydqn.presets import DEFAULT_PRESET, config_for
+from noisydqn.presets import DEFAULT_PRESET, OWN, config_for, parallel, replay
 from noisydqn.runners.exploration import Imported
 from noisydqn.runs.folder import RunFolder, write_config
 from noisydqn.runs.preset_file import OF_THE_COMMAND, WIDTH, config_over, preset_text
@@ -122,7 +122,15 @@ def test_without_a_file_name_is_passed_on() -> None:
     ("words", "config"),
     [
         (["--preset", "acrobot"], PRESETS["acrobot"]),
-        (["FrozenLake-v1", "--preset", "acrobot"], PRESETS["acrobot"].replace(env="FrozenLake-v1")),
+        (
+            ["FrozenLake-v1", "--preset", "acrobot"],
+            PRESETS["acrobot"].replace(stop_at_return=None, stop_at_evaluation=None, window=50),
+        ),
+        (["CartPole-v1", "--preset", "cartpole"], PRESETS["cartpole"]),
+        (
+            ["FrozenLake-v1", "--preset", "pendulum"],
+            PRESETS["pendulum"].replace(action_bins=None),
+        ),
         (
             ["FrozenLake-v1", "--preset", "minatar", "--learner", "replay"],
             PRESETS["minatar-replay"].replace(env="FrozenLake-v1"),
@@ -130,9 +138,16 @@ def test_without_a_file_name_is_passed_on() -> None:
         (["FrozenLake-v1", "--preset=rainbow", "--seed", "1"], PRESETS["rainbow"].replace(seed=1)),
     ],
 )
-def test_a_preset_serves_another_environment(words: list[str], config: Config) -> None:
+def test_a_preset_serves_another_environment_without_its_goals_and_arguments(
+    words: list[str], config: Config
+) -> None:
     env = words[0] if words[0][0] != "-" else config.environment.env
     assert config_given(*words) == config.replace(env=env)
+
+
+def test_presets_are_named_once_and_those_of_single_environments_are_theirs() -> None:
+    assert len(PRESETS) == len(replay.PRESETS) + len(parallel.PRESETS)
+    assert {env: PRESETS[name].environment.env for env, name in OWN.items()} == {e: e for e in OWN}
 
 
 # What is refused

@@ -34,7 +34,8 @@ class TrainArgs:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
     """A preset, an environment or a run. If not given, what the preset file names, or catcher."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="PRESET")] = None
-    """The preset whose options an environment is trained with, instead of those that suit it."""
+    """The preset whose options an environment is trained with, instead of those that suit it; its
+    goals and the arguments of its own environment are left out."""
     preset_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A TOML file of options, such as the command presets prints."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
@@ -97,8 +98,13 @@ def config_of(args: TrainArgs, flags: Mapping[str, Any]) -> Config | str | None:
     if args.preset is not None:
         if args.preset_file is not None:
             raise UserError(
-                "--preset and --preset-file exclude each other: write preset = "
-                f'"{args.preset}" into the file'
+                f'--preset and --preset-file exclude each other: write preset = "{args.preset}" '
+                "and env into the file, and give no NAME"
+            )
+        if args.from_ is not None and not args.name:
+            raise UserError(
+                "--preset beside --from needs NAME, an environment: noisydqn train MyEnv-v0 "
+                f"--preset {args.preset} --from {args.from_}"
             )
         return preset_for(args.preset, args.name or None, flags.get("learner"))
     if args.preset_file is None:
@@ -120,7 +126,7 @@ def _show(argv: Sequence[str]) -> None:
     source = None if other is None else str(Path(other).expanduser().absolute())
     if "--preset" in given:
         config = preset_for(given["--preset"], name or None, learner)
-        command = f"train {name} --preset {given['--preset']}"
+        command = " ".join(["train", *([name] if name else []), "--preset", given["--preset"]])
     elif file is None:
         name = name or source or DEFAULT_PRESET
         config, command = config_named(name, (), learner=learner), f"train {name}"

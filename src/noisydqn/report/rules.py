@@ -187,6 +187,11 @@ def loss_grows(run: Run) -> Finding | None:
     )
 
 
+def _is_indexed(run: Run) -> bool:
+    """Tell whether a run explores by indexed noise."""
+    return run.options["noise"] == "indexed" and "acting_noise" in run.options
+
+
 def returns_flat(run: Run) -> Finding | None:
     """Returns stay where they are while the loss falls."""
     loss, returns = known(column(run, "loss")), run.episodes.values
@@ -198,12 +203,12 @@ def returns_flat(run: Run) -> Finding | None:
     falls = f"while the loss fell from {_number(before)} to {_number(now)}"
     if np.ptp(returns) == 0:
         found = "" if returns[0] else ": no reward was found"
+        deeper = "a larger --prior-scale" if _is_indexed(run) else "--preset sparse"
         return Finding(
             "returns-flat",
             f"all {len(returns):,} training episodes returned {_number(returns[0])}, {falls}"
             f"{found}",
-            "explore more deeply (--preset sparse, or its --noise indexed --prior-scale 3 "
-            "--matched-targets --noise-samples 4 --acting-noise episode), or shape the reward",
+            f"explore more deeply ({deeper}), or shape the reward",
         )
     third = len(returns) // 3
     more = "--exploration noisy"

@@ -6,9 +6,13 @@ from pathlib import Path
 from noisydqn.config.config import Config
 from noisydqn.config.gate import ALL
 from noisydqn.envs.names import prefix
+from noisydqn.envs.options import EnvironmentOptions
 from noisydqn.errors import UserError
-from noisydqn.options import hint_of, shown
+from noisydqn.options import hint_of, hints_of, shown
 from noisydqn.presets import PRESETS, config_for, with_learner
+
+GOALS = ("stop_at_return", "window", "stop_at_evaluation")
+"""Options of a preset that make no sense in another environment, as do those of its own."""
 
 
 def config_named(
@@ -58,6 +62,8 @@ def preset_named(name: str) -> Config:
 def preset_for(preset: str, name: str | None, learner: str | None = None) -> Config:
     """Find the options of a preset, and put an environment in the place of its own.
 
+    Goals and options of the environment, such as its arguments, are then not the preset's.
+
     Args:
         preset: the preset.
         name: the environment; None keeps the preset's own.
@@ -75,7 +81,11 @@ def preset_for(preset: str, name: str | None, learner: str | None = None) -> Con
             f"{config.environment.env} --preset {preset}"
         )
     config_named(name)  # which refuses an unknown one
-    return config.replace(env=name)
+    if name == config.environment.env:
+        return config
+    default = Config().flat()
+    own = [option for option in hints_of(EnvironmentOptions) if option != "env"]
+    return config.replace(env=name, **{option: default[option] for option in (*own, *GOALS)})
 
 
 def _is_path(name: str) -> bool:
