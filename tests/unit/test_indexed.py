@@ -275,7 +275,7 @@ def test_updates_with_mean_weights_leave_sigma_alone() -> None:
         (
             {"noise": "indexed", "prior_scale": 1.0, "distribution": "categorical"},
             "--prior-scale 1.0 and --distribution categorical exclude each other: its outputs are "
-            "logits, which no value can be added to",
+            "logits, which no value can be added to; give --prior-scale 0",
         ),
         (
             {"noise": "indexed", "exploration": "epsilon-greedy"},

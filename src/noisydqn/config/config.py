@@ -160,7 +160,7 @@ class Config:
             raise ConfigError(
                 f"--prior-scale {self.network.prior_scale} and --distribution "
                 f"{variant_name('distribution', self.distribution)} exclude each other: its "
-                "outputs are logits, which no value can be added to"
+                "outputs are logits, which no value can be added to; give --prior-scale 0"
             )
         self.learner.check(self.runner.num_envs, self.learning, self.network)
         if self.actors.actors > 0:
